@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Trains on the embedded data, from a fresh clone to the report; typed again, it resumes.
+#
+#     bash launch/run.sh [arguments of mova_jax.main]
+#     bash launch/run.sh --workdir=runs/longer --config.optim.steps=5000
+#
+# A --config or --workdir given here takes the place of the default. Relative paths count from the
+# project's root, wherever this is called from.
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+prepare_environment requirements.txt
+
+arguments=(--workdir=runs/base)
+# absl takes the last --workdir, but a second --config clashes with --config.key=value.
+case " $* " in
+  *" --config="* | *" --config "*) ;;
+  *) arguments+=(--config=configs/base.py) ;;
+esac
+exec "$python" -m mova_jax.main "${arguments[@]}" "$@"
