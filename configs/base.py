@@ -1,0 +1,127 @@
+"""The base recipe: trains MoVA from nothing on the embedded data, on any machine.
+
+    python -m mova_jax.main --config=configs/base.py --workdir=runs/base
+
+The argument string after a colon changes it, and any key can be set by name:
+
+    --config=configs/base.py:objective=no_dfsm          an ablation row (mova_jax/presets.py)
+    --config=configs/base.py:model=b16,frames=64        a model size, frames a video
+    --config=configs/base.py:data=SHARDS                your own videos (see mova_jax.prepare)
+    --config.optim.learning_rate=3e-4                   any key below
+
+Every batch size is global: over all devices and processes together.
+"""
+
+from ml_collections import ConfigDict
+
+from mova_jax.config import apply, parse_argument
+from mova_jax.presets import MODELS, OBJECTIVES
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The whole configuration.
+
+    Args:
+        arg: `key=value` pairs joined by commas: `model` (tiny, b32, b16, l14), `objective` (a name
+            in `mova_jax.presets.OBJECTIVES`), `frames` (frames a video, training and evaluation),
+            `data` (a folder of shards), `steps`, `batch`.
+    """
+    args = parse_argument(
+        arg, model="tiny", objective="full", frames=0, data="storyboard", steps=0, batch=0
+    )
+    config = ConfigDict()
+    config.seed = 0
+    config.objective = args["objective"]  # name of the preset, for the record
+
+    config.model = model = ConfigDict()
+    model.vision = ConfigDict(
+        # pixels, pixels, and the transformer's size; set by the model preset
+        {"image_size": 64, "patch_size": 16, "width": 128, "layers": 3, "heads": 4}
+    )
+    model.text = ConfigDict({"width": 128, "layers": 2, "heads": 4})
+    model.text.context = 248  # tokens, with start and end
+    model.text.vocab_size = 0  # 0 = the tokenizer's
+    model.embed_dim = 128  # d, the joint embedding
+    model.activation = "gelu"  # gelu | quick_gelu (CLIP's)
+    model.dtype = "float32"  # of the matrix products: float32 | bfloat16
+    model.remat = False  # recompute the towers' blocks in the backward pass
+    model.global_head = "mean"  # mean | seq_transformer
+    model.head_layers = 4  # blocks of seq_transformer
+    model.max_frames = 77  # rows of the frame position tables
+    model.scale = 14.3  # trained scale of the global scores at the start, capped at 100
+    model.modular_scale = 14.3  # the same of the modular scores; 0 = the model has none
+    model.tmn = ConfigDict()
+    model.tmn.layout = "select"  # select | cross | joint | tokens | none
+    model.tmn.layers = 2  # reads of the caption (select) or transformer layers
+    model.tmn.token_layers = 1  # blocks over the tokens before the reads (select)
+    model.tmn.heads = 4
+    model.tmn.detach_tokens = False  # stop the gradient from the TMN into the text tower
+    model.cmn = ConfigDict()
+    model.cmn.kind = "pool"  # pool | none
+    model.cmn.heads = 4
+    model.cmn.sees_frame = False  # True lets a mask carry its video's identity
+    model.cmn.detach_tokens = True  # as the parent does
+    model.masks = ConfigDict()
+    model.masks.kind = "hard"  # hard | soft
+    model.masks.temperature = 1.0  # divides the logits
+    model.masks.init_bias = 2.0  # logits at the start; > 0 = masks start open
+
+    config.losses = losses = ConfigDict()
+    losses.contrast = 1.0  # weight of L_g
+    losses.frame = 1.0  # weight of L_tv
+    losses.sfdm = 1.0  # weight of same frame, different masks (L_vt)
+    losses.dfsm = 1.0  # weight of different frames, same mask (L_vt)
+    losses.sparsity = 0.2  # weight of L_s
+    losses.margin = 0.2  # of L_tv, in cosine
+    losses.frame_form = "hinge"  # hinge | relative
+    losses.frame_negatives = "same_index"  # same_index | all
+    losses.pool = "softmax"  # of a pair's score over frames: softmax | mean | joint
+    losses.pool_scale = 10.0  # of the softmax over frames
+    losses.hard_pairs = 0  # sfdm over the k hardest captions of a video; 0 = all of the batch
+    losses.pair_block = 0  # videos of one block of pairs, recomputed backwards; 0 = one block
+    losses.warmup_steps = 0  # steps over which the modular weights rise from 0
+    losses.detach_towers = False  # keep the modular gradients out of the towers
+
+    config.data = data = ConfigDict()
+    data.source = args["data"]  # `storyboard` (generated) or a folder of shards
+    data.cache = ".data"  # where the generated shards are kept
+    data.frames = 8  # a video, in training
+    data.token_buckets = (64, 96, 128, 192, 248)  # a batch is padded to the first that holds it
+    data.short_caption_share = 0.25  # of training captions, where a video has short ones
+    data.threads = 2  # that read and decode; used when worker_processes = 0
+    data.worker_processes = 0
+    data.prefetch = 4  # batches ready ahead
+    data.train_videos = 4000  # of the generated data
+    data.eval_videos = 256  # of each generated evaluation split
+
+    config.optim = optim = ConfigDict()
+    optim.learning_rate = 1e-3  # peak
+    optim.warmup_steps = 50
+    optim.final_fraction = 0.02  # of the peak, at the end of the cosine
+    optim.b1, optim.b2, optim.eps = 0.9, 0.98, 1e-6
+    optim.weight_decay = 0.05  # on matrices; vectors and scalars have none
+    optim.clip_norm = 1.0  # of the whole gradient; 0 = none
+    # (regex over parameter names, factor on the learning rate); the first match counts, 0 freezes.
+    optim.groups = ((".*", 1.0),)
+
+    config.train = train = ConfigDict()
+    train.steps = args["steps"] or 1000
+    train.batch_size = args["batch"] or 64  # videos, global
+    train.log_every = 10  # steps
+    train.eval_every = 250  # steps; validation, and a checkpoint that may become the best
+    train.checkpoint_every = 100  # steps; the last one is kept for a resume
+
+    config.eval = evaluate = ConfigDict()
+    evaluate.frames = 16  # a video
+    evaluate.batch_size = 32  # videos or captions
+    evaluate.gallery = 0  # videos of a split that are used; 0 = all
+    evaluate.timelines = 4  # test videos drawn in the report
+
+    config.mesh = ConfigDict({"data": -1})  # devices on the batch axis; -1 = all there are
+
+    apply(config, MODELS, args["model"])
+    apply(config, OBJECTIVES, args["objective"])
+    if args["frames"]:
+        data.frames = evaluate.frames = args["frames"]
+        model.max_frames = max(model.max_frames, args["frames"])
+    return config

@@ -1,0 +1,1 @@
+"""mova_jax: MoVA (Modular Long Video-Text Alignment) in JAX."""

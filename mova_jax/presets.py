@@ -1,0 +1,91 @@
+"""Named model sizes and objectives: tables of changed config keys, nothing else.
+
+`configs/base.py:model=b16,objective=no_dfsm` applies them; `mova_jax.config.apply` does the work.
+Sizes are CLIP's. Objectives are the rows of the method's ablation (method section 8): everything a
+row changes stands in its table, so that a row can be read here and nowhere else.
+"""
+
+MODELS = {
+    # The base of everything that runs on a laptop: trained from nothing on 64-pixel frames.
+    "tiny": {
+        "model.vision.image_size": 64,
+        "model.vision.patch_size": 16,
+        "model.vision.width": 128,
+        "model.vision.layers": 3,
+        "model.vision.heads": 4,
+        "model.text.width": 128,
+        "model.text.layers": 2,
+        "model.text.heads": 4,
+        "model.embed_dim": 128,
+        "model.activation": "gelu",
+        "model.tmn.heads": 4,
+        "model.cmn.heads": 4,
+    },
+    "b32": {
+        "model.vision.image_size": 224,
+        "model.vision.patch_size": 32,
+        "model.vision.width": 768,
+        "model.vision.layers": 12,
+        "model.vision.heads": 12,
+        "model.text.width": 512,
+        "model.text.layers": 12,
+        "model.text.heads": 8,
+        "model.embed_dim": 512,
+        "model.activation": "quick_gelu",
+        "model.tmn.heads": 8,
+        "model.cmn.heads": 8,
+    },
+}
+MODELS["b16"] = MODELS["b32"] | {"model.vision.patch_size": 16}
+MODELS["l14"] = {
+    "model.vision.image_size": 224,
+    "model.vision.patch_size": 14,
+    "model.vision.width": 1024,
+    "model.vision.layers": 24,
+    "model.vision.heads": 16,
+    "model.text.width": 768,
+    "model.text.layers": 12,
+    "model.text.heads": 12,
+    "model.embed_dim": 768,
+    "model.activation": "quick_gelu",
+    "model.tmn.heads": 12,
+    "model.cmn.heads": 12,
+}
+
+_NO_MASKS = {
+    "model.tmn.layout": "none",
+    "model.cmn.kind": "none",
+    "losses.frame": 0.0,
+    "losses.sparsity": 0.0,
+}
+
+OBJECTIVES = {
+    "full": {},
+    # Row (i): CLIP4Clip's loss and nothing else.
+    "global_only": _NO_MASKS
+    | {"losses.sfdm": 0.0, "losses.dfsm": 0.0, "model.modular_scale": 0.0},
+    # The control that masks have to beat (method section 6): frames weighted by the caption.
+    "frame_weighting": _NO_MASKS,
+    # Row (ii): the visual mask alone, from the whole caption, as the parent SmartCLIP does.
+    "cmn_only": {"model.tmn.layout": "none"},
+    # Row (iii): a frame selects tokens of the caption in place of dimensions.
+    "token_mask": {"model.tmn.layout": "tokens"},
+    "no_dfsm": {"losses.dfsm": 0.0},
+    "no_sfdm": {"losses.sfdm": 0.0},
+    "no_tv": {"losses.frame": 0.0},
+    "soft_masks": {"model.masks.kind": "soft"},
+    # The closest reading of the sources; for towers that start from a trained CLIP.
+    "paper": {
+        "model.global_head": "seq_transformer",
+        "model.tmn.layout": "cross",
+        "model.masks.kind": "hard",
+        "model.masks.init_bias": 0.0,
+        "losses.pool": "mean",
+        "losses.hard_pairs": 0,
+        "model.modular_scale": 100.0,
+        "model.scale": 100.0,
+        "losses.warmup_steps": 0,
+        "optim.groups": (("(vision|text|logit_scale)/?.*", 1e-3), (".*", 1.0)),
+        "optim.learning_rate": 1e-4,
+    },
+}

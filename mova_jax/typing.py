@@ -1,0 +1,85 @@
+"""Axis letters and the small named structures that pass between the rooms.
+
+The letters are used everywhere: in annotations, einsum strings and comments.
+
+    b videos        f frames         d joint embedding width    h attention heads
+    c captions      p patches        w tower width              k candidate captions of a video
+    l text tokens   H W image size   m MLP width
+
+`b` and `c` are two letters even where a batch has as many captions as videos, because pairs of
+them are formed. Masks of validity are bool, True = valid, and end in `_mask`. Concept masks
+(`ConceptMasks`) are another thing: they select dimensions of the joint embedding.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+
+def _pytree(cls):
+    """Makes `cls` a frozen dataclass whose fields are pytree children."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@_pytree
+class Batch:
+    """What the input pipeline yields: one video and its caption a row."""
+
+    frames: UInt8[Array, "b f H W 3"]  # RGB, normalised on the device
+    frame_mask: Bool[Array, "b f"]
+    timestamps: Float[Array, "b f"]  # seconds from the start of the video
+    tokens: Int[Array, "b l"]
+    token_mask: Bool[Array, "b l"]
+    video_id: Int[Array, "b"]  # index of the video in its split, -1 for a padded row
+
+    @property
+    def example_mask(self) -> Bool[Array, "b"]:
+        """False for rows that only fill up the last batch of an evaluation."""
+        return self.frame_mask.any(-1) & self.token_mask.any(-1)
+
+
+@_pytree
+class VideoEmbedding:
+    """A video as its frames, and as one vector."""
+
+    frames: Float[Array, "b f d"]  # zv, not normalised
+    frame_mask: Bool[Array, "b f"]
+    pooled: Float[Array, "b d"]  # global vector, L2-normalised
+
+
+@_pytree
+class TextEmbedding:
+    """A caption as its tokens, and as one vector."""
+
+    tokens: Float[Array, "b l w"]  # y, after the final layer norm
+    token_mask: Bool[Array, "b l"]
+    pooled: Float[Array, "b d"]  # zt, the end-of-text token projected, not normalised
+
+
+@_pytree
+class ConceptMasks:
+    """What a caption says of each frame, and which of the frame's concepts answer to it.
+
+    Method sections 2 and 3. Masks are in 0..1; hard ones are exactly 0 or 1, with a straight-through
+    gradient.
+    """
+
+    text: Float[Array, "... f d"]  # m^T: the dimensions of zt that a frame is about
+    video: Float[Array, "... f d"]  # m^V: the dimensions of zv that answer to them
+    part: Float[Array, "... f d"]  # s = zt * m^T, the frame's part of the caption
+    kept_text: Float[Array, "... f"]  # share of the text mask that is open, for sparsity
+
+
+class Term(NamedTuple):
+    """A sum and what it is to be divided by, so that parts of a batch average right."""
+
+    sum: Float[Array, ""]
+    count: Float[Array, ""]
+
+    @property
+    def mean(self) -> Float[Array, ""]:
+        """The average; 0 when nothing was counted."""
+        return self.sum / jnp.maximum(self.count, 1e-6)
