@@ -1,0 +1,1 @@
+"""From videos and captions to batches: decoding, frame shards, tokens and the input pipeline."""

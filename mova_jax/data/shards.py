@@ -1,0 +1,578 @@
+"""Frame shards: the one form in which videos and captions are stored and read.
+
+In:  `VideoRecord`s, one a video, from `prepare` (real clips) or from the embedded data.
+Out: a folder
+
+    manifest.json                                  what is in it; written last, so it marks the end
+    features.json                                  the record's features, as TFDS describes them
+    <name>-<split>.array_record-00000-of-00004     ArrayRecord, one tf.train.Example a video
+
+that `open_split` reads at random, without TensorFlow, from any number of processes:
+
+    splits = {"train": write_split(folder, "train", records, name="clips")}
+    write_manifest(folder, Manifest(name="clips", splits=splits))
+    source = open_split(folder, "train")
+    len(source), source[0].captions
+
+Files are written aside and renamed when whole. The same records give the same bytes.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import operator
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+SHARD_RECORDS = 512
+SHARD_BYTES = 128 * 2**20
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_WRITER_OPTIONS = "group_size:1"  # one record a chunk, so that reading one decodes one
+
+
+class ShardError(Exception):
+    """A shard folder that cannot be written or read; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """A sentence, and when it holds: seconds, both -1 when nobody said when."""
+
+    text: str
+    start: float = -1.0
+    end: float = -1.0
+
+    @property
+    def timed(self) -> bool:
+        """Whether start and end are known."""
+        return self.end >= 0
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoRecord:
+    """A video as it is stored.
+
+    Attributes:
+        id: unique in the split.
+        frames: f JPEG images, all height x width.
+        height: of the frames, pixels.
+        width: of the frames, pixels.
+        timestamps: float32[f], seconds from the start of the video, ascending.
+        duration: seconds.
+        captions: sentences in order; joined by a space they are the video's caption.
+        alternatives: further captions of the whole video, may be empty.
+        source: where the frames come from (a file name, a generator).
+        truth: JSON text with the planted truth of generated videos, else ''.
+    """
+
+    id: str
+    frames: tuple[bytes, ...]
+    height: int
+    width: int
+    timestamps: np.ndarray
+    duration: float
+    captions: tuple[Caption, ...]
+    alternatives: tuple[str, ...] = ()
+    source: str = ""
+    truth: str = ""
+
+    @property
+    def caption(self) -> str:
+        """All sentences as one text."""
+        return " ".join(caption.text for caption in self.captions)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardInfo:
+    """One file of a split."""
+
+    file: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitInfo:
+    """What a split holds."""
+
+    videos: int
+    frames: int
+    captions: int
+    shards: tuple[ShardInfo, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a shard folder holds, and how it came about.
+
+    Attributes:
+        name: of the data set, lower case letters, digits and underscores.
+        splits: what each split holds.
+        settings: what was asked for (frames a second, size, seed ...); JSON values only.
+        skipped: {"id", "reason"} of every video that was left out.
+        warnings: {"id", "reason"} of every video that is in, but not as it should be.
+        truncated_captions: captions longer than `settings["max_tokens"]` tokens.
+        licence: a note on the right to use the videos.
+        schema_version: of the records.
+    """
+
+    name: str
+    splits: dict[str, SplitInfo]
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    skipped: tuple[dict[str, str], ...] = ()
+    warnings: tuple[dict[str, str], ...] = ()
+    truncated_captions: int = 0
+    licence: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+
+# ---------------------------------------------------------------------------------------- records
+
+
+@functools.cache
+def _features():
+    from tensorflow_datasets import features as tfds  # half a second, and not needed to import us
+
+    def texts():
+        return tfds.Sequence(tfds.Text())
+
+    return tfds.FeaturesDict(
+        {
+            "id": tfds.Text(),
+            "frames": tfds.Sequence(tfds.Tensor(shape=(), dtype=np.bytes_)),
+            "height": tfds.Scalar(np.int32),
+            "width": tfds.Scalar(np.int32),
+            "timestamps": tfds.Sequence(tfds.Scalar(np.float32)),
+            "duration": tfds.Scalar(np.float32),
+            "captions": tfds.Sequence(
+                {
+                    "text": tfds.Text(),
+                    "start": tfds.Scalar(np.float32),
+                    "end": tfds.Scalar(np.float32),
+                }
+            ),
+            "alternatives": texts(),
+            "source": tfds.Text(),
+            "truth": tfds.Text(),
+        }
+    )
+
+
+def serialize(record: VideoRecord) -> bytes:
+    """Turns a record into the bytes of a tf.train.Example.
+
+    Raises:
+        ValueError: when the record has no id, no frames or no captions, or when frames and
+            timestamps differ in number.
+    """
+    if not record.id or not record.frames or not record.captions:
+        raise ValueError(f"Record {record.id!r} must have an id, frames and captions.")
+    if len(record.frames) != len(record.timestamps):
+        raise ValueError(
+            f"Record {record.id!r} has {len(record.frames)} frames but "
+            f"{len(record.timestamps)} timestamps; every frame needs one."
+        )
+    example = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    example["frames"] = list(record.frames)
+    example["alternatives"] = list(record.alternatives)
+    example["timestamps"] = np.asarray(record.timestamps, np.float32)
+    example["captions"] = {
+        name: [getattr(caption, name) for caption in record.captions]
+        for name in ("text", "start", "end")
+    }
+    features = _features()
+    return features.serialize_example(features.encode_example(example))
+
+
+def parse(data: bytes) -> VideoRecord:
+    """Turns the bytes of `serialize` back into the record.
+
+    Raises:
+        ValueError: when the bytes are not a record of this schema.
+    """
+    try:
+        example = _features().deserialize_example_np(data)
+        captions = example["captions"]
+        columns = captions["text"], captions["start"], captions["end"]
+        return VideoRecord(
+            id=example["id"].decode(),
+            frames=tuple(example["frames"]),
+            height=int(example["height"]),
+            width=int(example["width"]),
+            timestamps=np.asarray(example["timestamps"], np.float32),
+            duration=float(example["duration"]),
+            captions=tuple(
+                Caption(text.decode(), float(start), float(end))
+                for text, start, end in zip(*columns, strict=True)
+            ),
+            alternatives=tuple(text.decode() for text in example["alternatives"]),
+            source=example["source"].decode(),
+            truth=example["truth"].decode(),
+        )
+    except Exception as error:  # protobuf and TFDS raise a dozen kinds
+        raise ValueError(f"not a video record of schema {SCHEMA_VERSION}: {error}") from error
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+class ShardWriter:
+    """Writes one split, shard after shard; used as a context manager.
+
+    A shard is closed when it holds `shard_records` records or `shard_bytes` bytes. All shards get
+    their names when the block ends without an error; on an error nothing is left behind.
+
+        with ShardWriter(folder, "train", name="clips") as writer:
+            writer.write(record)
+        writer.info
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        split: str,
+        *,
+        name: str,
+        shard_records: int = SHARD_RECORDS,
+        shard_bytes: int = SHARD_BYTES,
+    ):
+        """Sets up the writer, see the class.
+
+        Raises:
+            ValueError: when `name` or `split` is not a lower case identifier.
+        """
+        for what, value in (("name", name), ("split", split)):
+            if not _NAME.fullmatch(value):
+                raise ValueError(
+                    f"The {what} of a data set must be lower case letters, digits and "
+                    f"underscores, starting with a letter; got {value!r}."
+                )
+        self._folder = Path(folder)
+        self._stem = f"{name}-{split}.array_record"
+        self._split = split
+        self._limits = shard_records, shard_bytes
+        self._writer = None
+        self._partials: list[Path] = []
+        self._records: list[int] = []
+        self._bytes = self._frames = self._captions = 0
+        self.info: SplitInfo | None = None
+
+    def __enter__(self) -> "ShardWriter":
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for stale in self._folder.glob(f"{self._stem}-*.partial"):
+            stale.unlink()
+        return self
+
+    def write(self, record: VideoRecord) -> None:
+        """Appends a record.
+
+        Raises:
+            ShardError: when it cannot be stored (no space left, for one).
+            ValueError: when the record is not valid, see `serialize`.
+        """
+        data = serialize(record)
+        with self._clear_errors():
+            if self._writer is None:
+                self._open()
+            self._writer.write(data)
+            self._records[-1] += 1
+            self._bytes += len(data)
+            if self._records[-1] >= self._limits[0] or self._bytes >= self._limits[1]:
+                self._close()
+        self._frames += len(record.frames)
+        self._captions += len(record.captions)
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if kind is None:
+                with self._clear_errors():
+                    self._finish()
+        finally:
+            self._abandon()
+
+    def _open(self) -> None:
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        partial = self._folder / f"{self._stem}-{len(self._partials):05d}.partial"
+        self._partials.append(partial)
+        self._records.append(0)
+        self._bytes = 0
+        self._writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _finish(self) -> None:
+        self._close()
+        if not self._partials:
+            raise ShardError(f"Split {self._split!r} has no records; leave it out.")
+        shards = []
+        for index, (partial, records) in enumerate(zip(self._partials, self._records, strict=True)):
+            file = f"{self._stem}-{index:05d}-of-{len(self._partials):05d}"
+            with partial.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            shards.append(ShardInfo(file, records, partial.stat().st_size, digest))
+        for partial, shard in zip(self._partials, shards, strict=True):
+            partial.rename(self._folder / shard.file)
+        self.info = SplitInfo(sum(self._records), self._frames, self._captions, tuple(shards))
+
+    def _abandon(self) -> None:
+        """Removes what did not become a shard."""
+        try:
+            self._close()
+        except (OSError, RuntimeError):
+            pass  # the file is going anyway, and the first error is the one to report
+        for partial in self._partials:
+            partial.unlink(missing_ok=True)
+
+    def _clear_errors(self):
+        return _ClearErrors(f"Split {self._split!r} could not be written to {self._folder}")
+
+
+class _ClearErrors:
+    """Turns what the file system and ArrayRecord's C++ raise into a `ShardError`."""
+
+    def __init__(self, what: str):
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, (OSError, RuntimeError)):
+            raise ShardError(
+                f"{self._what}: {error}. Nothing half-made was kept; make room or correct the "
+                "path, and run again."
+            ) from error
+
+
+def write_split(
+    folder: str | os.PathLike,
+    split: str,
+    records: Iterable[VideoRecord],
+    *,
+    name: str,
+    shard_records: int = SHARD_RECORDS,
+    shard_bytes: int = SHARD_BYTES,
+) -> SplitInfo:
+    """Writes the records of one split, in their order.
+
+    Args:
+        folder: of the data set, made when absent.
+        split: its name.
+        records: consumed one at a time.
+        name: of the data set.
+        shard_records: records a shard at most.
+        shard_bytes: a shard is closed after the record with which it reaches this size.
+
+    Returns:
+        What goes into the manifest.
+
+    Raises:
+        ShardError: when the shards cannot be stored or there are no records.
+        ValueError: on a name or a record that is not valid.
+    """
+    limits = {"shard_records": shard_records, "shard_bytes": shard_bytes}
+    with ShardWriter(folder, split, name=name, **limits) as writer:
+        for record in records:
+            writer.write(record)
+    return writer.info
+
+
+def write_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
+    """Writes manifest.json, after all splits: from then on the folder counts as whole.
+
+    Raises:
+        ShardError: when it cannot be stored.
+    """
+    folder = Path(folder)
+    partial = folder / f"{MANIFEST}.partial"
+    try:
+        with _ClearErrors(f"The manifest could not be written to {folder}"):
+            _features().save_config(str(folder))
+            partial.write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
+            partial.rename(folder / MANIFEST)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def read_manifest(folder: str | os.PathLike) -> Manifest:
+    """Reads manifest.json.
+
+    Raises:
+        ShardError: when the folder is missing, empty or unfinished, or of another schema version.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    make = "make the shards with python -m mova_jax.prepare"
+    if not folder.is_dir():
+        raise ShardError(f"There is no shard folder {folder}; correct the path, or {make}.")
+    if not path.exists():
+        state = "is empty" if not any(folder.iterdir()) else f"has no {MANIFEST} (not finished?)"
+        raise ShardError(f"The shard folder {folder} {state}; {make}.")
+    try:
+        fields = json.loads(path.read_text())
+        version = fields["schema_version"]
+        if version == SCHEMA_VERSION:
+            return _manifest_from(fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ShardError(f"{path} is not a manifest ({error!r}); {make} again.") from error
+    raise ShardError(
+        f"The shards in {folder} have schema version {version}, this code reads version "
+        f"{SCHEMA_VERSION}; {make} again, or use the release that wrote them."
+    )
+
+
+def _manifest_from(fields: dict[str, Any]) -> Manifest:
+    splits = {
+        split: SplitInfo(**{**info, "shards": tuple(ShardInfo(**s) for s in info["shards"])})
+        for split, info in fields["splits"].items()
+    }
+    lists = {key: tuple(fields[key]) for key in ("skipped", "warnings")}
+    return Manifest(**{**fields, "splits": splits, **lists})
+
+
+class SplitSource(Sequence):
+    """The records of a split at random: `len(source)`, `source[i]`.
+
+    A Grain data source: it can be pickled, and keeps no state but open files.
+    """
+
+    def __init__(self, folder: Path, split: str, info: SplitInfo):
+        """Wraps shards that were checked; use `open_split`."""
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self._folder, self._split, self._info = folder, split, info
+        # With the range in brackets ArrayRecord does not open every file to count its records.
+        self._source = ArrayRecordDataSource(
+            [f"{folder / shard.file}[0:{shard.records}]" for shard in info.shards]
+        )
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index) -> VideoRecord:
+        """Reads record `index`.
+
+        Raises:
+            IndexError: when there is no such record.
+            ShardError: when it is damaged; names shard and record.
+        """
+        index = operator.index(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of split {self._split!r}, which has {len(self)}")
+        try:
+            return parse(self._source[index])
+        except (RuntimeError, ValueError) as error:
+            shard, position = self._locate(index)
+            raise ShardError(
+                f"Record {position} of shard {self._folder / shard.file} cannot be read "
+                f"({error}); copy the shard anew (sha256 {shard.sha256}) or make it again."
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"SplitSource({str(self._folder)!r}, {self._split!r})"
+
+    def _locate(self, index: int) -> tuple[ShardInfo, int]:
+        for shard in self._info.shards:
+            if index < shard.records:
+                return shard, index
+            index -= shard.records
+        raise IndexError(index)
+
+
+def open_split(folder: str | os.PathLike, split: str) -> SplitSource:
+    """Opens a split after a cheap check that its shards are whole (nothing is decoded).
+
+    Raises:
+        ShardError: when the folder, the split or a shard is missing, of another schema version,
+            or cut short.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if split not in manifest.splits:
+        there = ", ".join(sorted(manifest.splits)) or "none"
+        raise ShardError(f"There is no split {split!r} in {folder}; the splits are: {there}.")
+    info = manifest.splits[split]
+    for shard in info.shards:
+        _check_shard(folder / shard.file, shard)
+    return SplitSource(folder, split, info)
+
+
+def _check_shard(path: Path, shard: ShardInfo) -> None:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    again = "copy it anew or make it again with python -m mova_jax.prepare"
+    if not path.exists():
+        raise ShardError(f"Shard {path} is in the manifest but not in the folder; {again}.")
+    size = path.stat().st_size
+    if size != shard.bytes:
+        intact = min(_whole_chunks(path), shard.records)
+        what = (
+            f"record {intact} of {shard.records} is the first that cannot be read"
+            if intact < shard.records
+            else f"all {shard.records} records are there, but the index at its end is damaged"
+        )
+        raise ShardError(
+            f"Shard {path} has {size} bytes, the manifest says {shard.bytes}: {what}; {again}."
+        )
+    reader = ArrayRecordReader(str(path))
+    records = reader.num_records() if reader.ok() else 0
+    reader.close()
+    if records != shard.records:
+        raise ShardError(
+            f"Shard {path} holds {records} readable records, the manifest says "
+            f"{shard.records}; {again}."
+        )
+
+
+def _whole_chunks(path: Path) -> int:
+    """Counts the record chunks that lie wholly in a file, by walking the Riegeli chunk headers.
+
+    ArrayRecord cannot open a file without its end. With one record a chunk, this is the number of
+    the first lost record. Every 64 KiB of the file start with a 24-byte block header, which may
+    fall inside a chunk; a chunk starts with 40 bytes: its hash, data size, data hash, type, record
+    count and decoded size (github.com/google/riegeli, doc/riegeli_records_file_format.md).
+    """
+    block, block_header, chunk_header = 65536, 24, 40
+    data = path.read_bytes()
+
+    def end_of(begin: int, length: int) -> int:
+        """The position after `length` bytes from `begin`, block headers stepped over."""
+        while length > 0:
+            begin += block_header if begin % block == 0 else 0
+            step = min(length, block - begin % block)
+            begin, length = begin + step, length - step
+        return begin
+
+    def read(begin: int, length: int) -> bytes:
+        out = b""
+        while len(out) < length and begin < len(data):
+            begin += block_header if begin % block == 0 else 0
+            step = min(length - len(out), block - begin % block)
+            out, begin = out + data[begin : begin + step], begin + step
+        return out
+
+    position = whole = 0
+    while len(header := read(position, chunk_header)) == chunk_header:
+        size, kind = int.from_bytes(header[8:16], "little"), header[24:25]
+        position = end_of(position, chunk_header + size)
+        if position > len(data):
+            break
+        whole += kind in (b"r", b"t")
+    return whole

@@ -1,0 +1,169 @@
+"""Captions to token ids: byte-level BPE of CLIP's form, learned here or pretrained.
+
+In:  captions (to learn a vocabulary), or a folder with a CLIP tokenizer.
+Out: a folder that transformers' `CLIPTokenizer.from_pretrained` loads without a network, and
+     `Tokenizer`, which turns a text into `<|startoftext|> ... <|endoftext|>`:
+
+    train_tokenizer(texts, vocab_size=4096, folder="shards/tokenizer")
+    tokenizer = Tokenizer("shards/tokenizer", max_tokens=248)
+    tokenizer.encode("A cat sits. It leaves.").ids     # int32[l], l <= 248
+
+Texts over `max_tokens` are cut at the end of a sentence, and say so.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+MAX_TOKENS = 248
+MIN_VOCAB = 514  # 256 bytes, 256 bytes that end a word, start and end of text
+
+_BOS, _EOT = "<|startoftext|>", "<|endoftext|>"
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+class Encoded(NamedTuple):
+    """A text as ids, int32[l] with start and end of text, and whether it was cut."""
+
+    ids: np.ndarray
+    truncated: bool
+
+
+class Tokenizer:
+    """A CLIP tokenizer that cuts at sentence ends; can be pickled."""
+
+    def __init__(self, folder: str | os.PathLike, max_tokens: int = MAX_TOKENS):
+        """Loads the tokenizer of a folder, offline.
+
+        Args:
+            folder: with tokenizer.json, or vocab.json and merges.txt.
+            max_tokens: the longest sequence, start and end of text included.
+
+        Raises:
+            FileNotFoundError: when there is no tokenizer in the folder.
+            ValueError: when it is not of CLIP's form, or max_tokens is below 3.
+        """
+        from transformers import CLIPTokenizer
+
+        folder = Path(folder)
+        if not is_tokenizer(folder):
+            raise FileNotFoundError(
+                f"There is no tokenizer in {folder} (tokenizer.json, or vocab.json with "
+                "merges.txt); give a folder made by python -m mova_jax.prepare or a CLIP one."
+            )
+        if max_tokens < 3:
+            raise ValueError(f"max_tokens must be at least 3 (start, a token, end): {max_tokens}")
+        loaded = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        if len(loaded) < MIN_VOCAB or loaded.bos_token != _BOS or loaded.eos_token != _EOT:
+            raise ValueError(
+                f"{folder} holds {len(loaded)} tokens from {loaded.bos_token!r} to "
+                f"{loaded.eos_token!r}; a CLIP tokenizer has at least {MIN_VOCAB} and goes from "
+                f"{_BOS!r} to {_EOT!r}."
+            )
+        self.folder = folder
+        self.max_tokens = max_tokens
+        self.vocab_size: int = len(loaded)
+        self.bos_id: int = loaded.bos_token_id
+        self.eot_id: int = loaded.eos_token_id
+        self.pad_id: int = loaded.pad_token_id
+        # The Rust object under it: transformers' own call costs several times the encoding.
+        self._bpe = loaded.backend_tokenizer
+        self._bpe.no_truncation()
+        self._bpe.no_padding()
+
+    def encode(self, text: str) -> Encoded:
+        """Encodes a text.
+
+        Returns:
+            ids int32[l], l <= max_tokens. An overlong text keeps as many whole sentences as fit;
+            when not even the first fits, its first tokens.
+        """
+        ids = self._bpe.encode(text).ids
+        if len(ids) <= self.max_tokens:
+            return Encoded(np.asarray(ids, np.int32), False)
+        room = self.max_tokens - 2
+        kept: list[int] = []
+        # No token reaches over white space, so the tokens of a text are those of its sentences.
+        for sentence in _SENTENCE_END.split(text):
+            more = self._bpe.encode(sentence, add_special_tokens=False).ids
+            if len(kept) + len(more) > room:
+                kept = kept or more[:room]
+                break
+            kept += more
+        return Encoded(np.asarray([self.bos_id, *kept, self.eot_id], np.int32), True)
+
+
+def is_tokenizer(folder: str | os.PathLike) -> bool:
+    """Whether a folder has the files of a tokenizer."""
+    folder = Path(folder)
+    files = [{"tokenizer.json"}, {"vocab.json", "merges.txt"}]
+    return any(all((folder / file).is_file() for file in group) for group in files)
+
+
+def copy_tokenizer(source: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Copies a tokenizer to another folder, in the one form that is read fastest.
+
+    Raises:
+        FileNotFoundError, ValueError: when the source is not a CLIP tokenizer.
+    """
+    from transformers import CLIPTokenizer
+
+    Tokenizer(source)
+    _save(CLIPTokenizer.from_pretrained(source, local_files_only=True), Path(folder))
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike) -> None:
+    """Learns byte-level BPE from texts and saves it; the same texts give the same files.
+
+    The vocabulary is laid out as CLIP's: bytes, bytes that end a word, merges in the order of
+    their learning, start of text, end of text (the highest id). Few texts give fewer tokens.
+
+    Args:
+        texts: captions.
+        vocab_size: tokens at most, 514 at least.
+        folder: made when absent; its tokenizer files are replaced.
+
+    Raises:
+        ValueError: when vocab_size is too small.
+    """
+    from tokenizers import pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    if vocab_size < MIN_VOCAB:
+        raise ValueError(f"vocab_size must be at least {MIN_VOCAB} (all bytes), got {vocab_size}")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = alphabet + [letter + "</w>" for letter in alphabet]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 2,
+        min_frequency=2,
+        initial_alphabet=alphabet,
+        # Fixed ids for these too: pairs that are equally frequent are ordered by id.
+        special_tokens=letters[len(alphabet) :],
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    blank = CLIPTokenizer(vocab={_BOS: 0, _EOT: 1}, merges=[]).backend_tokenizer
+    blank.train_from_iterator(texts, trainer)
+    merges = [tuple(pair) for pair in json.loads(blank.to_str())["model"]["merges"]]
+    tokens = dict.fromkeys(letters + ["".join(pair) for pair in merges])
+    vocab = {token: index for index, token in enumerate([*tokens, _BOS, _EOT])}
+    _save(CLIPTokenizer(vocab=vocab, merges=merges), Path(folder))
+
+
+def _save(tokenizer, folder: Path) -> None:
+    """Saves aside, then moves file by file; tokenizer.json, which holds it all, comes last."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        tokenizer.save_pretrained(partial)
+        for file in sorted(partial.iterdir(), key=lambda path: path.name == "tokenizer.json"):
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
