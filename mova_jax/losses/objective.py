@@ -1,0 +1,147 @@
+"""The objective: named terms, each with its weight, from a model and a batch (method section 5).
+
+    L = contrast L_g + frame L_tv + sfdm L_sfdm + dfsm L_dfsm + sparsity L_s
+
+A variant of the method is a set of weights and a layout in the config (`mova_jax/presets.py`), never
+another objective. Terms of weight 0 are not computed.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mova_jax.losses import similarity, terms
+from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
+
+
+class Pairing(NamedTuple):
+    """How a pair's score is made from its frames: fields of `config.losses`."""
+
+    pool: str
+    scale: float
+    block: int
+
+
+def pairing(cfg) -> Pairing:
+    """The pairing of `config.losses`."""
+    return Pairing(cfg.pool, cfg.pool_scale, cfg.pair_block)
+
+
+def pair_scores(model, video: VideoEmbedding, captions, candidates, how: Pairing):
+    """`similarity.pair_scores` by the model's masks; by the frames alone where it has none."""
+    return similarity.pair_scores(
+        model.masks if model.has_masks else None,
+        video,
+        captions,
+        candidates,
+        pool=how.pool,
+        scale=how.scale,
+        block=how.block,
+    )
+
+
+def global_scores(video: VideoEmbedding, text: TextEmbedding) -> Float[Array, "b c"]:
+    """Cosines of the global embeddings of all videos with all captions."""
+    return jnp.einsum("bd,cd->bc", video.pooled, similarity.normalise(text.pooled))
+
+
+def own_mask_scores(
+    video: VideoEmbedding, masks: ConceptMasks, how: Pairing
+) -> Float[Array, "b c"]:
+    """Score of every video under each caption's own masks, those it has with its own video."""
+    parts = similarity.own_mask_parts(video.frames, masks)
+    both = video.frame_mask[:, None] & video.frame_mask[None, :]
+    return similarity.pool_frames(parts, both, how.pool, how.scale)
+
+
+def objective(model, batch: Batch, cfg, step: Float[Array, ""]):
+    """The loss of a batch and what to watch of it.
+
+    Args:
+        model: a `mova_jax.models.mova.Mova`.
+        batch: videos and their captions, row by row.
+        cfg: `config.losses`.
+        step: number of the step from 0, for the warm-up of the modular terms.
+
+    Returns:
+        The loss (float32 scalar), and a dict of scalars: each term unweighted, the masks' kept
+        shares, the scales, the in-batch accuracy of the global score.
+    """
+    video = model.encode_video(batch.frames, batch.frame_mask)
+    text = model.encode_text(batch.tokens, batch.token_mask)
+    scores = global_scores(video, text)
+    losses = {
+        "contrast": (cfg.contrast, terms.global_contrast(scores, model.scale, batch.example_mask))
+    }
+    watched = {
+        "in_batch_r1": jnp.mean(jnp.argmax(scores, axis=0) == jnp.arange(scores.shape[1])),
+        "scale": model.scale,
+    }
+    if any((cfg.frame, cfg.sfdm, cfg.dfsm, cfg.sparsity)):
+        modular, also = _modular_terms(model, batch, video, text, scores, cfg)
+        ramp = jnp.minimum(1.0, (step + 1) / cfg.warmup_steps) if cfg.warmup_steps else 1.0
+        losses |= {name: (weight * ramp, term) for name, (weight, term) in modular.items()}
+        watched |= also
+    total = sum(weight * term.mean for weight, term in losses.values())
+    return total, watched | {name: term.mean for name, (_, term) in losses.items()}
+
+
+def _modular_terms(model, batch, video, text, scores, cfg):
+    """L_tv, sfdm, dfsm and L_s: {name: (weight, Term)}, and what to watch."""
+    how, valid = pairing(cfg), batch.example_mask
+    if cfg.detach_towers:
+        video, text = jax.lax.stop_gradient((video, text))
+    with jax.named_scope("masks"):
+        captions = model.prepare(text)
+        masks = model.own_masks(video, captions)
+    found, watched = {}, {}
+    if cfg.frame:
+        with jax.named_scope("frame_contrast"):
+            found["frame"] = (
+                cfg.frame,
+                terms.frame_contrast(
+                    video.frames,
+                    masks.part,
+                    video.frame_mask,
+                    margin=cfg.margin,
+                    example_mask=valid,
+                    form=cfg.frame_form,
+                    negatives=cfg.frame_negatives,
+                ),
+            )
+    if cfg.sfdm:
+        with jax.named_scope("sfdm"):
+            found["sfdm"] = cfg.sfdm, _sfdm(model, video, captions, scores, valid, cfg)
+    if cfg.dfsm:
+        with jax.named_scope("dfsm"):
+            own = own_mask_scores(video, masks, how)
+            term = terms.different_frames_same_mask(own, model.modular_scale, valid)
+            found["dfsm"] = cfg.dfsm, term
+    if model.has_masks:
+        kept_text, kept_video = terms.sparsity(masks, video.frame_mask & valid[:, None])
+        watched |= {"kept_text": kept_text.mean, "kept_video": kept_video.mean}
+        if cfg.sparsity:
+            both = kept_text.mean + kept_video.mean
+            found["sparsity"] = cfg.sparsity, terms.Term(both, jnp.ones(()))
+    if cfg.sfdm or cfg.dfsm:
+        watched["modular_scale"] = model.modular_scale
+    return found, watched
+
+
+def _sfdm(model, video, captions, scores, valid, cfg):
+    """Same frame, different masks: over all captions, or the k hardest by the global score."""
+    b = scores.shape[0]
+    candidates = None
+    if cfg.hard_pairs:
+        hardest = jnp.where(valid, scores, -jnp.inf)
+        candidates = similarity.hard_candidates(hardest, cfg.hard_pairs)
+    pairs = pair_scores(model, video, captions, candidates, pairing(cfg))
+    if candidates is None:
+        positive, candidate_mask = jnp.arange(b), jnp.broadcast_to(valid, (b, b))
+    else:
+        positive, candidate_mask = jnp.zeros(b, jnp.int32), valid[candidates]
+    return terms.same_frame_different_masks(
+        pairs.score, model.modular_scale, candidate_mask, valid, positive=positive
+    )

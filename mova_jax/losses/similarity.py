@@ -1,0 +1,258 @@
+"""Cosines of masked frames and masked captions, for all pairs, without forming `[b c f d]`.
+
+For frame f of video b under the masks of caption c, the masked frame and its part of the caption are
+
+    v = zv[b f] * m^V        s = zt[c] * m^T        cos(v, s) = (v . s) / sqrt(|v|^2 |s|^2)
+
+The three sums over d are kept apart (`CosineParts`), so that they can be made by matmuls and so
+that a video can be scored by one cosine over all its frames. Two kinds of pairs are formed:
+
+    own_mask_parts   a caption's own masks (those it has with its own video) on every video
+    pair_scores      masks made anew for every pair, in blocks of videos that are rematerialised
+
+`pool_frames` turns the parts of a pair into its score. All sums are float32, also for bfloat16
+inputs. A vector without length (an empty mask) has cosine 0 with everything, and passes no
+gradient.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mova_jax.typing import ConceptMasks, VideoEmbedding
+
+Pool = Literal["softmax", "mean", "joint"]
+MasksFn = Callable[[Float[Array, "f d"], Bool[Array, "f"], Any], ConceptMasks]
+
+# A squared length up to this counts as zero: its gradient, about length^-3, stays finite above it.
+_EMPTY = 1e-12
+
+
+def _inverse_length(squared: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`1 / sqrt(squared)`; 0 with gradient 0 where there is no length."""
+    present = squared > _EMPTY
+    return jnp.where(present, jax.lax.rsqrt(jnp.where(present, squared, 1.0)), 0.0)
+
+
+def _float32(*arrays: Array) -> tuple[Array, ...]:
+    return tuple(array.astype(jnp.float32) for array in arrays)
+
+
+def _einsum(spec: str, *arrays: Array) -> Array:
+    # Accelerators multiply float32 in bfloat16 by default; these matmuls are small beside the
+    # towers, and a cosine times a scale of 100 needs the digits.
+    return jnp.einsum(spec, *arrays, precision="highest")
+
+
+def normalise(vectors: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """Vectors at length 1, in float32; a zero vector stays zero with gradient 0."""
+    vectors = vectors.astype(jnp.float32)
+    return vectors * _inverse_length(jnp.square(vectors).sum(-1, keepdims=True))
+
+
+class CosineParts(NamedTuple):
+    """The three sums over d of which the cosine of two masked vectors is made, `[... f]` each."""
+
+    dot: Float[Array, "... f"]
+    video_sq: Float[Array, "... f"]
+    text_sq: Float[Array, "... f"]
+
+    @property
+    def cosine(self) -> Float[Array, "... f"]:
+        """`dot / sqrt(video_sq * text_sq)`; 0 with gradient 0 where either is 0."""
+        return self.dot * _inverse_length(self.video_sq) * _inverse_length(self.text_sq)
+
+
+class PairScores(NamedTuple):
+    """Scores of every video with each of its k candidate captions."""
+
+    score: Float[Array, "b k"]
+    cosine: Float[Array, "b k f"]  # of each frame, 0 for padded frames
+
+
+def own_mask_parts(frames: Float[Array, "b f d"], masks: ConceptMasks) -> CosineParts:
+    """A caption's own masks on every video, by two matmuls (method section 4).
+
+    cos(zv[b f] * m[c f], s[c f]) = (zv[b f] . (m * s)[c f]) / sqrt(zv[b f]^2 . m[c f]^2) / |s[c f]|
+
+    The masks of caption c exist for the frames of its own video only: pool the result over
+    `frame_mask[:, None] & frame_mask[None, :]`. Padded frames may hold anything whose square is
+    finite.
+
+    Args:
+        frames: `[b f d]` frame embeddings zv, not normalised.
+        masks: `[c f d]` m^V and s of each caption with its own video.
+
+    Returns:
+        Parts `[b c f]`, float32.
+    """
+    frames, video_mask, part = _float32(frames, masks.video, masks.part)
+    dot = _einsum("bfd,cfd->bcf", frames, video_mask * part)
+    video_sq = _einsum("bfd,cfd->bcf", jnp.square(frames), jnp.square(video_mask))
+    text_sq = jnp.square(part).sum(-1)
+    return CosineParts(dot, video_sq, jnp.broadcast_to(text_sq, dot.shape))
+
+
+def pair_parts(frames: Float[Array, "... f d"], masks: ConceptMasks) -> CosineParts:
+    """One pair's own masks, elementwise; leading axes broadcast.
+
+    Args:
+        frames: `[... f d]` frame embeddings zv, not normalised.
+        masks: `[... f d]` m^V and s of the pair.
+
+    Returns:
+        Parts `[... f]`, float32.
+    """
+    frames, video_mask, part = _float32(frames, masks.video, masks.part)
+    selected = frames * video_mask
+    sums = (selected * part).sum(-1), jnp.square(selected).sum(-1), jnp.square(part).sum(-1)
+    return CosineParts(*jnp.broadcast_arrays(*sums))
+
+
+def pool_frames(
+    parts: CosineParts,
+    frame_mask: Bool[Array, "... f"],
+    pool: Pool,
+    scale: float | Float[Array, ""],
+) -> Float[Array, "..."]:
+    """The score of a pair from its frames (method section 5, `pool`).
+
+    `softmax`: cosines weighted by softmax(scale * cosine) over the valid frames; the gradient runs
+    through the weights too. `mean`: the mean cosine of the valid frames. `joint`: one cosine of the
+    masked vectors of all valid frames laid end to end, in which a frame with an empty mask counts
+    nothing; under the other two it counts as cosine 0.
+
+    Args:
+        parts: `[... f]` from `own_mask_parts` or `pair_parts`; anything at padded frames.
+        frame_mask: `[... f]`, broadcast against the parts.
+        pool: one of `softmax`, `mean`, `joint`.
+        scale: sharpness of the softmax; the other two do not use it.
+
+    Returns:
+        `[...]` score in [-1, 1]; 0 where no frame is valid.
+
+    Raises:
+        ValueError: for another pool.
+    """
+    parts = CosineParts(*(jnp.where(frame_mask, part, 0.0) for part in parts))
+    if pool == "joint":
+        return CosineParts(*(part.sum(-1) for part in parts)).cosine
+    cosine = parts.cosine
+    if pool == "mean":
+        return cosine.sum(-1) / jnp.maximum(frame_mask.sum(-1), 1)
+    if pool == "softmax":
+        lowest = jnp.finfo(jnp.float32).min
+        weights = jax.nn.softmax(jnp.where(frame_mask, scale * cosine, lowest), axis=-1)
+        return (weights * cosine).sum(-1)
+    raise ValueError(f"pool is {pool!r}; choose one of 'softmax', 'mean', 'joint'")
+
+
+def pair_scores(
+    masks_fn: MasksFn | None,
+    video: VideoEmbedding,
+    captions: Any,
+    candidates: Int[Array, "b k"] | None = None,
+    *,
+    pool: Pool,
+    scale: float | Float[Array, ""],
+    block: int = 0,
+) -> PairScores:
+    """Scores of videos with captions, by masks that are made for each pair (method section 4).
+
+    Args:
+        masks_fn: `(frames[f d], frame_mask[f], caption) -> ConceptMasks[f d]` for one video and one
+          caption, whose leaves have lost their axis c. Frames reach it with zeros where padded.
+          None: no masks at all, so cos(zv, zt), which leaves the weighting of frames alone.
+        video: `frames[b f d]`, `frame_mask[b f]`.
+        captions: pytree whose leaves have a leading axis c; without `masks_fn` its attribute
+          `pooled[c d]` is zt.
+        candidates: `[b k]` indices of the captions to score with each video; None scores all (k = c).
+        pool: see `pool_frames`.
+        scale: see `pool_frames`.
+        block: videos at a time. Memory then grows with block * k, and the backward pass makes the
+          block's masks again. 0 does all at once and keeps what the backward pass needs.
+
+    Returns:
+        `score[b k]`, `cosine[b k f]`, float32.
+    """
+
+    def one_pair(frames, frame_mask, caption):
+        if masks_fn is None:
+            parts = _unmasked_parts(frames, caption.pooled)
+        else:
+            parts = pair_parts(frames, masks_fn(frames, frame_mask, caption))
+        score = pool_frames(parts, frame_mask, pool, scale)
+        return PairScores(score, jnp.where(frame_mask, parts.cosine, 0.0))
+
+    def one_video(row):
+        frames, frame_mask, chosen = row
+        picked = captions
+        if chosen is not None:
+            picked = jax.tree.map(lambda leaf: leaf[chosen], captions)
+        return jax.vmap(one_pair, in_axes=(None, None, 0))(frames, frame_mask, picked)
+
+    frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
+    rows = (frames, video.frame_mask, candidates)
+    return _map_blocks(one_video, rows, block) if block else jax.vmap(one_video)(rows)
+
+
+def _unmasked_parts(frames: Float[Array, "f d"], text_pooled: Float[Array, "d"]) -> CosineParts:
+    """`pair_parts` under masks of ones, with a dot that becomes a matmul when pairs are mapped."""
+    frames, text_pooled = _float32(frames, text_pooled)
+    video_sq = jnp.square(frames).sum(-1)
+    text_sq = jnp.broadcast_to(jnp.square(text_pooled).sum(), video_sq.shape)
+    return CosineParts(_einsum("fd,d->f", frames, text_pooled), video_sq, text_sq)
+
+
+def _map_blocks(fn: Callable, rows: Any, block: int) -> Any:
+    """`jax.vmap(fn)(rows)`, rematerialised, with no more than `block` rows alive at a time.
+
+    Row i goes into step i % steps, so that rows which are sharded in order over devices give every
+    device its share of each step; blocks of neighbours would lie on one device.
+    """
+    size = jax.tree.leaves(rows)[0].shape[0]
+    steps = -(-size // block)
+    width = -(-size // steps)
+
+    def split(leaf):
+        # Filled up with copies of the last row: a row of zeros might not be legal input.
+        filling = [(0, width * steps - size)] + [(0, 0)] * (leaf.ndim - 1)
+        filled = jnp.pad(leaf, filling, mode="edge")
+        return filled.reshape(width, steps, *leaf.shape[1:]).swapaxes(0, 1)
+
+    def join(leaf):
+        return leaf.swapaxes(0, 1).reshape(width * steps, *leaf.shape[2:])[:size]
+
+    mapped = jax.checkpoint(jax.vmap(fn), prevent_cse=False)
+    return jax.tree.map(join, jax.lax.map(mapped, jax.tree.map(split, rows)))
+
+
+def hard_candidates(
+    scores: Float[Array, "b c"], k: int, own: Int[Array, "b"] | None = None
+) -> Int[Array, "b k+1"]:
+    """Each video's own caption, then its k highest-scoring others; no gradient.
+
+    Captions that shall come last (padding) get -inf; the own caption is never among the others.
+
+    Args:
+        scores: `[b c]` of a cheap score, such as the global cosine.
+        k: how many others, at most c - 1.
+        own: `[b]` index of the own caption; None: caption b belongs to video b.
+
+    Returns:
+        `[b k+1]` indices into c, the own caption at column 0, the others by falling score.
+
+    Raises:
+        ValueError: when there are fewer than k other captions.
+    """
+    videos, count = scores.shape
+    if not 0 <= k < count:
+        raise ValueError(f"k is {k}, but {count} captions leave 0 to {count - 1} others to choose")
+    own = (jnp.arange(videos) if own is None else own).astype(jnp.int32)[:, None]
+    scores = jax.lax.stop_gradient(scores).astype(jnp.float32)
+    others = jnp.maximum(scores, jnp.finfo(jnp.float32).min)
+    others = jnp.where(own == jnp.arange(count), -jnp.inf, others)
+    return jnp.concatenate([own, jax.lax.top_k(others, k)[1].astype(jnp.int32)], axis=1)

@@ -1,0 +1,1 @@
+"""Encoders, mask networks and the model that joins them (Flax NNX)."""

@@ -1,0 +1,156 @@
+"""MoVA: how towers, global head and mask networks meet.
+
+    video = model.encode_video(frames, frame_mask)     # zv[b f d] and one vector a video
+    text = model.encode_text(tokens, token_mask)       # y[c l w] and zt[c d]
+    captions = model.prepare(text)                     # what the masks need of a caption, made once
+    masks = model.masks(frames[f d], mask[f], caption) # one video, one caption: vmap over pairs
+
+`own_masks` and `masks` are all there is; scores and losses are made from them in `losses/`.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from mova_jax.models import layers
+from mova_jax.models.masks import TMN_LAYOUTS, ConceptMaskNetwork, straight_through
+from mova_jax.models.temporal import global_head
+from mova_jax.models.text import TextTower
+from mova_jax.models.vision import VisionTower
+from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PreparedCaption:
+    """All that the mask networks need of captions and that no frame can change."""
+
+    pooled: Float[Array, "c d"]  # zt
+    token_mask: Bool[Array, "c l"]
+    temporal: Any  # what the TMN's `prepare` made, None without a TMN
+    concept: Any  # what the CMN's `prepare` made, None without a CMN
+    tokens: Float[Array, "c l d"] | None  # projected tokens, for the `tokens` layout only
+
+
+class Mova(nnx.Module):
+    """The whole model; every intermediate has a name and a method."""
+
+    def __init__(self, cfg, *, rngs: nnx.Rngs):
+        """Makes the model.
+
+        Args:
+            cfg: `config.model`, with `text.vocab_size` set.
+            rngs: source of the initial weights.
+        """
+        dtype = jnp.dtype(cfg.dtype)
+        common = {"rngs": rngs, "dtype": dtype}
+        tower = {"activation": cfg.activation, "remat": cfg.remat, **common}
+        self.vision = VisionTower(cfg.vision, cfg.embed_dim, **tower)
+        self.text = TextTower(cfg.text, cfg.embed_dim, **tower)
+        self.head = global_head(cfg, **common)
+        self.logit_scale = nnx.Param(jnp.log(jnp.asarray(cfg.scale, jnp.float32)))
+        if cfg.tmn.layout != "none":
+            self.tmn = TMN_LAYOUTS[cfg.tmn.layout](cfg, **common)
+        if cfg.cmn.kind != "none":
+            self.cmn = ConceptMaskNetwork(cfg, **common)
+        if cfg.modular_scale:
+            self.modular_logit_scale = nnx.Param(
+                jnp.log(jnp.asarray(cfg.modular_scale, jnp.float32))
+            )
+        self.cfg = cfg
+
+    @property
+    def has_masks(self) -> bool:
+        """False for the controls without masks."""
+        return hasattr(self, "tmn") or hasattr(self, "cmn")
+
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """Trained scale of the global scores, at most 100 as in CLIP."""
+        return jnp.minimum(jnp.exp(self.logit_scale[...]), 100.0)
+
+    @property
+    def modular_scale(self) -> Float[Array, ""]:
+        """Trained scale of the modular scores, with the same cap."""
+        return jnp.minimum(jnp.exp(self.modular_logit_scale[...]), 100.0)
+
+    def encode_video(
+        self, frames: UInt8[Array, "b f H W 3"], frame_mask: Bool[Array, "b f"]
+    ) -> VideoEmbedding:
+        """Frames through the vision tower and the global head."""
+        b, f = frame_mask.shape
+        zv = self.vision(frames.reshape(b * f, *frames.shape[2:])).reshape(b, f, -1)
+        # Padded frames become 0 here, once, so that no later term has to think of their content.
+        zv = jnp.where(frame_mask[..., None], zv, 0.0)
+        return VideoEmbedding(zv, frame_mask, self.head(zv, frame_mask))
+
+    def encode_text(
+        self, tokens: Int[Array, "c l"], token_mask: Bool[Array, "c l"]
+    ) -> TextEmbedding:
+        """Captions through the text tower."""
+        return self.text(tokens, token_mask)
+
+    def prepare(self, text: TextEmbedding) -> PreparedCaption:
+        """The mask networks' own layers over the captions, once for all videos."""
+        arguments = text.tokens, text.token_mask
+        by_token = self.cfg.tmn.layout == "tokens"
+        return PreparedCaption(
+            pooled=text.pooled,
+            token_mask=text.token_mask,
+            temporal=self.tmn.prepare(*arguments) if hasattr(self, "tmn") else None,
+            concept=self.cmn.prepare(*arguments) if hasattr(self, "cmn") else None,
+            tokens=self.text.projection(text.tokens).astype(jnp.float32) if by_token else None,
+        )
+
+    def masks(
+        self,
+        frames: Float[Array, "f d"],
+        frame_mask: Bool[Array, "f"],
+        caption: PreparedCaption,
+    ) -> ConceptMasks:
+        """m^T, s and m^V of one video and one caption (method sections 2 and 3).
+
+        Args:
+            frames: zv of the video.
+            frame_mask: its valid frames.
+            caption: one row of `prepare`, its leaves without the axis c.
+        """
+        text, kept, part = self._text_part(frames, frame_mask, caption)
+        video = jnp.ones_like(part)
+        if hasattr(self, "cmn"):
+            logits = self.cmn(part, frames, caption.concept, caption.token_mask)
+            video = straight_through(logits, self.cfg.masks.kind, self.cfg.masks.temperature)
+        return ConceptMasks(text=text, video=video, part=part, kept_text=kept)
+
+    def _text_part(self, frames, frame_mask, caption):
+        """m^T over d, the kept share of each frame's mask, and the part s = zt * m^T."""
+        if not hasattr(self, "tmn"):
+            text = jnp.ones_like(frames)
+            return text, text.mean(-1), caption.pooled * text
+        logits = self.tmn(frames, frame_mask, caption.temporal, caption.token_mask)
+        mask = straight_through(logits, self.cfg.masks.kind, self.cfg.masks.temperature)
+        if self.cfg.tmn.layout != "tokens":
+            return mask, mask.mean(-1), caption.pooled * mask
+        # The part is what the kept tokens say: their projections' mean in place of zt * m^T.
+        mask = mask * caption.token_mask
+        part = mask @ caption.tokens / jnp.maximum(mask.sum(-1, keepdims=True), 1.0)
+        kept = mask.sum(-1) / jnp.maximum(caption.token_mask.sum(), 1)
+        return jnp.ones_like(part), kept, part
+
+    def own_masks(self, video: VideoEmbedding, captions: PreparedCaption) -> ConceptMasks:
+        """The masks of each video with the caption of the same row: [b f d]."""
+        return jax.vmap(self.masks)(video.frames, video.frame_mask, captions)
+
+
+def normalised_text(text: TextEmbedding) -> Float[Array, "c d"]:
+    """The caption's global vector: zt at unit length."""
+    return layers.normalise(text.pooled)
+
+
+def count_parameters(model: nnx.Module) -> int:
+    """Number of trained scalars."""
+    return sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -1,0 +1,57 @@
+"""Global heads: from a video's frames to its one vector (CLIP4Clip's two)."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from mova_jax.models import layers
+
+
+def masked_mean(x: Float[Array, "... f d"], mask: Bool[Array, "... f"]) -> Float[Array, "... d"]:
+    """Mean over the valid frames; 0 where there is none."""
+    mask = mask[..., None]
+    return jnp.where(mask, x, 0.0).sum(-2) / jnp.maximum(mask.sum(-2), 1)
+
+
+class MeanHead(nnx.Module):
+    """Each frame normalised, the mean of the valid ones normalised (CLIP4Clip meanP)."""
+
+    def __call__(
+        self, frames: Float[Array, "b f d"], mask: Bool[Array, "b f"]
+    ) -> Float[Array, "b d"]:
+        return layers.normalise(masked_mean(layers.normalise(frames), mask))
+
+
+class SequenceHead(nnx.Module):
+    """Frames and their positions through transformer blocks, added to the frames (seqTransf)."""
+
+    def __init__(self, cfg, *, rngs: nnx.Rngs, dtype):
+        """Makes the head.
+
+        Args:
+            cfg: `config.model`: embed_dim, head_layers, max_frames (rows of the position table).
+            rngs: source of the initial weights.
+            dtype: type of the matrix products.
+        """
+        width = cfg.embed_dim
+        self.positions = layers.table(cfg.max_frames, width, std=0.01, rngs=rngs)
+        # CLIP4Clip's head has heads of 64 dimensions.
+        heads = max(1, width // 64)
+        self.blocks = layers.Stack(
+            width, heads, cfg.head_layers, cfg.activation, rngs=rngs, dtype=dtype
+        )
+        self.dtype = dtype
+
+    def __call__(
+        self, frames: Float[Array, "b f d"], mask: Bool[Array, "b f"]
+    ) -> Float[Array, "b d"]:
+        x = (frames + self.positions[: frames.shape[-2]]).astype(self.dtype)
+        x = frames + self.blocks(x, layers.full_mask(mask)).astype(jnp.float32)
+        return layers.normalise(masked_mean(layers.normalise(x), mask))
+
+
+def global_head(cfg, *, rngs: nnx.Rngs, dtype) -> nnx.Module:
+    """The head that `config.model.global_head` names: `mean` or `seq_transformer`."""
+    if cfg.global_head == "mean":
+        return MeanHead()
+    return SequenceHead(cfg, rngs=rngs, dtype=dtype)

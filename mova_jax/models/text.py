@@ -1,0 +1,50 @@
+"""The text encoder: CLIP's causal transformer with 248 positions (method section 1)."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from mova_jax.models import layers
+from mova_jax.typing import TextEmbedding
+
+
+class TextTower(nnx.Module):
+    """Tokens to all token states and to one vector, that of the end-of-text token."""
+
+    def __init__(self, cfg, embed_dim: int, activation: str, *, rngs: nnx.Rngs, dtype, remat):
+        """Makes the tower.
+
+        Args:
+            cfg: `config.model.text`: vocab_size, context (tokens), width, layers, heads.
+            embed_dim: d, the joint embedding width.
+            activation: a name of `layers.ACTIVATIONS`.
+            rngs: source of the initial weights.
+            dtype: type of the matrix products.
+            remat: recompute the blocks in the backward pass.
+        """
+        width = cfg.width
+        self.token_embedding = layers.table(cfg.vocab_size, width, std=0.02, rngs=rngs)
+        self.positions = layers.table(cfg.context, width, std=0.01, rngs=rngs)
+        self.blocks = layers.Stack(
+            width, cfg.heads, cfg.layers, activation, rngs=rngs, dtype=dtype, remat=remat
+        )
+        self.norm_final = layers.LayerNorm(width, rngs=rngs)
+        self.projection = layers.linear(
+            width, embed_dim, std=width**-0.5, use_bias=False, rngs=rngs, dtype=dtype
+        )
+        self.dtype = dtype
+
+    def __call__(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> TextEmbedding:
+        """Encodes captions of at most `context` tokens, the last valid one end-of-text."""
+        length = tokens.shape[-1]
+        x = self.token_embedding[tokens] + self.positions[:length]
+        x = self.blocks(x.astype(self.dtype), layers.causal_mask(mask))
+        # Padding is cleared here, once, so that nothing behind can read it.
+        y = jnp.where(mask[..., None], self.norm_final(x), 0.0)
+        last = jnp.maximum(mask.sum(-1) - 1, 0)
+        end = jnp.take_along_axis(y, last[:, None, None], axis=1)[:, 0]
+        return TextEmbedding(
+            tokens=y.astype(jnp.float32),
+            token_mask=mask,
+            pooled=self.projection(end).astype(jnp.float32),
+        )

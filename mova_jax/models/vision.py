@@ -1,0 +1,62 @@
+"""The frame encoder: CLIP's vision transformer, each frame on its own (method section 1)."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from mova_jax.models import layers
+
+# CLIP's own statistics of RGB values in 0..1; also used from scratch, so weights stay comparable.
+PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+PIXEL_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+
+class VisionTower(nnx.Module):
+    """Frames to one vector each: patches, class token, blocks, norm, projection."""
+
+    def __init__(self, cfg, embed_dim: int, activation: str, *, rngs: nnx.Rngs, dtype, remat):
+        """Makes the tower.
+
+        Args:
+            cfg: `config.model.vision`: image_size and patch_size (pixels), width, layers, heads.
+            embed_dim: d, the joint embedding width.
+            activation: a name of `layers.ACTIVATIONS`.
+            rngs: source of the initial weights.
+            dtype: type of the matrix products.
+            remat: recompute the blocks in the backward pass.
+        """
+        width, patch = cfg.width, cfg.patch_size
+        std = width**-0.5
+        patches = (cfg.image_size // patch) ** 2
+        # CLIP's patch convolution has a stride of its own size: a dense map of each patch.
+        self.patch_embedding = layers.linear(
+            3 * patch * patch, width, std=std, use_bias=False, rngs=rngs, dtype=dtype
+        )
+        self.class_embedding = nnx.Param(std * nnx.initializers.normal(1.0)(rngs(), (width,)))
+        self.positions = layers.table(patches + 1, width, std=std, rngs=rngs)
+        self.norm_pre = layers.LayerNorm(width, rngs=rngs)
+        self.blocks = layers.Stack(
+            width, cfg.heads, cfg.layers, activation, rngs=rngs, dtype=dtype, remat=remat
+        )
+        self.norm_post = layers.LayerNorm(width, rngs=rngs)
+        self.projection = layers.linear(
+            width, embed_dim, std=std, use_bias=False, rngs=rngs, dtype=dtype
+        )
+        self.patch_size, self.dtype = patch, dtype
+
+    def __call__(self, frames: UInt8[Array, "n H W 3"]) -> Float[Array, "n d"]:
+        """Encodes frames; not normalised.
+
+        Args:
+            frames: RGB bytes; H and W are the configured image size.
+        """
+        n, size = frames.shape[0], self.patch_size
+        x = (frames.astype(jnp.float32) / 255.0 - PIXEL_MEAN) / PIXEL_STD
+        rows, columns = frames.shape[1] // size, frames.shape[2] // size
+        x = x.reshape(n, rows, size, columns, size, 3).transpose(0, 1, 3, 2, 4, 5)
+        x = self.patch_embedding(x.reshape(n, rows * columns, -1).astype(self.dtype))
+        first = jnp.broadcast_to(self.class_embedding.astype(x.dtype), (n, 1, x.shape[-1]))
+        x = jnp.concatenate([first, x], axis=1) + self.positions.astype(x.dtype)
+        x = self.blocks(self.norm_pre(x), jnp.ones((1, x.shape[1]), bool))
+        return self.projection(self.norm_post(x[:, 0])).astype(jnp.float32)
