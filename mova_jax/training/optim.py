@@ -1,0 +1,105 @@
+"""The optimizer: AdamW with a warm-up and a cosine, and learning rates by parameter name."""
+
+import re
+
+import jax
+import optax
+
+from mova_jax.config import Optim
+
+
+def parameter_names(params) -> dict[str, jax.Array]:
+    """`{'vision/blocks/mlp/up/kernel': array, ...}` in a fixed order."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def schedule(cfg: Optim, steps: int) -> optax.Schedule:
+    """Linear from 0 to the peak, then a cosine to `final_fraction` of it; by step."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=cfg.learning_rate,
+        warmup_steps=cfg.warmup_steps,
+        decay_steps=steps,
+        end_value=cfg.learning_rate * cfg.final_fraction,
+    )
+
+
+def group_factors(cfg: Optim, params) -> dict[str, float]:
+    """Each parameter's factor on the learning rate: that of the first regex that fits its name.
+
+    Raises:
+        ValueError: for a regex that fits no parameter, which would be a silent misspelling.
+    """
+    names = parameter_names(params)
+    factors, used = {}, set()
+    for name in names:
+        for pattern, factor in cfg.groups:
+            if re.fullmatch(pattern, name):
+                factors[name] = float(factor)
+                used.add(pattern)
+                break
+    idle = [pattern for pattern, _ in cfg.groups[:-1] if pattern not in used]
+    if idle:
+        raise ValueError(
+            f"optim.groups: {idle} fit no parameter name (the whole name has to match); there are, "
+            f"for example: {', '.join(list(names)[:: max(1, len(names) // 8)])}"
+        )
+    return factors
+
+
+def make_optimizer(cfg: Optim, steps: int, params) -> optax.GradientTransformation:
+    """Clipping over the whole gradient, then AdamW for each learning-rate group.
+
+    Args:
+        cfg: `config.optim`.
+        steps: length of the run, for the cosine.
+        params: nested dict of parameters (arrays or shapes); groups go by its names.
+
+    Returns:
+        A transformation; parameters of factor 0 are frozen: no update and no moments.
+    """
+    factors = group_factors(cfg, params)
+    rate = schedule(cfg, steps)
+    transforms = {}
+    for factor in sorted(set(factors.values())):
+        transforms[f"x{factor}"] = (
+            _adamw(cfg, lambda step, factor=factor: factor * rate(step))
+            if factor
+            else optax.set_to_zero()
+        )
+    labels = _unflatten({name: f"x{factor}" for name, factor in factors.items()}, params)
+    grouped = optax.multi_transform(transforms, labels)
+    if not cfg.clip_norm:
+        return grouped
+    return optax.chain(_clip_trained(cfg.clip_norm, factors, params), grouped)
+
+
+def _adamw(cfg: Optim, rate) -> optax.GradientTransformation:
+    """AdamW; vectors and scalars (norms, biases, scales) are not decayed."""
+
+    def matrices(params):
+        return _unflatten(
+            {name: _is_matrix(name, leaf) for name, leaf in parameter_names(params).items()}, params
+        )
+
+    return optax.adamw(
+        rate, b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=matrices
+    )
+
+
+def _is_matrix(name: str, leaf) -> bool:
+    """Kernels and tables; stacked layers make biases and norms 2-D too, so names decide."""
+    return leaf.ndim >= 2 and not name.endswith(("bias", "scale"))
+
+
+def _clip_trained(norm: float, factors: dict[str, float], params):
+    """Clips by the global norm of what is trained; frozen gradients do not count."""
+    trained = _unflatten({name: factor > 0 for name, factor in factors.items()}, params)
+    return optax.masked(optax.clip_by_global_norm(norm), trained)
+
+
+def _unflatten(values: dict[str, object], like):
+    """A tree of `like`'s structure from values by name."""
+    structure = jax.tree_util.tree_structure(like)
+    return jax.tree_util.tree_unflatten(structure, [values[n] for n in parameter_names(like)])

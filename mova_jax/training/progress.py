@@ -1,0 +1,280 @@
+"""What a run tells while it trains: console progress, `metrics.jsonl`, TensorBoard.
+
+In: the step, the loss and the seconds spent waiting for data; metrics as flat names such as
+`test/t2v/r1`. Out: a progress bar (a line every ten seconds where there is no terminal), one JSON
+object a line in `WORKDIR/metrics.jsonl`, event files in `WORKDIR/tensorboard`.
+
+    writer = MetricWriter(workdir, resume_step=restored_step)
+    with Progress(total_steps, restored_step, batch_size, frames) as progress:
+        for step in range(restored_step + 1, total_steps + 1):
+            ...
+            progress.update(step, loss, data_wait_s)
+            writer.write(step, {"train/loss": loss, **progress.rates()})
+
+Metrics under `time/` are measured by the clock. All others of a run that was stopped and resumed
+are those of a run that never stopped, provided that the loop writes the metrics of a step before it
+saves that step. In a run of several processes only process 0 prints and writes.
+"""
+
+import collections
+import contextlib
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Self, TextIO
+
+import jax
+import tensorboardX
+import tqdm
+from jaxtyping import Array, Float
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+_BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
+    """Reads a `metrics.jsonl`.
+
+    Args:
+        path: The file. A run killed while writing leaves half a last line, which is left out.
+
+    Returns:
+        One dict a line, in order: `step` (int) and the metrics; nan for one that was not finite.
+
+    Raises:
+        ValueError: a line other than the last is not a JSON object with a `step`.
+    """
+    rows = []
+    lines = pathlib.Path(path).read_bytes().split(b"\n")
+    # Every whole line ends in a newline, so what follows the last one is nothing or half a line.
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            row = json.loads(line)
+            row["step"] = int(row["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON object with a step, got "
+                f"{line[:80]!r}. Remove the line, or the file to do without its history."
+            ) from error
+        rows.append({name: math.nan if value is None else value for name, value in row.items()})
+    return rows
+
+
+class MetricWriter:
+    """Appends metrics to `metrics.jsonl` and TensorBoard, each line flushed when it is written."""
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        resume_step: int | None = None,
+        tensorboard: bool = True,
+    ):
+        """Opens the files of a workdir, which is made when there is none.
+
+        Args:
+            workdir: Folder of the run.
+            resume_step: The step that the run goes on from: later lines, left by a run that was
+                killed after its last save, are dropped. None for a run that starts from nothing,
+                which drops every line.
+            tensorboard: Whether event files are written too.
+        """
+        self._file = self._events = None
+        if jax.process_index() != 0:
+            return
+        workdir = pathlib.Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / METRICS_FILE
+        if path.exists():
+            _keep_until(path, -1 if resume_step is None else resume_step)
+        self._file = path.open("a", encoding="utf-8")
+        if tensorboard:
+            # TensorBoard hides what earlier event files hold from the purged step on.
+            self._events = tensorboardX.SummaryWriter(
+                str(workdir / TENSORBOARD_FOLDER),
+                purge_step=0 if resume_step is None else resume_step + 1,
+            )
+
+    def write(self, step: int, metrics: Mapping[str, float | Float[Array, ""]]) -> None:
+        """Writes the metrics of one step as one line.
+
+        Args:
+            step: Steps done when the metrics were measured.
+            metrics: Flat names and scalars; device values are fetched here. What is not finite
+                becomes null in the file, for JSON has no such numbers.
+        """
+        if self._file is None:
+            return
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        self._file.write(_to_line(step, values))
+        self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, int(step))
+            self._events.flush()
+
+    def close(self) -> None:
+        """Closes the files; may be called twice."""
+        if self._file is not None:
+            self._file.close()
+        if self._events is not None:
+            self._events.close()
+        self._file = self._events = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _to_line(step: int, values: Mapping[str, float]) -> str:
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return json.dumps({"step": int(step)} | finite, allow_nan=False) + "\n"
+
+
+def _keep_until(path: pathlib.Path, last_step: int) -> None:
+    """Drops the lines of `path` after `last_step`, and half a last line; aside, then renamed."""
+    aside = path.with_name(path.name + ".aside")
+    with aside.open("w", encoding="utf-8") as file:
+        for row in read_metrics(path):
+            step = row.pop("step")
+            if step <= last_step:
+                file.write(_to_line(step, row))
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+class Progress:
+    """Tells on the console how far training is, and measures its rates over the last steps."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int,
+        batch_size: int,
+        frames: int,
+        *,
+        window: int = 50,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Starts at `start_step` of `total_steps`.
+
+        Args:
+            total_steps: Steps at the end of the run.
+            start_step: Steps done before, by the run that this one resumes.
+            batch_size: Videos a step, over all devices and processes.
+            frames: Frames a video.
+            window: Steps that the rates are measured over. The first step of a process, which
+                compiles, is never among them.
+            stream: Where to tell it; the standard error output by default.
+            clock: Returns seconds.
+        """
+        self._total, self._step = total_steps, start_step
+        self._batch_size, self._frames = batch_size, frames
+        self._clock, self._paused_s = clock, 0.0
+        self._ends: collections.deque[tuple[float, float]] = collections.deque(maxlen=window + 1)
+        self._stream = stream or sys.stderr
+        self._silent = jax.process_index() != 0
+        self._bar = None
+        if not self._silent and self._stream.isatty():
+            self._bar = tqdm.tqdm(
+                desc="train",
+                total=total_steps,
+                initial=start_step,
+                file=self._stream,
+                bar_format=_BAR,
+                dynamic_ncols=True,
+            )
+        self._every_s = 0.5 if self._bar is not None else 10.0
+        self._next_draw = -math.inf
+
+    def update(self, step: int, loss: float | Float[Array, ""], data_wait_s: float) -> None:
+        """Counts a step; shows it when it is time to.
+
+        Args:
+            step: Steps done.
+            loss: Of this step. A device value is fetched only when it is shown, so that steps may
+                run ahead in between.
+            data_wait_s: Seconds that this step waited for its batch.
+        """
+        now = self._clock() - self._paused_s
+        self._ends.append((now, data_wait_s))
+        self._step = step
+        if not self._silent and (now >= self._next_draw or step == self._total):
+            self._next_draw = now + self._every_s
+            self._draw(float(loss))
+
+    def rates(self) -> dict[str, float]:
+        """Rates of the last steps; empty until two were done.
+
+        Returns:
+            `time/step_s`, `time/videos_per_s`, `time/frames_per_s` over all devices, and
+            `time/data_wait_share`, the share of the time spent waiting for batches.
+        """
+        steps = len(self._ends) - 1
+        if steps < 1:
+            return {}
+        seconds = max(self._ends[-1][0] - self._ends[0][0], 1e-9)
+        waited_s = sum(wait_s for _, wait_s in self._ends) - self._ends[0][1]
+        videos_per_s = steps * self._batch_size / seconds
+        return {
+            "time/step_s": seconds / steps,
+            "time/videos_per_s": videos_per_s,
+            "time/frames_per_s": videos_per_s * self._frames,
+            "time/data_wait_share": waited_s / seconds,
+        }
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs inside, such as an evaluation, counts in no rate."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._paused_s += self._clock() - start
+
+    def message(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        elif not self._silent:
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands; may be called twice."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _draw(self, loss: float) -> None:
+        parts = [f"loss {loss:.4f}"]
+        if rates := self.rates():
+            left = tqdm.tqdm.format_interval((self._total - self._step) * rates["time/step_s"])
+            parts += [
+                f"{rates['time/videos_per_s']:.1f} videos/s",
+                f"{rates['time/frames_per_s']:.0f} frames/s",
+                f"data wait {rates['time/data_wait_share']:.0%}",
+                f"{left} left",
+            ]
+        if self._bar is None:
+            print(
+                f"step {self._step}/{self._total}", *parts, sep=", ", file=self._stream, flush=True
+            )
+        else:
+            self._bar.n = self._step
+            self._bar.set_postfix_str(", ".join(parts), refresh=False)
+            self._bar.refresh()
