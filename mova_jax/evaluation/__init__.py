@@ -1,0 +1,1 @@
+"""Retrieval ranks, grounding against timed sentences, and the report of a run."""

@@ -1,0 +1,167 @@
+"""Does the score of a sentence over time point at the seconds the sentence tells of?
+
+In: for each timed sentence its score on every sampled frame of its video, and its true span in
+seconds. Out: flat figures, each beside what needs no model:
+
+    grounding/hit     how often the best frame lies within the span   (random frame: grounding/chance)
+    grounding/auc     how often a frame inside scores above one outside          (no model: 0.5)
+    grounding/miou    overlap in time of the predicted segment with the span
+                      (the whole video as the answer: grounding/miou_whole;
+                       the sampled frames within the span: grounding/miou_ceiling)
+
+A frame lies within a span when `start <= timestamp < end`. As a segment of time, a sampled frame
+stands for all moments that are nearer to it than to any other sampled frame (`frame_edges`).
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+
+class SentenceScores(NamedTuple):
+    """One sentence on the frames of its video; span in seconds, (-1, -1) when untimed."""
+
+    scores: Float[np.ndarray, "f"]
+    frame_mask: Bool[np.ndarray, "f"]
+    timestamps: Float[np.ndarray, "f"]
+    span: tuple[float, float]
+
+
+class Grounding(NamedTuple):
+    """The figures of one sentence, all in 0 to 1; `auc` is nan when no frame lies outside."""
+
+    hit: float
+    chance: float
+    auc: float
+    iou: float
+    iou_whole: float
+    iou_ceiling: float
+
+
+def grounding_metrics(sentences: Iterable[SentenceScores]) -> dict[str, float]:
+    """Averages over sentences.
+
+    Args:
+      sentences: `SentenceScores`, or tuples (scores f[f], frame_mask bool[f], timestamps f[f] in
+        seconds, (start, end) in seconds).
+
+    Returns:
+      `grounding/sentences`, the number that counted; `grounding/left_out`, the number whose span
+      holds no sampled frame; and, when any counted, the figures of the module's docstring.
+    """
+    results = [ground_sentence(*sentence) for sentence in sentences]
+    counted = [result for result in results if result is not None]
+    metrics = {
+        "grounding/sentences": float(len(counted)),
+        "grounding/left_out": float(len(results) - len(counted)),
+    }
+    if not counted:
+        return metrics
+    names = ("hit", "chance", "auc", "miou", "miou_whole", "miou_ceiling")
+    for name, values in zip(names, np.array(counted).T, strict=True):
+        defined = values[~np.isnan(values)]
+        if len(defined):
+            metrics[f"grounding/{name}"] = float(defined.mean())
+    return metrics
+
+
+def ground_sentence(
+    scores: Float[np.ndarray, "f"],
+    frame_mask: Bool[np.ndarray, "f"],
+    timestamps: Float[np.ndarray, "f"],
+    span: tuple[float, float],
+) -> Grounding | None:
+    """Compares one sentence's scores with its span.
+
+    `hit`: the best frame lies within the span; frames that tie for best share the hit evenly.
+    `chance`: share of the frames that lie within, which is the expected hit of a random frame.
+    `auc`: probability that a frame within scores above one outside, ties half.
+    `iou`: overlap (intersection over union, in time) of the span with the predicted segment: the
+    contiguous run of frames around the best one that score at least halfway between the
+    sentence's lowest and highest score; averaged over frames that tie for best. A constant score
+    predicts the whole video.
+
+    Returns:
+      The figures, or None when the span holds no sampled frame.
+
+    Raises:
+      FloatingPointError: for a score of a valid frame that is not finite.
+      ValueError: for timestamps that decrease.
+    """
+    valid = np.asarray(frame_mask, bool)
+    scores = np.asarray(scores, np.float64)[valid]
+    times = np.asarray(timestamps, np.float64)[valid]
+    if not np.isfinite(scores).all():
+        raise FloatingPointError(
+            f"{(~np.isfinite(scores)).sum()} of {len(scores)} frame scores of the sentence at "
+            f"{span[0]} to {span[1]} s are not finite"
+        )
+    start, end = span
+    inside = (start <= times) & (times < end)
+    if not inside.any():
+        return None
+    edges = frame_edges(times)
+    best = scores == scores.max()
+    segments = [predicted_run(scores, peak) for peak in np.flatnonzero(best)]
+    within = np.flatnonzero(inside)
+    return Grounding(
+        hit=float(inside[best].mean()),
+        chance=float(inside.mean()),
+        auc=_auc(scores[inside], scores[~inside]),
+        iou=float(
+            np.mean([_iou(edges[first], edges[last + 1], *span) for first, last in segments])
+        ),
+        iou_whole=_iou(edges[0], edges[-1], *span),
+        iou_ceiling=_iou(edges[within[0]], edges[within[-1] + 1], *span),
+    )
+
+
+def frame_edges(times: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f+1"]:
+    """Borders in seconds of the time each sampled frame stands for.
+
+    Midway between neighbours; the first and the last frame reach as far outwards as inwards, but
+    not below 0. A single frame stands for half a second either way.
+
+    Raises:
+      ValueError: for timestamps that decrease.
+    """
+    times = np.asarray(times, np.float64)
+    gaps = np.diff(times)
+    if (gaps < 0).any():
+        i = int(np.flatnonzero(gaps < 0)[0])
+        raise ValueError(
+            f"timestamps must not decrease: frame {i} is at {times[i]} s, frame {i + 1} at "
+            f"{times[i + 1]} s"
+        )
+    first, last = (gaps[0], gaps[-1]) if len(gaps) else (1.0, 1.0)
+    middle = times[:-1] + gaps / 2
+    return np.concatenate([[max(0.0, times[0] - first / 2)], middle, [times[-1] + last / 2]])
+
+
+def predicted_run(scores: Float[np.ndarray, "f"], peak: int) -> tuple[int, int]:
+    """First and last frame of the contiguous run around frame `peak` above the midpoint.
+
+    The midpoint lies halfway between the lowest and the highest score; a frame that meets it
+    belongs to the run.
+    """
+    low = np.flatnonzero(scores < (scores.min() + scores.max()) / 2)
+    before, after = low[low < peak], low[low > peak]
+    return (
+        int(before[-1]) + 1 if len(before) else 0,
+        int(after[0]) - 1 if len(after) else len(scores) - 1,
+    )
+
+
+def _iou(start: float, end: float, true_start: float, true_end: float) -> float:
+    shared = max(0.0, min(end, true_end) - max(start, true_start))
+    return float(shared / ((end - start) + (true_end - true_start) - shared))
+
+
+def _auc(inside: np.ndarray, outside: np.ndarray) -> float:
+    if not len(outside):
+        return float("nan")
+    above = inside[:, None] > outside[None, :]
+    level = inside[:, None] == outside[None, :]
+    return float((above + 0.5 * level).mean())

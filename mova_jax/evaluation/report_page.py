@@ -1,0 +1,183 @@
+"""The HTML of a run's report: its skeleton, its style, and the words beside each figure.
+
+In: plain text and image data URLs. Out: HTML text; everything but the argument of `section` and
+`document` that is HTML by name is escaped here.
+"""
+
+import html
+import string
+
+RETRIEVAL = (
+    "Protocol: every caption (all sentences of a video together) searches all videos of the split, and every "
+    "video searches all captions; where a video has several captions, each of them is a query and "
+    "the best one counts as the answer. Rank = 1 + answers that score strictly higher + half of "
+    "those that tie. R@K: queries with rank at most K, in %. MdR, MnR: median and mean rank. "
+    "Checkpoint and blend weight are chosen on validation, never on a test split."
+)
+RETRIEVAL_CURVES = (
+    "Validation while training",
+    "Share of queries whose answer comes first, and among the first ten. The dotted line is what "
+    "guessing finds in this gallery. The blend should lie above both scores it is made of; where "
+    "it lies on the global line, the modular score adds nothing.",
+)
+GROUNDING = (
+    "Each timed sentence is scored on every sampled frame of its own video. Hit: the best frame "
+    "lies within the sentence's span; chance is a random frame. AUC: a frame inside the span "
+    "scores above one outside. mIoU: overlap in time of the span with the run of frames around "
+    "the best one that score above the midpoint of lowest and highest; beside it the whole video "
+    "as the answer, and the ceiling that the spacing of the sampled frames allows. Left out: "
+    "sentences without a time, or whose span holds no sampled frame."
+)
+TIMELINES = (
+    "When does each sentence hold? The video runs from left to right; below it, one sentence a "
+    "row, its score on each frame, each row on its own scale. Shaded: when the sentence is true. "
+    "Dot: the best frame. Bar at the foot: the segment that the score predicts. The line should "
+    "rise where the ground is shaded, and the bar should lie under the shade."
+)
+MASKS = (
+    "The masks choose, for each frame, which dimensions of the joint embedding count: mᵀ out of "
+    "the text, mⱽ out of the frame. Leak: how often a caption still finds its video after it was "
+    "swapped for an unrelated one while the masks stayed. Above chance, the mask itself gives the "
+    "pair away, and a falling modular loss has taught nothing about language."
+)
+MASK_CURVES = (
+    "Kept share and leak",
+    "Masks that stay near 100 % select nothing, near 0 % they leave nothing to compare. The leak "
+    "should stay at the dotted line.",
+)
+CONCEPTS = (
+    "One column a frame, one line a dimension, dark where it is kept. Both pictures list the "
+    "dimensions in one order, most kept by mᵀ on top. Full-length dark lines are dimensions that "
+    "every frame keeps; what changes from left to right is what the mask says about time."
+)
+LOSS_CURVES = (
+    "Losses by term",
+    "Before weighting, each on its own scale; the number is where the line ends. The faint line "
+    "is the raw value, the full line its running mean.",
+)
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #22262c; --soft: #6b717b; --ground: #f4f4f1;
+  --card: #fcfcfa; --line: #dfe0dc; --accent: #2f6db3; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e5e3; --soft: #9aa0a9; --ground: #17191c;
+  --card: #202327; --line: #34383e; --accent: #7fb0e6; } img { filter: brightness(.9); } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink); line-height: 1.5;
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+main { max-width: 1180px; margin: 0 auto; padding: 40px 24px 80px; }
+h1 { font-size: 26px; font-weight: 650; margin: 0 0 20px; letter-spacing: -.01em; }
+h2 { font-size: 19px; font-weight: 650; margin: 52px 0 6px; }
+h3 { font-size: 14px; font-weight: 650; margin: 0 0 6px; overflow-wrap: anywhere; }
+p { margin: 0; color: var(--soft); }
+section > p { max-width: 78ch; margin-bottom: 18px; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; }
+.facts div, figure, .table { background: var(--card); border: 1px solid var(--line);
+  border-radius: 10px; }
+.facts div { padding: 14px 16px; }
+.facts b { display: block; font-size: 26px; font-weight: 600; color: var(--accent);
+  font-variant-numeric: tabular-nums; }
+.facts span { display: block; font-size: 12.5px; color: var(--soft); }
+figure { margin: 0 0 16px; padding: 16px; display: grid; gap: 18px;
+  grid-template-columns: minmax(0, 1fr) 210px; }
+figure.wide { grid-template-columns: minmax(0, 1fr); gap: 4px; }
+figure.wide p { max-width: 78ch; padding-bottom: 6px; }
+figcaption { font-size: 13.5px; }
+.image { overflow-x: auto; }
+img { display: block; width: 100%; min-width: 620px; border-radius: 6px; }
+.table { overflow-x: auto; margin: 0 0 16px; padding: 6px 16px 10px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+caption { text-align: left; color: var(--soft); font-size: 13px; padding: 8px 0; }
+th { font-weight: 500; color: var(--soft); font-size: 12.5px; white-space: nowrap; }
+td, th { text-align: right; padding: 6px 10px; vertical-align: top; }
+td:first-child, th:first-child { text-align: left; padding-left: 0; white-space: nowrap; }
+tr.groups th { text-align: center; padding-bottom: 0; color: var(--ink); }
+tbody tr { border-top: 1px solid var(--line); }
+tbody tr.chance td { color: var(--soft); }
+td small { display: block; color: var(--soft); font-size: 11px; white-space: nowrap; }
+.plain td { text-align: left; } .plain td:first-child { width: 14em; color: var(--soft); }
+details { margin-top: 16px; } summary { cursor: pointer; color: var(--accent); }
+pre { overflow-x: auto; font-size: 12.5px; background: var(--card); padding: 16px;
+  border: 1px solid var(--line); border-radius: 10px; }
+@media (max-width: 900px) { figure { grid-template-columns: minmax(0, 1fr); } }
+"""
+
+PAGE = string.Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>$style</style>
+</head>
+<body>
+<main>
+<h1>$title</h1>
+<div class="facts">
+$facts
+</div>
+$sections
+</main>
+</body>
+</html>
+""")
+
+
+def document(title: str, facts: list[tuple[str, str, str]], sections_html: list[str]) -> str:
+    """The whole page: a title, the figures at the top as (what, value, note), the sections."""
+    cards = (
+        f"<div><span>{html.escape(what)}</span><b>{html.escape(value)}</b>"
+        f"<span>{html.escape(note)}</span></div>"
+        for what, value, note in facts
+    )
+    return PAGE.substitute(
+        title=html.escape(title),
+        style=STYLE,
+        facts="\n".join(cards),
+        sections="\n".join(sections_html),
+    )
+
+
+def section(title: str, text: str, parts_html: list[str]) -> str:
+    """A heading, a paragraph and the parts below; nothing at all without parts."""
+    if not parts_html:
+        return ""
+    paragraph = f"<p>{html.escape(text)}</p>" if text else ""
+    body = "\n".join(parts_html)
+    return f"<section>\n<h2>{html.escape(title)}</h2>\n{paragraph}\n{body}\n</section>"
+
+
+def figure(url: str, title: str, text: str, *, alt: str = "", wide: bool = False) -> str:
+    """An image with a short explanation beside it; `wide` puts the words on top of it."""
+    words = f"<p>{html.escape(text)}</p>" if text else ""
+    caption = f"<figcaption><h3>{html.escape(title)}</h3>{words}</figcaption>"
+    image = f'<div class="image"><img src="{url}" alt="{html.escape(alt or title)}"></div>'
+    if wide:
+        return f'<figure class="wide">{caption}{image}</figure>'
+    return f"<figure>{image}{caption}</figure>"
+
+
+def table(
+    caption: str,
+    header: list[str],
+    rows: list[list[str]],
+    groups: list[tuple[str, int]] | None = None,
+) -> str:
+    """A table; `groups` are (title, columns) above the header, `value|note` makes a small note."""
+    parts = [f"<caption>{html.escape(caption)}</caption>"] if caption else []
+    if groups:
+        spans = (f'<th colspan="{columns}">{html.escape(name)}</th>' for name, columns in groups)
+        parts.append(f'<tr class="groups">{"".join(spans)}</tr>')
+    if any(header):
+        parts.append(f"<tr>{''.join(f'<th>{html.escape(name)}</th>' for name in header)}</tr>")
+    parts.append("<tbody>")
+    for row in rows:
+        kind = ' class="chance"' if row[0] == "chance" else ""
+        parts.append(f"<tr{kind}>{''.join(_cell(text) for text in row)}</tr>")
+    kind = "" if any(header) else " plain"
+    return f'<div class="table{kind}"><table>{"".join(parts)}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    value, _, note = text.partition("|")
+    small = f"<small>{html.escape(note)}</small>" if note else ""
+    return f"<td>{html.escape(value)}{small}</td>"

@@ -1,0 +1,138 @@
+"""Retrieval figures of a model: its global score, its modular score, and the two blended.
+
+In: the same `score_block` as `ranks.blockwise_ranks`, with a score named `global` and, for a model
+that has one, a score named `modular`. Out: a flat dict of figures, `global/t2v/r1`,
+`modular/v2t/mdr`, `blend/t2v/r10` ... (`t2v`: captions search videos, `v2t`: the reverse).
+
+The blend is `global + weight * modular`. Its weight is chosen on validation and kept for the test:
+
+    weight = choose_blend(score_validation, ...)
+    figures = retrieval_metrics(score_test, ..., blend_weights=(weight,), blocks=(128, 128))
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from mova_jax.evaluation import ranks as ranks_lib
+from mova_jax.evaluation.ranks import BothWays, Ranks, ScoreBlock
+
+WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+BLOCKS = (256, 256)
+
+
+def retrieval_metrics(
+    score_block: ScoreBlock,
+    num_videos: int,
+    video_of_caption: Int[np.ndarray, "c"],
+    *,
+    blend_weights: Sequence[float] = (1.0,),
+    blocks: tuple[int, int] = BLOCKS,
+    interval_seed: int | None = None,
+) -> dict[str, float]:
+    """Ranks all scores in one sweep and sums them up.
+
+    Args:
+      score_block: `(video_slice, caption_slice) -> {'global': [b c], 'modular': [b c]}`; without
+        `modular` there is no blend either.
+      num_videos: size of the video gallery.
+      video_of_caption: i32[c], the video each caption belongs to.
+      blend_weights: with one weight, the blend is made with it. With several, the best by the rule
+        of `choose_blend` is reported: right on validation, and cheating on a test set.
+      blocks: videos and captions in a block.
+      interval_seed: when given, the bootstrap interval of R@1 is added as `r1_low`, `r1_high`.
+
+    Returns:
+      `<score>/<way>/<figure>` for score in `global`, `modular`, `blend`, way in `t2v`, `v2t` and
+      figure in `r1`, `r5`, `r10` (percent), `mdr`, `mnr`; `blend/weight`; `gallery` (videos
+      searched by a caption) and `gallery_captions` (captions searched by a video).
+    """
+    swept = _sweep(score_block, num_videos, video_of_caption, blend_weights, blocks)
+    named = {name: swept[name] for name in ("global", "modular") if name in swept}
+    metrics = {}
+    if "modular" in swept:
+        weight = _best_weight(swept, blend_weights)
+        named["blend"] = swept[_blend_name(weight)]
+        metrics["blend/weight"] = weight
+    for name, both in named.items():
+        for way, ranks in both._asdict().items():
+            figures = ranks_lib.summary(ranks)
+            del figures["gallery"]  # the same for every score: said once, below
+            if interval_seed is not None:
+                figures["r1_low"], figures["r1_high"] = r1_interval(ranks, interval_seed)
+            metrics |= {f"{name}/{way}/{key}": value for key, value in figures.items()}
+    metrics["gallery"] = float(swept["global"].t2v.gallery)
+    metrics["gallery_captions"] = float(swept["global"].v2t.gallery)
+    return metrics
+
+
+def choose_blend(
+    score_block: ScoreBlock,
+    num_videos: int,
+    video_of_caption: Int[np.ndarray, "c"],
+    *,
+    weights: Sequence[float] = WEIGHTS,
+    blocks: tuple[int, int] = BLOCKS,
+) -> float:
+    """The weight of the modular score that finds most, to be called on validation.
+
+    The rule: the highest mean of R@1 over both ways, then the lowest mean rank over both ways,
+    then the smallest weight. All weights are ranked in one sweep.
+
+    Returns:
+      The weight; 0 when the model has no modular score.
+    """
+    swept = _sweep(score_block, num_videos, video_of_caption, weights, blocks)
+    return _best_weight(swept, weights) if "modular" in swept else 0.0
+
+
+def r1_interval(ranks: Ranks, seed: int, samples: int = 1000) -> tuple[float, float]:
+    """The 95 % bootstrap interval of R@1 in percent, queries drawn with replacement.
+
+    It tells how far the figure depends on which queries there are. What another training seed
+    would change is not in it, and captions of one video are taken as independent, which makes it
+    too narrow where videos have many captions.
+    """
+    hits = int(np.sum(ranks.values <= 1))
+    queries = len(ranks.values)
+    # The number of hits among queries drawn with replacement is binomial: no need to draw them.
+    drawn = np.random.default_rng(seed).binomial(queries, hits / queries, size=samples)
+    low, high = np.percentile(100.0 * drawn / queries, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _sweep(
+    score_block: ScoreBlock,
+    num_videos: int,
+    video_of_caption: np.ndarray,
+    weights: Sequence[float],
+    blocks: tuple[int, int],
+) -> dict[str, BothWays]:
+    """Ranks of the scores and of their blends by every weight."""
+    if not weights:
+        raise ValueError("got no blend weight, expected at least one, such as (1.0,)")
+
+    def with_blends(videos: slice, captions: slice) -> dict[str, np.ndarray]:
+        scores = {k: np.asarray(v, np.float32) for k, v in score_block(videos, captions).items()}
+        if "global" not in scores:
+            raise ValueError(f"score_block gave {sorted(scores)}, expected a score named 'global'")
+        if "modular" in scores:
+            for weight in weights:
+                blend = scores["global"] + np.float32(weight) * scores["modular"]
+                scores[_blend_name(weight)] = blend
+        return scores
+
+    return ranks_lib.blockwise_ranks(with_blends, num_videos, video_of_caption, *blocks)
+
+
+def _best_weight(swept: dict[str, BothWays], weights: Sequence[float]) -> float:
+    def badness(weight: float) -> tuple[float, float, float]:
+        both = [ranks_lib.summary(ranks) for ranks in swept[_blend_name(weight)]]
+        return -sum(s["r1"] for s in both), sum(s["mnr"] for s in both), weight
+
+    return float(min(weights, key=badness))
+
+
+def _blend_name(weight: float) -> str:
+    return f"blend@{float(weight)!r}"
