@@ -1,0 +1,120 @@
+"""Trains, evaluates and reports; goes on where it stopped when called again.
+
+    python -m mova_jax.main --config=configs/base.py --workdir=runs/base
+    python -m mova_jax.main --config=configs/base.py:objective=no_dfsm --config.train.steps=2000
+
+Exit codes: 0 the run is complete, 1 something is wrong (one message says what), 130 or 143 stopped
+by Ctrl-C or SIGTERM with everything saved.
+"""
+
+import errno
+import importlib.util
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from mova_jax import config as config_lib
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", None, "Path of a config, such as configs/base.py.")
+flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/NAME_OF_THE_CONFIG.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the flags' configuration; `argv` is what absl left over."""
+    if len(argv) > 1:
+        raise app.UsageError(f"got {argv[1:]}, expected flags only (--config=, --workdir=)")
+    # Imported here, for the flags are checked before anything takes seconds to load.
+    from mova_jax.data.shards import ShardError
+    from mova_jax.training.checkpoint import CheckpointError
+    from mova_jax.training.run import run
+    from mova_jax.training.workdir import RunError
+
+    path, _, argument = _config_flag(sys.argv).partition(":")
+    workdir = FLAGS.workdir or str(Path("runs") / Path(path).stem)
+    try:
+        config = config_lib.from_config_dict(FLAGS.config)
+        _tell_difference(config, path, argument)
+        return run(config, workdir)
+    except (config_lib.ConfigError, RunError, ShardError, CheckpointError) as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _fail(
+            f"no space is left on the device of {error.filename or workdir}; checkpoints written "
+            "before are whole. Make room and start again with the same command."
+        )
+
+
+def _fail(message: str) -> int:
+    print(f"mova_jax: {message}", file=sys.stderr)
+    return 1
+
+
+def _tell_difference(config: config_lib.Config, path: str, argument: str) -> None:
+    """Prints what the argument string and the flags changed of the config file."""
+    base = config_lib.from_config_dict(_load(path).get_config())
+    changed = config_lib.difference(config, base)
+    lines = [f"  {name}: {old!r} -> {new!r}" for name, (old, new) in changed.items()]
+    suffix = f":{argument}" if argument else ""
+    print(f"{path}{suffix}: {len(lines)} keys differ from {path}", *lines, sep="\n")
+
+
+def _config_flag(argv: list[str]) -> str:
+    """The value of `--config`, '' without one."""
+    for i, argument in enumerate(argv):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name == "config" and argument.startswith("-"):
+            return value if equals else "".join(argv[i + 1 : i + 2])
+    return ""
+
+
+def _load(path: str):
+    """The module of a config file."""
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_flags(argv: list[str]) -> list[str]:
+    """All that is wrong with the flags; absl would stop at the first, with a long usage text.
+
+    Args:
+        argv: of the command, the program's name first.
+
+    Returns:
+        One line a problem.
+    """
+    given = _config_flag(argv)
+    path, _, argument = given.partition(":")
+    if not given:
+        return ["--config is missing; for example --config=configs/base.py"]
+    if not Path(path).is_file():
+        return [f"--config: there is no file {path}"]
+    try:
+        config: ConfigDict = _load(path).get_config(*([argument] if argument else []))
+    except config_lib.ConfigError as error:
+        return error.problems
+    overrides = {}
+    for text in argv[1:]:
+        name, equals, value = text.lstrip("-").partition("=")
+        if name.startswith("config.") and equals:
+            overrides[name.removeprefix("config.")] = value
+    return config_lib.check_overrides(config, overrides)
+
+
+def cli() -> None:
+    """The command: flags checked all at once, then `main`."""
+    asks_help = any(argument.lstrip("-").startswith("help") for argument in sys.argv[1:])
+    problems = [] if asks_help else check_flags(sys.argv)
+    if problems:
+        sys.exit(_fail(str(config_lib.ConfigError(problems))))
+    app.run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,207 @@
+"""Checkpoints of a run: the only place that knows Orbax.
+
+    WORKDIR/checkpoints/last/STEP/    the newest save, from which a run goes on
+    WORKDIR/checkpoints/best/STEP/    the best by validation, which is tested and shipped
+    WORKDIR/checkpoints/tokenizer/    the vocabulary that the embeddings belong to
+
+Each save holds `state` (step, parameters, optimizer), `data` (the state of the data iterator) and
+`record` (the configuration, and for the best its score), is written in the background under a
+temporary name and renamed when whole. A run killed at any moment leaves whole saves only; what
+stands after `STEP` at a restart is made again by going on from the last one.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from mova_jax.config import Config
+from mova_jax.training.state import TrainState
+
+FOLDER = "checkpoints"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written or read; the message says what to do."""
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: TrainState
+    data: dict[str, Any]  # state of the data iterator
+    record: dict[str, Any]  # {"config": ..., "score": ..., "blend_weight": ...}
+
+
+class Checkpoints:
+    """The last and the best checkpoint of a run; saves happen in the background."""
+
+    def __init__(self, workdir: str | os.PathLike, config: Config):
+        """Opens the checkpoints of a workdir, which are made when there are none.
+
+        Args:
+            workdir: of the run.
+            config: stored with every save.
+
+        Raises:
+            CheckpointError: when the folder cannot be made.
+        """
+        # Orbax tells of every save at level INFO and of its plans at WARNING.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self.folder = Path(workdir).resolve() / FOLDER
+        self._config = dataclasses.asdict(config)
+        with self._clear_errors("opened"):
+            self._last = _manager(self.folder / "last")
+            self._best = _manager(self.folder / "best")
+
+    @property
+    def last_step(self) -> int | None:
+        """Steps that the last checkpoint has done, None without one."""
+        return self._last.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """Steps that the best checkpoint has done, None without one."""
+        return self._best.latest_step()
+
+    def save_last(self, state: TrainState, data: dict[str, Any]) -> None:
+        """Starts to save the state that a restart goes on from.
+
+        Args:
+            state: of the run; may be donated as soon as this returns.
+            data: state of the data iterator after as many batches as `state` has steps.
+
+        Raises:
+            CheckpointError: this save, or the one before it, could not be written.
+        """
+        self._save(self._last, state, data, {"config": self._config})
+
+    def save_best(
+        self, state: TrainState, data: dict[str, Any], score: float, blend_weight: float
+    ) -> bool:
+        """Starts to save the state when its score is above that of the best one so far.
+
+        Going on from an earlier step comes by the same scores again, and saves nothing twice.
+
+        Args:
+            state: as for `save_last`.
+            data: as for `save_last`.
+            score: on validation, higher is better.
+            blend_weight: of the modular score, chosen on validation.
+
+        Returns:
+            Whether it is the best.
+        """
+        if (best := self.best_record()) is not None and score <= best["score"]:
+            return False
+        record = {"config": self._config, "score": score, "blend_weight": blend_weight}
+        self._save(self._best, state, data, record)
+        return True
+
+    def best_record(self) -> dict[str, Any] | None:
+        """`score` and `blend_weight` of the best checkpoint, None without one."""
+        self.wait()
+        if (step := self._best.latest_step()) is None:
+            return None
+        args = ocp.args.Composite(record=ocp.args.JsonRestore())
+        with self._clear_errors("read"):
+            return self._best.restore(step, args=args)["record"]
+
+    def restore_last(self, like: TrainState) -> Saved:
+        """The last checkpoint, laid out over the devices as `like` is.
+
+        Args:
+            like: shapes, types and shardings, from `jax.eval_shape` or a state.
+
+        Raises:
+            CheckpointError: when there is none, or it is not of this shape.
+        """
+        return self._restore(self._last, like)
+
+    def restore_best(self, like: TrainState) -> Saved:
+        """The best checkpoint, see `restore_last`."""
+        return self._restore(self._best, like)
+
+    def wait(self) -> None:
+        """Returns when all saves are on disk.
+
+        Raises:
+            CheckpointError: when one of them could not be written.
+        """
+        with self._clear_errors("written"):
+            self._last.wait_until_finished()
+            self._best.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets go of the threads."""
+        with self._clear_errors("written"):
+            self._last.close()
+            self._best.close()
+
+    def _save(self, manager, state: TrainState, data: dict, record: dict) -> None:
+        step = int(state.step)
+        if manager.latest_step() == step:
+            return
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(_as_dict(state)),
+            data=ocp.args.JsonSave(data),
+            record=ocp.args.JsonSave(record),
+        )
+        with self._clear_errors("written"):
+            manager.save(step, args=args, force=True)
+
+    def _restore(self, manager, like: TrainState) -> Saved:
+        self.wait()
+        step = manager.latest_step()
+        if step is None:
+            raise CheckpointError(f"{manager.directory} holds no checkpoint: train first.")
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(_as_dict(like)),
+            data=ocp.args.JsonRestore(),
+            record=ocp.args.JsonRestore(),
+        )
+        with self._clear_errors("read"):
+            saved = manager.restore(step, args=args)
+        return Saved(TrainState(**saved["state"]), saved["data"], saved["record"])
+
+    @contextlib.contextmanager
+    def _clear_errors(self, what: str) -> Iterator[None]:
+        """Orbax and the file system raise many kinds of errors; users see one."""
+        try:
+            yield
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            advice = "the saves before it are whole; make room or correct the path, and start again"
+            if what == "read":
+                advice = "start in another workdir, or go back to the code that wrote it"
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(
+                f"a checkpoint in {self.folder} could not be {what}: {reason[:300]} ({advice})"
+            ) from error
+
+
+def _manager(folder: Path) -> ocp.CheckpointManager:
+    folder.mkdir(parents=True, exist_ok=True)
+    return ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=True),
+        item_names=("state", "data", "record"),
+    )
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    # Names on disk that do not depend on how the class is registered with JAX.
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def abstract_state(recipe, sharding: jax.sharding.Sharding) -> TrainState:
+    """Shapes, types and shardings of a recipe's state, without allocating it."""
+    shapes = jax.eval_shape(recipe.initial)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )

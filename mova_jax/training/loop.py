@@ -1,0 +1,190 @@
+"""The training loop: batches in, steps, metrics, evaluations and checkpoints out.
+
+The host runs one step ahead of the devices: while step n is computed, the batch of step n + 1 is
+fetched and the metrics of step n - 1 are read. A run that is stopped and started again takes the
+same steps on the same batches as one that never stopped.
+"""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mova_jax import mesh as mesh_lib
+from mova_jax.config import Config
+from mova_jax.training.checkpoint import Checkpoints
+from mova_jax.training.progress import MetricWriter, Progress
+from mova_jax.training.state import TrainState
+from mova_jax.training.workdir import RunError
+from mova_jax.typing import Batch
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+class StopSignal:
+    """Ctrl-C and SIGTERM as a request to stop after the step at hand.
+
+    A second Ctrl-C leaves at once; what was saved before stays whole.
+    """
+
+    def __init__(self):
+        self.number = 0
+
+    @property
+    def requested(self) -> bool:
+        """Whether to stop."""
+        return self.number != 0
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator["StopSignal"]:
+        """Inside, the signals are requests; afterwards, they are what they were."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, self._request) for number in numbers]
+        try:
+            yield self
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def _request(self, number, frame) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+        print("\nstopping: this step is finished and saved first", file=sys.stderr, flush=True)
+
+
+class _Fetched(NamedTuple):
+    """A batch on the devices, and what has to be remembered of it."""
+
+    batch: Batch
+    video_ids: np.ndarray
+    data_state: dict[str, Any]  # of the iterator after this batch
+    wait_s: float
+
+
+class _Taken(NamedTuple):
+    """A step whose metrics were not read yet."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    fetched: _Fetched
+
+
+class Loop:
+    """Runs steps until the end, a signal, or a loss that is not finite."""
+
+    def __init__(
+        self,
+        config: Config,
+        mesh: jax.sharding.Mesh,
+        train_step: TrainStep,
+        batches: Any,
+        *,
+        checkpoints: Checkpoints,
+        writer: MetricWriter,
+        progress: Progress,
+        evaluate: Callable[[Any], dict[str, float]] | None,
+        name_videos: Callable[[np.ndarray], list[str]],
+    ):
+        """Takes what a run is made of.
+
+        Args:
+            config: of the run.
+            mesh: that batches are put on.
+            train_step: from `make_train_step`; donates its state.
+            batches: iterator with `get_state`, standing at the batch of the next step.
+            checkpoints: where to save.
+            writer: where metrics go.
+            progress: what is shown.
+            evaluate: parameters to validation figures, `t2v/r1` and `blend/weight` among them;
+                None without a validation split.
+            name_videos: `video_id`s to names, for errors.
+        """
+        self._config, self._mesh, self._train_step = config, mesh, train_step
+        self._batches, self._checkpoints = batches, checkpoints
+        self._writer, self._progress = writer, progress
+        self._evaluate, self._name_videos = evaluate, name_videos
+
+    def run(self, state: TrainState, stop: StopSignal) -> TrainState:
+        """Trains from where `state` stands; saves when it leaves, whatever the reason.
+
+        Returns:
+            The last state; its `step` is below `config.train.steps` when it was told to stop.
+
+        Raises:
+            RunError: a loss or gradient was not finite; the state before it is saved.
+        """
+        cfg, step = self._config.train, int(state.step)
+        data_state, ahead, taken = self._batches.get_state(), None, None
+        while step < cfg.steps and not stop.requested:
+            fetched = ahead or self._fetch()
+            state, metrics = self._train_step(state, fetched.batch)
+            step, data_state = step + 1, fetched.data_state
+            if taken:
+                self._settle(taken, state)
+            taken = _Taken(step, metrics, fetched)
+            ahead = self._fetch() if step < cfg.steps else None
+            if step % cfg.eval_every == 0 or step == cfg.steps:
+                taken = self._settle(taken, state)
+                self._validate(step, state, data_state)
+                self._checkpoints.save_last(state, data_state)
+            elif step % cfg.checkpoint_every == 0:
+                taken = self._settle(taken, state)
+                self._checkpoints.save_last(state, data_state)
+        if taken:
+            self._settle(taken, state)
+        self._checkpoints.save_last(state, data_state)
+        self._checkpoints.wait()
+        return state
+
+    def _fetch(self) -> _Fetched:
+        start = time.monotonic()
+        arrays = next(self._batches)
+        wait_s = time.monotonic() - start
+        batch = mesh_lib.put_batch(self._mesh, arrays)
+        return _Fetched(batch, arrays["video_id"], self._batches.get_state(), wait_s)
+
+    def _settle(self, taken: _Taken, state: TrainState) -> None:
+        """Reads the metrics of a step that was taken; tells and writes them."""
+        metrics = {name: float(value) for name, value in jax.device_get(taken.metrics).items()}
+        if not metrics["finite"]:
+            self._stop_not_finite(taken, metrics, state)
+        self._progress.update(taken.step, metrics["loss"], taken.fetched.wait_s)
+        if taken.step % self._config.train.log_every == 0 or taken.step == 1:
+            named = {f"train/{name}": value for name, value in metrics.items()}
+            self._writer.write(taken.step, named | self._progress.rates())
+
+    def _validate(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Evaluates on validation, and saves the state if it is the best so far."""
+        if self._evaluate is None:
+            return
+        with self._progress.paused():
+            figures = self._evaluate(state.params)
+        self._writer.write(step, {f"validation/{k}": value for k, value in figures.items()})
+        score, weight = figures["t2v/r1"], figures.get("blend/weight", 0.0)
+        best = self._checkpoints.save_best(state, data_state, score, weight)
+        self._progress.message(
+            f"step {step}: validation T2V R@1 {score:.1f} % of {figures['gallery']:.0f} videos"
+            + (", the best so far" if best else "")
+        )
+
+    def _stop_not_finite(self, taken: _Taken, metrics: dict[str, float], state: TrainState):
+        """Saves the last good state, at which the step left it, and raises."""
+        names = ", ".join(self._name_videos(taken.fetched.video_ids))
+        state = TrainState(state.step, state.params, state.opt_state, ~state.finite)
+        before = {"next_batch": taken.step - 1}
+        self._checkpoints.save_last(state, before)
+        self._checkpoints.wait()
+        terms = ", ".join(f"{k} {v:.4g}" for k, v in sorted(metrics.items()) if k != "finite")
+        raise RunError(
+            f"the loss or its gradient is not finite at step {taken.step}: {terms}.\n"
+            f"The batch: {names}.\n"
+            f"The state after step {taken.step - 1}, the last good one, is saved in "
+            f"{self._checkpoints.folder / 'last'}. Look at these videos, or start in another "
+            "workdir with a lower optim.learning_rate or optim.clip_norm."
+        )

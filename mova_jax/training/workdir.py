@@ -1,0 +1,90 @@
+"""What a workdir holds from its first minute: the configuration and the vocabulary of its run.
+
+WORKDIR/config.json               written once; a restart has to agree with it
+WORKDIR/checkpoints/tokenizer/    a copy, for the embeddings mean nothing under another one
+WORKDIR/metrics.jsonl  tensorboard/  checkpoints/  plots/  report.html
+"""
+
+import os
+from pathlib import Path
+
+from mova_jax import config as config_lib
+from mova_jax.config import Config
+from mova_jax.data.tokenizer import Tokenizer, copy_tokenizer, is_tokenizer
+from mova_jax.training.checkpoint import FOLDER
+
+CONFIG = "config.json"
+REPORT = "report.html"
+
+# Keys that change how fast a run goes or what is told of it, never its numbers.
+FREE = (
+    "data.cache",
+    "data.threads",
+    "data.worker_processes",
+    "data.prefetch",
+    "train.checkpoint_every",
+    "eval.timelines",
+)
+
+
+class RunError(Exception):
+    """A run that cannot start or go on; the message says what to do."""
+
+
+def claim(workdir: str | os.PathLike, config: Config) -> None:
+    """Makes the workdir this run's own, or checks that it is.
+
+    Args:
+        workdir: made when there is none.
+        config: of the run, written as `config.json`; keys of `FREE` may change at a restart.
+
+    Raises:
+        RunError: when the workdir belongs to a run of another configuration.
+    """
+    path = Path(workdir) / CONFIG
+    if path.exists():
+        try:
+            found = config_lib.from_json(path.read_text())
+        except ValueError as error:
+            raise RunError(
+                f"{path} is not the configuration of a run of this version: {error}\n"
+                "Choose another --workdir."
+            ) from error
+        changed = {
+            name: values
+            for name, values in config_lib.difference(config, found).items()
+            if name not in FREE
+        }
+        if changed:
+            lines = "".join(
+                f"\n  {name}: {old!r} there, {new!r} now" for name, (old, new) in changed.items()
+            )
+            raise RunError(
+                f"{workdir} holds a run of another configuration:{lines}\n"
+                "Choose another --workdir, or start with the configuration of that run."
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(config_lib.to_json(config))
+    aside.replace(path)
+
+
+def keep_tokenizer(workdir: str | os.PathLike, tokenizer: Tokenizer) -> None:
+    """Copies the tokenizer to the checkpoints, or checks that the copy is the same.
+
+    Raises:
+        RunError: when the run was started with another vocabulary.
+    """
+    folder = Path(workdir) / FOLDER / "tokenizer"
+    if not is_tokenizer(folder):
+        copy_tokenizer(tokenizer.folder, folder)
+        return
+    probe = "The quick brown fox, 1234 times; it's over."
+    kept = Tokenizer(folder, tokenizer.max_tokens)
+    same_ids = (kept.encode(probe).ids.tolist()) == (tokenizer.encode(probe).ids.tolist())
+    if kept.vocab_size != tokenizer.vocab_size or not same_ids:
+        raise RunError(
+            f"the tokenizer of {tokenizer.folder} ({tokenizer.vocab_size} tokens) is not the one "
+            f"that this run was started with ({folder}, {kept.vocab_size} tokens): the shards were "
+            "made anew. Choose another --workdir, or bring back the old tokenizer."
+        )
