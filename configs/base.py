@@ -75,6 +75,7 @@ def get_config(arg: str = "") -> ConfigDict:
     losses.margin = 0.2  # of L_tv, in cosine
     losses.frame_form = "hinge"  # hinge | relative
     losses.frame_negatives = "same_index"  # same_index | all
+    losses.dfsm_masks = "pair"  # pair: each pair's own masks | own: a caption's own, which leak
     losses.pool = "softmax"  # of a pair's score over frames: softmax | mean | joint
     losses.pool_scale = 10.0  # of the softmax over frames
     losses.hard_pairs = 0  # sfdm over the k hardest captions of a video; 0 = all of the batch
@@ -86,7 +87,7 @@ def get_config(arg: str = "") -> ConfigDict:
     data.source = args["data"]  # `storyboard` (generated) or a folder of shards
     data.cache = ".data"  # where the generated shards are kept
     data.frames = 8  # a video, in training
-    data.token_buckets = (64, 96, 128, 192, 248)  # a batch is padded to the first that holds it
+    data.token_buckets = (64, 96, 128, 160, 192, 248)  # a batch is padded to the first that holds it
     data.short_caption_share = 0.25  # of training captions, where a video has short ones
     data.threads = 2  # that read and decode; used when worker_processes = 0
     data.worker_processes = 0
@@ -106,7 +107,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.steps = args["steps"] or 1000
-    train.batch_size = args["batch"] or 64  # videos, global
+    train.batch_size = args["batch"] or 32  # videos, global
     train.log_every = 10  # steps
     train.eval_every = 250  # steps; validation, and a checkpoint that may become the best
     train.checkpoint_every = 100  # steps; the last one is kept for a resume
@@ -115,6 +116,7 @@ def get_config(arg: str = "") -> ConfigDict:
     evaluate.frames = 16  # a video
     evaluate.batch_size = 32  # videos or captions
     evaluate.gallery = 0  # videos of a split that are used; 0 = all
+    evaluate.splits = ("test", "ood_time", "ood_domain")  # at the end, those that the data has
     evaluate.timelines = 4  # test videos drawn in the report
 
     config.mesh = ConfigDict({"data": -1})  # devices on the batch axis; -1 = all there are

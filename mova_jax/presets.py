@@ -10,16 +10,16 @@ MODELS = {
     "tiny": {
         "model.vision.image_size": 64,
         "model.vision.patch_size": 16,
-        "model.vision.width": 128,
+        "model.vision.width": 96,
         "model.vision.layers": 3,
-        "model.vision.heads": 4,
-        "model.text.width": 128,
+        "model.vision.heads": 3,
+        "model.text.width": 96,
         "model.text.layers": 2,
-        "model.text.heads": 4,
+        "model.text.heads": 3,
         "model.embed_dim": 128,
         "model.activation": "gelu",
-        "model.tmn.heads": 4,
-        "model.cmn.heads": 4,
+        "model.tmn.heads": 3,
+        "model.cmn.heads": 3,
     },
     "b32": {
         "model.vision.image_size": 224,
@@ -62,8 +62,7 @@ _NO_MASKS = {
 OBJECTIVES = {
     "full": {},
     # Row (i): CLIP4Clip's loss and nothing else.
-    "global_only": _NO_MASKS
-    | {"losses.sfdm": 0.0, "losses.dfsm": 0.0, "model.modular_scale": 0.0},
+    "global_only": _NO_MASKS | {"losses.sfdm": 0.0, "losses.dfsm": 0.0, "model.modular_scale": 0.0},
     # The control that masks have to beat (method section 6): frames weighted by the caption.
     "frame_weighting": _NO_MASKS,
     # Row (ii): the visual mask alone, from the whole caption, as the parent SmartCLIP does.
@@ -80,6 +79,7 @@ OBJECTIVES = {
         "model.tmn.layout": "cross",
         "model.masks.kind": "hard",
         "model.masks.init_bias": 0.0,
+        "losses.dfsm_masks": "own",
         "losses.pool": "mean",
         "losses.hard_pairs": 0,
         "model.modular_scale": 100.0,

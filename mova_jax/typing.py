@@ -63,8 +63,8 @@ class TextEmbedding:
 class ConceptMasks:
     """What a caption says of each frame, and which of the frame's concepts answer to it.
 
-    Method sections 2 and 3. Masks are in 0..1; hard ones are exactly 0 or 1, with a straight-through
-    gradient.
+    Method sections 2 and 3. Masks are in 0..1; hard ones are exactly 0 or 1, with a
+    straight-through gradient.
     """
 
     text: Float[Array, "... f d"]  # m^T: the dimensions of zt that a frame is about

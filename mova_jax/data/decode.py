@@ -121,9 +121,9 @@ class VideoReader:
         """The image on the screen at each multiple of 1/fps within the cut."""
         stream = _video_stream(container)
         convert = _Converter(self._short_side, float(stream.sample_aspect_ratio or 1))
-        count = 0
+        count, reached = 0, None
         for span in self._spans(container, stream):
-            image = None
+            image, reached = None, span.end
             while self._start + count / self._fps < min(span.end, self._end):
                 if count == MAX_FRAMES:
                     raise DecodeError(
@@ -138,9 +138,9 @@ class VideoReader:
                 return
         if not count:
             raise DecodeError(
-                f"it ends before the cut starts ({self._start} s)"
-                if self.duration < 0
-                else "no frame could be decoded"
+                "no frame could be decoded"
+                if reached is None
+                else f"it ends before the cut starts ({self._start} s)"
             )
 
     def _spans(self, container, stream) -> Iterator[_Span]:

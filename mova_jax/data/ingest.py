@@ -1,54 +1,41 @@
 """A folder of videos with a JSONL to frame shards: what `python -m mova_jax.prepare` does.
 
-In:  captions.jsonl, one video (or one cut of a video) a line; the fields are in `FIELDS`.
-Out: shards of every split, `tokenizer/`, and the manifest with all that was skipped and why.
+In:  captions.jsonl, see `annotations`.
+Out: shards of every split, `tokenizer/`, and the manifest with all that was skipped and why:
 
-Reading (`read_annotations`), sharing out over splits (`assign_splits`), decoding in parallel
-(`decode_all`) and writing (`ingest`) are four steps that can be called one by one. The output is
-the same, byte for byte, for any number of workers.
+    manifest = ingest("clips/captions.jsonl", "shards", IngestSettings(fps=1.0), workers=4)
+
+The output is the same, byte for byte, for any number of workers. All is made in `.partial` in the
+output folder and moved when whole, the manifest last; an error or Ctrl-C leaves nothing behind.
 """
 
 import collections
-import concurrent.futures
+import contextlib
 import dataclasses
+import fcntl
 import functools
-import hashlib
-import json
 import math
-import multiprocessing
 import os
-import posixpath
-import re
-import signal
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
-from mova_jax.data import decode, shards, tokenizer
-
-FIELDS = """\
-  video         path of the file, relative to the folder of the JSONL, inside of it
-  caption       what happens in the video, one text of any length; or
-  captions      its sentences in order: texts, or {"text", "start", "end"} with seconds.
-                With both, `captions` are the caption and `caption` is an alternative
-  alternatives  optional, further captions of the whole video: a list of texts
-  id            optional, unique; otherwise the path (and the cut)
-  start, end    optional, seconds: use only this part of the video. The times of sentences are
-                always those of the file; sentences outside of the part are left out
-  split         optional; otherwise shared out by --splits, cuts of one video together
-Other fields are ignored."""
+from mova_jax.data.annotations import SPLIT_NAME, InputError, assign_splits, read_annotations
+from mova_jax.data.decode_items import decode_all, decode_item
+from mova_jax.data.manifest import MANIFEST, ClearErrors, Manifest, ShardError, write_manifest
+from mova_jax.data.shards import ShardWriter
+from mova_jax.data.tokenizer import (
+    MAX_TOKENS,
+    MIN_VOCAB,
+    Tokenizer,
+    copy_tokenizer,
+    train_tokenizer,
+)
 
 TOKENIZER = "tokenizer"
-_SPLIT_NAMES = {"val": "validation", "valid": "validation"}
-_SPLIT = re.compile(r"[a-z][a-z0-9_]*")
-
-
-class InputError(Exception):
-    """Input or settings from which nothing can be made; the message says what to do."""
+_PARTIAL = ".partial"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,291 +58,184 @@ class IngestSettings:
     splits: tuple[tuple[str, float], ...] = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
     vocab_size: int = 4096
     tokenizer: str = ""
-    max_tokens: int = tokenizer.MAX_TOKENS
+    max_tokens: int = MAX_TOKENS
     name: str = "clips"
     licence: str = ""
 
+    def check(self) -> None:
+        """Finds settings that cannot work before any video is read.
 
-class Item(NamedTuple):
-    """A usable line of the JSONL."""
+        Raises:
+            InputError: names the setting, what it is and what it must be.
+        """
+        names = [split for split, _ in self.splits]
+        shares = [share for _, share in self.splits]
+        wrong = [
+            ("fps", self.fps, "positive", 0 < self.fps < math.inf),
+            ("short_side", self.short_side, "0 or more pixels", self.short_side >= 0),
+            (
+                "splits",
+                self.splits,
+                "different lower case names with shares of 0 or more, not all 0",
+                all(map(SPLIT_NAME.fullmatch, names))
+                and len(set(names)) == len(names)
+                and all(0 <= share < math.inf for share in shares)
+                and sum(shares) > 0,
+            ),
+            ("vocab_size", self.vocab_size, f"{MIN_VOCAB} or more", self.vocab_size >= MIN_VOCAB),
+            ("name", self.name, "a lower case name", SPLIT_NAME.fullmatch(self.name)),
+        ]
+        for key, value, expected, fits in wrong:
+            if not fits:
+                raise InputError(f"{key} must be {expected}, got {value!r}.")
+        if self.tokenizer:
+            try:
+                Tokenizer(self.tokenizer, self.max_tokens)
+            except (OSError, ValueError) as error:
+                raise InputError(f"tokenizer: {error}") from error
 
-    id: str
-    video: str  # relative path
-    path: Path
-    captions: tuple[shards.Caption, ...]  # with the times of the file
-    alternatives: tuple[str, ...]
-    start: float
-    end: float
-    split: str  # '' when to be shared out
-    warnings: tuple[str, ...]
 
+def ingest(
+    annotations: str | os.PathLike,
+    folder: str | os.PathLike,
+    settings: IngestSettings,
+    workers: int = 1,
+    progress: bool = True,
+) -> Manifest:
+    """Makes frame shards of the videos of a JSONL.
 
-class Decoded(NamedTuple):
-    """What became of an item: a record, or the reason why there is none."""
-
-    record: shards.VideoRecord | None
-    reason: str
-    warnings: tuple[str, ...]
-
-
-# ------------------------------------------------------------------------------------ annotations
-
-
-def read_annotations(path: str | os.PathLike) -> tuple[list[Item], list[dict[str, str]]]:
-    """Reads a JSONL.
+    Args:
+        annotations: the JSONL; videos lie in its folder.
+        folder: of the shards; made when absent, must be empty.
+        settings: what is asked for.
+        workers: processes that decode, 0 or 1 for none beside this one.
+        progress: whether to show a bar on stderr.
 
     Returns:
-        The usable lines in order, and {"id", "reason"} of the others.
+        The manifest, as it is in the folder.
 
     Raises:
-        InputError: when there is no such file.
+        InputError: on settings or a JSONL of which nothing can be made.
+        ShardError: when the folder is in use or cannot be written; it is then as it was.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no file {path}; --input is a JSONL, one video a line.")
-    items, skipped, seen = [], [], {}
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            name = f"line {number}"
-            try:
-                fields = _fields(line)
-                name = _identity(fields)
-                if name in seen:
-                    raise ValueError(f"the id was already used in line {seen[name]}")
-                items.append(_item(name, fields, path.parent))
-                seen[name] = number
-            except ValueError as error:
-                skipped.append({"id": name, "reason": f"line {number}: {error}"})
-    return items, skipped
-
-
-def _fields(line: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"not a JSON object but {type(fields).__name__}")
-    if not isinstance(fields.get("video"), str) or not fields["video"]:
-        raise ValueError(f"`video` must be a path, got {fields.get('video')!r}")
-    return fields
-
-
-def _identity(fields: dict[str, Any]) -> str:
-    name = fields.get("id")
-    if name is None:
-        cut = [fields.get("start"), fields.get("end")]
-        name = fields["video"] + ("" if cut == [None, None] else f"#{cut[0]}-{cut[1]}")
-    if isinstance(name, bool) or not isinstance(name, str | int) or not _clean(str(name)):
-        raise ValueError(f"`id` must be a text, got {name!r}")
-    return _clean(str(name))
-
-
-def _item(name: str, fields: dict[str, Any], folder: Path) -> Item:
-    video = fields["video"]
-    inside = posixpath.normpath(video)
-    if posixpath.isabs(video) or inside.split("/")[0] == ".." or "\0" in video:
-        raise ValueError(f"the path {video!r} leaves the folder of the JSONL")
-    start, end = fields.get("start"), fields.get("end")
-    start, end = 0.0 if start is None else start, math.inf if end is None else end
-    if not (_is_time(start) and (end == math.inf or _is_time(end)) and start < end):
-        raise ValueError(f"the cut must have 0 <= start < end in seconds, got {start!r}, {end!r}")
-    split = fields.get("split") or ""
-    split = _SPLIT_NAMES.get(split, split) if isinstance(split, str) else None
-    if split is None or (split and not _SPLIT.fullmatch(split)):
-        raise ValueError(f"`split` must be a lower case name, got {fields['split']!r}")
-    captions, alternatives, warnings = _captions(fields)
-    return Item(
-        id=name,
-        video=video,
-        path=folder / inside,
-        captions=captions,
-        alternatives=alternatives,
-        start=float(start),
-        end=float(end),
-        split=split,
-        warnings=warnings,
-    )
-
-
-def _captions(fields: dict[str, Any]):
-    """The sentences, the alternatives and what was not in order about them."""
-    whole, listed = fields.get("caption"), fields.get("captions")
-    others = fields.get("alternatives") or []
-    if not isinstance(whole, str | None) or not isinstance(listed, list | None):
-        raise ValueError("`caption` must be a text and `captions` a list")
-    if not isinstance(others, list) or not all(isinstance(text, str) for text in others):
-        raise ValueError("`alternatives` must be a list of texts")
-    sentences, warnings = [], []
-    for position, entry in enumerate(listed or []):
-        entry = {"text": entry} if isinstance(entry, str) else entry
-        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
-            raise ValueError(f"captions[{position}] must be a text or have a `text`: {entry!r}")
-        start, end = entry.get("start"), entry.get("end")
-        timed = _is_time(start) and _is_time(end) and start < end
-        if not timed and (start, end) != (None, None):
-            warnings.append(
-                f"captions[{position}] is kept without its times, which must be "
-                f"0 <= start < end in seconds: {start!r}, {end!r}"
+    settings.check()
+    items, skipped = read_annotations(annotations)
+    items = assign_splits(items, settings.splits)
+    folder = Path(folder).absolute()
+    with _whole_or_nothing(folder) as partial:
+        splits, texts, failed, warnings = _write_splits(items, partial, settings, workers, progress)
+        skipped += failed
+        if not splits:
+            reasons = "; ".join(f"{entry['id']}: {entry['reason']}" for entry in skipped[:3])
+            raise InputError(
+                f"No video of {annotations} could be used ({len(skipped)} skipped"
+                + (f": {reasons}" if reasons else "")
+                + "); the lines must look like "
+                '{"video": "a.mp4", "caption": "A cat sits."}.'
             )
-        times = (float(start), float(end)) if timed else (-1.0, -1.0)
-        sentences.append(shards.Caption(_clean(entry["text"]), *times))
-    sentences = [sentence for sentence in sentences if sentence.text]
-    alternatives = [_clean(text) for text in ([whole] if whole else []) + others]
-    alternatives = [text for text in alternatives if text]
-    if not sentences:
-        if not alternatives:
-            raise ValueError("the caption is empty")
-        sentences = [shards.Caption(alternatives.pop(0))]
-    return tuple(sentences), tuple(alternatives), tuple(warnings)
-
-
-def _is_time(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
-
-
-def _clean(text: str) -> str:
-    """One line of valid Unicode without null bytes."""
-    return " ".join(text.replace("\0", " ").encode("utf-8", "replace").decode().split())
-
-
-# ----------------------------------------------------------------------------------------- splits
-
-
-def assign_splits(items: Iterable[Item], shares: Iterable[tuple[str, float]]) -> list[Item]:
-    """Shares out the items that name no split, by a hash of the video's path.
-
-    So a video stays in its split when others are added, and cuts of one video stay together. A
-    split that nothing fell into gets one video of the largest, as long as that has two.
-    """
-    items, shares = list(items), list(shares)
-    points = {item.video: _point(item.video) for item in items if not item.split}
-    bounds = np.cumsum([share for _, share in shares])
-    of_video = {
-        video: shares[min(int(np.searchsorted(bounds / bounds[-1], point, "right")), len(shares) - 1)][0]
-        for video, point in points.items()
-    }
-    named = {item.split for item in items if item.split}
-    for split, share in shares:
-        counts = collections.Counter(of_video.values())
-        if share > 0 and split not in named and not counts[split] and counts:
-            largest, count = counts.most_common(1)[0]
-            if count > 1:
-                videos = [video for video, where in of_video.items() if where == largest]
-                of_video[min(videos, key=points.get)] = split
-    return [item if item.split else item._replace(split=of_video[item.video]) for item in items]
-
-
-def _point(text: str) -> float:
-    """A number in [0, 1) that depends on the text only."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
-
-
-# --------------------------------------------------------------------------------------- decoding
-
-
-def decode_item(item: Item, fps: float, short_side: int) -> Decoded:
-    """Decodes one item to a record; whatever goes wrong becomes a reason, so that the rest goes on."""
-    try:
-        cut = {"start": item.start, "end": item.end}
-        reader = decode.VideoReader(item.path, fps, short_side, **cut)
-        frames, image, shape = [], None, (0, 0)
-        for frame in reader:
-            repeated = frame is image
-            frames.append(frames[-1] if repeated else decode.encode_jpeg(frame))
-            image, shape = frame, frame.shape
-        captions, warnings = _place(item, reader.duration)
-        if not captions:
-            return Decoded(None, "no sentence lies within the cut", ())
-        record = shards.VideoRecord(
-            id=item.id,
-            frames=tuple(frames),
-            height=shape[0],
-            width=shape[1],
-            timestamps=np.arange(len(frames), dtype=np.float32) / np.float32(fps),
-            duration=reader.duration,
-            captions=captions,
-            alternatives=item.alternatives,
-            source=item.video,
+        truncated = _write_tokenizer(texts, partial / TOKENIZER, settings)
+        manifest = Manifest(
+            name=settings.name,
+            splits={split: splits[split] for split in sorted(splits)},
+            settings=_as_json(settings),
+            skipped=tuple(skipped),
+            warnings=tuple(warnings),
+            truncated_captions=truncated,
+            licence=settings.licence,
         )
-        return Decoded(record, "", (*item.warnings, *reader.warnings, *warnings))
-    except decode.DecodeError as error:
-        return Decoded(None, str(error), ())
-    except Exception as error:
-        return Decoded(None, f"{type(error).__name__}: {error}", ())
+        write_manifest(partial, manifest)
+    return manifest
 
 
-def _place(item: Item, duration: float) -> tuple[tuple[shards.Caption, ...], list[str]]:
-    """Moves times from the file's clock to the cut's, and keeps them within it."""
-    placed, warnings = [], []
-    is_cut = (item.start, item.end) != (0.0, math.inf)
-    for caption in item.captions:
-        start = max(0.0, caption.start - item.start)
-        end = min(duration, caption.end - item.start)
-        if not caption.timed:
-            placed.append(caption)
-        elif start < end:
-            placed.append(shards.Caption(caption.text, start, end))
-        elif not is_cut:
-            placed.append(shards.Caption(caption.text))
-            warnings.append(
-                f"a sentence is kept without its times, {caption.start} to {caption.end} s, "
-                f"for the video ends at {duration:.1f} s"
-            )
-    return tuple(placed), warnings
+def _as_json(settings: IngestSettings) -> dict:
+    fields = dataclasses.asdict(settings)
+    del fields["name"], fields["licence"]  # they have their own places
+    return {**fields, "splits": dict(settings.splits)}
 
 
-def decode_all(
-    items: Iterable[Item], work: Callable[[Item], Decoded], workers: int
-) -> Iterator[tuple[Item, Decoded]]:
-    """Yields (item, work(item)) in the order of the items.
-
-    With more than one worker, a video on which a worker process dies costs that video only.
-    """
-    items = iter(items)
-    if workers <= 1:
-        yield from ((item, work(item)) for item in items)
-        return
-    pool = _pool(workers)
-    pending: collections.deque = collections.deque()
+@contextlib.contextmanager
+def _whole_or_nothing(folder: Path) -> Iterator[Path]:
+    """A folder to write to, whose files move up to `folder` when the block ends without error."""
+    new = not folder.exists()
+    partial = folder / _PARTIAL
+    moved: list[Path] = []
+    with ClearErrors(f"{folder} cannot be written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
     try:
-        while True:
-            for item in items:
-                pending.append((item, pool.submit(work, item)))
-                if len(pending) >= 4 * workers:
-                    break
-            if not pending:
-                return
-            item, future = pending.popleft()
-            try:
-                result = future.result()
-            except BrokenProcessPool:
-                result = _alone(item, work)
-                pool.shutdown(wait=False)
-                pool = _pool(workers)
-                rest = [waiting for waiting, _ in pending]
-                pending = collections.deque((it, pool.submit(work, it)) for it in rest)
-            yield item, result
+        with ClearErrors(f"{folder} cannot be written"):
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+            if any(folder.iterdir()):
+                what = "has shards already" if (folder / MANIFEST).exists() else "is not empty"
+                raise ShardError(f"{folder} {what} and stays as it is; give another output folder.")
+            partial.mkdir()
+        yield partial
+        with ClearErrors(f"{folder} cannot be written"):
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == MANIFEST):
+                moved.append(folder / path.name)
+                path.rename(moved[-1])
+    except BaseException:
+        for path in moved:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
+        os.close(lock)
 
 
-def _alone(item: Item, work: Callable[[Item], Decoded]) -> Decoded:
-    """Tries an item in a process of its own, for another one may have broken the pool."""
-    with _pool(1) as pool:
-        try:
-            return pool.submit(work, item).result()
-        except BrokenProcessPool:
-            return Decoded(None, "the decoder's process died on it (a crash, or no memory)", ())
+def _lock(folder: Path) -> int:
+    """Keeps a second run out of the folder, until the handle is closed."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise ShardError(
+            f"Another process is writing to {folder}; wait for it, or give another output folder."
+        ) from error
+    except OSError:
+        pass  # some network file systems have no locks
+    return handle
 
 
-def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
-    return concurrent.futures.ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,  # Ctrl-C is for the parent, which ends the workers
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
+def _write_splits(items, folder: Path, settings: IngestSettings, workers: int, progress: bool):
+    """Decodes and stores; returns splits, their texts, and who was skipped or warned about."""
+    work = functools.partial(decode_item, fps=settings.fps, short_side=settings.short_side)
+    texts = collections.defaultdict(list)
+    writers: dict[str, ShardWriter] = {}
+    skipped: list[dict[str, str]] = []
+    warnings: list[dict[str, str]] = []
+    with contextlib.ExitStack() as stack:
+        results = stack.enter_context(contextlib.closing(decode_all(items, work, workers)))
+        bar = tqdm(results, "videos", len(items), unit="video", disable=not progress)
+        for item, (record, reason, notes) in bar:
+            if record is None:
+                skipped.append({"id": item.id, "reason": reason})
+                continue
+            if item.split not in writers:
+                writer = ShardWriter(folder, item.split, name=settings.name)
+                writers[item.split] = stack.enter_context(writer)
+            writers[item.split].write(record)
+            texts[item.split] += [record.caption, *record.alternatives]
+            warnings += [{"id": item.id, "reason": note} for note in notes]
+    return {split: writer.info for split, writer in writers.items()}, texts, skipped, warnings
+
+
+def _write_tokenizer(texts: dict[str, list[str]], folder: Path, settings: IngestSettings) -> int:
+    """Learns it from the first split (train) or copies it; returns how many texts it cuts."""
+    try:
+        if settings.tokenizer:
+            copy_tokenizer(settings.tokenizer, folder)
+        else:
+            known = [split for split, _ in settings.splits if split in texts]
+            learn_from = "train" if "train" in texts else [*known, *sorted(texts)][0]
+            train_tokenizer(texts[learn_from], settings.vocab_size, folder)
+        encode = Tokenizer(folder, settings.max_tokens).encode
+    except Exception as error:  # the library's Rust raises bare exceptions when the disk is full
+        raise ShardError(
+            f"The tokenizer could not be written to {folder} ({error}). Nothing half-made was "
+            "kept; make room or correct the path, and run again."
+        ) from error
+    return sum(encode(text).truncated for some in texts.values() for text in some)

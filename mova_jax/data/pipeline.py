@@ -31,6 +31,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from mova_jax.config import Config
 from mova_jax.data import shards, transforms
 from mova_jax.data.tokenizer import Tokenizer
 
@@ -66,6 +67,20 @@ class PipelineSettings:
     def buckets(self) -> tuple[int, ...]:
         """The lengths in use: ascending, the last one is `max_tokens`."""
         return (*sorted(b for b in self.token_buckets if b < self.max_tokens), self.max_tokens)
+
+
+def settings_of(config: Config, frames: int) -> PipelineSettings:
+    """The settings of a run's configuration, for so many frames a video."""
+    return PipelineSettings(
+        frames=frames,
+        image_size=config.model.vision.image_size,
+        max_tokens=config.model.text.context,
+        token_buckets=config.data.token_buckets,
+        short_caption_share=config.data.short_caption_share,
+        threads=config.data.threads,
+        worker_processes=config.data.worker_processes,
+        prefetch=config.data.prefetch,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,15 +361,20 @@ def eval_batches(
 
 
 def eval_sentences(
-    folder: str | os.PathLike, split: str, tokenizer: Tokenizer, limit: int = 0
+    folder: str | os.PathLike,
+    split: str,
+    tokenizer: Tokenizer,
+    limit: int = 0,
+    timed_only: bool = True,
 ) -> list[Sentence]:
-    """The timed sentences of a split, in order; sentences without a time are left out.
+    """The sentences of a split, in order.
 
     Args:
         folder: shard folder.
         split: its name.
         tokenizer: of captions.
         limit: sentences of the first so many videos only, 0 for all.
+        timed_only: leaves out sentences without a time, whose start and end are -1.
 
     Raises:
         ShardError: the shards, or one record, cannot be read.
@@ -366,7 +386,7 @@ def eval_sentences(
         )
         for video in range(min(limit or len(source), len(source)))
         for caption in source[video].captions
-        if caption.timed
+        if caption.timed or not timed_only
     ]
 
 

@@ -17,210 +17,52 @@ that `open_split` reads at random, without TensorFlow, from any number of proces
 Files are written aside and renamed when whole. The same records give the same bytes.
 """
 
-import dataclasses
-import functools
 import hashlib
-import json
 import operator
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from mova_jax.data.manifest import (
+    MANIFEST,
+    ClearErrors,
+    Manifest,
+    ShardError,
+    ShardInfo,
+    SplitInfo,
+    read_manifest,
+    write_manifest,
+)
+from mova_jax.data.records import SCHEMA_VERSION, Caption, VideoRecord, parse, serialize
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
+# The whole of what users of shards need, whichever file it lives in.
+__all__ = [
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "SHARD_BYTES",
+    "SHARD_RECORDS",
+    "Caption",
+    "Manifest",
+    "ShardError",
+    "ShardInfo",
+    "ShardWriter",
+    "SplitInfo",
+    "SplitSource",
+    "VideoRecord",
+    "open_split",
+    "parse",
+    "read_manifest",
+    "serialize",
+    "write_manifest",
+    "write_split",
+]
+
 SHARD_RECORDS = 512
 SHARD_BYTES = 128 * 2**20
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _WRITER_OPTIONS = "group_size:1"  # one record a chunk, so that reading one decodes one
-
-
-class ShardError(Exception):
-    """A shard folder that cannot be written or read; the message says what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Caption:
-    """A sentence, and when it holds: seconds, both -1 when nobody said when."""
-
-    text: str
-    start: float = -1.0
-    end: float = -1.0
-
-    @property
-    def timed(self) -> bool:
-        """Whether start and end are known."""
-        return self.end >= 0
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoRecord:
-    """A video as it is stored.
-
-    Attributes:
-        id: unique in the split.
-        frames: f JPEG images, all height x width.
-        height: of the frames, pixels.
-        width: of the frames, pixels.
-        timestamps: float32[f], seconds from the start of the video, ascending.
-        duration: seconds.
-        captions: sentences in order; joined by a space they are the video's caption.
-        alternatives: further captions of the whole video, may be empty.
-        source: where the frames come from (a file name, a generator).
-        truth: JSON text with the planted truth of generated videos, else ''.
-    """
-
-    id: str
-    frames: tuple[bytes, ...]
-    height: int
-    width: int
-    timestamps: np.ndarray
-    duration: float
-    captions: tuple[Caption, ...]
-    alternatives: tuple[str, ...] = ()
-    source: str = ""
-    truth: str = ""
-
-    @property
-    def caption(self) -> str:
-        """All sentences as one text."""
-        return " ".join(caption.text for caption in self.captions)
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardInfo:
-    """One file of a split."""
-
-    file: str
-    records: int
-    bytes: int
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitInfo:
-    """What a split holds."""
-
-    videos: int
-    frames: int
-    captions: int
-    shards: tuple[ShardInfo, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """What a shard folder holds, and how it came about.
-
-    Attributes:
-        name: of the data set, lower case letters, digits and underscores.
-        splits: what each split holds.
-        settings: what was asked for (frames a second, size, seed ...); JSON values only.
-        skipped: {"id", "reason"} of every video that was left out.
-        warnings: {"id", "reason"} of every video that is in, but not as it should be.
-        truncated_captions: captions longer than `settings["max_tokens"]` tokens.
-        licence: a note on the right to use the videos.
-        schema_version: of the records.
-    """
-
-    name: str
-    splits: dict[str, SplitInfo]
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    skipped: tuple[dict[str, str], ...] = ()
-    warnings: tuple[dict[str, str], ...] = ()
-    truncated_captions: int = 0
-    licence: str = ""
-    schema_version: int = SCHEMA_VERSION
-
-
-# ---------------------------------------------------------------------------------------- records
-
-
-@functools.cache
-def _features():
-    from tensorflow_datasets import features as tfds  # half a second, and not needed to import us
-
-    def texts():
-        return tfds.Sequence(tfds.Text())
-
-    return tfds.FeaturesDict(
-        {
-            "id": tfds.Text(),
-            "frames": tfds.Sequence(tfds.Tensor(shape=(), dtype=np.bytes_)),
-            "height": tfds.Scalar(np.int32),
-            "width": tfds.Scalar(np.int32),
-            "timestamps": tfds.Sequence(tfds.Scalar(np.float32)),
-            "duration": tfds.Scalar(np.float32),
-            "captions": tfds.Sequence(
-                {
-                    "text": tfds.Text(),
-                    "start": tfds.Scalar(np.float32),
-                    "end": tfds.Scalar(np.float32),
-                }
-            ),
-            "alternatives": texts(),
-            "source": tfds.Text(),
-            "truth": tfds.Text(),
-        }
-    )
-
-
-def serialize(record: VideoRecord) -> bytes:
-    """Turns a record into the bytes of a tf.train.Example.
-
-    Raises:
-        ValueError: when the record has no id, no frames or no captions, or when frames and
-            timestamps differ in number.
-    """
-    if not record.id or not record.frames or not record.captions:
-        raise ValueError(f"Record {record.id!r} must have an id, frames and captions.")
-    if len(record.frames) != len(record.timestamps):
-        raise ValueError(
-            f"Record {record.id!r} has {len(record.frames)} frames but "
-            f"{len(record.timestamps)} timestamps; every frame needs one."
-        )
-    example = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-    example["frames"] = list(record.frames)
-    example["alternatives"] = list(record.alternatives)
-    example["timestamps"] = np.asarray(record.timestamps, np.float32)
-    example["captions"] = {
-        name: [getattr(caption, name) for caption in record.captions]
-        for name in ("text", "start", "end")
-    }
-    features = _features()
-    return features.serialize_example(features.encode_example(example))
-
-
-def parse(data: bytes) -> VideoRecord:
-    """Turns the bytes of `serialize` back into the record.
-
-    Raises:
-        ValueError: when the bytes are not a record of this schema.
-    """
-    try:
-        example = _features().deserialize_example_np(data)
-        captions = example["captions"]
-        columns = captions["text"], captions["start"], captions["end"]
-        return VideoRecord(
-            id=example["id"].decode(),
-            frames=tuple(example["frames"]),
-            height=int(example["height"]),
-            width=int(example["width"]),
-            timestamps=np.asarray(example["timestamps"], np.float32),
-            duration=float(example["duration"]),
-            captions=tuple(
-                Caption(text.decode(), float(start), float(end))
-                for text, start, end in zip(*columns, strict=True)
-            ),
-            alternatives=tuple(text.decode() for text in example["alternatives"]),
-            source=example["source"].decode(),
-            truth=example["truth"].decode(),
-        )
-    except Exception as error:  # protobuf and TFDS raise a dozen kinds
-        raise ValueError(f"not a video record of schema {SCHEMA_VERSION}: {error}") from error
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -338,24 +180,7 @@ class ShardWriter:
             partial.unlink(missing_ok=True)
 
     def _clear_errors(self):
-        return _ClearErrors(f"Split {self._split!r} could not be written to {self._folder}")
-
-
-class _ClearErrors:
-    """Turns what the file system and ArrayRecord's C++ raise into a `ShardError`."""
-
-    def __init__(self, what: str):
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, (OSError, RuntimeError)):
-            raise ShardError(
-                f"{self._what}: {error}. Nothing half-made was kept; make room or correct the "
-                "path, and run again."
-            ) from error
+        return ClearErrors(f"Split {self._split!r} could not be written to {self._folder}")
 
 
 def write_split(
@@ -391,60 +216,7 @@ def write_split(
     return writer.info
 
 
-def write_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
-    """Writes manifest.json, after all splits: from then on the folder counts as whole.
-
-    Raises:
-        ShardError: when it cannot be stored.
-    """
-    folder = Path(folder)
-    partial = folder / f"{MANIFEST}.partial"
-    try:
-        with _ClearErrors(f"The manifest could not be written to {folder}"):
-            _features().save_config(str(folder))
-            partial.write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
-            partial.rename(folder / MANIFEST)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 # ---------------------------------------------------------------------------------------- reading
-
-
-def read_manifest(folder: str | os.PathLike) -> Manifest:
-    """Reads manifest.json.
-
-    Raises:
-        ShardError: when the folder is missing, empty or unfinished, or of another schema version.
-    """
-    folder = Path(folder)
-    path = folder / MANIFEST
-    make = "make the shards with python -m mova_jax.prepare"
-    if not folder.is_dir():
-        raise ShardError(f"There is no shard folder {folder}; correct the path, or {make}.")
-    if not path.exists():
-        state = "is empty" if not any(folder.iterdir()) else f"has no {MANIFEST} (not finished?)"
-        raise ShardError(f"The shard folder {folder} {state}; {make}.")
-    try:
-        fields = json.loads(path.read_text())
-        version = fields["schema_version"]
-        if version == SCHEMA_VERSION:
-            return _manifest_from(fields)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ShardError(f"{path} is not a manifest ({error!r}); {make} again.") from error
-    raise ShardError(
-        f"The shards in {folder} have schema version {version}, this code reads version "
-        f"{SCHEMA_VERSION}; {make} again, or use the release that wrote them."
-    )
-
-
-def _manifest_from(fields: dict[str, Any]) -> Manifest:
-    splits = {
-        split: SplitInfo(**{**info, "shards": tuple(ShardInfo(**s) for s in info["shards"])})
-        for split, info in fields["splits"].items()
-    }
-    lists = {key: tuple(fields[key]) for key in ("skipped", "warnings")}
-    return Manifest(**{**fields, "splits": splits, **lists})
 
 
 class SplitSource(Sequence):

@@ -46,11 +46,11 @@ from mova_jax.data.shards import (
     write_manifest,
     write_split,
 )
-from mova_jax.data.storyboard_plan import SPLITS
+from mova_jax.data.storyboard_styles import SPLITS, style_of
 from mova_jax.data.tokenizer import train_tokenizer
 
 NAME = "storyboard"
-VERSION = 1  # of what is drawn and said; a cache of another version is made anew
+VERSION = 2  # of what is drawn and said; a cache of another version is made anew
 TOKENIZER = "tokenizer"
 
 _CHUNK = 16  # videos a task
@@ -75,7 +75,7 @@ def make_record(seed: int, split: str, index: int, size: int = 64) -> VideoRecor
         raise ValueError(f"Unknown split {split!r}; Storyboard has {', '.join(SPLITS)}.")
     key = np.random.SeedSequence([seed, zlib.crc32(split.encode()), index])
     events, pictures, words = (np.random.Generator(np.random.Philox(k)) for k in key.spawn(3))
-    style = storyboard_plan.style_of(split, index)
+    style = style_of(split, index)
     plan = storyboard_plan.draw_plan(events, split, style)
     frames = storyboard_scenes.render(pictures, plan, size)
     told = storyboard_captions.sentences(words, plan)

@@ -147,6 +147,8 @@ class Evaluator:
         for row, name in enumerate(pipeline.record_ids(self.folder, split, arrays["video_id"])):
             valid = arrays["frame_mask"][row]
             mine = [one for one in scored if one.sentence.video == row]
+            if not mine:
+                continue
             found.append(
                 Timeline(
                     video_id=name,

@@ -3,8 +3,10 @@
 In: for each timed sentence its score on every sampled frame of its video, and its true span in
 seconds. Out: flat figures, each beside what needs no model:
 
-    grounding/hit     how often the best frame lies within the span   (random frame: grounding/chance)
-    grounding/auc     how often a frame inside scores above one outside          (no model: 0.5)
+    grounding/hit     how often the best frame lies within the span
+                      (a random frame: grounding/chance)
+    grounding/auc     how often a frame inside scores above one outside
+                      (no model: 0.5)
     grounding/miou    overlap in time of the predicted segment with the span
                       (the whole video as the answer: grounding/miou_whole;
                        the sampled frames within the span: grounding/miou_ceiling)

@@ -14,6 +14,7 @@ every pair the same score ends in the middle of the gallery, not at its top.
     summary(ranks['global'].t2v)   # {'r1': ..., 'r5': ..., 'r10': ..., 'mdr': ..., 'mnr': ...}
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -139,6 +140,27 @@ def summary(ranks: Ranks) -> dict[str, float]:
         "mnr": float(np.mean(values)),
         "gallery": float(ranks.gallery),
     }
+
+
+def chance(gallery: float, right: float = 1.0) -> dict[str, float]:
+    """What guessing would give: the figures of `summary` expected of answers in random order.
+
+    Args:
+      gallery: number of answers.
+      right: how many of them are right for a query, of which the best one counts and the others
+        are left out; their mean number where it differs between queries, which is near enough.
+
+    Returns:
+      `r1`, `r5`, `r10` in percent, `mdr`, `mnr`.
+    """
+    wrong = gallery - right
+    # The rank is over k when the first k of the order are all wrong.
+    k = np.arange(max(10, math.ceil(wrong) + 1))
+    all_wrong = np.cumprod(np.clip((wrong - k) / np.maximum(gallery - k, 1), 0, 1))
+    rest = all_wrong - 0.5
+    median = (np.argmax(rest <= 1e-9) + np.argmax(rest < -1e-9)) / 2 + 1
+    recall = {f"r{k}": 100.0 * (1 - float(all_wrong[k - 1])) for k in (1, 5, 10)}
+    return recall | {"mdr": float(median), "mnr": 1 + wrong / (right + 1)}
 
 
 def _checked_owners(num_videos: int, video_of_caption: np.ndarray) -> np.ndarray:

@@ -1,15 +1,13 @@
 """The report of a run: one HTML file that needs nothing else, and its figures as files.
 
-In: a workdir with `metrics.jsonl` (a JSON object a line: `step` and flat names) and `config.json`,
-and the timelines of a few videos. Out: `report.html` and `plots/*.png` in the workdir. What a run
-did not measure is left out, so a run without masks or without timed sentences has a shorter
-report.
+In: a workdir with `metrics.jsonl` (see `training/progress.py`) and `config.json`, and the timelines
+of a few videos. Out: `report.html` and `plots/*.png` in the workdir. What a run did not measure is
+left out, so a run without masks or without timed sentences has a shorter report.
 
     write_report(workdir, timelines=[Timeline(...), ...])
 """
 
 import base64
-import dataclasses
 import html
 import json
 import math
@@ -21,56 +19,21 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from mova_jax.evaluation import report_metrics as names
 from mova_jax.evaluation import report_page as page
 from mova_jax.evaluation import report_plots as plots
-from mova_jax.evaluation.report_plots import Curve, Panel, Timeline
+from mova_jax.evaluation.report_metrics import FIGURES, WAYS, RunMetrics
+from mova_jax.evaluation.report_plots import Panel, Timeline
+from mova_jax.training.progress import METRICS_FILE
 
 __all__ = ["Timeline", "write_report"]
 
-WAYS = {"t2v": "text → video", "v2t": "video → text"}
-FIGURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "mdr": "MdR", "mnr": "MnR"}
-SCORES = ("global", "modular", "blend")
-LOSSES = {
-    "loss": "total loss",
-    "global": "global contrast, L_g",
-    "tv": "frame contrast, L_tv",
-    "sfdm": "same frame, different masks",
-    "dfsm": "different frames, same mask",
-    "sparsity": "sparsity, L_s",
+RATES = {
+    "time/videos_per_s": ("videos a second", "{:.1f}"),
+    "time/frames_per_s": ("frames a second", "{:.0f}"),
+    "time/step_s": ("seconds a step", "{:.3g}"),
+    "time/data_wait_share": ("share of the time spent waiting for data", "{:.1%}"),
 }
-NOT_LOSSES = ("kept", "leak", "rate", "scale", "norm", "wait", "seconds", "share", "epoch", "count")
-
-
-@dataclasses.dataclass(frozen=True)
-class Metrics:
-    """Values by name and step; a step that was run again after a resume counts once, the last."""
-
-    series: dict[str, dict[int, float]]
-    unreadable: int  # lines that are no JSON object with a step
-
-    def curve(self, name: str) -> Curve:
-        """The steps and values of one name, in the order of the steps."""
-        points = sorted(self.series[name].items())
-        return Curve(*np.array(points, float).T)
-
-    def last(self, name: str) -> float | None:
-        """The value at the greatest step, None when the name was never written."""
-        points = self.series.get(name)
-        return points[max(points)] if points else None
-
-    def last_step(self) -> int:
-        return max((max(points) for points in self.series.values()), default=0)
-
-    def splits(self, ending: str) -> list[str]:
-        """Splits that have a name with this ending, the test split first."""
-        found = {name[: -len(ending) - 1] for name in self.series if name.endswith("/" + ending)}
-        known = {"test": 0, "ood_time": 1, "ood_domain": 2, "validation": 9}
-        return sorted((s for s in found if "/" not in s), key=lambda s: (known.get(s, 5), s))
-
-    def scores(self, split: str) -> list[str]:
-        """Names of the scores that were ranked on this split."""
-        found = {n.split("/")[1] for n in self.series if n.startswith(f"{split}/") and "/t2v/" in n}
-        return [s for s in SCORES if s in found] + sorted(found - set(SCORES))
 
 
 def write_report(workdir: str | os.PathLike, timelines: list[Timeline]) -> Path:
@@ -85,48 +48,33 @@ def write_report(workdir: str | os.PathLike, timelines: list[Timeline]) -> Path:
 
     Raises:
       FileNotFoundError: when the workdir holds no metrics or no config.
+      ValueError: for metrics that cannot be read.
     """
     workdir = Path(workdir)
-    metrics = read_metrics(workdir / "metrics.jsonl")
-    config = json.loads(_existing(workdir / "config.json").read_text())
+    metrics = names.read_run(_existing(workdir / METRICS_FILE))
+    config = json.loads(_existing(workdir / "config.json").read_text(encoding="utf-8"))
     figures = dict(_figures(metrics, timelines))
     (workdir / "plots").mkdir(exist_ok=True)
     for name, image in figures.items():
         _write(workdir / "plots" / f"{name}.png", image)
     sections = [
         _retrieval(metrics, config, figures),
-        _grounding(metrics),
+        _grounding(metrics, config),
         _timelines(timelines, figures),
-        _masks(metrics, timelines, figures),
-        _training(metrics, figures),
+        _masks(metrics, config, timelines, figures),
+        _training(figures),
         _run(metrics, config),
     ]
-    text = page.document(f"mova_jax: {workdir.resolve().name}", _headline(metrics), sections)
+    title = f"mova_jax: {workdir.resolve().name}"
+    text = page.document(title, _headline(metrics, config), sections)
     return _write(workdir / "report.html", text.encode())
-
-
-def read_metrics(path: Path) -> Metrics:
-    """Reads a metrics file, whose last line may be cut off by a killed run."""
-    series: dict[str, dict[int, float]] = {}
-    unreadable = 0
-    for line in _existing(path).read_text(errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-            step = int(record.pop("step"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            unreadable += bool(line.strip())
-            continue
-        for name, value in record.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                series.setdefault(name, {})[step] = float(value)
-    return Metrics(series, unreadable)
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: a report needs the workdir of a run, with config.json and "
-            "metrics.jsonl"
+            f"{METRICS_FILE}"
         )
     return path
 
@@ -138,11 +86,12 @@ def _write(path: Path, content: bytes) -> Path:
     return path
 
 
-def _figures(metrics: Metrics, timelines: list[Timeline]) -> Iterable[tuple[str, bytes]]:
+def _figures(metrics: RunMetrics, timelines: list[Timeline]) -> Iterable[tuple[str, bytes]]:
     for name, panels, columns in (
-        ("losses", _loss_panels(metrics), 3),
         ("retrieval", _retrieval_panels(metrics), 2),
         ("masks", _mask_panels(metrics), 2),
+        ("losses", _loss_panels(metrics), 3),
+        ("watched", _watched_panels(metrics), 2),
     ):
         if panels:
             yield name, plots.small_multiples(panels, columns)
@@ -153,129 +102,124 @@ def _figures(metrics: Metrics, timelines: list[Timeline]) -> Iterable[tuple[str,
             yield f"concepts_{i}", plots.concepts(item)
 
 
-def _loss_panels(metrics: Metrics) -> list[Panel]:
-    names = [n for n in metrics.series if n.startswith("train/") and n.count("/") == 1]
-    terms = [n.removeprefix("train/") for n in names]
-    terms = [t for t in terms if not any(word in t for word in NOT_LOSSES) and "_per_" not in t]
-    order = [t for t in LOSSES if t in terms] + sorted(set(terms) - set(LOSSES))
-    return [Panel(LOSSES.get(t, t), {"": metrics.curve(f"train/{t}")}) for t in order]
+def _loss_panels(metrics: RunMetrics) -> list[Panel]:
+    return [
+        Panel(names.LOSSES.get(term, term), {"": metrics.curve(f"train/{term}")})
+        for term in metrics.losses()
+    ]
 
 
-def _retrieval_panels(metrics: Metrics) -> list[Panel]:
+def _watched_panels(metrics: RunMetrics) -> list[Panel]:
+    panels = []
+    for title, lines in names.WATCHED.items():
+        percent = title.endswith("%")
+        train = {label: f"train/{name}" for label, name in lines.items()}
+        curves = metrics.curves(train, 100 if percent else 1)
+        if curves:
+            panels.append(Panel(title, curves, percent=percent))
+    return panels
+
+
+def _retrieval_panels(metrics: RunMetrics) -> list[Panel]:
     panels = []
     for key in ("r1", "r10"):
         for way, title in WAYS.items():
-            names = {s: f"validation/{s}/{way}/{key}" for s in metrics.scores("validation")}
-            lines = {s: metrics.curve(n) for s, n in names.items() if n in metrics.series}
-            chance = _chance(metrics, "validation", way)[key]
+            scores = metrics.scores("validation")
+            lines = metrics.curves({s: f"validation/{s}/{way}/{key}" for s in scores})
+            chance = metrics.chance("validation", way).get(key, math.nan)
             if lines:
                 panels.append(Panel(f"{title}, {FIGURES[key]} in %", lines, chance, percent=True))
     return panels
 
 
-def _mask_panels(metrics: Metrics) -> list[Panel]:
-    kept, leak = {}, {}
-    for name in sorted(metrics.series):
-        split, _, rest = name.partition("/")
-        if len(metrics.series[name]) < 2 or split not in ("train", "validation"):
-            continue
-        curve = metrics.curve(name)
-        curve = Curve(curve.steps, 100 * curve.values)
-        label = "" if split == "train" else " (val.)"
-        if rest.startswith("kept_"):
-            kept[rest.removeprefix("kept_") + label] = curve
-        elif rest.startswith("leak/") and rest != "leak/chance":
-            leak[rest.removeprefix("leak/").replace("_", " ") + label] = curve
-    panels = [Panel("dimensions kept in %", kept, percent=True)] if kept else []
-    if leak:
+def _mask_panels(metrics: RunMetrics) -> list[Panel]:
+    kept = {label: f"train/{name}" for name, label in names.MASKS.items()}
+    leaks = {label: f"validation/leak/{k}" for k, label in names.LEAKS.items() if k != "chance"}
+    kept, leaks = metrics.curves(kept, 100), metrics.curves(leaks, 100)
+    panels = [Panel("kept by the masks in training, in %", kept, percent=True)] if kept else []
+    if leaks:
         chance = metrics.last("validation/leak/chance")
-        chance = float("nan") if chance is None else 100 * chance
-        panels.append(Panel("leak in %", leak, chance, percent=True))
+        chance = math.nan if chance is None else 100 * chance
+        panels.append(Panel("leak on validation, in %", leaks, chance, percent=True))
     return panels
 
 
-def _headline(metrics: Metrics) -> list[tuple[str, str, str]]:
+def _headline(metrics: RunMetrics, config: dict) -> list[tuple[str, str, str]]:
     """The few figures at the top: (what, value, beside what)."""
     facts = []
-    for split in metrics.splits("global/t2v/r1")[:1]:
-        name = "blend" if "blend" in metrics.scores(split) else "global"
+    for split in metrics.ranked_splits()[:1]:
         gallery = metrics.last(f"{split}/gallery")
-        note = f"{split}, {name} score" + (f", of {gallery:.0f} videos" if gallery else "")
-        for way in WAYS:
-            value = metrics.last(f"{split}/{name}/{way}/r1")
-            if value is not None:
-                facts.append((f"{WAYS[way]} R@1", f"{value:.1f} %", note))
-    for split in metrics.splits("grounding/hit")[:1]:
-        chance = metrics.last(f"{split}/grounding/chance")
-        note = "" if chance is None else f"a random frame: {100 * chance:.1f} %"
-        value = metrics.last(f"{split}/grounding/hit")
-        facts.append(("best frame in its event", f"{100 * value:.1f} %", note))
-    facts.append(("training", f"{metrics.last_step():,}", "steps"))
+        for way, title in WAYS.items():
+            value = metrics.last(f"{split}/{way}/r1")
+            if value is None:
+                continue
+            notes = [split, f"{_score_of_record(metrics, split)} score"]
+            notes += [f"{gallery:.0f} videos"] if gallery else []
+            chance = metrics.chance(split, way)
+            notes += [f"chance {chance['r1']:.2g} %"] if chance else []
+            facts.append((f"{title}, R@1", f"{value:.1f} %", ", ".join(notes)))
+    for split, kind in metrics.grounded()[:1]:
+        value = metrics.last(f"{split}/grounding/{kind}/hit")
+        chance = metrics.last(f"{split}/grounding/{kind}/chance")
+        notes = [split, f"{names.KINDS.get(kind, kind)} score"]
+        notes += [] if chance is None else [f"random frame {100 * chance:.1f} %"]
+        facts.append(("best frame in its event", f"{100 * value:.1f} %", ", ".join(notes)))
+    facts.append(("training", f"{metrics.last_step():,}", f"steps, seed {_seed(config)}"))
     return facts
 
 
-def _chance(metrics: Metrics, split: str, way: str) -> dict[str, float]:
-    """What guessing would give; nan when the gallery is not known."""
-    videos = metrics.last(f"{split}/gallery")
-    captions = metrics.last(f"{split}/gallery_captions")
-    size = videos if way == "t2v" else captions or videos
-    if not size:
-        return dict.fromkeys(FIGURES, float("nan"))
-    recall = {f"r{k}": 100 * min(1.0, k / size) for k in (1, 5, 10)}
-    return recall | {"mdr": (size + 1) / 2, "mnr": (size + 1) / 2}
+def _score_of_record(metrics: RunMetrics, split: str) -> str:
+    return "blend" if "blend" in metrics.scores(split) else "global"
 
 
-def _retrieval(metrics: Metrics, config: dict, figures: dict[str, bytes]) -> str:
-    parts = [_retrieval_table(metrics, s, config) for s in metrics.splits("global/t2v/r1")]
+def _retrieval(metrics: RunMetrics, config: dict, figures: dict[str, bytes]) -> str:
+    parts = [_retrieval_table(metrics, split, config) for split in metrics.ranked_splits()]
     if "retrieval" in figures:
         parts.append(page.figure(_data_url(figures["retrieval"]), *page.RETRIEVAL_CURVES))
     return page.section("Retrieval", page.RETRIEVAL, parts)
 
 
-def _retrieval_table(metrics: Metrics, split: str, config: dict) -> str:
+def _retrieval_table(metrics: RunMetrics, split: str, config: dict) -> str:
     rows = []
     for score in metrics.scores(split):
         weight = metrics.last(f"{split}/{score}/weight")
-        cells = [score if weight is None else f"{score}, weight {weight:g}"]
-        for way in WAYS:
-            for key in FIGURES:
-                name = f"{split}/{score}/{way}/{key}"
-                value, low = metrics.last(name), metrics.last(name + "_low")
-                cell = "" if value is None else f"{value:.1f}"
-                if low is not None:
-                    cell += f"|{low:.0f} to {metrics.last(name + '_high'):.0f}"
-                cells.append(cell)
+        cells = [score if weight is None else f"{score}|weight {weight:g}"]
+        for name in (f"{split}/{score}/{way}/{key}" for way in WAYS for key in FIGURES):
+            low, high = metrics.last(name + "_low"), metrics.last(name + "_high")
+            interval = "" if low is None or high is None else f"|{low:.1f} to {high:.1f}"
+            cells.append(_number(metrics.last(name)) + interval)
         rows.append(cells)
-    chance = [_chance(metrics, split, way)[key] for way in WAYS for key in FIGURES]
-    if not math.isnan(chance[0]):
-        rows.append(["chance", *(f"{value:.1f}" for value in chance)])
+    chance = [metrics.chance(split, way).get(key) for way in WAYS for key in FIGURES]
+    if None not in chance:
+        rows.append(["chance", *(_number(value) for value in chance)])
     gallery = metrics.last(f"{split}/gallery")
     captions = metrics.last(f"{split}/gallery_captions")
-    caption = [f"split: {split}"]
-    caption += [f"gallery: {gallery:.0f} videos"] if gallery else []
+    step = metrics.last(f"{split}/checkpoint_step") or metrics.last_step(f"{split}/t2v/r1")
+    caption = [f"{split} split", f"checkpoint of step {step:,.0f}"]
+    caption += [f"gallery of {gallery:.0f} videos"] if gallery else []
     caption += [f"{captions:.0f} captions"] if captions else []
-    caption += [f"seed: {_seed(config)}", _hardware()]
+    caption += [f"seed {_seed(config)}", f"score of record: {_score_of_record(metrics, split)}"]
     groups = [("", 1), *((title, len(FIGURES)) for title in WAYS.values())]
     return page.table(", ".join(caption), ["score", *list(FIGURES.values()) * 2], rows, groups)
 
 
-def _grounding(metrics: Metrics) -> str:
+def _grounding(metrics: RunMetrics, config: dict) -> str:
     rows = []
-    for split in metrics.splits("grounding/hit"):
-        value = {
-            key: metrics.last(f"{split}/grounding/{key}")
-            for key in ("hit", "chance", "auc", "miou", "miou_whole", "miou_ceiling")
-        }
-        cells = ["" if v is None else f"{100 * v:.1f}" for v in value.values()]
+    for split, kind in metrics.grounded():
+        keys = ("hit", "chance", "auc", "miou", "miou_whole", "miou_ceiling")
+        cells = [_percent(metrics.last(f"{split}/grounding/{kind}/{key}")) for key in keys]
         cells.insert(3, "50.0" if cells[2] else "")
-        counts = [metrics.last(f"{split}/grounding/{key}") for key in ("sentences", "left_out")]
-        rows.append([split, *cells, *("" if n is None else f"{n:.0f}" for n in counts)])
+        counts = (metrics.last(f"{split}/grounding/{kind}/{k}") for k in ("sentences", "left_out"))
+        cells += ["" if count is None else f"{count:.0f}" for count in counts]
+        rows.append([f"{split}, {names.KINDS.get(kind, kind)}", *cells])
     if not rows:
         return ""
-    header = ["split", "hit", "chance", "AUC", "chance", "mIoU", "whole video", "ceiling"]
-    header += ["sentences", "left out"]
-    groups = [("", 1), ("best frame, %", 2), ("frame order, %", 2), ("segment, %", 3), ("", 2)]
-    return page.section("Grounding", page.GROUNDING, [page.table("", header, rows, groups)])
+    header = ["split, score", "hit", "chance", "AUC", "chance", "mIoU", "whole video", "ceiling"]
+    header += ["counted", "left out"]
+    groups = [("", 1), ("best frame, %", 2), ("frame order, %", 2), ("segment, %", 3)]
+    groups.append(("sentences", 2))
+    caption = f"seed {_seed(config)}"
+    return page.section("Grounding", page.GROUNDING, [page.table(caption, header, rows, groups)])
 
 
 def _timelines(timelines: list[Timeline], figures: dict[str, bytes]) -> str:
@@ -288,8 +232,10 @@ def _timelines(timelines: list[Timeline], figures: dict[str, bytes]) -> str:
     return page.section("Timelines", page.TIMELINES, parts)
 
 
-def _masks(metrics: Metrics, timelines: list[Timeline], figures: dict[str, bytes]) -> str:
-    parts = [_mask_table(metrics)]
+def _masks(
+    metrics: RunMetrics, config: dict, timelines: list[Timeline], figures: dict[str, bytes]
+) -> str:
+    parts = [_mask_table(metrics, config)]
     if "masks" in figures:
         parts.append(page.figure(_data_url(figures["masks"]), *page.MASK_CURVES))
     text = page.CONCEPTS
@@ -301,45 +247,53 @@ def _masks(metrics: Metrics, timelines: list[Timeline], figures: dict[str, bytes
     return page.section("Concept masks", page.MASKS, [part for part in parts if part])
 
 
-def _mask_table(metrics: Metrics) -> str:
+def _mask_table(metrics: RunMetrics, config: dict) -> str:
     """Kept share and leak of every split that was evaluated, in percent."""
-    found = [name.partition("/") for name in metrics.series]
-    found = [(s, n) for s, _, n in found if s != "train" and n.startswith(("kept_", "leak/"))]
-    if not found:
-        return ""
-    names = sorted({n for _, n in found}, key=lambda n: (n == "leak/chance", n))
+    keys = [*names.MASKS, *(f"leak/{key}" for key in names.LEAKS)]
     rows = []
-    for split in sorted({s for s, _ in found}):
-        values = (metrics.last(f"{split}/{name}") for name in names)
-        rows.append([split, *("" if v is None else f"{100 * v:.1f}" for v in values)])
-    return page.table("", ["split", *(_mask_label(name) + ", %" for name in names)], rows)
-
-
-def _mask_label(name: str) -> str:
-    if name == "leak/chance":
-        return "leak by chance"
-    return name.replace("kept_", "kept by the mask from the ").replace("/", ", ").replace("_", " ")
-
-
-def _training(metrics: Metrics, figures: dict[str, bytes]) -> str:
-    if "losses" not in figures:
+    for split in names.SPLITS:
+        cells = [_percent(metrics.last(f"{split}/{key}")) for key in keys]
+        if any(cells):
+            rows.append([split, *cells])
+    if not rows:
         return ""
-    image = _data_url(figures["losses"])
-    return page.section("Training", "", [page.figure(image, *page.LOSS_CURVES)])
+    header = ["split", *names.MASKS.values(), *names.LEAKS.values()]
+    groups = [("", 1), ("kept by the masks, %", 2), ("leak, %", 3)]
+    return page.table(f"seed {_seed(config)}", header, rows, groups)
 
 
-def _run(metrics: Metrics, config: dict) -> str:
+def _training(figures: dict[str, bytes]) -> str:
+    words = {"losses": page.LOSS_CURVES, "watched": page.WATCHED_CURVES}
+    parts = [page.figure(_data_url(figures[k]), *words[k]) for k in words if k in figures]
+    return page.section("Training", "", parts)
+
+
+def _run(metrics: RunMetrics, config: dict) -> str:
     rows = [["steps", f"{metrics.last_step():,}"], ["seed", str(_seed(config))]]
-    for name, label in (("videos_per_s", "videos a second"), ("frames_per_s", "frames a second")):
-        if f"train/{name}" in metrics.series:
-            rate = float(np.median(metrics.curve(f"train/{name}").values))
-            rows.append([label, f"{rate:.1f} (median over training)"])
+    for name, (label, form) in RATES.items():
+        if name in metrics.series:
+            rate = float(np.median(metrics.curve(name).values))
+            rows.append([label, f"{form.format(rate)} (median over training)"])
+    bad = [step for step, fine in metrics.series.get("train/finite", {}).items() if not fine]
+    if bad:
+        rows.append(
+            ["not finite", f"loss or gradient at step {min(bad):,}: nothing was learned after it"]
+        )
     rows.append(["report written on", _hardware()])
-    if metrics.unreadable:
-        rows.append(["metrics.jsonl", f"{metrics.unreadable} lines could not be read, left out"])
     text = html.escape(json.dumps(config, indent=2))
     details = f"<details><summary>config.json</summary><pre>{text}</pre></details>"
     return page.section("The run", "", [page.table("", ["", ""], rows), details])
+
+
+def _number(value: float | None) -> str:
+    """Two digits at least, so that a chance of 0.4 is not rounded away."""
+    if value is None:
+        return ""
+    return f"{value:.1f}" if value >= 1 or value == 0 else f"{value:.2g}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else _number(100 * share)
 
 
 def _seed(config: dict) -> object:

@@ -8,11 +8,13 @@ import html
 import string
 
 RETRIEVAL = (
-    "Protocol: every caption (all sentences of a video together) searches all videos of the split, and every "
+    "Every caption (all sentences of a video together) searches all videos of the split, and every "
     "video searches all captions; where a video has several captions, each of them is a query and "
     "the best one counts as the answer. Rank = 1 + answers that score strictly higher + half of "
-    "those that tie. R@K: queries with rank at most K, in %. MdR, MnR: median and mean rank. "
-    "Checkpoint and blend weight are chosen on validation, never on a test split."
+    "those that tie. R@K: queries with rank at most K, in %; small print: 95 % bootstrap interval "
+    "over queries. MdR, MnR: median and mean rank. Global: cosine of two vectors. Modular: the "
+    "pair's frames under the pair's own masks. Blend: global + weight x modular. The blend weight "
+    "is chosen on validation, never on a test split."
 )
 RETRIEVAL_CURVES = (
     "Validation while training",
@@ -21,24 +23,28 @@ RETRIEVAL_CURVES = (
     "it lies on the global line, the modular score adds nothing.",
 )
 GROUNDING = (
-    "Each timed sentence is scored on every sampled frame of its own video. Hit: the best frame "
-    "lies within the sentence's span; chance is a random frame. AUC: a frame inside the span "
-    "scores above one outside. mIoU: overlap in time of the span with the run of frames around "
-    "the best one that score above the midpoint of lowest and highest; beside it the whole video "
-    "as the answer, and the ceiling that the spacing of the sampled frames allows. Left out: "
+    "Each timed sentence is scored on every sampled frame of its own video, two ways: modular, the "
+    "cosine of the frame and the sentence under the pair's own masks; and their plain cosine. Hit: "
+    "the best frame lies within the sentence's span; chance is a random frame. AUC: a frame inside "
+    "the span scores above one outside. mIoU: overlap in time of the span with the run of frames "
+    "around the best one that score above the midpoint of lowest and highest; beside it the whole "
+    "video as the answer, and the ceiling that the spacing of the sampled frames allows. Left out: "
     "sentences without a time, or whose span holds no sampled frame."
 )
 TIMELINES = (
     "When does each sentence hold? The video runs from left to right; below it, one sentence a "
-    "row, its score on each frame, each row on its own scale. Shaded: when the sentence is true. "
-    "Dot: the best frame. Bar at the foot: the segment that the score predicts. The line should "
-    "rise where the ground is shaded, and the bar should lie under the shade."
+    "row, its score on each frame, each row from its lowest to its highest score. "
+    "Shaded: when the sentence is true. Dot: the best frame. Bar at the foot: the segment that the "
+    "score predicts. The line should rise where the ground is shaded, and the bar should lie under "
+    "the shade."
 )
 MASKS = (
     "The masks choose, for each frame, which dimensions of the joint embedding count: mᵀ out of "
-    "the text, mⱽ out of the frame. Leak: how often a caption still finds its video after it was "
-    "swapped for an unrelated one while the masks stayed. Above chance, the mask itself gives the "
-    "pair away, and a falling modular loss has taught nothing about language."
+    "the text, mⱽ out of the frame. Leak: every video is given an unrelated caption, and the leak "
+    "is how often such a caption finds the video it was given to; own masks: every video is seen "
+    "under the masks that the caption has with the video it was given to, as the dfsm loss does; "
+    "pair masks: each pair under its own, as retrieval does. Above chance, the masks themselves "
+    "give the pair away, and a falling modular loss has taught nothing about language."
 )
 MASK_CURVES = (
     "Kept share and leak",
@@ -52,8 +58,13 @@ CONCEPTS = (
 )
 LOSS_CURVES = (
     "Losses by term",
-    "Before weighting, each on its own scale; the number is where the line ends. The faint line "
-    "is the raw value, the full line its running mean.",
+    "The total is weighted, its terms are shown before weighting; each has its own scale. The "
+    "faint line is the raw value, the full line its running mean, the number where it ends.",
+)
+WATCHED_CURVES = (
+    "Beside the losses",
+    "In-batch R@1 is the global score's, on training batches. A gradient norm that grows without "
+    "end, or a scale that sits at its limit of 100, asks for a smaller learning rate.",
 )
 
 STYLE = """

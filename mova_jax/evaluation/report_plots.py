@@ -50,7 +50,8 @@ STYLE = {
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
 }
-WIDTH = 10.0  # inches of every figure
+WIDTH = 10.0  # inches of a figure that takes the whole page
+PANELS_WIDTH = 8.0  # and of one with words beside it, so that letters are equally large on the page
 MARGIN = 0.4
 THUMBNAILS = 12
 
@@ -89,7 +90,7 @@ def small_multiples(panels: list[Panel], columns: int) -> bytes:
     with matplotlib.rc_context(STYLE):
         columns = min(columns, len(panels))
         rows = -(-len(panels) // columns)
-        figure = Figure(figsize=(WIDTH, 0.35 + 2.05 * rows), layout="constrained")
+        figure = Figure(figsize=(PANELS_WIDTH, 0.35 + 1.85 * rows), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1, wspace=0.03, hspace=0.04)
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in grid[len(panels) :]:
@@ -179,8 +180,11 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_xlim(0, max(curve.steps[-1] for curve in panel.lines.values()) * 1.01)
     if panel.percent:
         axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_locator(
+        matplotlib.ticker.MaxNLocator(4, integer=True, steps=[1, 2, 5, 10])
+    )
     axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:.4g}")
     axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}")
     show = "{:.1f} %".format if panel.percent else "{:.3g}".format
     _label_ends(axes, [(y, f"{name} {show(y)}".strip(), c) for y, name, c in ends])

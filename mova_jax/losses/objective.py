@@ -2,15 +2,15 @@
 
     L = contrast L_g + frame L_tv + sfdm L_sfdm + dfsm L_dfsm + sparsity L_s
 
-A variant of the method is a set of weights and a layout in the config (`mova_jax/presets.py`), never
-another objective. Terms of weight 0 are not computed.
+A variant of the method is a set of weights and a layout in the config (`mova_jax/presets.py`),
+never another objective. Terms of weight 0 are not computed.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mova_jax.losses import similarity, terms
 from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
@@ -76,7 +76,7 @@ def objective(model, batch: Batch, cfg, step: Float[Array, ""]):
         "contrast": (cfg.contrast, terms.global_contrast(scores, model.scale, batch.example_mask))
     }
     watched = {
-        "in_batch_r1": jnp.mean(jnp.argmax(scores, axis=0) == jnp.arange(scores.shape[1])),
+        "in_batch_r1": _in_batch_r1(scores, batch.example_mask).mean,
         "scale": model.scale,
     }
     if any((cfg.frame, cfg.sfdm, cfg.dfsm, cfg.sparsity)):
@@ -86,6 +86,13 @@ def objective(model, batch: Batch, cfg, step: Float[Array, ""]):
         watched |= also
     total = sum(weight * term.mean for weight, term in losses.values())
     return total, watched | {name: term.mean for name, (_, term) in losses.items()}
+
+
+def _in_batch_r1(scores: Float[Array, "b c"], example_mask: Bool[Array, "b"]) -> terms.Term:
+    """Captions whose own video scores highest in the batch; their number."""
+    best = jnp.argmax(jnp.where(example_mask[:, None], scores, -jnp.inf), axis=0)
+    found = (best == jnp.arange(scores.shape[1])) & example_mask
+    return terms.Term(found.sum(dtype=jnp.float32), example_mask.sum(dtype=jnp.float32))
 
 
 def _modular_terms(model, batch, video, text, scores, cfg):
@@ -111,13 +118,17 @@ def _modular_terms(model, batch, video, text, scores, cfg):
                     negatives=cfg.frame_negatives,
                 ),
             )
+    if cfg.sfdm or (cfg.dfsm and cfg.dfsm_masks == "pair"):
+        with jax.named_scope("pairs"):
+            candidates = _candidates(scores, valid, cfg.hard_pairs)
+            pairs = pair_scores(model, video, captions, candidates, how).score
     if cfg.sfdm:
         with jax.named_scope("sfdm"):
-            found["sfdm"] = cfg.sfdm, _sfdm(model, video, captions, scores, valid, cfg)
+            found["sfdm"] = cfg.sfdm, _sfdm(pairs, candidates, model.modular_scale, valid)
     if cfg.dfsm:
         with jax.named_scope("dfsm"):
-            own = own_mask_scores(video, masks, how)
-            term = terms.different_frames_same_mask(own, model.modular_scale, valid)
+            by_video = pairs if cfg.dfsm_masks == "pair" else own_mask_scores(video, masks, how)
+            term = terms.different_frames_same_mask(by_video, model.modular_scale, valid)
             found["dfsm"] = cfg.dfsm, term
     if model.has_masks:
         kept_text, kept_video = terms.sparsity(masks, video.frame_mask & valid[:, None])
@@ -130,18 +141,18 @@ def _modular_terms(model, batch, video, text, scores, cfg):
     return found, watched
 
 
-def _sfdm(model, video, captions, scores, valid, cfg):
-    """Same frame, different masks: over all captions, or the k hardest by the global score."""
-    b = scores.shape[0]
-    candidates = None
-    if cfg.hard_pairs:
-        hardest = jnp.where(valid, scores, -jnp.inf)
-        candidates = similarity.hard_candidates(hardest, cfg.hard_pairs)
-    pairs = pair_scores(model, video, captions, candidates, pairing(cfg))
+def _candidates(scores, valid, hard_pairs: int):
+    """The own caption and the k hardest of each video by the global score; None for all."""
+    if not hard_pairs:
+        return None
+    return similarity.hard_candidates(jnp.where(valid, scores, -jnp.inf), hard_pairs)
+
+
+def _sfdm(pairs, candidates, scale, valid):
+    """Same frame, different masks: cross-entropy of each video over its candidate captions."""
+    b = pairs.shape[0]
     if candidates is None:
         positive, candidate_mask = jnp.arange(b), jnp.broadcast_to(valid, (b, b))
     else:
         positive, candidate_mask = jnp.zeros(b, jnp.int32), valid[candidates]
-    return terms.same_frame_different_masks(
-        pairs.score, model.modular_scale, candidate_mask, valid, positive=positive
-    )
+    return terms.same_frame_different_masks(pairs, scale, candidate_mask, valid, positive=positive)

@@ -1,6 +1,7 @@
 """Cosines of masked frames and masked captions, for all pairs, without forming `[b c f d]`.
 
-For frame f of video b under the masks of caption c, the masked frame and its part of the caption are
+For frame f of video b under the masks of caption c, the masked frame and its part of the caption
+are
 
     v = zv[b f] * m^V        s = zt[c] * m^T        cos(v, s) = (v . s) / sqrt(|v|^2 |s|^2)
 
@@ -169,7 +170,7 @@ def pair_scores(
         video: `frames[b f d]`, `frame_mask[b f]`.
         captions: pytree whose leaves have a leading axis c; without `masks_fn` its attribute
           `pooled[c d]` is zt.
-        candidates: `[b k]` indices of the captions to score with each video; None scores all (k = c).
+        candidates: `[b k]` indices of the captions to score with each video; None: all (k = c).
         pool: see `pool_frames`.
         scale: see `pool_frames`.
         block: videos at a time. Memory then grows with block * k, and the backward pass makes the

@@ -3,8 +3,8 @@
 Scores and embeddings go in, a sum over what is valid and its count come out, so that terms of
 microbatches and of padded batches add up right. Examples where `example_mask` is False are neither
 rows nor negatives, and frames where `frame_mask` is False are never read: no value or gradient
-depends on them, whatever is stored there. Scores are cosines; logits are `scale * score`, with a scale
-that may be trained. All sums are float32.
+depends on them, whatever is stored there. Scores are cosines; logits are `scale * score`, with a
+scale that may be trained. All sums are float32.
 """
 
 from typing import Literal

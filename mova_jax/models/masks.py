@@ -254,9 +254,7 @@ class ConceptMaskNetwork(nnx.Module):
     def __init__(self, cfg, *, rngs: nnx.Rngs, dtype):
         """Makes the network from `config.model`."""
         width, std = cfg.text.width, cfg.text.width**-0.5
-        self.blocks = layers.Stack(
-            width, cfg.cmn.heads, 1, cfg.activation, rngs=rngs, dtype=dtype
-        )
+        self.blocks = layers.Stack(width, cfg.cmn.heads, 1, cfg.activation, rngs=rngs, dtype=dtype)
         self.query = layers.linear(cfg.embed_dim, width, std=std, rngs=rngs, dtype=dtype)
         if cfg.cmn.sees_frame:
             self.query_frame = layers.linear(

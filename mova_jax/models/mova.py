@@ -71,12 +71,12 @@ class Mova(nnx.Module):
     @property
     def scale(self) -> Float[Array, ""]:
         """Trained scale of the global scores, at most 100 as in CLIP."""
-        return jnp.minimum(jnp.exp(self.logit_scale[...]), 100.0)
+        return _capped_exp(self.logit_scale[...])
 
     @property
     def modular_scale(self) -> Float[Array, ""]:
         """Trained scale of the modular scores, with the same cap."""
-        return jnp.minimum(jnp.exp(self.modular_logit_scale[...]), 100.0)
+        return _capped_exp(self.modular_logit_scale[...])
 
     def encode_video(
         self, frames: UInt8[Array, "b f H W 3"], frame_mask: Bool[Array, "b f"]
@@ -144,6 +144,16 @@ class Mova(nnx.Module):
     def own_masks(self, video: VideoEmbedding, captions: PreparedCaption) -> ConceptMasks:
         """The masks of each video with the caption of the same row: [b f d]."""
         return jax.vmap(self.masks)(video.frames, video.frame_mask, captions)
+
+
+def _capped_exp(x: Float[Array, ""]) -> Float[Array, ""]:
+    """`min(exp(x), 100)` with the gradient of `exp(x)`.
+
+    The gradient of a minimum is 0 above the cap: a scale that starts there, as CLIP's and that of
+    the `paper` preset do (exp(log(100)) is 100.00001 in float32), could never come down again.
+    """
+    value = jnp.exp(x)
+    return value - jax.lax.stop_gradient(jnp.maximum(value - 100.0, 0.0))
 
 
 def normalised_text(text: TextEmbedding) -> Float[Array, "c d"]:

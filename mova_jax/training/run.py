@@ -16,7 +16,7 @@ from mova_jax.evaluation.report import write_report
 from mova_jax.training import workdir as workdir_lib
 from mova_jax.training.checkpoint import Checkpoints, abstract_state
 from mova_jax.training.loop import Loop, StopSignal
-from mova_jax.training.progress import MetricWriter, Progress, read_metrics
+from mova_jax.training.progress import METRICS_FILE, MetricWriter, Progress, read_metrics
 from mova_jax.training.state import Recipe, make_recipe
 from mova_jax.training.step import make_train_step
 from mova_jax.training.workdir import RunError
@@ -78,6 +78,7 @@ def run(config: Config, workdir: str | os.PathLike) -> int:
 def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
     """Data, tokenizer, model and checkpoints of a run; makes the embedded data when asked for."""
     workdir = Path(workdir)
+    workdir_lib.check(workdir, config)  # before anything that takes time
     folder = open_data(config)
     splits = tuple(shards.read_manifest(folder).splits)
     if "train" not in splits:
@@ -246,29 +247,32 @@ def _finish(setup: Setup) -> None:
 def _summary(setup: Setup) -> str:
     """The figures that people look for first."""
     metrics: dict[str, float] = {}
-    for row in read_metrics(setup.workdir / "metrics.jsonl"):
+    for row in read_metrics(setup.workdir / METRICS_FILE):
         metrics |= row
     lines = []
     for split in setup.config.eval.splits:
-        if f"{split}/t2v/r1" not in metrics:
-            continue
-        lines.append(f"{split}, {metrics[f'{split}/gallery']:.0f} videos, seed {setup.config.seed}")
-        for score in ("global", "modular", "blend"):
-            t2v, v2t = (metrics.get(f"{split}/{score}/{way}/r1") for way in ("t2v", "v2t"))
-            if t2v is not None:
-                lines.append(
-                    f"  {score:8} R@1  text to video {t2v:5.1f} %  video to text {v2t:5.1f} %"
-                )
-        for kind in ("frame", "modular"):
-            hit = metrics.get(f"{split}/grounding/{kind}/hit")
-            if hit is not None:
-                chance = metrics[f"{split}/grounding/{kind}/chance"]
-                lines.append(
-                    f"  grounding by the {kind} score: best frame in its event {hit:.1%} "
-                    f"(chance {chance:.1%})"
-                )
-        leak = metrics.get(f"{split}/leak/own_masks")
-        if leak is not None:
-            lines.append(f"  leak {leak:.1%} (chance {metrics[f'{split}/leak/chance']:.1%})")
-    lines.append(f"Look at {setup.workdir / workdir_lib.REPORT}")
-    return "\n".join(lines)
+        if f"{split}/t2v/r1" in metrics:
+            prefix = f"{split}/"
+            found = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+            lines.append(f"{split}, {found['gallery']:.0f} videos, seed {setup.config.seed}")
+            lines += _split_summary(found)
+    return "\n".join([*lines, f"Look at {setup.workdir / workdir_lib.REPORT}"])
+
+
+def _split_summary(found: dict[str, float]) -> list[str]:
+    """Lines on one split, from its figures."""
+    lines = [f"  R@1 by chance            {100 / found['gallery']:5.1f} %"]
+    for score in ("global", "modular", "blend"):
+        if f"{score}/t2v/r1" in found:
+            t2v, v2t = found[f"{score}/t2v/r1"], found[f"{score}/v2t/r1"]
+            lines.append(f"  R@1 by the {score:8} score T2V {t2v:5.1f} %, V2T {v2t:5.1f} %")
+    for kind in ("frame", "modular"):
+        if f"grounding/{kind}/hit" in found:
+            hit, chance = found[f"grounding/{kind}/hit"], found[f"grounding/{kind}/chance"]
+            lines.append(
+                f"  best frame in its event, {kind:7} score {hit:.1%} (a random frame {chance:.1%})"
+            )
+    if "leak/own_masks" in found:
+        leak, chance = found["leak/own_masks"], found["leak/chance"]
+        lines.append(f"  leak of identity by the masks {leak:.1%} (chance {chance:.1%})")
+    return lines

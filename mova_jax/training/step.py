@@ -35,7 +35,7 @@ def make_train_step(recipe: Recipe, mesh: jax.sharding.Mesh):
     def train_step(state: TrainState, batch: Batch):
         grad_fn = jax.value_and_grad(loss_of, has_aux=True)
         (loss, watched), grads = grad_fn(state.params, batch, state.step)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)

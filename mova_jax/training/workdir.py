@@ -31,38 +31,48 @@ class RunError(Exception):
     """A run that cannot start or go on; the message says what to do."""
 
 
-def claim(workdir: str | os.PathLike, config: Config) -> None:
-    """Makes the workdir this run's own, or checks that it is.
+def check(workdir: str | os.PathLike, config: Config) -> None:
+    """Checks that the workdir is empty or this run's own.
 
     Args:
-        workdir: made when there is none.
-        config: of the run, written as `config.json`; keys of `FREE` may change at a restart.
+        workdir: may be absent.
+        config: of the run; keys of `FREE` may change at a restart, and a vocabulary size of 0
+            stands for any.
 
     Raises:
         RunError: when the workdir belongs to a run of another configuration.
     """
     path = Path(workdir) / CONFIG
-    if path.exists():
-        try:
-            found = config_lib.from_json(path.read_text())
-        except ValueError as error:
-            raise RunError(
-                f"{path} is not the configuration of a run of this version: {error}\n"
-                "Choose another --workdir."
-            ) from error
-        changed = {
-            name: values
-            for name, values in config_lib.difference(config, found).items()
-            if name not in FREE
-        }
-        if changed:
-            lines = "".join(
-                f"\n  {name}: {old!r} there, {new!r} now" for name, (old, new) in changed.items()
-            )
-            raise RunError(
-                f"{workdir} holds a run of another configuration:{lines}\n"
-                "Choose another --workdir, or start with the configuration of that run."
-            )
+    if not path.exists():
+        return
+    try:
+        found = config_lib.from_json(path.read_text())
+    except ValueError as error:
+        raise RunError(
+            f"{path} is not the configuration of a run of this version: {error}\n"
+            "Choose another --workdir."
+        ) from error
+    free = (*FREE, "" if config.model.text.vocab_size else "model.text.vocab_size")
+    lines = [
+        f"\n  {name}: {old!r} there, {new!r} now"
+        for name, (old, new) in config_lib.difference(config, found).items()
+        if name not in free
+    ]
+    if lines:
+        raise RunError(
+            f"{workdir} holds a run of another configuration:{''.join(lines)}\n"
+            "Choose another --workdir, or start with the configuration of that run."
+        )
+
+
+def claim(workdir: str | os.PathLike, config: Config) -> None:
+    """Writes `config.json`, aside and then renamed; the folder is made when there is none.
+
+    Raises:
+        RunError: see `check`.
+    """
+    check(workdir, config)
+    path = Path(workdir) / CONFIG
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
     aside.write_text(config_lib.to_json(config))
@@ -81,7 +91,7 @@ def keep_tokenizer(workdir: str | os.PathLike, tokenizer: Tokenizer) -> None:
         return
     probe = "The quick brown fox, 1234 times; it's over."
     kept = Tokenizer(folder, tokenizer.max_tokens)
-    same_ids = (kept.encode(probe).ids.tolist()) == (tokenizer.encode(probe).ids.tolist())
+    same_ids = list(kept.encode(probe).ids) == list(tokenizer.encode(probe).ids)
     if kept.vocab_size != tokenizer.vocab_size or not same_ids:
         raise RunError(
             f"the tokenizer of {tokenizer.folder} ({tokenizer.vocab_size} tokens) is not the one "

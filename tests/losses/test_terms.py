@@ -343,24 +343,29 @@ def test_unknown_forms_are_refused(kwargs):
 
 
 def test_sparsity_is_the_open_share_of_valid_frames():
-    text = jnp.array([[[1.0, 0, 0, 1], [1, 1, 1, 1]], [[0, 0, 0, 1], [9, 9, 9, 9]]])
+    video = jnp.array([[[1.0, 0, 0, 1], [1, 1, 1, 1]], [[0, 0, 0, 1], [9, 9, 9, 9]]])
+    kept_text = jnp.array([[0.1, 0.2], [0.3, 9]])
     frame_mask = jnp.array([[True, True], [True, False]])
-    got_text, got_video = terms.sparsity(ConceptMasks(text, 0.5 * text), frame_mask)
-    assert_same(got_text, Term(7.0, 12.0))
-    assert_same(got_video, Term(3.5, 12.0))
-    assert_same(got_text.mean, 7 / 12)
+    # Neither the text mask nor the part is read: `tokens` has a mask over tokens, not over d.
+    masks = ConceptMasks(text=None, video=video, part=None, kept_text=kept_text)
+    got_text, got_video = terms.sparsity(masks, frame_mask)
+    assert_same(got_text, Term(0.6, 3.0))
+    assert_same(got_video, Term(0.5 + 1 + 0.25, 3.0))
+    assert_same(got_text.mean, 0.2)
 
 
-def test_sparsity_passes_one_to_valid_frames_and_nothing_to_padding():
-    masks = ConceptMasks(normal(0, B, F, D), normal(1, B, F, D).at[1].set(jnp.nan))
+def test_sparsity_passes_its_share_to_valid_frames_and_nothing_to_padding():
+    video = normal(1, B, F, D).at[1].set(jnp.nan)  # video 1 has no valid frame
+    masks = ConceptMasks(text=None, video=video, part=None, kept_text=normal(0, B, F))
 
     def total(masks):
         text, video = terms.sparsity(masks, jnp.asarray(FRAME_MASK))
         return text.sum + 2 * video.sum
 
     gradient = jax.grad(total)(masks)
-    ones = np.broadcast_to(FRAME_MASK[..., None], (B, F, D)).astype(np.float32)
-    assert_same(gradient, ConceptMasks(ones, 2 * ones), atol=0)
+    assert_same(gradient.kept_text, FRAME_MASK.astype(np.float32), atol=0)
+    share = np.broadcast_to(FRAME_MASK[..., None], (B, F, D)) * np.float32(2 / D)
+    assert_same(gradient.video, share, atol=0)
     text, _ = terms.sparsity(jax.tree.map(lambda x: x.astype(jnp.bfloat16), masks), FRAME_MASK)
     assert text.sum.dtype == text.count.dtype == jnp.float32
 

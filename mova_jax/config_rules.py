@@ -1,0 +1,116 @@
+"""Fields of the configuration that have to agree with each other.
+
+A rule takes the values that are sound by themselves, by dotted name, and gives the lines of what is
+wrong. One that reads a field which is not there raises KeyError: that field has been reported.
+"""
+
+import math
+import re
+from typing import Any
+
+
+def _patches(v: dict[str, Any]) -> list[str]:
+    size, patch = v["model.vision.image_size"], v["model.vision.patch_size"]
+    if size % patch == 0:
+        return []
+    return [f"model.vision.image_size {size} is not a multiple of model.vision.patch_size {patch}"]
+
+
+def _heads(heads: str, width: str):
+    """The rule that so many heads divide that width."""
+
+    def rule(v: dict[str, Any]) -> list[str]:
+        if v[width] % v[heads] == 0:
+            return []
+        return [f"{heads}: {v[heads]} heads do not divide {width} {v[width]}"]
+
+    return rule
+
+
+def _at_most(small: str, large: str, *, below: bool = False):
+    """The rule that one field is at most (or below) another."""
+
+    def rule(v: dict[str, Any]) -> list[str]:
+        if v[small] < v[large] or (v[small] == v[large] and not below):
+            return []
+        relation = "under" if below else "at most"
+        return [f"{small} {v[small]} must be {relation} {large} {v[large]}"]
+
+    return rule
+
+
+def _token_buckets(v: dict[str, Any]) -> list[str]:
+    buckets, context = v["data.token_buckets"], v["model.text.context"]
+    whole = bool(buckets) and all(type(n) is int and n > 0 for n in buckets)
+    if whole and list(buckets) == sorted(set(buckets)) and buckets[-1] == context:
+        return []
+    return [
+        f"data.token_buckets: got {buckets}, expected rising lengths that end at "
+        f"model.text.context = {context}"
+    ]
+
+
+def _masks_are_there(v: dict[str, Any]) -> list[str]:
+    masks = v["model.tmn.layout"] != "none" or v["model.cmn.kind"] != "none"
+    if masks or not (v["losses.frame"] or v["losses.sparsity"]):
+        return []
+    return ["losses.frame and losses.sparsity need masks: set both to 0, or a model.tmn.layout"]
+
+
+def _modular_scale_is_there(v: dict[str, Any]) -> list[str]:
+    if v["model.modular_scale"] or not (v["losses.sfdm"] or v["losses.dfsm"]):
+        return []
+    return ["losses.sfdm and losses.dfsm need model.modular_scale > 0"]
+
+
+def _dfsm_sees_all_pairs(v: dict[str, Any]) -> list[str]:
+    if not v["losses.hard_pairs"] or not v["losses.dfsm"] or v["losses.dfsm_masks"] == "own":
+        return []
+    return [
+        "losses.dfsm_masks = 'pair' needs the score of every pair: set losses.hard_pairs to 0, "
+        "losses.dfsm to 0, or losses.dfsm_masks to 'own'"
+    ]
+
+
+def _mesh_size(v: dict[str, Any]) -> list[str]:
+    if v["mesh.data"]:
+        return []
+    return ["mesh.data: got 0, expected a number of devices, or -1 for all there are"]
+
+
+def _groups(v: dict[str, Any]) -> list[str]:
+    """Each group a (regex, factor) pair; the last catches all."""
+    groups = v["optim.groups"]
+    if groups and all(map(_is_group, groups)) and groups[-1][0] == ".*":
+        return []
+    return [f"optim.groups: got {groups}, expected (regex, factor >= 0) pairs, the last for '.*'"]
+
+
+def _is_group(group) -> bool:
+    match group:
+        case (str(pattern), int() | float() as factor) if 0 <= factor < math.inf:
+            try:
+                re.compile(pattern)
+            except re.error:
+                return False
+            return True
+    return False
+
+
+RULES = (
+    _patches,
+    _heads("model.vision.heads", "model.vision.width"),
+    _heads("model.text.heads", "model.text.width"),
+    _heads("model.tmn.heads", "model.text.width"),
+    _heads("model.cmn.heads", "model.text.width"),
+    _token_buckets,
+    _at_most("data.frames", "model.max_frames"),
+    _at_most("eval.frames", "model.max_frames"),
+    _masks_are_there,
+    _modular_scale_is_there,
+    _dfsm_sees_all_pairs,
+    _at_most("losses.hard_pairs", "train.batch_size", below=True),
+    _at_most("optim.warmup_steps", "train.steps", below=True),
+    _mesh_size,
+    _groups,
+)

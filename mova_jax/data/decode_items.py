@@ -1,0 +1,145 @@
+"""Lines of a JSONL to records, on several processes.
+
+    for item, (record, reason, warnings) in decode_all(items, work, workers=4): ...
+
+with `work = functools.partial(decode_item, fps=1.0, short_side=224)`. The results come in the order
+of the items. Nothing that is wrong with one video stops the others: it becomes the reason why that
+video has no record.
+"""
+
+import collections
+import concurrent.futures
+import math
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple
+
+import numpy as np
+
+from mova_jax.data import decode
+from mova_jax.data.annotations import Item
+from mova_jax.data.records import Caption, VideoRecord
+
+
+class Decoded(NamedTuple):
+    """What became of an item: a record, or the reason why there is none."""
+
+    record: VideoRecord | None
+    reason: str
+    warnings: tuple[str, ...]
+
+
+def decode_item(item: Item, fps: float, short_side: int) -> Decoded:
+    """Decodes one item to a record; what goes wrong becomes a reason, so that the rest goes on."""
+    try:
+        cut = {"start": item.start, "end": item.end}
+        reader = decode.VideoReader(item.path, fps, short_side, **cut)
+        frames, image, shape = [], None, (0, 0)
+        for frame in reader:
+            repeated = frame is image
+            frames.append(frames[-1] if repeated else decode.encode_jpeg(frame))
+            image, shape = frame, frame.shape
+        captions, warnings = _place(item, reader.duration)
+        if not captions:
+            return Decoded(None, "no sentence lies within the cut", ())
+        record = VideoRecord(
+            id=item.id,
+            frames=tuple(frames),
+            height=shape[0],
+            width=shape[1],
+            timestamps=np.arange(len(frames), dtype=np.float32) / np.float32(fps),
+            duration=reader.duration,
+            captions=captions,
+            alternatives=item.alternatives,
+            source=item.video,
+        )
+        return Decoded(record, "", (*item.warnings, *reader.warnings, *warnings))
+    except decode.DecodeError as error:
+        return Decoded(None, str(error), ())
+    except Exception as error:
+        return Decoded(None, f"{type(error).__name__}: {error}", ())
+
+
+def _place(item: Item, duration: float) -> tuple[tuple[Caption, ...], list[str]]:
+    """Moves times from the file's clock to the cut's, and keeps them within it."""
+    placed, warnings = [], []
+    is_cut = (item.start, item.end) != (0.0, math.inf)
+    for caption in item.captions:
+        start = max(0.0, caption.start - item.start)
+        end = min(duration, caption.end - item.start)
+        if not caption.timed:
+            placed.append(caption)
+        elif start < end:
+            placed.append(Caption(caption.text, start, end))
+        elif not is_cut:
+            placed.append(Caption(caption.text))
+            warnings.append(
+                f"a sentence is kept without its times, {caption.start} to {caption.end} s, "
+                f"for the video ends at {duration:.1f} s"
+            )
+    return tuple(placed), warnings
+
+
+def decode_all(
+    items: Iterable[Item], work: Callable[[Item], Decoded], workers: int
+) -> Iterator[tuple[Item, Decoded]]:
+    """Yields (item, work(item)) in the order of the items.
+
+    With more than one worker, a video on which a worker process dies costs that video only.
+    """
+    items = iter(items)
+    if workers <= 1:
+        yield from ((item, work(item)) for item in items)
+        return
+    pool = _pool(workers)
+    pending: collections.deque = collections.deque()
+    try:
+        while True:
+            for item in items:
+                pending.append((item, _submit(pool, work, item)))
+                if len(pending) >= 4 * workers:
+                    break
+            if not pending:
+                return
+            item, future = pending.popleft()
+            try:
+                result = future.result()
+            except BrokenProcessPool:
+                result = _alone(item, work)
+                pool.shutdown(wait=False)
+                pool = _pool(workers)
+                rest = [waiting for waiting, _ in pending]
+                pending = collections.deque((it, _submit(pool, work, it)) for it in rest)
+            yield item, result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit(pool, work: Callable[[Item], Decoded], item: Item) -> concurrent.futures.Future:
+    """A future in any case: one of a broken pool fails like those that broke with it."""
+    try:
+        return pool.submit(work, item)
+    except BrokenProcessPool as error:
+        future: concurrent.futures.Future = concurrent.futures.Future()
+        future.set_exception(error)
+        return future
+
+
+def _alone(item: Item, work: Callable[[Item], Decoded]) -> Decoded:
+    """Tries an item in a process of its own, for another one may have broken the pool."""
+    with _pool(1) as pool:
+        try:
+            return pool.submit(work, item).result()
+        except BrokenProcessPool:
+            return Decoded(None, "the decoder's process died on it (a crash, or no memory)", ())
+
+
+def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    return concurrent.futures.ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,  # Ctrl-C is for the parent, which ends the workers
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )

@@ -1,0 +1,137 @@
+"""Tests of the tokenizer: CLIP's form, transformers' ids, and cuts at the end of a sentence."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from transformers import CLIPTokenizer
+
+from mova_jax.data.tokenizer import (
+    MIN_VOCAB,
+    Tokenizer,
+    copy_tokenizer,
+    is_tokenizer,
+    train_tokenizer,
+)
+
+TEXTS = [
+    "A red cat sits on the mat. It leaves.",
+    "The red cat doesn't like the blue dog!",
+    "A blue dog runs to the red mat; the cat leaves.",
+] * 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("shards") / "tokenizer"
+    train_tokenizer(TEXTS, 540, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A red cat sits on the mat.",
+        "",
+        " ",
+        "Words that were NEVER seen, naïve ☂ 漢字 🙂",
+        "  two\n lines\tand   spaces ",
+        "It's 3 o'clock, they'll don't we've 1234!?...",
+        "<|endoftext|> inside <|startoftext|>",
+    ],
+)
+def test_ids_are_those_of_transformers(folder, text):
+    encoded = Tokenizer(folder).encode(text)
+    assert encoded.ids.tolist() == CLIPTokenizer.from_pretrained(folder)(text)["input_ids"]
+    assert encoded.ids.dtype == np.int32
+    assert not encoded.truncated
+
+
+def test_the_vocabulary_is_laid_out_as_that_of_clip(folder):
+    vocab = CLIPTokenizer.from_pretrained(folder).get_vocab()
+    by_id = sorted(vocab, key=vocab.get)
+    assert sorted(vocab.values()) == list(range(540))
+    assert by_id[-2:] == ["<|startoftext|>", "<|endoftext|>"]
+    assert [token + "</w>" for token in by_id[:256]] == by_id[256:512]
+    tokenizer = Tokenizer(folder)
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eot_id) == (540, 538, 539)
+    ids = tokenizer.encode("The cat").ids
+    assert [by_id[i] for i in ids] == ["<|startoftext|>", "the</w>", "cat</w>", "<|endoftext|>"]
+
+
+def test_few_texts_give_few_tokens(tmp_path):
+    train_tokenizer(["a b", "a b"], 4096, tmp_path)
+    assert Tokenizer(tmp_path).vocab_size == MIN_VOCAB
+    assert Tokenizer(tmp_path).encode("ab").ids.tolist()[-1] == MIN_VOCAB - 1
+
+
+def test_the_same_texts_give_the_same_files(folder, tmp_path):
+    train_tokenizer(iter(TEXTS), 540, tmp_path)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {path.name for path in tmp_path.iterdir()}
+    for name in names:
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_long_texts_are_cut_at_the_end_of_a_sentence(folder):
+    sentences = ["The cat sits.", "The dog leaves!", "A mat?", "It runs..."]
+    text = " ".join(sentences)
+    for kept in (1, 2, 3):
+        expected = Tokenizer(folder).encode(" ".join(sentences[:kept])).ids
+        room = len(Tokenizer(folder).encode(" ".join(sentences[: kept + 1])).ids)
+        for limit in (len(expected), room - 1):
+            cut = Tokenizer(folder, max_tokens=limit).encode(text)
+            assert cut.truncated
+            np.testing.assert_array_equal(cut.ids, expected)
+
+
+def test_a_sentence_that_is_too_long_keeps_its_beginning(folder):
+    long = "red cat " * 40
+    whole = Tokenizer(folder, max_tokens=200).encode(long).ids
+    cut = Tokenizer(folder, max_tokens=10).encode(long)
+    assert cut.truncated and len(cut.ids) == 10
+    assert cut.ids.tolist() == [*whole[:9], whole[-1]]
+
+
+def test_the_limit_itself_is_not_too_long(folder):
+    length = len(Tokenizer(folder).encode("The cat sits.").ids)
+    assert not Tokenizer(folder, max_tokens=length).encode("The cat sits.").truncated
+    assert Tokenizer(folder, max_tokens=length - 1).encode("The cat sits.").truncated
+
+
+def test_a_tokenizer_can_be_sent_to_a_process(folder):
+    tokenizer = pickle.loads(pickle.dumps(Tokenizer(folder, max_tokens=9)))
+    assert (
+        tokenizer.encode(TEXTS[0]).ids.tolist()
+        == Tokenizer(folder, 9).encode(TEXTS[0]).ids.tolist()
+    )
+
+
+def test_vocabulary_files_of_the_old_form_are_read_and_copied(folder, tmp_path):
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (old / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    copy_tokenizer(old, tmp_path / "new")
+    assert (tmp_path / "new" / "tokenizer.json").is_file()
+    for text in TEXTS:
+        expected = Tokenizer(folder).encode(text).ids.tolist()
+        assert Tokenizer(old).encode(text).ids.tolist() == expected
+        assert Tokenizer(tmp_path / "new").encode(text).ids.tolist() == expected
+
+
+def test_folders_without_a_clip_tokenizer(tmp_path, folder):
+    assert is_tokenizer(folder) and not is_tokenizer(tmp_path)
+    with pytest.raises(FileNotFoundError, match="There is no tokenizer in"):
+        Tokenizer(tmp_path)
+    with pytest.raises(ValueError, match="max_tokens must be at least 3"):
+        Tokenizer(folder, max_tokens=2)
+    with pytest.raises(ValueError, match="at least 514"):
+        train_tokenizer(TEXTS, 513, tmp_path)
+    (tmp_path / "vocab.json").write_text('{"<|startoftext|>": 0, "<|endoftext|>": 1, "a": 2}')
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match="a CLIP tokenizer has at least 514"):
+        Tokenizer(tmp_path)

@@ -1,0 +1,124 @@
+"""The flat figures, the choice of the blend, and the interval of R@1."""
+
+import numpy as np
+import pytest
+
+from mova_jax.evaluation.ranks import Ranks, blockwise_ranks, summary
+from mova_jax.evaluation.retrieval import (
+    WEIGHTS,
+    choose_blend,
+    r1_interval,
+    retrieval_metrics,
+)
+
+
+def blocks_of(**scores):
+    return lambda videos, captions: {k: s[videos, captions] for k, s in scores.items()}
+
+
+def noisy(seed: int, count: int, strength: float) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(count, count))
+    return (noise + strength * np.eye(count)).astype(np.float32)
+
+
+def test_figures_are_the_ranks_of_each_score_and_of_the_blend():
+    n, owner = 20, np.arange(20)
+    scores = {"global": noisy(0, n, 1.5), "modular": noisy(1, n, 1.5)}
+    figures = retrieval_metrics(blocks_of(**scores), n, owner, blend_weights=(0.5,), blocks=(7, 9))
+    scores["blend"] = scores["global"] + np.float32(0.5) * scores["modular"]
+    for name, both in blockwise_ranks(blocks_of(**scores), n, owner, n, n).items():
+        for way, ranks in both._asdict().items():
+            expected = summary(ranks)
+            del expected["gallery"]
+            assert {k: figures[f"{name}/{way}/{k}"] for k in expected} == expected
+    assert figures["blend/weight"] == 0.5
+    assert figures["gallery"] == figures["gallery_captions"] == n
+    assert len(figures) == 3 * 2 * 5 + 3
+
+
+def test_model_without_modular_score_has_no_blend():
+    figures = retrieval_metrics(blocks_of(**{"global": noisy(0, 6, 1)}), 6, np.arange(6))
+    assert {name.split("/")[0] for name in figures} == {"global", "gallery", "gallery_captions"}
+    assert choose_blend(blocks_of(**{"global": noisy(0, 6, 1)}), 6, np.arange(6)) == 0.0
+
+
+def test_galleries_are_counted_apart():
+    scores = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    figures = retrieval_metrics(blocks_of(**{"global": scores}), 3, np.array([0, 0, 1, 2, 2]))
+    assert (figures["gallery"], figures["gallery_captions"]) == (3, 5)
+
+
+def test_blend_takes_the_weight_that_finds_most():
+    n = 60
+    good, bad = noisy(0, n, 6.0), noisy(1, n, 0.0)
+    owner = np.arange(n)
+    assert choose_blend(blocks_of(**{"global": good, "modular": bad}), n, owner) == 0.0
+    loud = {"global": 20 * bad, "modular": good}
+    assert choose_blend(blocks_of(**loud), n, owner) == max(WEIGHTS)
+    both = {"global": noisy(2, n, 2.0), "modular": noisy(3, n, 2.0)}
+    weight = choose_blend(blocks_of(**both), n, owner)
+    assert 0 < weight < max(WEIGHTS)
+    swept = retrieval_metrics(blocks_of(**both), n, owner, blend_weights=WEIGHTS)
+    assert swept["blend/weight"] == weight
+    r1 = {
+        w: sum(
+            retrieval_metrics(blocks_of(**both), n, owner, blend_weights=(w,))[f"blend/{way}/r1"]
+            for way in ("t2v", "v2t")
+        )
+        for w in WEIGHTS
+    }
+    assert r1[weight] == max(r1.values())
+
+
+def test_equal_recall_is_decided_by_the_mean_rank_then_by_the_smaller_weight():
+    # Caption 0 finds nothing by any weight; a greater weight brings its video from place 3 to 2.
+    first = np.array([[0, 9, 0], [1, 9, 0], [2, 0, 9]], np.float32)
+    second = np.array([[3, 0, 0], [0, 0, 0], [2, 0, 0]], np.float32)
+    block = blocks_of(**{"global": first, "modular": second})
+    owner = np.arange(3)
+
+    def both_ways(weight):
+        figures = retrieval_metrics(block, 3, owner, blend_weights=(weight,))
+        return [
+            sum(figures[f"blend/{way}/{key}"] for way in ("t2v", "v2t")) for key in ("r1", "mnr")
+        ]
+
+    assert both_ways(0.0)[0] == both_ways(0.5)[0] and both_ways(0.0)[1] > both_ways(0.5)[1]
+    assert choose_blend(block, 3, owner, weights=(0.0, 0.5)) == 0.5
+    assert choose_blend(block, 3, owner, weights=(0.6, 0.5)) == 0.5  # all level: the smaller one
+
+
+def test_block_that_cannot_be_used_is_refused():
+    with pytest.raises(ValueError, match="score named 'global'"):
+        retrieval_metrics(blocks_of(modular=noisy(0, 3, 1)), 3, np.arange(3))
+    with pytest.raises(ValueError, match="no blend weight"):
+        retrieval_metrics(blocks_of(modular=noisy(0, 3, 1)), 3, np.arange(3), blend_weights=())
+
+
+def test_interval_covers_the_true_share_about_as_often_as_it_says():
+    rng, share, queries = np.random.default_rng(0), 0.3, 250
+    covered = 0
+    for seed in range(400):
+        values = np.where(rng.random(queries) < share, 1.0, 2.0)
+        low, high = r1_interval(Ranks(values, queries), seed)
+        covered += low <= 100 * share <= high
+    assert 0.91 <= covered / 400 <= 0.98
+
+
+def test_interval_is_that_of_drawing_queries_again():
+    values = np.where(np.arange(80) < 20, 1.0, 7.5)
+    rng = np.random.default_rng(1)
+    drawn = [100 * np.mean(rng.choice(values, len(values)) <= 1) for _ in range(4000)]
+    expected = np.percentile(drawn, (2.5, 97.5))
+    np.testing.assert_allclose(r1_interval(Ranks(values, 80), 0, 4000), expected, atol=1.3)
+
+
+def test_interval_of_no_hit_and_its_seed():
+    assert r1_interval(Ranks(np.full(9, 2.0), 9), 0) == (0.0, 0.0)
+    some = Ranks(np.arange(1.0, 40) % 3, 9)
+    assert r1_interval(some, 5) == r1_interval(some, 5)
+    figures = retrieval_metrics(
+        blocks_of(**{"global": noisy(0, 30, 2)}), 30, np.arange(30), interval_seed=0
+    )
+    low, r1, high = (figures[f"global/v2t/{key}"] for key in ("r1_low", "r1", "r1_high"))
+    assert low < r1 < high

@@ -1,0 +1,258 @@
+"""The objective: every preset, against the method's formulas written as loops."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mova_jax.losses.objective import objective
+from mova_jax.presets import OBJECTIVES
+from mova_jax.typing import Batch
+from tests import tiny
+from tests.tiny import B, F
+
+MASKED = {"kept_text", "kept_video"}
+MODULAR = {"sfdm", "dfsm", "modular_scale"}
+ALWAYS = {"contrast", "in_batch_r1", "scale"}
+EVERYTHING = ALWAYS | MODULAR | MASKED | {"frame", "sparsity"}
+
+
+def loss_of(model, batch, cfg, step=0.0):
+    return objective(model, batch, cfg, step)
+
+
+@functools.partial(tiny.jit, static_argnums=2)
+def value_of(model, batch, cfg, step=0.0):
+    """The loss and what is watched."""
+    return loss_of(model, batch, cfg, step)
+
+
+@functools.partial(tiny.jit, static_argnums=2)
+def gradient_of(model, batch, cfg, step=0.0):
+    """The loss, what is watched, and the gradient of the loss."""
+    return jax.value_and_grad(loss_of, has_aux=True)(model, batch, cfg, step)
+
+
+# -- presets
+
+
+@pytest.mark.parametrize(
+    ("name", "watched"),
+    [
+        ("full", EVERYTHING),
+        ("global_only", ALWAYS),
+        ("frame_weighting", ALWAYS | MODULAR),
+        ("cmn_only", EVERYTHING),
+        ("token_mask", EVERYTHING),
+        ("no_dfsm", EVERYTHING - {"dfsm"}),
+        ("no_sfdm", EVERYTHING - {"sfdm"}),
+        ("no_tv", EVERYTHING - {"frame"}),
+        ("soft_masks", EVERYTHING),
+        ("paper", EVERYTHING),
+    ],
+)
+def test_presets_are_the_weighted_sum_of_the_terms_they_name(name, watched):
+    cfg = tiny.config(name)
+    loss, metrics = value_of(tiny.model(name), tiny.batch(), cfg.losses)
+    assert set(metrics) == watched
+    assert all(np.isfinite(value) for value in metrics.values())
+    weights = {t: getattr(cfg.losses, t) for t in ("contrast", "frame", "sfdm", "dfsm", "sparsity")}
+    total = sum(weight * metrics[term] for term, weight in weights.items() if term in metrics)
+    np.testing.assert_allclose(loss, total, rtol=1e-5)
+    assert loss > 0 and {t for t, w in weights.items() if w} <= set(metrics)
+
+
+def test_every_preset_is_tested():
+    [mark] = test_presets_are_the_weighted_sum_of_the_terms_they_name.pytestmark
+    assert {name for name, _ in mark.args[1]} == set(OBJECTIVES)
+
+
+# -- the formulas (method sections 4 and 5), pair by pair
+
+
+def cosine(v, s):
+    """Of two vectors; 0 where one of them is 0."""
+    lengths = np.linalg.norm(v) * np.linalg.norm(s)
+    return float(v @ s) / lengths if lengths else 0.0
+
+
+def pooled(cosines, cfg):
+    """A pair's score: frames weighted by their own cosine."""
+    cosines = np.array(cosines)
+    weights = np.exp(cfg.pool_scale * cosines)
+    return (weights * cosines).sum() / weights.sum()
+
+
+def entropy(row, own, scale):
+    """Of one row of scores whose right answer is `own`."""
+    return np.log(np.exp(scale * np.array(row)).sum()) - scale * row[own]
+
+
+def embedded(model, batch):
+    """What the model makes of a batch, with the masks of all pairs `[b c f d]`, in float64."""
+
+    @tiny.jit
+    def run(model, batch):
+        video = model.encode_video(batch.frames, batch.frame_mask)
+        text = model.encode_text(batch.tokens, batch.token_mask)
+        captions = model.prepare(text)
+        pairs = [
+            model.masks(zv, mask, jax.tree.map(lambda leaf, c=c: leaf[c], captions))
+            for zv, mask in zip(video.frames, video.frame_mask, strict=True)
+            for c in range(B)
+        ]
+        return video, text, pairs
+
+    to64 = functools.partial(np.asarray, dtype=np.float64)
+    video, text, pairs = jax.tree.map(to64, run(model, batch))
+    return video, text, [pairs[B * b : B * (b + 1)] for b in range(B)]
+
+
+def reference(model, batch, cfg):
+    """Every term by loops over valid videos, captions and frames."""
+    video, text, pairs = embedded(model, batch)
+    rows = [b for b in range(B) if batch.example_mask[b]]
+    valid = {b: [f for f in range(F) if batch.frame_mask[b, f]] for b in rows}
+    scale, modular_scale = float(model.scale), float(model.modular_scale)
+    # L_g
+    cosines = [[cosine(video.pooled[b], text.pooled[c]) for c in rows] for b in rows]
+    columns = np.array(cosines).T.tolist()
+    contrast = [
+        entropy(cosines[i], i, scale) + entropy(columns[i], i, scale) for i in range(len(rows))
+    ]
+    # L_tv
+    frame = []
+    for b in rows:
+        for f in valid[b]:
+            zv = video.frames[b, f]
+            others = [pairs[b][b].part[g] for g in valid[b] if g != f]
+            others += [pairs[c][c].part[f] for c in rows if c != b and f in valid[c]]
+            over = [max(0.0, cosine(zv, s) - cfg.margin) for s in others]
+            cost = 1 - cosine(zv, pairs[b][b].part[f])
+            frame.append(cost + (np.mean(over) if over else 0.0))
+    # Modular scores: under masks made anew for every pair, and under a caption's own masks.
+    pair, own = np.zeros((2, len(rows), len(rows)))
+    for i, b in enumerate(rows):
+        for j, c in enumerate(rows):
+            both = [f for f in valid[b] if f in valid[c]]
+            for scores, m, used in ((pair, pairs[b][c], valid[b]), (own, pairs[c][c], both)):
+                masked = [cosine(video.frames[b, f] * m.video[f], m.part[f]) for f in used]
+                scores[i, j] = pooled(masked, cfg)
+    by_video = pair if cfg.dfsm_masks == "pair" else own
+    sfdm = [entropy(pair[i], i, modular_scale) for i in range(len(rows))]
+    dfsm = [entropy(by_video[:, i], i, modular_scale) for i in range(len(rows))]
+    text_open = [pairs[b][b].kept_text[f] for b in rows for f in valid[b]]
+    video_open = [pairs[b][b].video[f].mean() for b in rows for f in valid[b]]
+    return {
+        "contrast": np.mean(contrast) / 2,
+        "frame": np.mean(frame),
+        "sfdm": np.mean(sfdm),
+        "dfsm": np.mean(dfsm),
+        "sparsity": np.mean(text_open) + np.mean(video_open),
+        "kept_text": np.mean(text_open),
+        "kept_video": np.mean(video_open),
+        "in_batch_r1": np.mean(np.argmax(cosines, axis=0) == np.arange(len(rows))),
+        "scale": scale,
+        "modular_scale": modular_scale,
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"model__tmn__layout": "tokens", "losses__dfsm_masks": "own"},
+        {"model__tmn__layout": "cross", "model__masks__kind": "soft"},
+    ],
+    ids=["select", "tokens-own", "cross-soft"],
+)
+def test_full_objective_equals_the_loops(options):
+    model, cfg = tiny.model(**options), tiny.config(**options).losses
+    arrays = tiny.batch_arrays()
+    arrays["frame_mask"][2] = False  # one padded example
+    batch = Batch(**{name: jnp.asarray(x) for name, x in arrays.items()})
+    loss, metrics = value_of(model, batch, cfg)
+    expected = reference(model, batch, cfg)
+    assert set(metrics) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    weights = {t: getattr(cfg, t) for t in ("contrast", "frame", "sfdm", "dfsm", "sparsity")}
+    total = sum(weight * expected[term] for term, weight in weights.items())
+    np.testing.assert_allclose(loss, total, rtol=1e-4)
+
+
+# -- what must not change anything
+
+
+def padded(b, rows):
+    """A batch of `b` rows and the same with rows of nothing but garbage behind."""
+    short = tiny.batch_arrays(b)
+    long = tiny.batch_arrays(rows, seed=1)
+    for name, array in short.items():
+        long[name][:b] = array
+    long["frame_mask"][b:] = False
+    long["token_mask"][b:] = False
+    long["video_id"][b:] = -1
+    return [Batch(**{name: jnp.asarray(x) for name, x in a.items()}) for a in (short, long)]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"losses__hard_pairs": 2, "losses__dfsm_masks": "own"}], ids=["all", "hard"]
+)
+def test_padded_examples_change_neither_loss_nor_gradient(options):
+    cfg = tiny.config(**options).losses
+    short, long = (gradient_of(tiny.model(), batch, cfg) for batch in padded(3, 5))
+    tiny.assert_near(long, short)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(long))
+
+
+@functools.cache
+def plain(dfsm_masks="pair"):
+    cfg = tiny.config(losses__dfsm_masks=dfsm_masks).losses
+    return gradient_of(tiny.model(), tiny.batch(), cfg)
+
+
+def test_hard_pairs_of_all_change_nothing():
+    cfg = tiny.config(losses__hard_pairs=B - 1, losses__dfsm_masks="own").losses
+    tiny.assert_near(gradient_of(tiny.model(), tiny.batch(), cfg), plain("own"))
+
+
+def test_fewer_hard_pairs_leave_out_the_easy_ones():
+    cfg = tiny.config(losses__hard_pairs=1, losses__dfsm_masks="own").losses
+    _, metrics = value_of(tiny.model(), tiny.batch(), cfg)
+    assert metrics["sfdm"] < plain("own")[0][1]["sfdm"]
+
+
+def test_blocks_change_nothing():
+    cfg = tiny.config(losses__pair_block=3).losses  # 4 videos: one block is not full
+    tiny.assert_near(gradient_of(tiny.model(), tiny.batch(), cfg), plain())
+
+
+# -- levers
+
+
+def test_warm_up_raises_the_modular_weights_and_leaves_the_contrast():
+    cfg = tiny.config(losses__warmup_steps=4).losses
+    at = [value_of(tiny.model(), tiny.batch(), cfg, jnp.float32(step)) for step in (0, 1, 3, 9)]
+    (whole, metrics), (start, _) = at[-1], at[0]
+    modular = whole - metrics["contrast"]
+    expected = [metrics["contrast"] + share * modular for share in (0.25, 0.5, 1.0, 1.0)]
+    np.testing.assert_allclose([loss for loss, _ in at], expected, rtol=1e-5)
+    assert start < whole
+    for _, other in at:
+        tiny.assert_near(other, metrics)  # terms are watched without their weights
+    np.testing.assert_allclose(whole, plain()[0][0], rtol=1e-5)
+
+
+def test_detached_towers_get_the_gradient_of_the_contrast_alone():
+    cfg = tiny.config(losses__detach_towers=True, losses__contrast=0.0).losses
+    _, gradient = gradient_of(tiny.model(), tiny.batch(), cfg)
+    for tower in (gradient.vision, gradient.text):
+        assert not any(leaf.any() for leaf in jax.tree.leaves(tower))
+    for part in (gradient.tmn, gradient.cmn, gradient.modular_logit_scale):
+        assert any(np.abs(leaf).max() > 1e-5 for leaf in jax.tree.leaves(part))
+    _, everything = plain()
+    for tower in (everything.vision, everything.text):
+        assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(tower))

@@ -1,0 +1,117 @@
+"""Transformer pieces: attention against PyTorch, stacks against their blocks one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from mova_jax.models import layers
+from tests import tiny
+
+RNG = np.random.default_rng(0)
+MASK = np.array([[True, True, False], [True, False, False]])
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def test_attention_equals_pytorch():
+    query, key, value = normal(2, 5, 4, 6), normal(2, 3, 4, 6), normal(2, 3, 4, 6)
+    mask = RNG.random((2, 5, 3)) < 0.6
+    mask[..., 0] = True
+    by_head = [torch.tensor(x).transpose(1, 2) for x in (query, key, value)]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *by_head, attn_mask=torch.tensor(mask)[:, None]
+    ).transpose(1, 2)
+    got = layers.attend(query, key, value, mask)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_query_with_nothing_to_look_at_gives_zero_with_finite_gradients():
+    query, key, value = normal(1, 2, 1, 4), normal(1, 3, 1, 4), normal(1, 3, 1, 4)
+    mask = np.array([[[False] * 3, [True, False, False]]])
+
+    def out(*args):
+        return layers.attend(*args, mask)
+
+    got = out(query, key, value)
+    np.testing.assert_array_equal(got[0, 0], 0.0)
+    np.testing.assert_allclose(got[0, 1], value[0, 0], rtol=1e-6)
+    gradients = jax.grad(lambda *args: out(*args).sum(), argnums=(0, 1, 2))(query, key, value)
+    assert all(np.isfinite(g).all() for g in gradients)
+    np.testing.assert_array_equal(gradients[2][0, 1:], 0.0)  # never looked at
+    np.testing.assert_array_equal(gradients[2][0, 0], 1.0)
+
+
+def test_activations_and_layer_norm_equal_pytorch():
+    x = torch.linspace(-6, 6, 49)
+    quick = x * torch.sigmoid(1.702 * x)
+    exact = torch.nn.functional.gelu(x)
+    for name, expected in (("quick_gelu", quick), ("gelu", exact)):
+        np.testing.assert_allclose(layers.ACTIVATIONS[name](x.numpy()), expected, atol=1e-6)
+    y = 5 + 3 * normal(4, 8)
+    norm = layers.LayerNorm(8, rngs=nnx.Rngs(0))
+    expected = torch.nn.functional.layer_norm(torch.tensor(y), (8,), eps=1e-5)
+    np.testing.assert_allclose(norm(y), expected, atol=1e-5)
+    # In bfloat16 the statistics are still of float32: 1000 + noise has a variance.
+    half = jnp.asarray(1000 + 8 * normal(4, 8), jnp.bfloat16)
+    assert norm(half).dtype == jnp.bfloat16
+    np.testing.assert_allclose(norm(half), norm(half.astype(jnp.float32)), atol=0.02)
+
+
+def test_masks():
+    np.testing.assert_array_equal(layers.full_mask(MASK), MASK[:, None])
+    lower = np.tril(np.ones((3, 3), bool))
+    np.testing.assert_array_equal(layers.causal_mask(MASK), lower & MASK[:, None])
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_stack_is_its_blocks_one_after_another(remat):
+    width, heads, depth = 8, 2, 3
+    options = {"dtype": jnp.float32, "remat": remat}
+    stack = tiny.drawn(
+        lambda: layers.Stack(width, heads, depth, "gelu", rngs=nnx.Rngs(0), **options)
+    )
+    x, mask = normal(2, 3, width), layers.full_mask(jnp.asarray(MASK))
+    whole, params = nnx.split(stack)
+    one = nnx.graphdef(stack.blocks)
+
+    def unrolled(params, x):
+        for i in range(depth):
+            block = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
+            x = nnx.merge(one, block)(x, mask)
+        return x
+
+    def scanned(params, x):
+        return nnx.merge(whole, params)(x, mask)
+
+    results = [
+        tiny.jit(jax.value_and_grad(lambda p, x, f=f: jnp.square(f(p, x)).sum()))(params, x)
+        for f in (unrolled, scanned)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
+
+
+def test_what_blocks_add_shrinks_with_the_depth_and_no_two_blocks_start_alike():
+    @nnx.jit
+    def create():
+        return layers.Stack(64, 2, 8, "gelu", rngs=nnx.Rngs(0), dtype=jnp.float32)
+
+    blocks = create().blocks
+    np.testing.assert_allclose(blocks.mlp.down.kernel[...].std(), 64**-0.5 / 4, rtol=0.05)
+    np.testing.assert_allclose(blocks.attention.out.kernel[...].std(), 64**-0.5 / 4, rtol=0.05)
+    np.testing.assert_allclose(blocks.mlp.up.kernel[...].std(), 128**-0.5, rtol=0.05)
+    kernel = blocks.attention.qkv.kernel[...]
+    assert kernel.shape == (8, 64, 3, 2, 32)
+    assert np.abs(kernel[0] - kernel[1]).max() > 0.1
+
+
+def test_normalise():
+    np.testing.assert_allclose(layers.normalise(jnp.array([3.0, 4.0])), [0.6, 0.8], rtol=1e-6)
+    gradient = jax.grad(lambda x: layers.normalise(x).sum())(jnp.zeros(3))
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(layers.normalise(jnp.zeros(3)), 0.0)
+    assert layers.normalise(jnp.ones(3, jnp.bfloat16)).dtype == jnp.float32

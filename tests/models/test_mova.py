@@ -1,0 +1,154 @@
+"""The whole model: its masks pair by pair, its number types, and what padding may do to it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mova_jax.models.masks import straight_through
+from mova_jax.models.mova import count_parameters, normalised_text
+from tests import tiny
+from tests.tiny import B, D, F, L, W
+
+LAYOUTS = ["select", "cross", "joint", "tokens", "none"]
+
+
+@tiny.jit
+def embed(model, batch):
+    """Videos, captions, prepared captions, own masks."""
+    video = model.encode_video(batch.frames, batch.frame_mask)
+    text = model.encode_text(batch.tokens, batch.token_mask)
+    captions = model.prepare(text)
+    return video, text, captions, model.own_masks(video, captions)
+
+
+@tiny.jit
+def one_pair(model, video, captions, b, c):
+    caption = jax.tree.map(lambda leaf: leaf[c], captions)
+    return model.masks(video.frames[b], video.frame_mask[b], caption)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_own_masks_are_the_masks_of_each_pair(layout):
+    model = tiny.model(model__tmn__layout=layout)
+    batch = tiny.batch()
+    video, text, captions, own = embed(model, batch)
+    assert video.frames.shape == (B, F, D) and text.tokens.shape == (B, L, W)
+    assert own.part.shape == own.video.shape == (B, F, D) and own.kept_text.shape == (B, F)
+    for b in range(B):
+        masks = one_pair(model, video, captions, b, b)
+        jax.tree.map(
+            lambda one, all_of_them, b=b: np.testing.assert_allclose(
+                one, all_of_them[b], rtol=1e-4, atol=1e-5
+            ),
+            masks,
+            own,
+        )
+    assert set(np.unique(own.video)) <= {0.0, 1.0}
+    if layout == "tokens":
+        return
+    np.testing.assert_allclose(own.part, text.pooled[:, None] * own.text, rtol=1e-6)
+    np.testing.assert_allclose(own.kept_text, np.mean(own.text, axis=-1), rtol=1e-6)
+    assert (np.unique(own.text).tolist() == [1.0]) == (layout == "none")
+
+
+def test_masks_of_tokens_give_the_mean_of_the_tokens_they_keep():
+    model = tiny.model(model__tmn__layout="tokens")
+    batch = tiny.batch()
+    video, text, captions, own = embed(model, batch)
+    projection = np.asarray(model.text.projection.kernel[...])
+    for b in range(B):
+        logits = model.tmn(
+            video.frames[b], video.frame_mask[b], captions.temporal[b], batch.token_mask[b]
+        )
+        kept = np.asarray(straight_through(logits, "hard", 1.0)) * np.asarray(batch.token_mask[b])
+        said = np.asarray(text.tokens[b]) @ projection
+        for f in range(F):
+            mean = said[kept[f] == 1].mean(0) if kept[f].any() else np.zeros(D)
+            np.testing.assert_allclose(own.part[b, f], mean, rtol=1e-4, atol=1e-5)
+            share = kept[f].sum() / int(batch.token_mask[b].sum())
+            np.testing.assert_allclose(own.kept_text[b, f], share, rtol=1e-6)
+    assert 0 < np.mean(own.kept_text) < 1  # the case is not an empty one
+
+
+def test_what_is_switched_off_is_not_there():
+    full, weighting = tiny.model(), tiny.model("frame_weighting")
+    assert full.has_masks and not weighting.has_masks
+    assert tiny.model("cmn_only").has_masks
+    bare = tiny.model("global_only")
+    assert count_parameters(weighting) == count_parameters(bare) + 1  # the modular scale
+    assert not hasattr(bare, "modular_logit_scale")
+
+
+@pytest.mark.parametrize("start", [14.3, 100.0, 250.0])
+def test_scales_are_capped_and_can_always_come_down(start):
+    model = tiny.model()
+    for name in ("logit_scale", "modular_logit_scale"):
+        getattr(model, name)[...] = jnp.log(jnp.float32(start))
+
+    def scales(model):
+        return jnp.stack([model.scale, model.modular_scale])
+
+    np.testing.assert_allclose(scales(model), min(start, 100.0), rtol=1e-5)
+    assert (scales(model) <= 100.0).all()
+    gradient = nnx.grad(lambda model: scales(model).sum())(model)
+    np.testing.assert_allclose(gradient.logit_scale[...], start, rtol=1e-5)
+    np.testing.assert_allclose(gradient.modular_logit_scale[...], start, rtol=1e-5)
+
+
+def everything(model, batch):
+    """A scalar in which all that is valid takes part."""
+    video = model.encode_video(batch.frames, batch.frame_mask)
+    text = model.encode_text(batch.tokens, batch.token_mask)
+    masks = model.own_masks(video, model.prepare(text))
+    valid = batch.frame_mask[..., None]
+    parts = jnp.where(valid, masks.part * masks.video + video.frames, 0.0)
+    return jnp.square(parts).sum() + jnp.square(video.pooled - normalised_text(text)).sum()
+
+
+loss_and_gradient = tiny.jit(jax.value_and_grad(everything))
+
+
+def test_remat_changes_nothing():
+    results = [loss_and_gradient(tiny.model(model__remat=r), tiny.batch()) for r in (False, True)]
+    (value, gradient), (again, other) = results
+    np.testing.assert_allclose(again, value, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["mean", "seq_transformer"])
+def test_bfloat16_is_near_and_gives_float32(head):
+    options = {"model__global_head": head, "model__masks__kind": "soft"}
+    exact = embed(tiny.model(**options), tiny.batch())
+    half = embed(tiny.model(model__dtype="bfloat16", **options), tiny.batch())
+    for ours, theirs in ((exact[0], half[0]), (exact[1], half[1]), (exact[3], half[3])):
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            assert b.dtype == a.dtype
+            error = np.abs(np.asarray(b, np.float32) - np.asarray(a, np.float32))
+            assert error.mean() <= 0.02 * np.abs(a).max()
+
+
+@pytest.mark.parametrize("layout", ["select", "joint"])
+def test_padded_rows_frames_and_tokens_do_nothing_to_the_others(layout):
+    model = tiny.model(model__tmn__layout=layout, model__global_head="seq_transformer")
+    arrays = tiny.batch_arrays()
+    arrays["frame_mask"][-1] = False
+    arrays["token_mask"][-1] = False
+    other = {name: array.copy() for name, array in arrays.items()}
+    other["frames"][~arrays["frame_mask"]] = 255
+    other["tokens"][~arrays["token_mask"]] = 3
+    batches = [tiny.Batch(**x) for x in (arrays, other)]
+    (value, gradient), (same, again) = (loss_and_gradient(model, batch) for batch in batches)
+    np.testing.assert_allclose(same, value, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+        assert np.isfinite(b).all()
+    video, text, _, masks = embed(model, batches[1])
+    assert not video.frames[~arrays["frame_mask"]].any()
+    assert not text.tokens[~arrays["token_mask"]].any()
+    assert not video.pooled[-1].any() and np.isfinite(masks.part).all()
+    # The rows before it are those of the batch without it.
+    short, *_ = embed(model, tiny.Batch(**{name: x[:-1] for name, x in arrays.items()}))
+    np.testing.assert_allclose(short.pooled, video.pooled[:-1], rtol=1e-5, atol=1e-6)

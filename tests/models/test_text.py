@@ -1,0 +1,76 @@
+"""The text encoder against transformers' CLIP, with padding behind the end-of-text token."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from mova_jax.models.text import TextTower
+from tests import tiny
+from tests.models import torch_clip
+
+LENGTHS = [6, 3, 2, 4]
+MASK = tiny.masks_of_lengths(LENGTHS, tiny.L)
+
+
+def tower(activation="gelu", dtype=jnp.float32, remat=False):
+    cfg = tiny.config(model__text__layers=2).model.text
+    options = {"dtype": dtype, "remat": remat}
+    return tiny.drawn(lambda: TextTower(cfg, tiny.D, activation, rngs=nnx.Rngs(0), **options))
+
+
+def tokens(padding=1):
+    """Start, words, end, and padding of that token."""
+    made = np.random.default_rng(0).integers(2, torch_clip.END, (4, tiny.L))
+    made[:, 0] = 0
+    made[np.arange(4), np.array(LENGTHS) - 1] = torch_clip.END
+    return np.where(MASK, made, padding)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+def test_token_states_and_text_embeddings_equal_transformers(activation):
+    reference = torch_clip.torch_clip(activation)
+    ours = torch_clip.load(
+        tower(activation), torch_clip.text_weights(torch_clip.weights_of(reference))
+    )
+    got = tiny.jit(ours)(tokens(), MASK)
+    with torch.no_grad():
+        out = reference.text_model(
+            input_ids=torch.tensor(tokens()), attention_mask=torch.tensor(MASK.astype(int))
+        )
+        pooled = reference.text_projection(out.pooler_output)
+    torch_clip.assert_close(got.pooled, pooled)
+    states = out.last_hidden_state.numpy()
+    torch_clip.assert_close(np.asarray(got.tokens)[MASK], states[MASK])
+    np.testing.assert_array_equal(got.tokens * ~MASK[..., None], 0.0)
+    assert got.tokens.dtype == got.pooled.dtype == jnp.float32
+
+
+def test_padding_and_later_tokens_change_nothing():
+    ours = tiny.jit(tower())
+    got = ours(tokens(), MASK)
+    other = ours(tokens(padding=7), MASK)
+    jax.tree.map(np.testing.assert_array_equal, got, other)
+    # A shorter bucket holds the same caption.
+    short = ours(tokens()[1:, :4], MASK[1:, :4])
+    np.testing.assert_allclose(short.pooled, got.pooled[1:], rtol=1e-5, atol=1e-6)
+    # Causal: a word changes its own state and later ones only.
+    changed = tokens()
+    changed[0, 3] = (changed[0, 3] - 1) % torch_clip.END
+    moved = np.abs(ours(changed, MASK).tokens[0] - got.tokens[0]).max(-1)
+    assert not moved[:3].any() and (moved[3:] > 1e-6).all()
+
+
+def test_padding_passes_no_gradient():
+    used = np.unique(tokens()[MASK])
+    free = next(token for token in range(tiny.VOCAB) if token not in used)
+
+    def loss(tower):
+        out = tower(tokens(padding=free), MASK)
+        return jnp.square(out.tokens).sum() + jnp.square(out.pooled).sum()
+
+    gradient = tiny.jit(jax.grad(loss))(tower())
+    table = np.abs(gradient.token_embedding[...]).max(-1)
+    assert table[free] == 0 and (table[used] > 0).all()

@@ -1,0 +1,89 @@
+"""The frame encoder against transformers' CLIP, and the sizes it has to have."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from configs.base import get_config
+from mova_jax.config import from_config_dict
+from mova_jax.models.mova import Mova, count_parameters
+from mova_jax.models.vision import VisionTower
+from tests import tiny
+from tests.models import torch_clip
+
+# CLIP's published preprocessing.
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
+STD = np.array([0.26862954, 0.26130258, 0.27577711])
+
+
+def tower(activation="gelu", **changes):
+    cfg = tiny.config(model__vision__layers=2).model.vision
+    options = {"dtype": jnp.float32, "remat": False} | changes
+    return tiny.drawn(lambda: VisionTower(cfg, tiny.D, activation, rngs=nnx.Rngs(0), **options))
+
+
+def frames(n=5):
+    return np.random.default_rng(1).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+def test_frame_embeddings_equal_transformers(activation):
+    reference = torch_clip.torch_clip(activation)
+    weights = torch_clip.vision_weights(torch_clip.weights_of(reference))
+    ours = torch_clip.load(tower(activation), weights)
+    pixels = torch.tensor((frames() / 255 - MEAN) / STD, dtype=torch.float32).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        seen = reference.vision_model(pixel_values=pixels).pooler_output
+        expected = reference.visual_projection(seen)
+    torch_clip.assert_close(tiny.jit(ours)(frames()), expected)
+
+
+def test_frames_do_not_see_each_other_and_bytes_are_not_wrapped():
+    ours = tiny.jit(tower())
+    together = ours(frames())
+    other = frames()
+    other[1:] = 255 - other[1:]
+    changed = ours(other)
+    np.testing.assert_array_equal(changed[0], together[0])
+    assert np.abs(changed[1:] - together[1:]).max() > 1e-3
+    # 0 and 255 are the ends of a scale: the middle of it lies between them.
+    ends = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (0, 128, 255)])
+    assert len(np.unique(np.asarray(ours(ends)).round(5), axis=0)) == 3
+
+
+def test_remat_gives_the_same_gradient_and_bfloat16_a_near_value():
+    def loss(tower):
+        return jnp.square(tower(frames(2))).sum()
+
+    plain, again = (tiny.jit(jax.grad(loss))(tower(remat=remat)) for remat in (False, True))
+    tiny.assert_near(again, plain, 1e-5)
+    half = tiny.jit(tower(dtype=jnp.bfloat16))(frames())
+    assert half.dtype == jnp.float32
+    torch_clip.assert_close(half, tiny.jit(tower())(frames()), relative=0.03)
+
+
+def parameters(argument, **changes):
+    """Number of parameters of a B/16 with CLIP's vocabulary and 77 text positions."""
+    made = get_config(f"model=b16,{argument}")
+    clip = {
+        "model.text.vocab_size": 49408,
+        "model.text.context": 77,
+        "data.token_buckets": (77,),
+        "model.max_frames": 77,
+    }
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    made.update_from_flattened_dict(clip | changes)
+    cfg = from_config_dict(made).model
+    return count_parameters(nnx.eval_shape(lambda: Mova(cfg, rngs=nnx.Rngs(0))))
+
+
+def test_parameter_counts_are_those_of_the_sources():
+    clip = parameters("objective=global_only")
+    assert clip == 149_620_737
+    head = parameters("objective=global_only", model__global_head="seq_transformer")
+    assert head == 162_269_697
+    paper = parameters("objective=paper")  # cross layout, seq_transformer
+    assert abs(paper - 174.7e6) < 0.1e6

@@ -1,0 +1,149 @@
+"""Whole runs of a tiny model: learning what they tell, stopping, going on, refusing."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from configs.base import get_config
+from mova_jax.config import from_config_dict
+from mova_jax.training import run as run_lib
+from mova_jax.training.loop import Loop
+from mova_jax.training.progress import read_metrics
+from mova_jax.training.workdir import RunError
+from tests import tiny
+
+STEPS = 6
+
+
+def config(cache, **changes):
+    made = get_config()
+    sizes = tiny.SIZES | {
+        "model.vision.image_size": 16,
+        "model.text.context": 160,
+        "model.text.vocab_size": 0,
+        "model.max_frames": 8,
+        "data.token_buckets": (160,),
+        "data.cache": str(cache),
+        "data.train_videos": 32,
+        "data.eval_videos": 8,
+        "train.steps": STEPS,
+        "train.batch_size": 8,
+        "train.log_every": 1,
+        "train.eval_every": 4,
+        "train.checkpoint_every": 2,
+        "eval.batch_size": 8,
+        "eval.splits": ("test",),
+        "eval.timelines": 1,
+    }
+    made.update_from_flattened_dict(sizes | {k.replace("__", "."): v for k, v in changes.items()})
+    return from_config_dict(made)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def complete(cache, tmp_path_factory):
+    """The workdir of a run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("complete")
+    assert run_lib.run(config(cache), workdir) == 0
+    return workdir
+
+
+def figures(workdir):
+    """All that was measured, but for what a clock measures."""
+    return [
+        {k: v for k, v in row.items() if not k.startswith("time/")}
+        for row in read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+def test_a_run_leaves_what_its_workdir_promises(complete):
+    for name in ("config.json", "metrics.jsonl", "report.html", "plots", "checkpoints"):
+        assert (complete / name).exists(), name
+    assert (complete / "checkpoints" / "tokenizer" / "tokenizer.json").exists()
+    saved = json.loads((complete / "config.json").read_text())
+    assert saved["model"]["text"]["vocab_size"] > 0
+    rows = figures(complete)
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in rows if "validation/t2v/r1" in row] == [4, STEPS]
+    last = rows[-1]
+    for name in ("t2v/r1", "modular/v2t/mnr", "grounding/modular/hit", "leak/own_masks", "gallery"):
+        assert f"test/{name}" in last
+    assert last["test/gallery"] == 8
+
+
+def test_typed_again_it_says_that_it_is_complete(complete, cache, capsys):
+    before = (complete / "metrics.jsonl").read_bytes()
+    assert run_lib.run(config(cache), complete) == 0
+    assert "is complete" in capsys.readouterr().out
+    assert (complete / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("stop_at", [1, 3])
+def test_stopped_and_resumed_is_never_stopped(stop_at, complete, cache, tmp_path, monkeypatch):
+    settle = Loop._settle
+
+    def settle_and_signal(self, taken, state):
+        settle(self, taken, state)
+        if taken.step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_settle", settle_and_signal)
+        assert run_lib.run(config(cache), tmp_path) == 128 + signal.SIGTERM
+    stopped = figures(tmp_path)
+    assert stopped[-1]["step"] < STEPS
+    assert run_lib.run(config(cache), tmp_path) == 0
+    assert figures(tmp_path) == figures(complete)
+
+
+def test_a_loss_that_is_not_finite_stops_and_saves_the_state_before(cache, tmp_path, monkeypatch):
+    made = run_lib.make_train_step
+
+    def poisoned(recipe, mesh):
+        step = made(recipe, mesh)
+
+        def take(state, batch):
+            if int(state.step) == 2:
+                params = dict(state.params) | {
+                    "logit_scale": state.params["logit_scale"] * float("nan")
+                }
+                state = type(state)(state.step, params, state.opt_state, state.finite)
+            return step(state, batch)
+
+        return take
+
+    monkeypatch.setattr(run_lib, "make_train_step", poisoned)
+    with pytest.raises(RunError) as error:
+        run_lib.run(config(cache), tmp_path)
+    assert "not finite at step 3" in str(error.value)
+    assert str(error.value).count("train-0000") == 8  # the ids of the batch
+    assert (tmp_path / "checkpoints" / "last" / "2").is_dir()
+    assert [row["step"] for row in figures(tmp_path) if "train/loss" in row] == [1, 2]
+
+
+def test_another_configuration_is_refused_by_key(complete, cache):
+    with pytest.raises(RunError, match=r"losses.margin: 0.2 there, 0.5 now"):
+        run_lib.run(config(cache, losses__margin=0.5), complete)
+
+
+def test_keys_that_change_no_number_may_change(complete, cache):
+    assert run_lib.run(config(cache, data__threads=1), complete) == 0
+
+
+def test_a_missing_folder_of_shards_is_a_clear_error(cache, tmp_path):
+    from mova_jax.data.shards import ShardError
+
+    with pytest.raises(ShardError, match="There is no shard folder"):
+        run_lib.run(config(cache, data__source=str(tmp_path / "none")), tmp_path / "run")
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(cache, tmp_path):
+    with pytest.raises(RunError, match="choose a multiple of 8"):
+        run_lib.run(config(cache, train__batch_size=6), tmp_path)
+    assert not (tmp_path / "config.json").exists()

@@ -1,0 +1,116 @@
+"""A model and batches of the smallest sizes at which every axis has another length."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from configs.base import get_config
+from mova_jax.config import Config, from_config_dict
+from mova_jax.models.mova import Mova
+from mova_jax.typing import Batch
+
+B, F, L, D, W = 4, 3, 6, 8, 16  # videos, frames, tokens, joint width, text tower's width
+SIZE, VOCAB = 8, 11  # pixels, tokens
+
+SIZES = {
+    "model.vision.image_size": SIZE,
+    "model.vision.patch_size": 4,
+    "model.vision.width": 12,
+    "model.vision.layers": 1,
+    "model.vision.heads": 2,
+    "model.text.width": W,
+    "model.text.layers": 1,
+    "model.text.heads": 2,
+    "model.text.context": L,
+    "model.text.vocab_size": VOCAB,
+    "model.embed_dim": D,
+    "model.head_layers": 1,
+    "model.max_frames": 5,
+    "model.tmn.layers": 2,
+    "model.tmn.heads": 2,
+    "model.cmn.heads": 2,
+    # Logits at the start are near the bias: at 0 some masks are open and some are closed.
+    "model.masks.init_bias": 0.0,
+    "data.frames": F,
+    "data.token_buckets": (L,),
+    "eval.frames": F,
+    "train.batch_size": B,
+    "optim.warmup_steps": 2,
+    "train.steps": 10,
+}
+
+
+# Programs of tiny shapes run once: nearly all of their time is compiling, now a fifth of it.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+jit = functools.partial(jax.jit, compiler_options=QUICK)
+
+
+def config(objective: str = "full", **changes) -> Config:
+    """A checked configuration; `model__tmn__layout="cross"` changes `model.tmn.layout`."""
+    made = get_config(f"objective={objective}")
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    made.update_from_flattened_dict(SIZES | changes)
+    return from_config_dict(made)
+
+
+def model(objective: str = "full", **changes) -> Mova:
+    """The model of `config`, with the same weights whenever it is made."""
+    cfg = config(objective, **changes).model
+    made = drawn(lambda: Mova(cfg, rngs=nnx.Rngs(0)))
+    made.logit_scale[...] = jnp.log(cfg.scale)
+    if cfg.modular_scale:
+        made.modular_logit_scale[...] = jnp.log(cfg.modular_scale)
+    return made
+
+
+def drawn(make) -> nnx.Module:
+    """What `make` makes, with weights from NumPy: nothing is compiled, and no bias is 0."""
+    graphdef, state = nnx.split(nnx.eval_shape(make))
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        weights = rng.normal(size=leaf.shape).astype(np.float32)
+        name = str(path[-1].key)
+        if name == "scale":  # of a layer norm
+            return jnp.asarray(1 + 0.1 * weights)
+        return jnp.asarray((0.1 if name == "bias" else 0.35) * weights)
+
+    params = jax.tree_util.tree_map_with_path(draw, nnx.to_pure_dict(state))
+    return nnx.merge(graphdef, params)
+
+
+def assert_near(got, expected, relative: float = 1e-4) -> None:
+    """Leaves of two trees are equal, but for so much of the largest value of a leaf."""
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        a, b = (np.asarray(x, np.float64) for x in (a, b))
+        np.testing.assert_allclose(a, b, rtol=0, atol=relative * np.abs(b).max() + 1e-6)
+
+
+def masks_of_lengths(lengths, size: int) -> np.ndarray:
+    """`[b size]`: True for the first so many places of each row."""
+    return np.arange(size) < np.asarray(lengths)[:, None]
+
+
+def batch_arrays(b: int = B, seed: int = 0) -> dict[str, np.ndarray]:
+    """Fields of a `Batch` whose rows have several lengths, the first one full."""
+    rng = np.random.default_rng(seed)
+    return {
+        "frames": rng.integers(0, 256, (b, F, SIZE, SIZE, 3), dtype=np.uint8),
+        "frame_mask": masks_of_lengths([F - i % 3 for i in range(b)], F),
+        "timestamps": np.tile(np.arange(F, dtype=np.float32), (b, 1)),
+        "tokens": rng.integers(0, VOCAB, (b, L), dtype=np.int32),
+        "token_mask": masks_of_lengths([L - i % 4 for i in range(b)], L),
+        "video_id": np.arange(b, dtype=np.int32),
+    }
+
+
+def batch(b: int = B, seed: int = 0) -> Batch:
+    """`batch_arrays` on the device."""
+    return Batch(**{name: jnp.asarray(x) for name, x in batch_arrays(b, seed).items()})

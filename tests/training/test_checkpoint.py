@@ -1,0 +1,113 @@
+"""Checkpoints: what comes back is what was saved, and a bad save loses nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mova_jax import mesh as mesh_lib
+from mova_jax.training.checkpoint import CheckpointError, Checkpoints, abstract_state
+from mova_jax.training.state import TrainState, make_recipe
+from tests import tiny
+
+SHARDING = mesh_lib.replicated(mesh_lib.make_mesh())
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return make_recipe(tiny.config(), SHARDING)
+
+
+@pytest.fixture(scope="module")
+def state(recipe):
+    return recipe.initial()
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    opened = Checkpoints(tmp_path, tiny.config())
+    yield opened
+    opened.close()
+
+
+def at(state: TrainState, step: int, add: float = 0.0) -> TrainState:
+    params = jax.tree.map(lambda leaf: leaf + add, state.params)
+    return TrainState(jnp.int32(step), params, state.opt_state, state.finite)
+
+
+def assert_same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+def test_state_data_and_config_come_back_exactly(recipe, state, checkpoints, tmp_path):
+    saved = at(state, 7, add=0.1)
+    checkpoints.save_last(saved, {"next_batch": 7})
+    checkpoints.wait()
+    reopened = Checkpoints(tmp_path, tiny.config())
+    assert reopened.last_step == 7 and reopened.best_step is None
+    found = reopened.restore_last(abstract_state(recipe, SHARDING))
+    reopened.close()
+    assert_same(found.state, saved)
+    assert jax.tree.structure(found.state) == jax.tree.structure(saved)
+    assert found.data == {"next_batch": 7}
+    assert found.record["config"]["model"]["tmn"]["layout"] == "select"
+
+
+def test_a_state_may_be_donated_as_soon_as_it_is_being_saved(recipe, state, checkpoints):
+    saved = jax.tree.map(jnp.copy, at(state, 1, add=0.5))
+    expected = jax.tree.map(np.array, saved.params)
+    spoil = jax.jit(lambda s: jax.tree.map(lambda leaf: leaf * 0, s), donate_argnums=0)
+    checkpoints.save_last(saved, {"next_batch": 1})
+    jax.block_until_ready(spoil(saved))
+    found = checkpoints.restore_last(abstract_state(recipe, SHARDING))
+    assert_same(found.state.params, expected)
+
+
+def test_only_the_newest_last_is_kept(state, checkpoints):
+    for step in (1, 2, 3):
+        checkpoints.save_last(at(state, step), {"next_batch": step})
+    checkpoints.wait()
+    assert [path.name for path in (checkpoints.folder / "last").iterdir()] == ["3"]
+
+
+def test_the_best_is_that_of_the_highest_score(recipe, state, checkpoints):
+    scores = {1: 10.0, 2: 30.0, 3: 30.0, 4: 20.0}
+    taken = {
+        step: checkpoints.save_best(at(state, step), {"next_batch": step}, score, 0.5)
+        for step, score in scores.items()
+    }
+    assert taken == {1: True, 2: True, 3: False, 4: False}
+    assert checkpoints.best_step == 2
+    found = checkpoints.restore_best(abstract_state(recipe, SHARDING))
+    assert (found.record["score"], found.record["blend_weight"]) == (30.0, 0.5)
+
+
+def test_going_on_from_an_earlier_step_saves_nothing_twice(state, checkpoints):
+    assert checkpoints.save_best(at(state, 2), {"next_batch": 2}, 30.0, 0.5)
+    assert not checkpoints.save_best(at(state, 2), {"next_batch": 2}, 30.0, 0.5)
+
+
+def test_restoring_nothing_says_so(recipe, checkpoints):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        checkpoints.restore_last(abstract_state(recipe, SHARDING))
+
+
+def test_a_damaged_checkpoint_is_a_clear_error(recipe, state, checkpoints):
+    checkpoints.save_last(at(state, 1), {"next_batch": 1})
+    checkpoints.wait()
+    for path in (checkpoints.folder / "last" / "1" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="could not be read"):
+        checkpoints.restore_last(abstract_state(recipe, SHARDING))
+
+
+def test_a_leftover_of_a_killed_save_is_no_checkpoint(state, checkpoints, tmp_path):
+    checkpoints.save_last(at(state, 3), {"next_batch": 3})
+    checkpoints.wait()
+    (checkpoints.folder / "last" / "9.orbax-checkpoint-tmp").mkdir()
+    reopened = Checkpoints(tmp_path, tiny.config())
+    assert reopened.last_step == 3
+    reopened.close()
