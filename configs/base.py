@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model.tmn = ConfigDict()
     model.tmn.layout = "select"  # select | cross | joint | tokens | none
     model.tmn.layers = 2  # reads of the caption (select) or transformer layers
-    model.tmn.token_layers = 1  # blocks over the tokens before the reads (select)
+    model.tmn.token_layers = 0  # blocks over the tokens before the reads (select)
     model.tmn.heads = 4
     model.tmn.detach_tokens = False  # stop the gradient from the TMN into the text tower
     model.cmn = ConfigDict()
@@ -68,15 +68,15 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.losses = losses = ConfigDict()
     losses.contrast = 1.0  # weight of L_g
-    losses.frame = 1.0  # weight of L_tv
+    losses.frame = 0.1  # weight of L_tv
     losses.sfdm = 1.0  # weight of same frame, different masks (L_vt)
     losses.dfsm = 1.0  # weight of different frames, same mask (L_vt)
-    losses.sparsity = 0.2  # weight of L_s
+    losses.sparsity = 0.02  # weight of L_s
     losses.margin = 0.2  # of L_tv, in cosine
     losses.frame_form = "hinge"  # hinge | relative
     losses.frame_negatives = "same_index"  # same_index | all
     losses.dfsm_masks = "pair"  # pair: each pair's own masks | own: a caption's own, which leak
-    losses.pool = "softmax"  # of a pair's score over frames: softmax | mean | joint
+    losses.pool = "mean"  # of a pair's score over frames: softmax | mean | joint
     losses.pool_scale = 10.0  # of the softmax over frames
     losses.hard_pairs = 0  # sfdm over the k hardest captions of a video; 0 = all of the batch
     losses.pair_block = 0  # videos of one block of pairs, recomputed backwards; 0 = one block

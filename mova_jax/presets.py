@@ -64,7 +64,7 @@ OBJECTIVES = {
     # Row (i): CLIP4Clip's loss and nothing else.
     "global_only": _NO_MASKS | {"losses.sfdm": 0.0, "losses.dfsm": 0.0, "model.modular_scale": 0.0},
     # The control that masks have to beat (method section 6): frames weighted by the caption.
-    "frame_weighting": _NO_MASKS,
+    "frame_weighting": _NO_MASKS | {"losses.pool": "softmax"},
     # Row (ii): the visual mask alone, from the whole caption, as the parent SmartCLIP does.
     "cmn_only": {"model.tmn.layout": "none"},
     # Row (iii): a frame selects tokens of the caption in place of dimensions.
@@ -79,6 +79,8 @@ OBJECTIVES = {
         "model.tmn.layout": "cross",
         "model.masks.kind": "hard",
         "model.masks.init_bias": 0.0,
+        "losses.frame": 1.0,
+        "losses.sparsity": 0.2,
         "losses.dfsm_masks": "own",
         "losses.pool": "mean",
         "losses.hard_pairs": 0,

@@ -71,10 +71,10 @@ def objective(model, batch: Batch, cfg, step: Float[Array, ""]):
     """
     video = model.encode_video(batch.frames, batch.frame_mask)
     text = model.encode_text(batch.tokens, batch.token_mask)
-    scores = global_scores(video, text)
-    losses = {
-        "contrast": (cfg.contrast, terms.global_contrast(scores, model.scale, batch.example_mask))
-    }
+    with jax.named_scope("global_contrast"):
+        scores = global_scores(video, text)
+        contrast = terms.global_contrast(scores, model.scale, batch.example_mask)
+    losses = {"contrast": (cfg.contrast, contrast)}
     watched = {
         "in_batch_r1": _in_batch_r1(scores, batch.example_mask).mean,
         "scale": model.scale,

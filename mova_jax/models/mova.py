@@ -83,26 +83,33 @@ class Mova(nnx.Module):
     ) -> VideoEmbedding:
         """Frames through the vision tower and the global head."""
         b, f = frame_mask.shape
-        zv = self.vision(frames.reshape(b * f, *frames.shape[2:])).reshape(b, f, -1)
+        with jax.named_scope("vision_tower"):
+            zv = self.vision(frames.reshape(b * f, *frames.shape[2:])).reshape(b, f, -1)
         # Padded frames become 0 here, once, so that no later term has to think of their content.
         zv = jnp.where(frame_mask[..., None], zv, 0.0)
-        return VideoEmbedding(zv, frame_mask, self.head(zv, frame_mask))
+        with jax.named_scope("global_head"):
+            return VideoEmbedding(zv, frame_mask, self.head(zv, frame_mask))
 
     def encode_text(
         self, tokens: Int[Array, "c l"], token_mask: Bool[Array, "c l"]
     ) -> TextEmbedding:
         """Captions through the text tower."""
-        return self.text(tokens, token_mask)
+        with jax.named_scope("text_tower"):
+            return self.text(tokens, token_mask)
 
     def prepare(self, text: TextEmbedding) -> PreparedCaption:
         """The mask networks' own layers over the captions, once for all videos."""
         arguments = text.tokens, text.token_mask
         by_token = self.cfg.tmn.layout == "tokens"
+        with jax.named_scope("tmn"):
+            temporal = self.tmn.prepare(*arguments) if hasattr(self, "tmn") else None
+        with jax.named_scope("cmn"):
+            concept = self.cmn.prepare(*arguments) if hasattr(self, "cmn") else None
         return PreparedCaption(
             pooled=text.pooled,
             token_mask=text.token_mask,
-            temporal=self.tmn.prepare(*arguments) if hasattr(self, "tmn") else None,
-            concept=self.cmn.prepare(*arguments) if hasattr(self, "cmn") else None,
+            temporal=temporal,
+            concept=concept,
             tokens=self.text.projection(text.tokens).astype(jnp.float32) if by_token else None,
         )
 
@@ -122,7 +129,8 @@ class Mova(nnx.Module):
         text, kept, part = self._text_part(frames, frame_mask, caption)
         video = jnp.ones_like(part)
         if hasattr(self, "cmn"):
-            logits = self.cmn(part, frames, caption.concept, caption.token_mask)
+            with jax.named_scope("cmn"):
+                logits = self.cmn(part, frames, caption.concept, caption.token_mask)
             video = straight_through(logits, self.cfg.masks.kind, self.cfg.masks.temperature)
         return ConceptMasks(text=text, video=video, part=part, kept_text=kept)
 
@@ -131,7 +139,8 @@ class Mova(nnx.Module):
         if not hasattr(self, "tmn"):
             text = jnp.ones_like(frames)
             return text, text.mean(-1), caption.pooled * text
-        logits = self.tmn(frames, frame_mask, caption.temporal, caption.token_mask)
+        with jax.named_scope("tmn"):
+            logits = self.tmn(frames, frame_mask, caption.temporal, caption.token_mask)
         mask = straight_through(logits, self.cfg.masks.kind, self.cfg.masks.temperature)
         if self.cfg.tmn.layout != "tokens":
             return mask, mask.mean(-1), caption.pooled * mask

@@ -36,8 +36,9 @@ def make_train_step(recipe: Recipe, mesh: jax.sharding.Mesh):
         grad_fn = jax.value_and_grad(loss_of, has_aux=True)
         (loss, watched), grads = grad_fn(state.params, batch, state.step)
         norm = optax.tree.norm(grads)
-        updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updated = TrainState(state.step + 1, params, opt_state, finite)
         keep = state.finite & finite

@@ -1,0 +1,82 @@
+"""How a run starts: the same from the same seed, nothing allocated before it is asked for."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mova_jax import mesh as mesh_lib
+from mova_jax.training.optim import parameter_names
+from mova_jax.training.state import make_recipe
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def sharding():
+    return mesh_lib.replicated(mesh_lib.make_mesh(2))
+
+
+@pytest.fixture(scope="module")
+def recipe(sharding):
+    return make_recipe(tiny.config(), sharding)
+
+
+@pytest.fixture(scope="module")
+def state(recipe):
+    return recipe.initial()
+
+
+def test_a_run_starts_at_step_zero_on_every_device(state, sharding):
+    assert state.step == 0 and state.step.dtype == jnp.int32
+    assert state.finite and state.finite.dtype == jnp.bool_
+    for leaf in jax.tree.leaves(state):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    assert len(moments) == 2 * sum(leaf.ndim > 0 for leaf in jax.tree.leaves(state.params))
+    assert not any(leaf.any() for leaf in moments)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others(recipe, state, sharding):
+    again = make_recipe(tiny.config(), sharding).initial()
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    other = make_recipe(dataclasses.replace(recipe.config, seed=1), sharding).initial()
+    kernels = [
+        (a, b)
+        for (name, a), b in zip(
+            parameter_names(state.params).items(), jax.tree.leaves(other.params), strict=True
+        )
+        if name.endswith("kernel")
+    ]
+    assert kernels and all(np.abs(a - b).max() > 1e-3 for a, b in kernels)
+
+
+def test_a_recipe_makes_the_model_of_its_parameters(recipe, state):
+    model = recipe.model(jax.tree.map(lambda leaf: leaf + 1, state.params))
+    assert model.cfg == recipe.config.model
+    changed = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    for name, leaf in parameter_names(state.params).items():
+        np.testing.assert_array_equal(parameter_names(changed)[name], leaf + 1)
+
+
+def test_scales_start_where_the_configuration_says(recipe, state):
+    model = recipe.model(state.params)
+    np.testing.assert_allclose(model.scale, recipe.config.model.scale, rtol=1e-5)
+    np.testing.assert_allclose(model.modular_scale, recipe.config.model.modular_scale, rtol=1e-5)
+
+
+def test_a_recipe_allocates_nothing(sharding):
+    config = tiny.config(model__text__vocab_size=2**40)  # petabytes
+    recipe = make_recipe(config, sharding)
+    table = jax.eval_shape(recipe.initial).params["text"]["token_embedding"]
+    assert table.shape == (2**40, tiny.W)
+
+
+def test_a_misspelt_group_is_refused_before_anything_is_made(sharding):
+    config = tiny.config(optim__groups=(("vison/.*", 0.1), (".*", 1.0)))
+    with pytest.raises(ValueError, match="vison"):
+        make_recipe(config, sharding)
