@@ -86,6 +86,11 @@ def drawn(make) -> nnx.Module:
     return nnx.merge(graphdef, params)
 
 
+def initial(recipe):
+    """`recipe.initial()`, compiled quickly."""
+    return recipe.initial.lower().compile(QUICK)()
+
+
 def assert_near(got, expected, relative: float = 1e-4) -> None:
     """Leaves of two trees are equal, but for so much of the largest value of a leaf."""
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):

@@ -91,23 +91,22 @@ def entropy(row, own, scale):
 
 
 def embedded(model, batch):
-    """What the model makes of a batch, with the masks of all pairs `[b c f d]`, in float64."""
+    """What the model makes of a batch, with the masks `[f d]` of each pair, in float64."""
 
     @tiny.jit
     def run(model, batch):
         video = model.encode_video(batch.frames, batch.frame_mask)
         text = model.encode_text(batch.tokens, batch.token_mask)
         captions = model.prepare(text)
-        pairs = [
-            model.masks(zv, mask, jax.tree.map(lambda leaf, c=c: leaf[c], captions))
-            for zv, mask in zip(video.frames, video.frame_mask, strict=True)
-            for c in range(B)
-        ]
+        over_captions = jax.vmap(model.masks, in_axes=(None, None, 0))
+        over_videos = jax.vmap(over_captions, in_axes=(0, 0, None))
+        pairs = over_videos(video.frames, video.frame_mask, captions)
         return video, text, pairs
 
     to64 = functools.partial(np.asarray, dtype=np.float64)
-    video, text, pairs = jax.tree.map(to64, run(model, batch))
-    return video, text, [pairs[B * b : B * (b + 1)] for b in range(B)]
+    video, text, masks = jax.tree.map(to64, run(model, batch))
+    pairs = [[jax.tree.map(lambda x, b=b, c=c: x[b, c], masks) for c in range(B)] for b in range(B)]
+    return video, text, pairs
 
 
 def reference(model, batch, cfg):

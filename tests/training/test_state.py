@@ -26,7 +26,7 @@ def recipe(sharding):
 
 @pytest.fixture(scope="module")
 def state(recipe):
-    return recipe.initial()
+    return tiny.initial(recipe)
 
 
 def test_a_run_starts_at_step_zero_on_every_device(state, sharding):
@@ -41,10 +41,10 @@ def test_a_run_starts_at_step_zero_on_every_device(state, sharding):
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_others(recipe, state, sharding):
-    again = make_recipe(tiny.config(), sharding).initial()
+    again = tiny.initial(make_recipe(tiny.config(), sharding))
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
-    other = make_recipe(dataclasses.replace(recipe.config, seed=1), sharding).initial()
+    other = tiny.initial(make_recipe(dataclasses.replace(recipe.config, seed=1), sharding))
     kernels = [
         (a, b)
         for (name, a), b in zip(

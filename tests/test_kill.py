@@ -1,0 +1,78 @@
+"""A run killed without warning, three times, ends with the figures of one never stopped."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mova_jax.training.progress import read_metrics
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = 24
+FLAGS = tiny.SIZES | {
+    "model.vision.image_size": 16,
+    "model.text.context": 160,
+    "model.text.vocab_size": 0,
+    "model.max_frames": 8,
+    "data.token_buckets": (160,),
+    "data.train_videos": 32,
+    "data.eval_videos": 8,
+    "train.steps": STEPS,
+    "train.batch_size": 8,
+    "train.log_every": 1,
+    "train.eval_every": 8,
+    "train.checkpoint_every": 2,
+    "eval.batch_size": 8,
+    "eval.splits": ("test",),
+    "eval.timelines": 1,
+}
+
+
+def start(workdir: Path, cache: Path) -> subprocess.Popen:
+    flags = [f"--config.{name}={value}" for name, value in (FLAGS | {"data.cache": cache}).items()]
+    command = [sys.executable, "-m", "mova_jax.main", "--config=configs/base.py"]
+    with (workdir.parent / f"{workdir.name}.log").open("a") as log:
+        return subprocess.Popen(
+            [*command, f"--workdir={workdir}", *flags], cwd=ROOT, stdout=log, stderr=log
+        )
+
+
+def steps_told(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return max((row["step"] for row in read_metrics(path)), default=0) if path.exists() else 0
+
+
+def kill_at(process: subprocess.Popen, workdir: Path, step: int) -> None:
+    """Kills as soon as the metrics tell of that step."""
+    deadline = time.monotonic() + 300
+    while steps_told(workdir) < step and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it was killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def figures(workdir: Path) -> list[dict[str, float]]:
+    return [
+        {name: value for name, value in row.items() if not name.startswith("time/")}
+        for row in read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+@pytest.mark.slow
+def test_killed_at_three_random_steps_it_ends_with_the_same_figures(tmp_path):
+    seed = random.randrange(2**32)
+    steps = sorted(random.Random(seed).sample(range(1, STEPS), 3))
+    print(f"killed at {steps} (seed {seed})")
+    assert start(tmp_path / "whole", tmp_path / "cache").wait() == 0
+    for step in steps:
+        process = start(tmp_path / "killed", tmp_path / "cache")
+        kill_at(process, tmp_path / "killed", step)
+    assert start(tmp_path / "killed", tmp_path / "cache").wait() == 0
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
