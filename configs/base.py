@@ -87,7 +87,8 @@ def get_config(arg: str = "") -> ConfigDict:
     data.source = args["data"]  # `storyboard` (generated) or a folder of shards
     data.cache = ".data"  # where the generated shards are kept
     data.frames = 8  # a video, in training
-    data.token_buckets = (64, 96, 128, 160, 192, 248)  # a batch is padded to the first that holds it
+    # A batch is padded to the first length that holds it.
+    data.token_buckets = (64, 96, 128, 160, 192, 248)
     data.short_caption_share = 0.25  # of training captions, where a video has short ones
     data.threads = 2  # that read and decode; used when worker_processes = 0
     data.worker_processes = 0

@@ -2,7 +2,7 @@
 # Trains on the embedded data, from a fresh clone to the report; typed again, it resumes.
 #
 #     bash launch/run.sh [arguments of mova_jax.main]
-#     bash launch/run.sh --workdir=runs/longer --config.optim.steps=5000
+#     bash launch/run.sh --workdir=runs/longer --config.train.steps=5000
 #
 # A --config or --workdir given here takes the place of the default. Relative paths count from the
 # project's root, wherever this is called from.

@@ -1,7 +1,7 @@
 """Named model sizes and objectives: tables of changed config keys, nothing else.
 
 `configs/base.py:model=b16,objective=no_dfsm` applies them; `mova_jax.config.apply` does the work.
-Sizes are CLIP's. Objectives are the rows of the method's ablation (method section 8): everything a
+Sizes are CLIP's. Objectives are the rows of the method's ablation (docs/method.md, 7): everything a
 row changes stands in its table, so that a row can be read here and nowhere else.
 """
 
@@ -63,7 +63,7 @@ OBJECTIVES = {
     "full": {},
     # Row (i): CLIP4Clip's loss and nothing else.
     "global_only": _NO_MASKS | {"losses.sfdm": 0.0, "losses.dfsm": 0.0, "model.modular_scale": 0.0},
-    # The control that masks have to beat (method section 6): frames weighted by the caption.
+    # The control that masks have to beat (docs/method.md, 5): frames weighted by the caption.
     "frame_weighting": _NO_MASKS | {"losses.pool": "softmax"},
     # Row (ii): the visual mask alone, from the whole caption, as the parent SmartCLIP does.
     "cmn_only": {"model.tmn.layout": "none"},

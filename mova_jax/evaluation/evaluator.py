@@ -190,7 +190,7 @@ class Evaluator:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     def _mask_metrics(self, params, embedded: Split, scores) -> dict[str, float]:
-        """Kept shares of the true pairs, and the leak of swapped ones (method section 6).
+        """Kept shares of the true pairs, and the leak of swapped ones (docs/method.md, 5).
 
         The swapped caption of a video is that of the video half a gallery away. `leak/own_masks`
         scores every video under the masks that a caption has with the video it was given to,

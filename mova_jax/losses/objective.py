@@ -1,4 +1,4 @@
-"""The objective: named terms, each with its weight, from a model and a batch (method section 5).
+"""The objective: named terms, each with its weight, from a model and a batch (docs/method.md, 4).
 
     L = contrast L_g + frame L_tv + sfdm L_sfdm + dfsm L_dfsm + sparsity L_s
 

@@ -75,7 +75,7 @@ class PairScores(NamedTuple):
 
 
 def own_mask_parts(frames: Float[Array, "b f d"], masks: ConceptMasks) -> CosineParts:
-    """A caption's own masks on every video, by two matmuls (method section 4).
+    """A caption's own masks on every video, by two matmuls (docs/method.md, 3).
 
     cos(zv[b f] * m[c f], s[c f]) = (zv[b f] . (m * s)[c f]) / sqrt(zv[b f]^2 . m[c f]^2) / |s[c f]|
 
@@ -119,7 +119,7 @@ def pool_frames(
     pool: Pool,
     scale: float | Float[Array, ""],
 ) -> Float[Array, "..."]:
-    """The score of a pair from its frames (method section 5, `pool`).
+    """The score of a pair from its frames (docs/method.md, 4, `pool`).
 
     `softmax`: cosines weighted by softmax(scale * cosine) over the valid frames; the gradient runs
     through the weights too. `mean`: the mean cosine of the valid frames. `joint`: one cosine of the
@@ -161,7 +161,7 @@ def pair_scores(
     scale: float | Float[Array, ""],
     block: int = 0,
 ) -> PairScores:
-    """Scores of videos with captions, by masks that are made for each pair (method section 4).
+    """Scores of videos with captions, by masks that are made for each pair (docs/method.md, 3).
 
     Args:
         masks_fn: `(frames[f d], frame_mask[f], caption) -> ConceptMasks[f d]` for one video and one

@@ -56,7 +56,7 @@ def _cross_entropy(
 def global_contrast(
     scores: Float[Array, "b c"], scale: Scale, example_mask: Bool[Array, "b"]
 ) -> Term:
-    """L_g: symmetric cross-entropy over the batch (method section 5; CLIP).
+    """L_g: symmetric cross-entropy over the batch (docs/method.md, 4; CLIP).
 
     Args:
         scores: `[b c]` cosines of global embeddings, b == c, the own caption on the diagonal.
@@ -135,7 +135,7 @@ def frame_contrast(
     form: Literal["hinge", "relative"] = "hinge",
     negatives: Literal["same_index", "all"] = "same_index",
 ) -> Term:
-    """L_tv: each frame near its own part of its caption, away from other parts (method section 5).
+    """L_tv: each frame near its own part of its caption, away from other parts (docs/method.md, 4).
 
     With c+ = cos(zv[b f], s[b f]) and c- = cos(zv[b f], s[c g]), a valid frame costs
 
@@ -220,7 +220,7 @@ def _all_negatives(frames, parts, valid, threshold):
 
 
 def sparsity(masks: ConceptMasks, frame_mask: Bool[Array, "... f"]) -> tuple[Term, Term]:
-    """L_s: the open share of both masks (method section 5: L0, with the masks' own gradient).
+    """L_s: the open share of both masks (docs/method.md, 4: L0, with the masks' own gradient).
 
     Args:
         masks: `kept_text[... f]` and `video[... f d]` are read.
@@ -238,7 +238,7 @@ def sparsity(masks: ConceptMasks, frame_mask: Bool[Array, "... f"]) -> tuple[Ter
 
 
 def identity_leak(scores: Float[Array, "b c"], example_mask: Bool[Array, "b"]) -> Term:
-    """Share of captions whose masks find their own video (method section 6); no gradient.
+    """Share of captions whose masks find their own video (docs/method.md, 5); no gradient.
 
     Fed with scores in which every caption was swapped for an unrelated one, chance is 1 / gallery
     (the number of valid videos), and all above it was read from the masks, not from language.

@@ -1,7 +1,7 @@
 """The two mask networks: which part of the caption, and which concepts of the frame.
 
-Temporal mask network (TMN, method section 2): for each frame the part of the caption that this
-frame is about. Concept mask network (CMN, section 3): for that part, the concepts of the frame that
+Temporal mask network (TMN, docs/method.md, 2): for each frame the part of the caption that this
+frame is about. Concept mask network (CMN): for that part, the concepts of the frame that
 answer to it. Both work in two steps, so that all pairs of videos and captions stay cheap:
 
     prepared = tmn.prepare(y, token_mask)           # once a caption: everything that sees no frame
@@ -21,7 +21,7 @@ from mova_jax.models import layers
 def straight_through(
     logits: Float[Array, "..."], kind: str, temperature: float
 ) -> Float[Array, "..."]:
-    """A mask in 0..1 from its logits (method section 2, the parent's code).
+    """A mask in 0..1 from its logits (docs/method.md, 2, the parent's code).
 
     Args:
         logits: any shape.
@@ -248,7 +248,8 @@ class ConceptMaskNetwork(nnx.Module):
     """One transformer layer over the caption, then attention pooling for each frame's part of it.
 
     The parent's network pools with one trained vector; here the query is made from the frame's
-    masked text, and from the frame too when `cmn.sees_frame` (which lets identity leak: section 6).
+    masked text, and from the frame too when `cmn.sees_frame`, which lets identity leak
+    (docs/method.md, 5).
     """
 
     def __init__(self, cfg, *, rngs: nnx.Rngs, dtype):

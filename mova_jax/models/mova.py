@@ -119,7 +119,7 @@ class Mova(nnx.Module):
         frame_mask: Bool[Array, "f"],
         caption: PreparedCaption,
     ) -> ConceptMasks:
-        """m^T, s and m^V of one video and one caption (method sections 2 and 3).
+        """m^T, s and m^V of one video and one caption (docs/method.md, 2).
 
         Args:
             frames: zv of the video.

@@ -1,4 +1,4 @@
-"""The text encoder: CLIP's causal transformer with 248 positions (method section 1)."""
+"""The text encoder: CLIP's causal transformer with 248 positions (docs/method.md, 1)."""
 
 import jax.numpy as jnp
 from flax import nnx

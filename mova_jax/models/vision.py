@@ -1,4 +1,4 @@
-"""The frame encoder: CLIP's vision transformer, each frame on its own (method section 1)."""
+"""The frame encoder: CLIP's vision transformer, each frame on its own (docs/method.md, 1)."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -69,7 +69,7 @@ def test_every_preset_is_tested():
     assert {name for name, _ in mark.args[1]} == set(OBJECTIVES)
 
 
-# -- the formulas (method sections 4 and 5), pair by pair
+# -- the formulas (docs/method.md, 3 and 4), pair by pair
 
 
 def cosine(v, s):

@@ -196,7 +196,7 @@ def test_no_valid_token_gives_finite_logits_and_gradients():
 
 
 def test_default_networks_never_form_frames_by_tokens_by_width():
-    """All pairs of b videos and c captions stay cheap (method section 3)."""
+    """All pairs of b videos and c captions stay cheap (docs/method.md, 2)."""
     videos = 7
     for name in ("select", "cmn"):
         net = network(name)
