@@ -1,6 +1,6 @@
 """Frames a second of the input pipeline, by readers, against decoding the same JPEG bytes.
 
-    python benchmarks/input_pipeline.py [--quick] [--rounds 3] [--seconds 3]
+    python -m benchmarks.input_pipeline [--quick] [--rounds 3] [--seconds 3]
 
 Makes its own shards (random smooth images, captions of about 90 words) in a temporary folder and
 prints one table. Every round measures every line once, and the table shows the median: a machine's

@@ -1,7 +1,7 @@
 """Time and memory of a train step, split into towers, TMN, CMN and losses by the profiler.
 
-    python benchmarks/train_step.py [--model tiny] [--steps 5] [--tokens 160]
-    python benchmarks/train_step.py --model b32 --batch 16 --frames 8 --tokens 248 --steps 2
+    python -m benchmarks.train_step [--model tiny] [--steps 5] [--tokens 160]
+    python -m benchmarks.train_step --model b32 --batch 16 --frames 8 --tokens 248 --steps 2
 
 Runs the real step on random data and reads the profiler's trace: the time of each instruction, over
 all cores, is counted under the part of the method whose named scope it was compiled from, forwards
@@ -75,7 +75,7 @@ def seconds_by_part(folder: str, parts: dict[str, str]) -> dict[str, float]:
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
             for line in plane.lines:
                 for event in line.events:
-                    names = {key: value for key, value in event.stats}
+                    names = dict(event.stats)
                     if "hlo_op" not in names:
                         continue
                     name = str(names["hlo_op"])

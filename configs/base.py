@@ -76,7 +76,7 @@ def get_config(arg: str = "") -> ConfigDict:
     losses.frame_form = "hinge"  # hinge | relative
     losses.frame_negatives = "same_index"  # same_index | all
     losses.dfsm_masks = "pair"  # pair: each pair's own masks | own: a caption's own, which leak
-    losses.pool = "mean"  # of a pair's score over frames: softmax | mean | joint
+    losses.pool = "joint"  # of a pair's score over frames: softmax | mean | joint
     losses.pool_scale = 10.0  # of the softmax over frames
     losses.hard_pairs = 0  # sfdm over the k hardest captions of a video; 0 = all of the batch
     losses.pair_block = 0  # videos of one block of pairs, recomputed backwards; 0 = one block
@@ -93,7 +93,7 @@ def get_config(arg: str = "") -> ConfigDict:
     data.threads = 2  # that read and decode; used when worker_processes = 0
     data.worker_processes = 0
     data.prefetch = 4  # batches ready ahead
-    data.train_videos = 4000  # of the generated data
+    data.train_videos = 10000  # of the generated data
     data.eval_videos = 256  # of each generated evaluation split
 
     config.optim = optim = ConfigDict()
@@ -107,15 +107,15 @@ def get_config(arg: str = "") -> ConfigDict:
     optim.groups = ((".*", 1.0),)
 
     config.train = train = ConfigDict()
-    train.steps = args["steps"] or 1000
+    train.steps = args["steps"] or 1200
     train.batch_size = args["batch"] or 32  # videos, global
     train.log_every = 10  # steps
-    train.eval_every = 250  # steps; validation, and a checkpoint that may become the best
+    train.eval_every = 400  # steps; validation, and a checkpoint that may become the best
     train.checkpoint_every = 100  # steps; the last one is kept for a resume
 
     config.eval = evaluate = ConfigDict()
-    evaluate.frames = 16  # a video
-    evaluate.batch_size = 32  # videos or captions
+    evaluate.frames = 32  # a video
+    evaluate.batch_size = 64  # videos or captions
     evaluate.gallery = 0  # videos of a split that are used; 0 = all
     evaluate.splits = ("test", "ood_time", "ood_domain")  # at the end, those that the data has
     evaluate.timelines = 4  # test videos drawn in the report

@@ -9,6 +9,7 @@ by Ctrl-C or SIGTERM with everything saved.
 
 import errno
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def main(argv: list[str]) -> int:
     """Runs the flags' configuration; `argv` is what absl left over."""
     if len(argv) > 1:
         raise app.UsageError(f"got {argv[1:]}, expected flags only (--config=, --workdir=)")
+    # JAX tells at level INFO of every accelerator that is not there.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     # Imported here, for the flags are checked before anything takes seconds to load.
     from mova_jax.data.shards import ShardError
     from mova_jax.training.checkpoint import CheckpointError

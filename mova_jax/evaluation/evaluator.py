@@ -11,6 +11,7 @@ Every video and every caption goes through the towers once. The embeddings wait 
 blocks of videos meet blocks of captions on the devices, the videos split over the mesh.
 """
 
+import dataclasses
 import functools
 import os
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.data import pipeline
 from mova_jax.data.tokenizer import Tokenizer
-from mova_jax.data.transforms import pad_tokens
+from mova_jax.data.transforms import bucket_length, pad_tokens
 from mova_jax.evaluation import retrieval
 from mova_jax.evaluation.grounding import SentenceScores, grounding_metrics
 from mova_jax.evaluation.ranks import ScoreBlock
@@ -131,7 +132,16 @@ class Evaluator:
             valid = int((arrays["video_id"] >= 0).sum())
             part = Split(*self._encode(params, batch), arrays["timestamps"])
             parts.append(jax.tree.map(lambda leaf, n=valid: np.asarray(leaf)[:n], part))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        embedded = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        return embedded._replace(text=self._shortest(embedded.text))
+
+    def _shortest(self, text: TextEmbedding) -> TextEmbedding:
+        """The captions at the length that holds the longest of them: pairs cost by the token."""
+        longest = int(text.token_mask.sum(-1).max(initial=1))
+        length = bucket_length(longest, self.settings.buckets)
+        return dataclasses.replace(
+            text, tokens=text.tokens[:, :length], token_mask=text.token_mask[:, :length]
+        )
 
     def timelines(self, params, split: str, count: int) -> list[Timeline]:
         """What the report draws of the first `count` videos of a split."""

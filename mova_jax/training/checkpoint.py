@@ -179,9 +179,11 @@ class Checkpoints:
             advice = "the saves before it are whole; make room or correct the path, and start again"
             if what == "read":
                 advice = "start in another workdir, or go back to the code that wrote it"
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).partition("\n")[0][:300] or type(error).__name__
+            if "No space left" in str(error):
+                reason = "no space is left on the device"
             raise CheckpointError(
-                f"a checkpoint in {self.folder} could not be {what}: {reason[:300]} ({advice})"
+                f"a checkpoint in {self.folder} could not be {what}: {reason} ({advice})"
             ) from error
 
 

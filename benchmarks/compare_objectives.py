@@ -1,0 +1,146 @@
+"""Trains objectives at equal steps with several seeds, and prints the table of docs/results.md.
+
+    python -m benchmarks.compare_objectives [--objectives full global_only] [--seeds 0 1 2]
+        [--jobs 2] [--workdir runs/compare] [--split test] [-- --config.train.steps=800]
+
+Each run is `python -m mova_jax.main --config=configs/base.py:objective=NAME` with its own seed and
+workdir; runs that are complete are read, not run again. `--jobs` runs go on side by side, each on
+its share of the cores. What follows `--` is given to every run. Figures are the mean over seeds,
+with the lowest and the highest in brackets.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import queue
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mova_jax.training.progress import read_metrics
+
+OBJECTIVES = ("full", "frame_weighting", "global_only")
+# (title, name in the metrics without the split, factor)
+COLUMNS = {
+    "T2V R@1, %": [
+        ("global", "global/t2v/r1", 1),
+        ("modular", "modular/t2v/r1", 1),
+        ("blend", "blend/t2v/r1", 1),
+    ],
+    "V2T R@1, %": [
+        ("global", "global/v2t/r1", 1),
+        ("modular", "modular/v2t/r1", 1),
+        ("blend", "blend/v2t/r1", 1),
+    ],
+    "Grounding": [
+        ("best frame in its event by frame cosine, %", "grounding/frame/hit", 100),
+        ("by modular score, %", "grounding/modular/hit", 100),
+        ("a random frame, %", "grounding/frame/chance", 100),
+        ("mIoU by frame cosine, %", "grounding/frame/miou", 100),
+        ("mIoU by modular score, %", "grounding/modular/miou", 100),
+        ("the whole video, %", "grounding/frame/miou_whole", 100),
+    ],
+    "Masks": [
+        ("kept of the caption, %", "kept_text", 100),
+        ("kept of the frame, %", "kept_video", 100),
+        ("leak, own masks, %", "leak/own_masks", 100),
+        ("leak, pairs, %", "leak/pairs", 100),
+        ("leak by chance, %", "leak/chance", 100),
+        ("blend weight", "blend/weight", 1),
+    ],
+}
+
+
+def train(workdir: Path, objective: str, seed: int, cores: set[int], more: list[str]) -> None:
+    """One run on some cores, its output beside its workdir; a complete one returns at once."""
+    command = [sys.executable, "-m", "mova_jax.main", f"--workdir={workdir}"]
+    command += [f"--config=configs/base.py:objective={objective}", f"--config.seed={seed}", *more]
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    with workdir.with_suffix(".log").open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(process.pid, cores)
+        code = process.wait()
+    print(f"{workdir}: exit code {code}", file=sys.stderr, flush=True)
+
+
+def train_all(runs: list[tuple[Path, str, int]], jobs: int, more: list[str]) -> None:
+    """All runs, `jobs` at a time, each on its own share of the cores."""
+    every = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    free: queue.Queue[set[int]] = queue.Queue()
+    for job in range(jobs):
+        free.put(set(every[job::jobs]) or set(every))
+
+    def one(run: tuple[Path, str, int]) -> None:
+        cores = free.get()
+        try:
+            train(*run, cores, more)
+        finally:
+            free.put(cores)
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, runs))
+
+
+def figures(workdir: Path, split: str) -> dict[str, float]:
+    """The last value of every metric of a split; empty for a run that is not complete."""
+    path, found = workdir / "metrics.jsonl", {}
+    for row in read_metrics(path) if path.exists() else []:
+        found |= {k.removeprefix(f"{split}/"): v for k, v in row.items() if k.startswith(split)}
+    return found
+
+
+def cell(values: list[float]) -> str:
+    """Mean, lowest and highest of what the seeds gave."""
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def table(by_objective: dict[str, list[dict[str, float]]]) -> str:
+    """Markdown: a row a figure, a column an objective."""
+    names = list(by_objective)
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    seeds = [str(sum(bool(found) for found in by_objective[name])) for name in names]
+    lines.append("| seeds | " + " | ".join(seeds) + " |")
+    for group, rows in COLUMNS.items():
+        for title, metric, factor in rows:
+            cells = [
+                cell([factor * found[metric] for found in by_objective[name] if metric in found])
+                for name in names
+            ]
+            lines.append(f"| {group.partition(',')[0]}: {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs what is missing and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--read_only", action="store_true", help="runs nothing")
+    parser.add_argument("more", nargs="*", help="flags for every run, after --")
+    args = parser.parse_args()
+    runs = [
+        (args.workdir / f"{objective}-{seed}", objective, seed)
+        for seed in args.seeds
+        for objective in args.objectives
+    ]
+    if not args.read_only:
+        train_all(runs, args.jobs, args.more)
+    found = {
+        objective: [figures(w, args.split) for w, name, _ in runs if name == objective]
+        for objective in args.objectives
+    }
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
