@@ -1,0 +1,127 @@
+"""The evaluator against scores made pair by pair, and for any block size."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from mova_jax import mesh as mesh_lib
+from mova_jax.data.storyboard import TOKENIZER, ensure
+from mova_jax.data.tokenizer import Tokenizer
+from mova_jax.evaluation.evaluator import Evaluator
+from mova_jax.losses import objective, similarity
+from mova_jax.training.state import make_recipe
+from tests import tiny
+
+VIDEOS = 8
+SIZES = {
+    "model__vision__image_size": 16,
+    "model__text__context": 160,
+    "model__text__vocab_size": 1100,
+    "model__max_frames": 8,
+    "data__token_buckets": (64, 160),
+    "eval__batch_size": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    counts = {"train": 8, "test": VIDEOS}
+    return ensure(tmp_path_factory.mktemp("data") / "s", 0, counts, workers=0, image_size=16)
+
+
+def make(folder, objective_name="full", **changes):
+    config = tiny.config(objective_name, **SIZES | changes)
+    mesh = mesh_lib.make_mesh()
+    recipe = make_recipe(config, mesh_lib.replicated(mesh))
+    evaluator = Evaluator(recipe, mesh, folder, Tokenizer(folder / TOKENIZER, 160))
+    return evaluator, recipe, recipe.initial().params
+
+
+@pytest.fixture(scope="module")
+def full(folder):
+    return make(folder)
+
+
+@pytest.fixture(scope="module")
+def figures(full):
+    evaluator, _, params = full
+    return evaluator.evaluate(params, "test", blend_weight=1.0)
+
+
+def by_hand(full):
+    """Modular scores [b c], one pair at a time."""
+    evaluator, recipe, params = full
+    embedded = evaluator.embed(params, "test")
+    model, how = recipe.model(params), objective.pairing(recipe.config.losses)
+    captions = model.prepare(embedded.text)
+    scores = np.zeros((VIDEOS, VIDEOS))
+    for b in range(VIDEOS):
+        for c in range(VIDEOS):
+            caption = jax.tree.map(lambda leaf, c=c: leaf[c], captions)
+            mask = embedded.video.frame_mask[b]
+            masks = model.masks(embedded.video.frames[b], mask, caption)
+            parts = similarity.pair_parts(embedded.video.frames[b], masks)
+            scores[b, c] = similarity.pool_frames(parts, mask, how.pool, how.scale)
+    return scores
+
+
+def test_modular_figures_are_those_of_pairs_scored_one_by_one(full, figures):
+    scores = by_hand(full)
+    own = np.diag(scores)
+    t2v = 1 + (scores > own).sum(0)
+    v2t = 1 + (scores > own[:, None]).sum(1)
+    assert figures["modular/t2v/mnr"] == pytest.approx(t2v.mean())
+    assert figures["modular/v2t/mnr"] == pytest.approx(v2t.mean())
+    given = np.roll(np.arange(VIDEOS), VIDEOS // 2)
+    swapped = scores[:, given]
+    found = (swapped.argmax(0) == np.arange(VIDEOS)).mean()
+    assert figures["leak/pairs"] == pytest.approx(found)
+    assert figures["leak/chance"] == 1 / VIDEOS
+
+
+def test_the_score_of_record_is_the_blend_or_the_global_score(folder, figures):
+    assert figures["t2v/r5"] == figures["blend/t2v/r5"]
+    evaluator, _, params = make(folder, "global_only")
+    plain = evaluator.evaluate(params, "test")
+    assert plain["t2v/mnr"] == plain["global/t2v/mnr"]
+    assert not any(name.startswith(("leak", "kept", "modular", "blend")) for name in plain)
+    assert "grounding/modular/hit" not in plain and "grounding/frame/hit" in plain
+
+
+def test_kept_shares_are_means_over_the_valid_frames(full, figures):
+    evaluator, recipe, params = full
+    embedded = evaluator.embed(params, "test")
+    model = recipe.model(params)
+    masks = model.own_masks(embedded.video, model.prepare(embedded.text))
+    valid = embedded.video.frame_mask
+    assert figures["kept_text"] == pytest.approx(float(masks.text[valid].mean()), abs=1e-6)
+    assert figures["kept_video"] == pytest.approx(float(masks.video[valid].mean()), abs=1e-6)
+
+
+def test_blocks_do_not_matter(folder, figures):
+    evaluator, _, params = make(folder, eval__batch_size=16)
+    other = evaluator.evaluate(params, "test", blend_weight=1.0)
+    assert other.keys() == figures.keys()
+    for name, value in figures.items():
+        assert other[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_timelines_hold_the_sentences_with_their_spans_and_valid_frames(full):
+    evaluator, _, params = full
+    timelines = evaluator.timelines(params, "test", 2)
+    assert [item.video_id for item in timelines] == ["test-000000", "test-000001"]
+    for item in timelines:
+        frames = len(item.frames)
+        assert item.scores.shape == (len(item.sentences), frames)
+        assert item.spans.shape == (len(item.sentences), 2)
+        assert item.text_concepts.shape == (frames, tiny.D)
+        assert (item.spans[:, 0] < item.spans[:, 1]).all()
+
+
+def test_a_limit_of_the_gallery_is_kept(folder):
+    evaluator, recipe, params = make(folder)
+    config = recipe.config
+    evaluator.config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, gallery=5))
+    assert evaluator.evaluate(params, "test")["gallery"] == 5
