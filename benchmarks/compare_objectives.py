@@ -113,7 +113,7 @@ def table(by_objective: dict[str, list[dict[str, float]]]) -> str:
                 cell([factor * found[metric] for found in by_objective[name] if metric in found])
                 for name in names
             ]
-            lines.append(f"| {group.partition(',')[0]}: {title} | " + " | ".join(cells) + " |")
+            lines.append(f"| {group}: {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
