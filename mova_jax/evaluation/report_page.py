@@ -44,7 +44,8 @@ MASKS = (
     "is how often such a caption finds the video it was given to; own masks: every video is seen "
     "under the masks that the caption has with the video it was given to, which is what dfsm sees "
     "when dfsm_masks is own; pair masks: each pair under its own, as retrieval does. Above chance, "
-    "the masks themselves give the pair away, and a falling modular loss has taught nothing about language."
+    "the masks themselves give the pair away, and a falling modular loss has taught nothing about "
+    "language."
 )
 MASK_CURVES = (
     "Kept share and leak",
