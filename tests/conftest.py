@@ -17,6 +17,10 @@ os.environ["XLA_FLAGS"] = " ".join(
         # Test shapes are tiny: handing them to a thread pool costs more than computing them, and
         # the tests already run in several processes.
         "--xla_cpu_multi_thread_eigen=false",
+        # Compiling is most of the time of a test; programs that run once need not be fast.
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",
     ]
 ).strip()
 

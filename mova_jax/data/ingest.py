@@ -20,9 +20,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mova_jax.data.annotations import SPLIT_NAME, InputError, assign_splits, read_annotations
+from mova_jax.data.bars import bar_of
 from mova_jax.data.decode_items import decode_all, decode_item
 from mova_jax.data.manifest import MANIFEST, ClearErrors, Manifest, ShardError, write_manifest
 from mova_jax.data.shards import ShardWriter
@@ -209,7 +208,7 @@ def _write_splits(items, folder: Path, settings: IngestSettings, workers: int, p
     warnings: list[dict[str, str]] = []
     with contextlib.ExitStack() as stack:
         results = stack.enter_context(contextlib.closing(decode_all(items, work, workers)))
-        bar = tqdm(results, "videos", len(items), unit="video", disable=not progress)
+        bar = bar_of("videos", len(items), results, disable=not progress)
         for item, (record, reason, notes) in bar:
             if record is None:
                 skipped.append({"id": item.id, "reason": reason})

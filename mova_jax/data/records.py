@@ -8,10 +8,14 @@ The bytes are a tf.train.Example as TFDS writes it, made and read without Tensor
 
 import dataclasses
 import functools
+import threading
 
 import numpy as np
 
 SCHEMA_VERSION = 1
+
+# TFDS imports its parts when they are first named, which fails in two threads at once.
+_IMPORTING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,9 @@ class VideoRecord:
 @functools.cache
 def features_dict():
     """The fields of a record as a TFDS `FeaturesDict`."""
-    from tensorflow_datasets import features as tfds  # half a second, and not needed to import us
+    with _IMPORTING:
+        # Half a second, and not needed to import us.
+        from tensorflow_datasets import features as tfds
 
     def texts():
         return tfds.Sequence(tfds.Text())

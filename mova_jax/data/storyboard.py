@@ -33,9 +33,9 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from tqdm import tqdm
 
 from mova_jax.data import storyboard_captions, storyboard_plan, storyboard_scenes
+from mova_jax.data.bars import bar_of
 from mova_jax.data.shards import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -50,7 +50,7 @@ from mova_jax.data.storyboard_styles import SPLITS, style_of
 from mova_jax.data.tokenizer import train_tokenizer
 
 NAME = "storyboard"
-VERSION = 2  # of what is drawn and said; a cache of another version is made anew
+VERSION = 3  # of what is drawn and said; a cache of another version is made anew
 TOKENIZER = "tokenizer"
 
 _CHUNK = 16  # videos a task
@@ -202,7 +202,7 @@ def _make(folder: Path, settings: dict, workers: int) -> None:
     splits = {}
     with (
         _Painters(workers) as painters,
-        tqdm(total=sum(counts.values()), unit="video", desc=NAME, smoothing=0.1) as bar,
+        bar_of(NAME, sum(counts.values())) as bar,
     ):
 
         def records(split: str) -> Iterator[VideoRecord]:

@@ -258,3 +258,16 @@ def test_a_damaged_record_is_named_when_it_is_read(tmp_path):
     assert source[4].id == records[4].id
     with pytest.raises(ShardError, match=rf"Record 2 of shard .*{info.shards[1].file}.*sha256"):
         source[6]
+
+
+def test_threads_may_be_the_first_to_read(tmp_path):
+    """In a fresh process: TFDS imports its parts late, and not in two threads at once."""
+    _make(tmp_path, count=8)
+    program = f"""
+import concurrent.futures
+from mova_jax.data.shards import open_split
+source = open_split({str(tmp_path)!r}, "train")
+with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    assert len({{record.id for record in pool.map(source.__getitem__, range(8))}}) == 8
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
