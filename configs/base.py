@@ -97,7 +97,7 @@ def get_config(arg: str = "") -> ConfigDict:
     data.eval_videos = 256  # of each generated evaluation split
 
     config.optim = optim = ConfigDict()
-    optim.learning_rate = 1e-3  # peak
+    optim.learning_rate = 5e-4  # peak
     optim.warmup_steps = 50
     optim.final_fraction = 0.02  # of the peak, at the end of the cosine
     optim.b1, optim.b2, optim.eps = 0.9, 0.98, 1e-6

@@ -50,7 +50,7 @@ from mova_jax.data.storyboard_styles import SPLITS, style_of
 from mova_jax.data.tokenizer import train_tokenizer
 
 NAME = "storyboard"
-VERSION = 3  # of what is drawn and said; a cache of another version is made anew
+VERSION = 2  # of what is drawn and said; a cache of another version is made anew
 TOKENIZER = "tokenizer"
 
 _CHUNK = 16  # videos a task

@@ -94,12 +94,11 @@ def pick(rng: np.random.Generator, options):
 
 def draw_plan(rng: np.random.Generator, split: str, style: Style) -> Plan:
     """Draws a video of `style`; `split` decides which combinations it may show."""
-    style = dataclasses.replace(style, places=_draw_places_shown(rng, style))
     spans, frames = _draw_timeline(rng, style)
     named = _draw_named(rng, len(spans))
     actions = _draw_actions(rng, style, len(spans))
     held_out = pick(rng, np.flatnonzero(named)) if split in _HELD_OUT_CLASS else -1
-    camera = style.places[0] if style.fixed_camera else ""
+    camera = pick(rng, style.places) if style.fixed_camera else ""
     events: list[Event] = []
     for i, (start, end) in enumerate(spans):
         wanted = _HELD_OUT_CLASS[split] if i == held_out else None
@@ -108,12 +107,6 @@ def draw_plan(rng: np.random.Generator, split: str, style: Style) -> Plan:
         )
     places = _draw_places(rng, style, events, frames)
     return Plan(style.domain, places, tuple(events), _draw_distractors(rng, style, frames))
-
-
-def _draw_places_shown(rng, style: Style) -> tuple[str, ...]:
-    """The few places that a video moves between."""
-    count = 1 if style.fixed_camera else int(rng.integers(*style.places_shown, endpoint=True))
-    return tuple(style.places[i] for i in rng.permutation(len(style.places))[:count])
 
 
 def _draw_timeline(rng, style: Style) -> tuple[list[tuple[int, int]], int]:

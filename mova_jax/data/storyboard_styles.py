@@ -49,7 +49,6 @@ class Style:
     colours: tuple[str, ...] = COLOURS
     actions: tuple[str, ...] = ACTIONS
     places: tuple[str, ...] = PLACES
-    places_shown: tuple[int, int] = (1, 2)  # a video; more, and places alone tell videos apart
     frames: tuple[int, int] = (16, 48)
     events: tuple[int, int] = (2, 5)
     durations: tuple[tuple[int, int], ...] = ((4, 10),)  # one of these ranges for each event
