@@ -107,10 +107,10 @@ def get_config(arg: str = "") -> ConfigDict:
     optim.groups = ((".*", 1.0),)
 
     config.train = train = ConfigDict()
-    train.steps = args["steps"] or 1200
+    train.steps = args["steps"] or 1000
     train.batch_size = args["batch"] or 32  # videos, global
     train.log_every = 10  # steps
-    train.eval_every = 400  # steps; validation, and a checkpoint that may become the best
+    train.eval_every = 500  # steps; validation, and a checkpoint that may become the best
     train.checkpoint_every = 100  # steps; the last one is kept for a resume
 
     config.eval = evaluate = ConfigDict()
