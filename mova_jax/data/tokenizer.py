@@ -21,6 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Otherwise transformers advises, at every import, to install PyTorch, which no tokenizer needs.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
 MAX_TOKENS = 248
 MIN_VOCAB = 514  # 256 bytes, 256 bytes that end a word, start and end of text
 
