@@ -86,9 +86,9 @@ def train_all(runs: list[tuple[Path, str, int]], jobs: int, more: list[str]) -> 
 
 def figures(workdir: Path, split: str) -> dict[str, float]:
     """The last value of every metric of a split; empty for a run that is not complete."""
-    path, found = workdir / "metrics.jsonl", {}
+    path, found, prefix = workdir / "metrics.jsonl", {}, f"{split}/"
     for row in read_metrics(path) if path.exists() else []:
-        found |= {k.removeprefix(f"{split}/"): v for k, v in row.items() if k.startswith(split)}
+        found |= {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
     return found
 
 

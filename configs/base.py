@@ -47,7 +47,8 @@ def get_config(arg: str = "") -> ConfigDict:
     model.remat = False  # recompute the towers' blocks in the backward pass
     model.global_head = "mean"  # mean | seq_transformer
     model.head_layers = 4  # blocks of seq_transformer
-    model.max_frames = 77  # rows of the frame position tables
+    # Rows of the frame position tables; frames lie between them by their place in the video.
+    model.frame_positions = 8
     model.scale = 14.3  # trained scale of the global scores at the start, capped at 100
     model.modular_scale = 14.3  # the same of the modular scores; 0 = the model has none
     model.tmn = ConfigDict()
@@ -126,5 +127,5 @@ def get_config(arg: str = "") -> ConfigDict:
     apply(config, OBJECTIVES, args["objective"])
     if args["frames"]:
         data.frames = evaluate.frames = args["frames"]
-        model.max_frames = max(model.max_frames, args["frames"])
+        model.frame_positions = args["frames"]
     return config

@@ -104,8 +104,6 @@ RULES = (
     _heads("model.tmn.heads", "model.text.width"),
     _heads("model.cmn.heads", "model.text.width"),
     _token_buckets,
-    _at_most("data.frames", "model.max_frames"),
-    _at_most("eval.frames", "model.max_frames"),
     _masks_are_there,
     _modular_scale_is_there,
     _dfsm_sees_all_pairs,

@@ -71,7 +71,7 @@ class Model:
     remat: bool
     global_head: str
     head_layers: int
-    max_frames: int
+    frame_positions: int
     scale: float
     modular_scale: float
     tmn: TemporalMask
@@ -201,7 +201,7 @@ RANGES = {
     "model.text.vocab_size": (0, None),
     "model.embed_dim": (1, None),
     "model.head_layers": (1, None),
-    "model.max_frames": (1, None),
+    "model.frame_positions": (1, None),
     "model.scale": (1e-6, 100.0),
     "model.modular_scale": (0.0, 100.0),
     "model.tmn.layers": (1, None),
@@ -230,7 +230,7 @@ RANGES = {
     "optim.warmup_steps": (0, None),
     "optim.b1": (0.0, 0.999999),
     "optim.b2": (0.0, 0.999999),
-    "optim.eps": (0.0, None),
+    "optim.eps": (1e-12, None),
     "optim.final_fraction": (0.0, 1.0),
     "optim.weight_decay": (0.0, None),
     "optim.clip_norm": (0.0, None),

@@ -41,15 +41,26 @@ def main(argv: list[str]) -> int:
         config = config_lib.from_config_dict(FLAGS.config)
         _tell_difference(config, path, argument)
         return run(config, workdir)
-    except (config_lib.ConfigError, RunError, ShardError, CheckpointError) as error:
+    except (
+        config_lib.ConfigError,
+        RunError,
+        ShardError,
+        CheckpointError,
+        FloatingPointError,
+    ) as error:
         return _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; what was saved before is whole, and the same command goes on")
+        return 130
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            return _fail(
+                f"no space is left on the device of {error.filename or workdir}; checkpoints "
+                "written before are whole. Make room and start again with the same command."
+            )
+        if not error.filename:
             raise
-        return _fail(
-            f"no space is left on the device of {error.filename or workdir}; checkpoints written "
-            "before are whole. Make room and start again with the same command."
-        )
+        return _fail(f"{error.filename}: {error.strerror}; correct the path or its permissions")
 
 
 def _fail(message: str) -> int:
@@ -107,7 +118,13 @@ def check_flags(argv: list[str]) -> list[str]:
         name, equals, value = text.lstrip("-").partition("=")
         if name.startswith("config.") and equals:
             overrides[name.removeprefix("config.")] = value
-    return config_lib.check_overrides(config, overrides)
+    problems = config_lib.check_overrides(config, overrides)
+    if "objective" in overrides:
+        problems.append(
+            "objective is the name of a preset: choose one by "
+            f"--config={path}:objective={overrides['objective']}"
+        )
+    return problems
 
 
 def cli() -> None:

@@ -12,6 +12,7 @@ Exit code: 0 when every line went in, 3 when some were skipped, 1 when nothing c
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from mova_jax.data.manifest import MANIFEST, Manifest, ShardError, SplitInfo
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
 _SHOWN = 10  # skipped videos in the summary
+_BATCH = 32  # `train.batch_size` of configs/base.py, which train has to fill
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,8 +65,19 @@ def summary(manifest: Manifest, folder: str) -> str:
         lines += [f"  {entry['id']}: {entry['reason']}" for entry in entries[:_SHOWN]]
         if len(entries) > _SHOWN:
             lines.append(f"  and {len(entries) - _SHOWN} more, in {os.path.join(folder, MANIFEST)}")
-    lines.append(f"next: python -m mova_jax.main --config=configs/base.py:data={folder}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"next: {next_command(manifest, folder)}"])
+
+
+def next_command(manifest: Manifest, folder: str) -> str:
+    """The command that trains on the shards, in a workdir of their own."""
+    argument = f"configs/base.py:data={folder}"
+    train = manifest.splits.get("train", SplitInfo(0, 0, 0, ())).videos
+    if train < _BATCH:
+        argument += f",batch={max(2, train)}"
+    workdir = os.path.join("runs", os.path.basename(os.path.abspath(folder)))
+    return shlex.join(
+        ["python", "-m", "mova_jax.main", f"--config={argument}", f"--workdir={workdir}"]
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

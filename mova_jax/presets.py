@@ -66,7 +66,8 @@ OBJECTIVES = {
     # The control that masks have to beat (docs/method.md, 5): frames weighted by the caption.
     "frame_weighting": _NO_MASKS | {"losses.pool": "softmax"},
     # Row (ii): the visual mask alone, from the whole caption, as the parent SmartCLIP does.
-    "cmn_only": {"model.tmn.layout": "none"},
+    # All frames then share one part of the caption, so the frame contrast has no negatives.
+    "cmn_only": {"model.tmn.layout": "none", "losses.frame": 0.0},
     # Row (iii): a frame selects tokens of the caption in place of dimensions.
     "token_mask": {"model.tmn.layout": "tokens"},
     "no_dfsm": {"losses.dfsm": 0.0},

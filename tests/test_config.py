@@ -78,8 +78,6 @@ def test_a_key_like_no_other_lists_what_there_is():
         ({"data__token_buckets": (128, 64, 248)}, "expected rising lengths"),
         ({"data__token_buckets": ()}, "expected rising lengths"),
         ({"data__token_buckets": ("64", 248)}, "expected rising lengths"),
-        ({"data__frames": 999}, "data.frames 999 must be at most model.max_frames"),
-        ({"eval__frames": 999}, "eval.frames 999 must be at most model.max_frames"),
         ({"optim__warmup_steps": 10**6}, "optim.warmup_steps 1000000 must be under train.steps"),
         ({"model__modular_scale": 0.0}, "need model.modular_scale > 0"),
         ({"model__tmn__layout": "none", "model__cmn__kind": "none"}, "need masks"),
@@ -184,7 +182,7 @@ def test_wrong_arguments_are_all_named():
 def test_arguments_reach_the_configuration():
     config = from_config_dict(get_config("model=b32,frames=90,steps=70,batch=12,data=shards"))
     assert config.model.vision.patch_size == 32 and config.data.source == "shards"
-    assert config.data.frames == config.eval.frames == config.model.max_frames == 90
+    assert config.data.frames == config.eval.frames == config.model.frame_positions == 90
     assert (config.train.steps, config.train.batch_size) == (70, 12)
 
 

@@ -19,7 +19,7 @@ FLAGS = tiny.SIZES | {
     "model.vision.image_size": 16,
     "model.text.context": 160,
     "model.text.vocab_size": 0,
-    "model.max_frames": 8,
+    "model.frame_positions": 8,
     "data.token_buckets": (160,),
     "data.train_videos": 32,
     "data.eval_videos": 8,

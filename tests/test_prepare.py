@@ -69,7 +69,8 @@ def test_the_command_from_end_to_end(clips, tmp_path):
     ]
     assert "skipped: 1\n  bad.mp4: not a video that can be decoded" in run.stdout
     last = run.stdout.strip().splitlines()[-1]
-    assert last == f"next: python -m mova_jax.main --config=configs/base.py:data={shards}"
+    config = f"configs/base.py:data={shards},batch=2"
+    assert last == f"next: python -m mova_jax.main --config={config} --workdir=runs/{shards.name}"
     assert "Traceback" not in run.stderr
 
 

@@ -41,7 +41,7 @@ def test_rows_change_what_their_names_say():
     assert changed("no_tv") == {"losses.frame": 0.0}
     assert changed("soft_masks") == {"model.masks.kind": "soft"}
     assert changed("token_mask") == {"model.tmn.layout": "tokens"}
-    assert changed("cmn_only") == {"model.tmn.layout": "none"}
+    assert changed("cmn_only") == {"model.tmn.layout": "none", "losses.frame": 0.0}
     no_masks = {
         "model.tmn.layout": "none",
         "model.cmn.kind": "none",

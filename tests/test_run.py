@@ -23,7 +23,7 @@ def config(cache, **changes):
         "model.vision.image_size": 16,
         "model.text.context": 160,
         "model.text.vocab_size": 0,
-        "model.max_frames": 8,
+        "model.frame_positions": 8,
         "data.token_buckets": (160,),
         "data.cache": str(cache),
         "data.train_videos": 32,

@@ -28,7 +28,7 @@ SIZES = {
     "model.text.vocab_size": VOCAB,
     "model.embed_dim": D,
     "model.head_layers": 1,
-    "model.max_frames": 5,
+    "model.frame_positions": 5,
     "model.tmn.layers": 2,
     "model.tmn.heads": 2,
     "model.cmn.heads": 2,

@@ -21,6 +21,9 @@ import simplejpeg
 MAX_FRAMES = 100_000
 JPEG_QUALITY = 90
 
+# Forms that name other files, which may lie anywhere.
+_PLAYLISTS = {"hls", "concat", "dash", "applehttp"}
+
 
 class DecodeError(Exception):
     """A video or an image that cannot be decoded; the message is the reason."""
@@ -107,6 +110,8 @@ class VideoReader:
         try:
             # Only files: a playlist in disguise must not reach out to the network.
             with av.open(str(self._path), options={"protocol_whitelist": "file"}) as container:
+                if playlist := _PLAYLISTS & set(container.format.name.split(",")):
+                    raise DecodeError(f"a list of other files ({', '.join(playlist)}), not a video")
                 yield from self._sample(container)
         except av.error.FFmpegError as error:
             raise DecodeError(f"not a video that can be decoded ({error.strerror})") from error

@@ -11,7 +11,7 @@ import collections
 import concurrent.futures
 import math
 import multiprocessing
-import signal
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
@@ -21,6 +21,7 @@ import numpy as np
 from mova_jax.data import decode
 from mova_jax.data.annotations import Item
 from mova_jax.data.records import Caption, VideoRecord
+from mova_jax.data.workers import follow
 
 
 class Decoded(NamedTuple):
@@ -140,6 +141,6 @@ def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,  # Ctrl-C is for the parent, which ends the workers
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        initializer=follow,
+        initargs=(os.getpid(),),
     )

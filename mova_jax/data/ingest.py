@@ -155,7 +155,7 @@ def _as_json(settings: IngestSettings) -> dict:
 @contextlib.contextmanager
 def _whole_or_nothing(folder: Path) -> Iterator[Path]:
     """A folder to write to, whose files move up to `folder` when the block ends without error."""
-    new = not folder.exists()
+    new, made = not folder.exists(), False
     partial = folder / _PARTIAL
     moved: list[Path] = []
     with ClearErrors(f"{folder} cannot be written"):
@@ -163,11 +163,12 @@ def _whole_or_nothing(folder: Path) -> Iterator[Path]:
         lock = _lock(folder)
     try:
         with ClearErrors(f"{folder} cannot be written"):
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-            if any(folder.iterdir()):
+            if any(path.name != _PARTIAL for path in folder.iterdir()):
                 what = "has shards already" if (folder / MANIFEST).exists() else "is not empty"
                 raise ShardError(f"{folder} {what} and stays as it is; give another output folder.")
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
             partial.mkdir()
+            made = True
         yield partial
         with ClearErrors(f"{folder} cannot be written"):
             for path in sorted(partial.iterdir(), key=lambda path: path.name == MANIFEST):
@@ -178,7 +179,8 @@ def _whole_or_nothing(folder: Path) -> Iterator[Path]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if made:
+            shutil.rmtree(partial, ignore_errors=True)
         if new and not any(folder.iterdir()):
             folder.rmdir()
         os.close(lock)

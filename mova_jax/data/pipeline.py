@@ -22,9 +22,6 @@ once, and all are but for the (records modulo global batch size) that end up las
 
 import dataclasses
 import os
-import signal
-import threading
-import time
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -34,6 +31,7 @@ from absl import flags
 from mova_jax.config import Config
 from mova_jax.data import shards, transforms
 from mova_jax.data.tokenizer import Tokenizer
+from mova_jax.data.workers import follow
 
 ArrayDict = dict[str, np.ndarray]
 
@@ -422,19 +420,9 @@ def _read_ahead(
 
 @dataclasses.dataclass(frozen=True)
 class _Follow:
-    """Runs first in a worker process, so that it ends with the process that started it.
-
-    Ctrl-C is left to the parent, which still wants batches while it saves. A parent that was killed
-    can tell nobody, and its workers would live on with its output open.
-    """
+    """`workers.follow` in the form that Grain calls."""
 
     parent: int
 
     def __call__(self, worker_index: int, worker_count: int) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while os.getppid() == self.parent:
-            time.sleep(1)
-        os._exit(1)
+        follow(self.parent)

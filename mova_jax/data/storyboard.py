@@ -48,6 +48,7 @@ from mova_jax.data.shards import (
 )
 from mova_jax.data.storyboard_styles import SPLITS, style_of
 from mova_jax.data.tokenizer import train_tokenizer
+from mova_jax.data.workers import follow
 
 NAME = "storyboard"
 VERSION = 2  # of what is drawn and said; a cache of another version is made anew
@@ -230,7 +231,10 @@ class _Painters:
         if self._workers > 1:
             self._stack.enter_context(_bare_main())
             self._pool = ProcessPoolExecutor(
-                self._workers, mp_context=multiprocessing.get_context("spawn")
+                self._workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=follow,
+                initargs=(os.getpid(),),
             )
             self._stack.callback(self._pool.shutdown, wait=True, cancel_futures=True)
         return self

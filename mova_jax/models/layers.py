@@ -156,6 +156,23 @@ def table(rows: int, width: int, *, std: float, rngs: nnx.Rngs) -> nnx.Param:
     return nnx.Param(nnx.initializers.normal(std)(rngs.params(), (rows, width)))
 
 
+def positions_of(
+    rows: Float[Array, "r w"], frame_mask: Bool[Array, "... f"]
+) -> Float[Array, "... f w"]:
+    """The position of each valid frame: its relative place in the video, between rows of a table.
+
+    The first valid frame has the first row, the last the last, others are interpolated, so that a
+    model that was trained on 8 frames a video knows all the positions of 32.
+    """
+    last = rows.shape[0] - 1
+    index = jnp.maximum(jnp.cumsum(frame_mask, axis=-1) - 1, 0)
+    gaps = jnp.maximum(frame_mask.sum(-1, keepdims=True) - 1, 1)
+    place = index * last / gaps
+    low = jnp.minimum(place.astype(jnp.int32), last)
+    share = (place - low)[..., None]
+    return rows[low] * (1 - share) + rows[jnp.minimum(low + 1, last)] * share
+
+
 def full_mask(mask: Bool[Array, "... l"]) -> Bool[Array, "... 1 l"]:
     """Every query may look at every valid position."""
     return mask[..., None, :]
@@ -168,6 +185,12 @@ def causal_mask(mask: Bool[Array, "... l"]) -> Bool[Array, "... l l"]:
 
 
 def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """Unit length in float32; a zero vector stays 0 and has a finite gradient."""
+    """Unit length in float32; a zero vector stays 0 with gradient 0.
+
+    A hard mask that closes makes a part of exactly 0. Any finite slope there would be that of
+    1 / length, and one such frame would drown all other gradients.
+    """
     x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    present = squared > 1e-12
+    return x * jnp.where(present, jax.lax.rsqrt(jnp.where(present, squared, 1.0)), 0.0)

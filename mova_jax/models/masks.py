@@ -75,7 +75,7 @@ class _TemporalMaskNetwork(nnx.Module):
             dtype: type of the matrix products.
         """
         width = cfg.text.width
-        self.positions = layers.table(cfg.max_frames, width, std=0.01, rngs=rngs)
+        self.positions = layers.table(cfg.frame_positions, width, std=0.01, rngs=rngs)
         if cfg.embed_dim != width:
             self.project = layers.linear(
                 cfg.embed_dim, width, std=width**-0.5, use_bias=False, rngs=rngs, dtype=dtype
@@ -86,13 +86,15 @@ class _TemporalMaskNetwork(nnx.Module):
         self.init_bias = cfg.masks.init_bias
         self.detach_tokens, self.dtype = cfg.tmn.detach_tokens, dtype
 
-    def frames_in(self, frames: Float[Array, "f d"]) -> Float[Array, "f w"]:
+    def frames_in(
+        self, frames: Float[Array, "f d"], frame_mask: Bool[Array, "f"]
+    ) -> Float[Array, "f w"]:
         """Unit frames of the text tower's width, with their learned positions."""
         # Unit length times sqrt(d): a layer norm's scale without its parameters, for any tower.
         x = layers.normalise(frames) * frames.shape[-1] ** 0.5
         if hasattr(self, "project"):
             x = self.project(x.astype(self.dtype))
-        return (x + self.positions[: frames.shape[-2]]).astype(self.dtype)
+        return (x + layers.positions_of(self.positions[...], frame_mask)).astype(self.dtype)
 
     def tokens_in(self, tokens: Float[Array, "c l w"]) -> Float[Array, "c l w"]:
         """Token states as the layout sees them."""
@@ -141,7 +143,7 @@ class SelectTMN(_TemporalMaskNetwork):
         token_mask: Bool[Array, "l"],
     ) -> Float[Array, "f d"]:
         """Mask logits of one video's frames for one caption."""
-        asked = self.frames_in(frames)
+        asked = self.frames_in(frames, frame_mask)
         found = jnp.zeros_like(asked)
         for reader, key_value in zip(self.readers, prepared, strict=True):
             found = found + reader(asked + found, key_value, token_mask)
@@ -183,7 +185,7 @@ class CrossTMN(_TemporalMaskNetwork):
 
     def __call__(self, frames, frame_mask, prepared, token_mask) -> Float[Array, "f d"]:
         """Mask logits of one video's frames for one caption."""
-        x = self.frames_in(frames)
+        x = self.frames_in(frames, frame_mask)
         for block, key_value in zip(self.blocks, prepared, strict=True):
             x = block(x, frame_mask, key_value, token_mask)
         return self.logits(x)
@@ -209,7 +211,7 @@ class JointTMN(_TemporalMaskNetwork):
 
     def __call__(self, frames, frame_mask, prepared, token_mask) -> Float[Array, "f d"]:
         """Mask logits of one video's frames for one caption."""
-        x = jnp.concatenate([self.frames_in(frames), prepared], axis=-2)
+        x = jnp.concatenate([self.frames_in(frames, frame_mask), prepared], axis=-2)
         mask = jnp.concatenate([frame_mask, token_mask], axis=-1)
         x = self.blocks(x, layers.full_mask(mask))
         return self.logits(x[..., : frames.shape[-2], :])
@@ -236,7 +238,7 @@ class TokenTMN(_TemporalMaskNetwork):
 
     def __call__(self, frames, frame_mask, prepared, token_mask) -> Float[Array, "f l"]:
         """Mask logits of one video's frames over one caption's tokens."""
-        query = self.query(self.frames_in(frames))
+        query = self.query(self.frames_in(frames, frame_mask))
         logits = jnp.einsum("...fw,...lw->...fl", query, prepared).astype(jnp.float32)
         return logits * query.shape[-1] ** -0.5 + self.init_bias
 

@@ -29,12 +29,12 @@ class SequenceHead(nnx.Module):
         """Makes the head.
 
         Args:
-            cfg: `config.model`: embed_dim, head_layers, max_frames (rows of the position table).
+            cfg: `config.model`: embed_dim, head_layers, frame_positions.
             rngs: source of the initial weights.
             dtype: type of the matrix products.
         """
         width = cfg.embed_dim
-        self.positions = layers.table(cfg.max_frames, width, std=0.01, rngs=rngs)
+        self.positions = layers.table(cfg.frame_positions, width, std=0.01, rngs=rngs)
         # CLIP4Clip's head has heads of 64 dimensions.
         heads = max(1, width // 64)
         self.blocks = layers.Stack(
@@ -45,7 +45,7 @@ class SequenceHead(nnx.Module):
     def __call__(
         self, frames: Float[Array, "b f d"], mask: Bool[Array, "b f"]
     ) -> Float[Array, "b d"]:
-        x = (frames + self.positions[: frames.shape[-2]]).astype(self.dtype)
+        x = (frames + layers.positions_of(self.positions[...], mask)).astype(self.dtype)
         x = frames + self.blocks(x, layers.full_mask(mask)).astype(jnp.float32)
         return layers.normalise(masked_mean(layers.normalise(x), mask))
 

@@ -6,8 +6,8 @@ same steps on the same batches as one that never stopped.
 """
 
 import contextlib
+import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -55,7 +55,8 @@ class StopSignal:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
-        print("\nstopping: this step is finished and saved first", file=sys.stderr, flush=True)
+        # Not `print`: the signal may have come in the middle of one.
+        os.write(2, b"\nstopping: this step is finished and saved first\n")
 
 
 class _Fetched(NamedTuple):
@@ -111,7 +112,7 @@ class Loop:
         self._evaluate, self._name_videos = evaluate, name_videos
 
     def run(self, state: TrainState, stop: StopSignal) -> TrainState:
-        """Trains from where `state` stands; saves when it leaves, whatever the reason.
+        """Trains from where `state` stands; saves when it leaves.
 
         Returns:
             The last state; its `step` is below `config.train.steps` when it was told to stop.
@@ -128,7 +129,13 @@ class Loop:
             if taken:
                 self._settle(taken, state)
             taken = _Taken(step, metrics, fetched)
-            ahead = self._fetch() if step < cfg.steps else None
+            try:
+                ahead = self._fetch() if step < cfg.steps else None
+            except Exception:
+                self._settle(taken, state)
+                self._checkpoints.save_last(state, data_state)
+                self._checkpoints.wait()
+                raise
             if step % cfg.eval_every == 0 or step == cfg.steps:
                 taken = self._settle(taken, state)
                 self._validate(step, state, data_state)

@@ -38,6 +38,7 @@ class Setup:
     recipe: Recipe
     evaluator: Evaluator
     checkpoints: Checkpoints
+    batches: pipeline.TrainDataset
 
 
 def run(config: Config, workdir: str | os.PathLike) -> int:
@@ -93,6 +94,7 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
         mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
         mesh_lib.check_batch_size(mesh, config.eval.batch_size, "eval.batch_size")
         recipe = make_recipe(config, mesh_lib.replicated(mesh))
+        batches = _batches(config, folder, tokenizer)
     except (ValueError, FileNotFoundError) as error:
         raise RunError(str(error)) from error
     workdir_lib.claim(workdir, config)
@@ -107,6 +109,7 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
         recipe,
         Evaluator(recipe, mesh, folder, tokenizer),
         Checkpoints(workdir, config),
+        batches,
     )
 
 
@@ -148,7 +151,7 @@ def _is_complete(setup: Setup) -> bool:
 def _train(setup: Setup, stop: StopSignal) -> None:
     """Steps from the last checkpoint, or from the beginning, to the end or a signal."""
     config, checkpoints = setup.config, setup.checkpoints
-    batches = _batches(setup)
+    batches = iter(setup.batches)
     start = checkpoints.last_step
     if start is None:
         state = setup.recipe.initial()
@@ -179,23 +182,18 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             batches.close()
 
 
-def _batches(setup: Setup):
-    """The iterator over training batches of this process."""
-    config = setup.config
-    try:
-        dataset = pipeline.train_dataset(
-            setup.folder,
-            "train",
-            setup.tokenizer,
-            pipeline.settings_of(config, config.data.frames),
-            seed=config.seed,
-            batch_size=config.train.batch_size // jax.process_count(),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-    except ValueError as error:
-        raise RunError(str(error)) from error
-    return iter(dataset)
+def _batches(config: Config, folder: Path, tokenizer: Tokenizer) -> pipeline.TrainDataset:
+    """The training batches of this process."""
+    return pipeline.train_dataset(
+        folder,
+        "train",
+        tokenizer,
+        pipeline.settings_of(config, config.data.frames),
+        seed=config.seed,
+        batch_size=config.train.batch_size // jax.process_count(),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def _validation(setup: Setup):
@@ -231,8 +229,11 @@ def _finish(setup: Setup) -> None:
     weight = saved.record.get("blend_weight", 1.0)
     params = saved.state.params
     tested = [split for split in config.eval.splits if split in setup.splits]
+    for split in sorted({*config.eval.splits} - {*tested}):
+        print(f"There is no split {split} in {setup.folder}: it is not evaluated.")
+    measured = _measured(setup)
     with MetricWriter(setup.workdir, resume_step=config.train.steps) as writer:
-        for split in tested:
+        for split in (split for split in tested if split not in measured):
             print(f"Evaluating on {split} with the checkpoint of step {int(saved.state.step)}")
             figures = setup.evaluator.evaluate(params, split, weight, interval=True)
             figures["checkpoint_step"] = float(saved.state.step)
@@ -242,6 +243,13 @@ def _finish(setup: Setup) -> None:
     if config.eval.timelines and shown in setup.splits:
         drawn = setup.evaluator.timelines(params, shown, config.eval.timelines)
     write_report(setup.workdir, drawn)
+
+
+def _measured(setup: Setup) -> set[str]:
+    """Splits that were tested before the run was stopped: their figures stand already."""
+    rows = read_metrics(setup.workdir / METRICS_FILE)
+    names = {name for row in rows if row["step"] == setup.config.train.steps for name in row}
+    return {split for split in setup.config.eval.splits if f"{split}/checkpoint_step" in names}
 
 
 def _summary(setup: Setup) -> str:

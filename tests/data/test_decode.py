@@ -2,6 +2,7 @@
 
 import struct
 
+import av
 import numpy as np
 import pytest
 
@@ -190,3 +191,21 @@ def test_jpeg_there_and_back():
 def test_bytes_that_are_no_jpeg(data):
     with pytest.raises(DecodeError, match=f"{len(data)} bytes are not a whole JPEG"):
         decode_jpeg(data)
+
+
+def test_a_playlist_is_no_video_whatever_it_names(tmp_path):
+    """It could name files outside of the folder."""
+    with av.open(str(tmp_path / "secret.ts"), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(50):
+            image = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(image))
+        container.mux(stream.encode())
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "list.m3u8").write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n../secret.ts\n#EXT-X-ENDLIST\n"
+    )
+    with pytest.raises(decode.DecodeError, match="a list of other files"):
+        list(decode.VideoReader(folder / "list.m3u8", fps=1, short_side=0))

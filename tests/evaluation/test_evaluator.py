@@ -19,7 +19,7 @@ SIZES = {
     "model__vision__image_size": 16,
     "model__text__context": 160,
     "model__text__vocab_size": 1100,
-    "model__max_frames": 8,
+    "model__frame_positions": 8,
     "data__token_buckets": (64, 160),
     "eval__batch_size": 8,
 }

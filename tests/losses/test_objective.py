@@ -44,7 +44,7 @@ def gradient_of(model, batch, cfg, step=0.0):
         ("full", EVERYTHING),
         ("global_only", ALWAYS),
         ("frame_weighting", ALWAYS | MODULAR),
-        ("cmn_only", EVERYTHING),
+        ("cmn_only", EVERYTHING - {"frame"}),
         ("token_mask", EVERYTHING),
         ("no_dfsm", EVERYTHING - {"dfsm"}),
         ("no_sfdm", EVERYTHING - {"sfdm"}),

@@ -115,3 +115,22 @@ def test_normalise():
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(layers.normalise(jnp.zeros(3)), 0.0)
     assert layers.normalise(jnp.ones(3, jnp.bfloat16)).dtype == jnp.float32
+
+
+def test_positions_are_relative_and_interpolated():
+    rows = jnp.asarray([[0.0], [10.0], [40.0]])
+    masks = jnp.asarray([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1]], bool)
+    found = layers.positions_of(rows, masks)[..., 0]
+    np.testing.assert_allclose(found[0, :3], [0, 10, 40])
+    np.testing.assert_allclose(found[1, 0], 0)
+    np.testing.assert_allclose(found[2], [0, 20 / 3, 20, 40], rtol=1e-6)
+    np.testing.assert_allclose(found[3, [1, 3]], [0, 40])  # only valid frames count
+
+
+def test_a_zero_vector_normalises_to_zero_and_passes_no_gradient():
+    vectors = jnp.asarray([[0.0, 0.0], [3.0, 4.0]])
+    value, pull = jax.vjp(layers.normalise, vectors)
+    np.testing.assert_allclose(value, [[0, 0], [0.6, 0.8]], rtol=1e-6)
+    (gradient,) = pull(jnp.ones_like(value))
+    np.testing.assert_array_equal(gradient[0], [0, 0])
+    assert np.abs(gradient[1]).max() > 0

@@ -72,7 +72,7 @@ def parameters(argument, **changes):
         "model.text.vocab_size": 49408,
         "model.text.context": 77,
         "data.token_buckets": (77,),
-        "model.max_frames": 77,
+        "model.frame_positions": 77,
     }
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     made.update_from_flattened_dict(clip | changes)
