@@ -117,7 +117,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
         version = fields["schema_version"]
         if version == SCHEMA_VERSION:
             return _manifest_from(fields)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ShardError(f"{path} is not a manifest ({error!r}); {make} again.") from error
     raise ShardError(
         f"The shards in {folder} have schema version {version}, this code reads version "
@@ -130,5 +130,8 @@ def _manifest_from(fields: dict[str, Any]) -> Manifest:
         split: SplitInfo(**{**info, "shards": tuple(ShardInfo(**s) for s in info["shards"])})
         for split, info in fields["splits"].items()
     }
+    for shard in (shard for info in splits.values() for shard in info.shards):
+        if Path(shard.file).name != shard.file:  # a manifest may come from a stranger
+            raise ValueError(f"the shard {shard.file!r} is not a name in the folder")
     lists = {key: tuple(fields[key]) for key in ("skipped", "warnings")}
     return Manifest(**{**fields, "splits": splits, **lists})

@@ -43,6 +43,7 @@ from mova_jax.data.shards import (
     Manifest,
     ShardError,
     VideoRecord,
+    read_manifest,
     write_manifest,
     write_split,
 )
@@ -171,7 +172,15 @@ def _read(folder: Path) -> dict:
 def _is_made(folder: Path, settings: dict) -> bool:
     fields = _read(folder)
     made = [fields.get(key) for key in ("name", "schema_version", "settings")]
-    return made == [NAME, SCHEMA_VERSION, settings]
+    return made == [NAME, SCHEMA_VERSION, settings] and _is_whole(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every shard is there in its size: what was cut short is drawn again."""
+    shards = (s for info in read_manifest(folder).splits.values() for s in info.shards)
+    return all(
+        (folder / s.file).is_file() and (folder / s.file).stat().st_size == s.bytes for s in shards
+    )
 
 
 def _check_replaceable(folder: Path) -> None:

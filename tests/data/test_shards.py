@@ -271,3 +271,13 @@ with concurrent.futures.ThreadPoolExecutor(8) as pool:
     assert len({{record.id for record in pool.map(source.__getitem__, range(8))}}) == 8
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(tmp_path):
+    _make(tmp_path / "shards")
+    path = tmp_path / "shards" / MANIFEST
+    fields = json.loads(path.read_text())
+    fields["splits"]["train"]["shards"][0]["file"] = "../secret"
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ShardError, match="not a name in the folder"):
+        read_manifest(tmp_path / "shards")

@@ -305,3 +305,12 @@ def test_folders_of_others_stay_as_they_are(tmp_path):
 def test_counts_that_cannot_be_made(tmp_path, counts):
     with pytest.raises(ValueError, match="at least 1 for train"):
         ensure(tmp_path / "story", 0, counts)
+
+
+def test_a_shard_that_was_cut_short_is_drawn_again(tmp_path):
+    folder = ensure(tmp_path / "data", 0, {"train": 3}, workers=0, image_size=16)
+    shard = next(folder.glob("*.array_record-*"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-100])
+    ensure(folder, 0, {"train": 3}, workers=0, image_size=16)
+    assert shard.read_bytes() == whole
