@@ -33,6 +33,10 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_key():
     assert "model.scale" in found[2]
 
 
+def test_the_label_of_the_objective_cannot_be_set_without_the_objective():
+    assert "objective=no_tv" in problems(f"--config={BASE}", "--config.objective=no_tv")[0]
+
+
 def test_a_config_that_is_not_there_or_not_named_is_told():
     assert problems("--workdir=x") == ["--config is missing; for example --config=configs/base.py"]
     assert "no file none.py" in problems("--config=none.py")[0]

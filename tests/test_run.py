@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -134,6 +135,39 @@ def test_another_configuration_is_refused_by_key(complete, cache):
 
 def test_keys_that_change_no_number_may_change(complete, cache):
     assert run_lib.run(config(cache, data__threads=1), complete) == 0
+
+
+def test_a_report_that_was_lost_is_written_again_and_nothing_is_measured_twice(
+    complete, cache, tmp_path
+):
+    workdir = tmp_path / "copy"
+    shutil.copytree(complete, workdir)
+    (workdir / "report.html").unlink()
+    assert run_lib.run(config(cache), workdir) == 0
+    assert (workdir / "report.html").exists()
+    assert figures(workdir) == figures(complete)
+
+
+def test_a_batch_that_train_cannot_fill_is_refused_and_the_workdir_stays_free(cache, tmp_path):
+    with pytest.raises(RunError, match="too few for a global batch"):
+        run_lib.run(config(cache, train__batch_size=64), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_batch_that_cannot_be_read_loses_no_step(cache, tmp_path, monkeypatch):
+    fetch, calls = Loop._fetch, []
+
+    def failing(self):
+        calls.append(1)
+        if len(calls) == 4:
+            raise OSError("the disk is gone")
+        return fetch(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_fetch", failing)
+        with pytest.raises(OSError, match="the disk is gone"):
+            run_lib.run(config(cache), tmp_path)
+    assert (tmp_path / "checkpoints" / "last" / "3").is_dir()
 
 
 def test_a_missing_folder_of_shards_is_a_clear_error(cache, tmp_path):
