@@ -6,6 +6,7 @@ The argument string after a colon changes it, and any key can be set by name:
 
     --config=configs/base.py:objective=no_dfsm          an ablation row (mova_jax/presets.py)
     --config=configs/base.py:model=b16,frames=64        a model size, frames a video
+    --config=configs/base.py:model=b16,init=CLIP        pretrained weights (mova_jax.convert)
     --config=configs/base.py:data=SHARDS                your own videos (see mova_jax.prepare)
     --config.optim.learning_rate=3e-4                   any key below
 
@@ -22,16 +23,27 @@ def get_config(arg: str = "") -> ConfigDict:
     """The whole configuration.
 
     Args:
-        arg: `key=value` pairs joined by commas: `model` (tiny, b32, b16, l14), `objective` (a name
-            in `mova_jax.presets.OBJECTIVES`), `frames` (frames a video, training and evaluation),
-            `data` (a folder of shards), `steps`, `batch`.
+        arg: `key=value` pairs joined by commas: `model` (tiny, b32, b16, l14, l14_336), `objective`
+            (a name in `mova_jax.presets.OBJECTIVES`), `frames` (frames a video, training and
+            evaluation), `data` (a folder of shards), `init` (weights to start from), `steps`,
+            `batch`.
     """
     args = parse_argument(
-        arg, model="tiny", objective="full", frames=0, data="storyboard", steps=0, batch=0
+        arg,
+        model="tiny",
+        objective="full",
+        frames=0,
+        data="storyboard",
+        init="",
+        steps=0,
+        batch=0,
     )
     config = ConfigDict()
     config.seed = 0
     config.objective = args["objective"]  # name of the preset, for the record
+    # Weights to start from: a folder or file of CLIP, Long-CLIP, SmartCLIP or an export of ours
+    # (README, "Weights in"); '' = random ones.
+    config.init_from = args["init"]
 
     config.model = model = ConfigDict()
     model.vision = ConfigDict(
@@ -40,6 +52,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     model.text = ConfigDict({"width": 128, "layers": 2, "heads": 4})
     model.text.context = 248  # tokens, with start and end
+    model.text.frozen_positions = 0  # first positions that are never trained; Long-CLIP's are 20
     model.text.vocab_size = 0  # 0 = the tokenizer's
     model.embed_dim = 128  # d, the joint embedding
     model.activation = "gelu"  # gelu | quick_gelu (CLIP's)
@@ -77,7 +90,7 @@ def get_config(arg: str = "") -> ConfigDict:
     losses.frame_form = "hinge"  # hinge | relative
     losses.frame_negatives = "same_index"  # same_index | all
     losses.dfsm_masks = "pair"  # pair: each pair's own masks | own: a caption's own, which leak
-    losses.pool = "joint"  # of a pair's score over frames: softmax | mean | joint
+    losses.pool = "aligned"  # of a pair's score over frames: aligned | softmax | mean | joint
     losses.pool_scale = 10.0  # of the softmax over frames
     losses.hard_pairs = 0  # sfdm over the k hardest captions of a video; 0 = all of the batch
     losses.pair_block = 0  # videos of one block of pairs, recomputed backwards; 0 = one block
@@ -89,7 +102,7 @@ def get_config(arg: str = "") -> ConfigDict:
     data.cache = ".data"  # where the generated shards are kept
     data.frames = 8  # a video, in training
     # A batch is padded to the first length that holds it.
-    data.token_buckets = (64, 96, 128, 160, 192, 248)
+    data.token_buckets = (48, 64, 96, 128, 160, 192, 248)
     data.short_caption_share = 0.25  # of training captions, where a video has short ones
     data.threads = 2  # that read and decode; used when worker_processes = 0
     data.worker_processes = 0
@@ -108,10 +121,14 @@ def get_config(arg: str = "") -> ConfigDict:
     optim.groups = ((".*", 1.0),)
 
     config.train = train = ConfigDict()
-    train.steps = args["steps"] or 1000
+    train.steps = args["steps"] or 800
     train.batch_size = args["batch"] or 32  # videos, global
+    # The first steps are a warm-up on image-caption data: one frame of each video, and a sentence
+    # that holds while it is shown.
+    train.image_steps = 3 * train.steps // 10
+    train.image_batch_size = 4 * train.batch_size  # frames, global
     train.log_every = 10  # steps
-    train.eval_every = 500  # steps; validation, and a checkpoint that may become the best
+    train.eval_every = 400  # steps; validation, and a checkpoint that may become the best
     train.checkpoint_every = 100  # steps; the last one is kept for a resume
 
     config.eval = evaluate = ConfigDict()

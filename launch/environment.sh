@@ -28,8 +28,8 @@ find_python() {
   return 1
 }
 
-# What the environment was made from: the text of the requirements files.
-fingerprint() { cat requirements.txt "$1" | cksum; }
+# What the environment was made from: the text of the requirements files, which include each other.
+fingerprint() { cat requirements*.txt | cksum; }
 
 # Makes or updates .venv so that it holds the requirements of file $1.
 prepare_environment() {
@@ -44,14 +44,14 @@ prepare_environment() {
     say "making .venv with $("$base" --version)"
     "$base" -m venv --clear .venv
   fi
-  if [[ "$(cat "$stamp" 2>/dev/null)" != "$(fingerprint "$requirements")" ]]; then
+  if [[ "$(cat "$stamp" 2>/dev/null)" != "$(fingerprint)" ]]; then
     say "installing $requirements into .venv (the first time some minutes and 1 to 3 GB)"
     rm -f .venv/installed-*
     "$python" -m pip install --quiet --quiet --disable-pip-version-check \
       --requirement "$requirements"
     # Written last, so that an interrupted installation is done again.
-    fingerprint requirements.txt >.venv/installed-requirements.txt
-    fingerprint "$requirements" >"$stamp"
+    fingerprint >.venv/installed-requirements.txt
+    fingerprint >"$stamp"
   fi
   exec 9>&-
 }

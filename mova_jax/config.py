@@ -9,8 +9,10 @@ values stand in `mova_jax/config_schema.py`; keys are described where they get t
 import ast
 import dataclasses
 import difflib
+import importlib.util
 import json
 import math
+import os
 import types
 import typing
 from typing import Any
@@ -59,7 +61,9 @@ __all__ = [
     "flatten",
     "from_config_dict",
     "from_json",
+    "load_file",
     "parse_argument",
+    "section",
     "to_json",
 ]
 
@@ -127,6 +131,27 @@ def from_config_dict(config: ConfigDict) -> Config:
     return checked
 
 
+def section(cls, values: dict[str, Any]):
+    """One section of the configuration, such as `Model`, from a dict as in JSON.
+
+    Raises:
+        ConfigError: with all keys that are unknown, missing or of another type.
+    """
+    problems: list[str] = []
+    built = _build(cls, values, "", {}, problems)
+    if problems:
+        raise ConfigError(problems)
+    return built
+
+
+def load_file(path: str | os.PathLike):
+    """The module of a config file, whose `get_config(argument)` makes the configuration."""
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _build(cls, values: dict[str, Any], prefix: str, sound: dict[str, Any], problems: list[str]):
     """One dataclass from one dict, recursively.
 
@@ -137,9 +162,16 @@ def _build(cls, values: dict[str, Any], prefix: str, sound: dict[str, Any], prob
         if key not in hints:
             problems.append(f"unknown key {prefix}{key}{_nearest(key, hints, prefix)}")
     kwargs = {}
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(cls)
+        if field.default is not dataclasses.MISSING
+    }
     for key, kind in hints.items():
         name = prefix + key
-        if key not in values:
+        if key not in values and key in defaults:
+            kwargs[key] = sound[name] = defaults[key]
+        elif key not in values:
             problems.append(f"missing key {name}")
         elif not dataclasses.is_dataclass(kind):
             value = _converted(values[key], kind)

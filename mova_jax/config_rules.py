@@ -72,6 +72,12 @@ def _dfsm_sees_all_pairs(v: dict[str, Any]) -> list[str]:
     ]
 
 
+def _image_batch(v: dict[str, Any]) -> list[str]:
+    if not v["train.image_steps"] or v["train.image_batch_size"] >= 2:
+        return []
+    return ["train.image_batch_size must be at least 2 where train.image_steps is not 0"]
+
+
 def _mesh_size(v: dict[str, Any]) -> list[str]:
     if v["mesh.data"]:
         return []
@@ -99,6 +105,7 @@ def _is_group(group) -> bool:
 
 RULES = (
     _patches,
+    _at_most("model.text.frozen_positions", "model.text.context", below=True),
     _heads("model.vision.heads", "model.vision.width"),
     _heads("model.text.heads", "model.text.width"),
     _heads("model.tmn.heads", "model.text.width"),
@@ -109,6 +116,8 @@ RULES = (
     _dfsm_sees_all_pairs,
     _at_most("losses.hard_pairs", "train.batch_size", below=True),
     _at_most("optim.warmup_steps", "train.steps", below=True),
+    _at_most("train.image_steps", "train.steps"),
+    _image_batch,
     _mesh_size,
     _groups,
 )

@@ -1,7 +1,8 @@
 """The shape of the configuration: its sections as frozen dataclasses, and the legal values.
 
 Keys are described where they get their values, in `configs/base.py`; `mova_jax.config` checks a
-configuration against what stands here.
+configuration against what stands here. A field with a default came later than the others: the
+default does what was done before it was there, so that older runs can still be read.
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ class Text:
     heads: int
     context: int
     vocab_size: int
+    frozen_positions: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +142,8 @@ class Train:
     log_every: int
     eval_every: int
     checkpoint_every: int
+    image_steps: int = 0
+    image_batch_size: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +177,7 @@ class Config:
     train: Train
     eval: Eval
     mesh: Mesh
+    init_from: str = ""
 
 
 CHOICES = {
@@ -185,7 +190,7 @@ CHOICES = {
     "losses.frame_form": ("hinge", "relative"),
     "losses.frame_negatives": ("same_index", "all"),
     "losses.dfsm_masks": ("pair", "own"),
-    "losses.pool": ("softmax", "mean", "joint"),
+    "losses.pool": ("aligned", "softmax", "mean", "joint"),
 }
 # (lowest, highest) legal value; None = no bound.
 RANGES = {
@@ -198,6 +203,7 @@ RANGES = {
     "model.text.layers": (1, None),
     "model.text.heads": (1, None),
     "model.text.context": (2, None),
+    "model.text.frozen_positions": (0, None),
     "model.text.vocab_size": (0, None),
     "model.embed_dim": (1, None),
     "model.head_layers": (1, None),
@@ -236,6 +242,8 @@ RANGES = {
     "optim.clip_norm": (0.0, None),
     "train.steps": (1, None),
     "train.batch_size": (2, None),
+    "train.image_steps": (0, None),
+    "train.image_batch_size": (0, None),
     "train.log_every": (1, None),
     "train.eval_every": (1, None),
     "train.checkpoint_every": (1, None),

@@ -8,7 +8,6 @@ by Ctrl-C or SIGTERM with everything saved.
 """
 
 import errno
-import importlib.util
 import logging
 import sys
 from pathlib import Path
@@ -34,6 +33,7 @@ def main(argv: list[str]) -> int:
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.run import run
     from mova_jax.training.workdir import RunError
+    from mova_jax.weights.files import WeightsError
 
     path, _, argument = _config_flag(sys.argv).partition(":")
     workdir = FLAGS.workdir or str(Path("runs") / Path(path).stem)
@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
         RunError,
         ShardError,
         CheckpointError,
+        WeightsError,
         FloatingPointError,
     ) as error:
         return _fail(str(error))
@@ -70,7 +71,7 @@ def _fail(message: str) -> int:
 
 def _tell_difference(config: config_lib.Config, path: str, argument: str) -> None:
     """Prints what the argument string and the flags changed of the config file."""
-    base = config_lib.from_config_dict(_load(path).get_config())
+    base = config_lib.from_config_dict(config_lib.load_file(path).get_config())
     changed = config_lib.difference(config, base)
     lines = [f"  {name}: {old!r} -> {new!r}" for name, (old, new) in changed.items()]
     suffix = f":{argument}" if argument else ""
@@ -84,14 +85,6 @@ def _config_flag(argv: list[str]) -> str:
         if name == "config" and argument.startswith("-"):
             return value if equals else "".join(argv[i + 1 : i + 2])
     return ""
-
-
-def _load(path: str):
-    """The module of a config file."""
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def check_flags(argv: list[str]) -> list[str]:
@@ -110,7 +103,9 @@ def check_flags(argv: list[str]) -> list[str]:
     if not Path(path).is_file():
         return [f"--config: there is no file {path}"]
     try:
-        config: ConfigDict = _load(path).get_config(*([argument] if argument else []))
+        config: ConfigDict = config_lib.load_file(path).get_config(
+            *([argument] if argument else [])
+        )
     except config_lib.ConfigError as error:
         return error.problems
     overrides = {}

@@ -51,6 +51,7 @@ MODELS["l14"] = {
     "model.tmn.heads": 12,
     "model.cmn.heads": 12,
 }
+MODELS["l14_336"] = MODELS["l14"] | {"model.vision.image_size": 336}
 
 _NO_MASKS = {
     "model.tmn.layout": "none",

@@ -83,8 +83,11 @@ def test_configuration_knows_no_array():
     [
         (("orbax",), {"mova_jax/training/checkpoint.py"}),
         (("av",), {"mova_jax/data/decode.py"}),
-        (("torch",), set()),
-        (("transformers", "tokenizers"), {"mova_jax/data/tokenizer.py"}),
+        (("torch", "safetensors", "onnx", "onnxruntime"), set(files_in("weights/"))),
+        (
+            ("transformers", "tokenizers"),
+            {"mova_jax/data/tokenizer.py", "mova_jax/weights/hf.py", "mova_jax/weights/opened.py"},
+        ),
         (("wandb", "tensorboardX"), {"mova_jax/training/progress.py"}),
         (("optax",), {f for f in FILES if f.startswith("mova_jax/training/")}),
         (("matplotlib",), {f for f in FILES if f.startswith("mova_jax/evaluation/report")}),

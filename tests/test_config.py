@@ -25,7 +25,7 @@ def problems_of(**changes):
 def test_base_is_valid_frozen_and_small():
     config = from_config_dict(get_config())
     assert problems_of() == []
-    assert len(flatten(config)) <= 80
+    assert len(flatten(config)) <= 85
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.model.tmn.layers = 3
 
@@ -78,6 +78,7 @@ def test_a_key_like_no_other_lists_what_there_is():
         ({"data__token_buckets": (128, 64, 248)}, "expected rising lengths"),
         ({"data__token_buckets": ()}, "expected rising lengths"),
         ({"data__token_buckets": ("64", 248)}, "expected rising lengths"),
+        ({"model__text__frozen_positions": 248}, "must be under model.text.context 248"),
         ({"optim__warmup_steps": 10**6}, "optim.warmup_steps 1000000 must be under train.steps"),
         ({"model__modular_scale": 0.0}, "need model.modular_scale > 0"),
         ({"model__tmn__layout": "none", "model__cmn__kind": "none"}, "need masks"),
@@ -128,7 +129,12 @@ def test_every_number_has_a_range():
     numbers = {name for name, value in flat.items() if type(value) in (int, float)}
     assert numbers - set(config_lib.RANGES) == free
     texts = {name for name, value in flat.items() if type(value) is str}
-    assert texts - set(config_lib.CHOICES) == {"objective", "data.source", "data.cache"}
+    assert texts - set(config_lib.CHOICES) == {
+        "objective",
+        "init_from",
+        "data.source",
+        "data.cache",
+    }
 
 
 def test_whole_numbers_pass_for_floats():
@@ -156,6 +162,7 @@ def test_difference_names_old_and_new():
         "objective": ("full", "no_dfsm"),
         "losses.dfsm": (base.losses.dfsm, 0.0),
         "train.steps": (base.train.steps, 777),
+        "train.image_steps": (base.train.image_steps, 233),
     }
 
 

@@ -35,6 +35,10 @@ def test_models_set_the_same_keys():
     assert changed("full") == {}  # the base is `tiny` and `full`
 
 
+def test_l14_336_is_l14_on_larger_images():
+    assert MODELS["l14_336"] == MODELS["l14"] | {"model.vision.image_size": 336}
+
+
 def test_rows_change_what_their_names_say():
     assert changed("no_dfsm") == {"losses.dfsm": 0.0}
     assert changed("no_sfdm") == {"losses.sfdm": 0.0}

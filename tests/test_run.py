@@ -30,6 +30,8 @@ def config(cache, **changes):
         "data.train_videos": 32,
         "data.eval_videos": 8,
         "train.steps": STEPS,
+        "train.image_steps": 2,  # a stop after 1 or 3 steps lies on either side
+        "train.image_batch_size": 16,
         "train.batch_size": 8,
         "train.log_every": 1,
         "train.eval_every": 4,
@@ -72,6 +74,8 @@ def test_a_run_leaves_what_its_workdir_promises(complete):
     rows = figures(complete)
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, STEPS + 1))
     assert [row["step"] for row in rows if "validation/t2v/r1" in row] == [4, STEPS]
+    # One frame a video among 16, then 3 frames a video among 8.
+    assert all(name in rows[0] for name in ("train/sfdm", "train/dfsm", "train/frame"))
     last = rows[-1]
     for name in ("t2v/r1", "modular/v2t/mnr", "grounding/modular/hit", "leak/own_masks", "gallery"):
         assert f"test/{name}" in last

@@ -34,6 +34,8 @@ from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.data.workers import follow
 
 ArrayDict = dict[str, np.ndarray]
+# (number of its first batch, its batches at random access), one after the other.
+Stages = list[tuple[int, grain.MapDataset[ArrayDict]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +126,9 @@ class LoadExample:
         record = self.source[index]
         picked = transforms.sample_frame_indices(len(record.frames), self.settings.frames, rng)
         text = transforms.choose_caption(record, rng, self.settings.short_caption_share)
+        return self._example(index, record, picked, text)
+
+    def _example(self, index: int, record: shards.VideoRecord, picked, text: str) -> Example:
         return Example(
             index=index,
             id=record.id,
@@ -131,6 +136,16 @@ class LoadExample:
             timestamps=record.timestamps[picked],
             tokens=self.tokenizer.encode(text).ids,
         )
+
+
+class LoadImage(LoadExample):
+    """Reads a record as image-caption data: a video of one frame, and a sentence that it shows."""
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Example:
+        index = int(index)
+        record = self.source[index]
+        frame, text = transforms.choose_moment(record, rng)
+        return self._example(index, record, np.array([frame]), text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,20 +218,15 @@ class TrainDataset(grain.IterDataset[ArrayDict]):
         steps_per_epoch: batches in which every record (but the remainder) is seen once.
     """
 
-    def __init__(
-        self,
-        batches: grain.MapDataset[ArrayDict],
-        steps_per_epoch: int,
-        settings: PipelineSettings,
-    ):
+    def __init__(self, stages: Stages, steps_per_epoch: int, settings: PipelineSettings):
         """Wraps batches at random access; use `train_dataset`."""
         super().__init__()
         self.steps_per_epoch = steps_per_epoch
-        self._batches = batches
+        self._stages = stages
         self._settings = settings
 
     def __iter__(self) -> "TrainIterator":
-        return TrainIterator(self._batches, self._settings)
+        return TrainIterator(self._stages, self._settings)
 
 
 class TrainIterator(grain.DatasetIterator[ArrayDict]):
@@ -226,10 +236,10 @@ class TrainIterator(grain.DatasetIterator[ArrayDict]):
     at batch n of the random-access data set, which gives the same batches for any number.
     """
 
-    def __init__(self, batches: grain.MapDataset[ArrayDict], settings: PipelineSettings):
+    def __init__(self, stages: Stages, settings: PipelineSettings):
         """Starts at batch 0; use `iter(dataset)`."""
         super().__init__()
-        self._batches = batches
+        self._stages = stages
         self._settings = settings
         self._next_batch = 0
         self._reader: grain.DatasetIterator[ArrayDict] | None = None
@@ -240,11 +250,19 @@ class TrainIterator(grain.DatasetIterator[ArrayDict]):
         Raises:
             ShardError: when a record cannot be read or decoded; names record and shard.
         """
+        if any(self._next_batch == first for first, _ in self._stages):
+            self.close()
         if self._reader is None:
-            self._reader = iter(_read_ahead(self._batches[self._next_batch :], self._settings))
+            self._reader = iter(_read_ahead(self._ahead(), self._settings))
         batch = next(self._reader)
         self._next_batch += 1
         return batch
+
+    def _ahead(self) -> grain.MapDataset[ArrayDict]:
+        """The batches from the next one to the end of its stage, which may have none."""
+        first, stage = [s for s in self._stages if s[0] <= self._next_batch][-1]
+        later = [start for start, _ in self._stages if start > self._next_batch]
+        return stage[self._next_batch - first : later[0] - first if later else None]
 
     def get_state(self) -> dict[str, int]:
         """The number of the next batch, as JSON."""
@@ -270,6 +288,8 @@ def train_dataset(
     *,
     seed: int,
     batch_size: int,
+    image_steps: int = 0,
+    image_batch_size: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainDataset:
@@ -283,6 +303,9 @@ def train_dataset(
         seed: of shuffling and of all random choices, 0 to 2**32 - 1.
         batch_size: rows of the batches of this process; the global batch has `process_count` times
             as many.
+        image_steps: number of batches at the start that are image-caption data: one frame of each
+            video with a sentence that holds while it is shown.
+        image_batch_size: rows of these.
         process_index: of this process.
         process_count: processes that train together. With more than one, tokens are always padded
             to `max_tokens`: a process does not know the captions of the others, and all have to
@@ -296,24 +319,35 @@ def train_dataset(
         ValueError: the split is smaller than one global batch, or the seed is out of range.
     """
     source = shards.open_split(folder, split)
-    steps = len(source) // (batch_size * process_count)
-    if not steps:
-        raise ValueError(
-            f"split {split!r} of {folder} has {len(source)} records, too few for a global batch of "
-            f"{batch_size} x {process_count} processes: make the batch smaller"
-        )
     buckets = settings.buckets if process_count == 1 else settings.buckets[-1:]
-    batches = (
-        grain.MapDataset.range(len(source))
-        .seed(seed)
-        .shuffle()
-        .random_map(LoadExample(source, tokenizer, settings))
-        .batch(batch_size, drop_remainder=True, batch_fn=list)
-        .slice(slice(process_index, steps * process_count, process_count))
-        .map(MakeBatch(str(folder), split, settings, tokenizer.pad_id, buckets, batch_size))
-        .repeat()
-    )
-    return TrainDataset(batches, steps, settings)
+
+    def batches(load: LoadExample, rows: int, seed: int) -> tuple[grain.MapDataset, int]:
+        steps = len(source) // (rows * process_count)
+        if not steps:
+            raise ValueError(
+                f"split {split!r} of {folder} has {len(source)} records, too few for a global "
+                f"batch of {rows} x {process_count} processes: make the batch smaller"
+            )
+        make = MakeBatch(str(folder), split, load.settings, tokenizer.pad_id, buckets, rows)
+        dataset = (
+            grain.MapDataset.range(len(source))
+            .seed(seed)
+            .shuffle()
+            .random_map(load)
+            .batch(rows, drop_remainder=True, batch_fn=list)
+            .slice(slice(process_index, steps * process_count, process_count))
+            .map(make)
+            .repeat()
+        )
+        return dataset, steps
+
+    videos, steps = batches(LoadExample(source, tokenizer, settings), batch_size, seed)
+    stages = [(0, videos)]
+    if image_steps:
+        one = dataclasses.replace(settings, frames=1)
+        images, _ = batches(LoadImage(source, tokenizer, one), image_batch_size, seed)
+        stages = [(0, images), (image_steps, videos)]
+    return TrainDataset(stages, steps, settings)
 
 
 def eval_batches(

@@ -69,6 +69,33 @@ def choose_caption(
     return text
 
 
+def choose_moment(record: VideoRecord, rng: np.random.Generator) -> tuple[int, str]:
+    """A video as image-caption data: one frame, and a sentence that holds while it is shown.
+
+    Args:
+        record: the video. Where none of its sentences has a time that a frame falls into, it is
+            any frame with the whole caption.
+        rng: of the choice; every sentence has the same probability, and so has every frame of it.
+
+    Returns:
+        Index of the frame, and the text.
+
+    Raises:
+        ValueError: the record has no caption.
+    """
+    times = record.timestamps
+    moments = [
+        (np.flatnonzero((caption.start <= times) & (times < caption.end)), caption.text)
+        for caption in record.captions
+        if caption.timed
+    ]
+    moments = [(frames, text) for frames, text in moments if len(frames)]
+    if not moments:
+        moments = [(np.arange(len(record.frames)), choose_caption(record))]
+    frames, text = moments[rng.integers(len(moments))]
+    return int(rng.choice(frames)), text
+
+
 def bucket_length(longest: int, buckets: Sequence[int]) -> int:
     """The smallest of the ascending `buckets` that holds `longest` tokens.
 

@@ -51,9 +51,7 @@ def own_mask_scores(
     video: VideoEmbedding, masks: ConceptMasks, how: Pairing
 ) -> Float[Array, "b c"]:
     """Score of every video under each caption's own masks, those it has with its own video."""
-    parts = similarity.own_mask_parts(video.frames, masks)
-    both = video.frame_mask[:, None] & video.frame_mask[None, :]
-    return similarity.pool_frames(parts, both, how.pool, how.scale)
+    return similarity.own_mask_scores(video, masks, pool=how.pool, scale=how.scale)
 
 
 def objective(model, batch: Batch, cfg, step: Float[Array, ""]):

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mova_jax.typing import ConceptMasks, VideoEmbedding
 
-Pool = Literal["softmax", "mean", "joint"]
+Pool = Literal["aligned", "softmax", "mean", "joint"]
 MasksFn = Callable[[Float[Array, "f d"], Bool[Array, "f"], Any], ConceptMasks]
 
 # A squared length up to this counts as zero: its gradient, about length^-3, stays finite above it.
@@ -67,6 +67,30 @@ class CosineParts(NamedTuple):
         return self.dot * _inverse_length(self.video_sq) * _inverse_length(self.text_sq)
 
 
+class FrameSums(NamedTuple):
+    """What the `aligned` score needs of a video beside the parts; leading axes as theirs."""
+
+    length: Float[Array, "... f"]  # of each frame, |zv|
+    total: Float[Array, "..."]  # length of the sum of the valid frames, each at length 1
+
+
+def frame_sums(frames: Float[Array, "... f d"], frame_mask: Bool[Array, "... f"]) -> FrameSums:
+    """The lengths of a video's frames and of their sum.
+
+    Args:
+        frames: `[... f d]` zv, not normalised.
+        frame_mask: `[... f]`.
+    """
+    frames = jnp.where(frame_mask[..., None], frames.astype(jnp.float32), 0.0)
+    return FrameSums(_length(frames), _length(normalise(frames).sum(-2)))
+
+
+def _length(vectors: Float[Array, "... d"]) -> Float[Array, "..."]:
+    """Lengths; 0 with gradient 0 for a vector without any."""
+    squared = jnp.square(vectors).sum(-1)
+    return squared * _inverse_length(squared)
+
+
 class PairScores(NamedTuple):
     """Scores of every video with each of its k candidate captions."""
 
@@ -97,6 +121,29 @@ def own_mask_parts(frames: Float[Array, "b f d"], masks: ConceptMasks) -> Cosine
     return CosineParts(dot, video_sq, jnp.broadcast_to(text_sq, dot.shape))
 
 
+def own_mask_scores(
+    video: VideoEmbedding, masks: ConceptMasks, *, pool: Pool, scale: float | Float[Array, ""]
+) -> Float[Array, "b c"]:
+    """Score of every video under each caption's own masks, those it has with its own video.
+
+    Args:
+        video: `frames[b f d]`, `frame_mask[b f]`.
+        masks: `[b f d]` m^V and s of each video with the caption of its row.
+        pool: see `pool_frames`.
+        scale: see `pool_frames`.
+    """
+    parts = own_mask_parts(video.frames, masks)
+    both = video.frame_mask[:, None] & video.frame_mask[None, :]
+    sums = frame_sums(video.frames, video.frame_mask)
+    # The sum over the frames that are valid in both, for each pair, from the products of frames.
+    unit = normalise(jnp.where(video.frame_mask[..., None], video.frames, 0))
+    products = _einsum("bfd,bgd->bfg", unit, unit)
+    valid = video.frame_mask.astype(jnp.float32)
+    total_sq = _einsum("cf,bfg,cg->bc", valid, products, valid)
+    total = total_sq * _inverse_length(total_sq)
+    return pool_frames(parts, both, pool, scale, FrameSums(sums.length[:, None], total))
+
+
 def pair_parts(frames: Float[Array, "... f d"], masks: ConceptMasks) -> CosineParts:
     """One pair's own masks, elementwise; leading axes broadcast.
 
@@ -118,27 +165,40 @@ def pool_frames(
     frame_mask: Bool[Array, "... f"],
     pool: Pool,
     scale: float | Float[Array, ""],
+    sums: FrameSums | None = None,
 ) -> Float[Array, "..."]:
-    """The score of a pair from its frames (docs/method.md, 4, `pool`).
+    """The score of a pair from its frames (docs/method.md, 3).
+
+    `aligned`: the global score with masks in it. Frames, each at length 1 before its mask, meet
+    their own part of the caption; the sum is divided by the length of the frames' sum, as the mean
+    head does, and by the parts' root mean square length. Open masks give the global score of mean
+    frames. Dividing by the frames' own lengths, as the others do, favours videos whose frames are
+    alike, whatever the caption.
 
     `softmax`: cosines weighted by softmax(scale * cosine) over the valid frames; the gradient runs
     through the weights too. `mean`: the mean cosine of the valid frames. `joint`: one cosine of the
     masked vectors of all valid frames laid end to end, in which a frame with an empty mask counts
-    nothing; under the other two it counts as cosine 0.
+    nothing; under `mean` and `softmax` it counts as cosine 0.
 
     Args:
         parts: `[... f]` from `own_mask_parts` or `pair_parts`; anything at padded frames.
         frame_mask: `[... f]`, broadcast against the parts.
-        pool: one of `softmax`, `mean`, `joint`.
-        scale: sharpness of the softmax; the other two do not use it.
+        pool: one of `aligned`, `softmax`, `mean`, `joint`.
+        scale: sharpness of the softmax; the others do not use it.
+        sums: of the video; `aligned` needs them.
 
     Returns:
-        `[...]` score in [-1, 1]; 0 where no frame is valid.
+        `[...]` score in [-1, 1], but for `aligned`, which can exceed it where frames differ and
+        each answers to its own part; 0 where no frame is valid.
 
     Raises:
         ValueError: for another pool.
     """
     parts = CosineParts(*(jnp.where(frame_mask, part, 0.0) for part in parts))
+    if pool == "aligned":
+        dots = parts.dot * _inverse_length(jnp.square(sums.length))
+        mean_sq = parts.text_sq.sum(-1) / jnp.maximum(frame_mask.sum(-1), 1)
+        return dots.sum(-1) * _inverse_length(jnp.square(sums.total)) * _inverse_length(mean_sq)
     if pool == "joint":
         return CosineParts(*(part.sum(-1) for part in parts)).cosine
     cosine = parts.cosine
@@ -148,7 +208,7 @@ def pool_frames(
         lowest = jnp.finfo(jnp.float32).min
         weights = jax.nn.softmax(jnp.where(frame_mask, scale * cosine, lowest), axis=-1)
         return (weights * cosine).sum(-1)
-    raise ValueError(f"pool is {pool!r}; choose one of 'softmax', 'mean', 'joint'")
+    raise ValueError(f"pool is {pool!r}; choose one of 'aligned', 'softmax', 'mean', 'joint'")
 
 
 def pair_scores(
@@ -180,12 +240,12 @@ def pair_scores(
         `score[b k]`, `cosine[b k f]`, float32.
     """
 
-    def one_pair(frames, frame_mask, caption):
+    def one_pair(frames, frame_mask, sums, caption):
         if masks_fn is None:
             parts = _unmasked_parts(frames, caption.pooled)
         else:
             parts = pair_parts(frames, masks_fn(frames, frame_mask, caption))
-        score = pool_frames(parts, frame_mask, pool, scale)
+        score = pool_frames(parts, frame_mask, pool, scale, sums)
         return PairScores(score, jnp.where(frame_mask, parts.cosine, 0.0))
 
     def one_video(row):
@@ -193,7 +253,8 @@ def pair_scores(
         picked = captions
         if chosen is not None:
             picked = jax.tree.map(lambda leaf: leaf[chosen], captions)
-        return jax.vmap(one_pair, in_axes=(None, None, 0))(frames, frame_mask, picked)
+        sums = frame_sums(frames, frame_mask)
+        return jax.vmap(one_pair, in_axes=(None, None, None, 0))(frames, frame_mask, sums, picked)
 
     frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
     rows = (frames, video.frame_mask, candidates)

@@ -1,8 +1,9 @@
 """The text encoder: CLIP's causal transformer with 248 positions (docs/method.md, 1)."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mova_jax.models import layers
 from mova_jax.typing import TextEmbedding
@@ -15,7 +16,8 @@ class TextTower(nnx.Module):
         """Makes the tower.
 
         Args:
-            cfg: `config.model.text`: vocab_size, context (tokens), width, layers, heads.
+            cfg: `config.model.text`: vocab_size, context (tokens), frozen_positions, width, layers,
+                heads.
             embed_dim: d, the joint embedding width.
             activation: a name of `layers.ACTIVATIONS`.
             rngs: source of the initial weights.
@@ -24,7 +26,10 @@ class TextTower(nnx.Module):
         """
         width = cfg.width
         self.token_embedding = layers.table(cfg.vocab_size, width, std=0.02, rngs=rngs)
-        self.positions = layers.table(cfg.context, width, std=0.01, rngs=rngs)
+        if cfg.frozen_positions:
+            self.positions_frozen = layers.table(cfg.frozen_positions, width, std=0.01, rngs=rngs)
+        trained = cfg.context - cfg.frozen_positions
+        self.positions = layers.table(trained, width, std=0.01, rngs=rngs)
         self.blocks = layers.Stack(
             width, cfg.heads, cfg.layers, activation, rngs=rngs, dtype=dtype, remat=remat
         )
@@ -37,7 +42,7 @@ class TextTower(nnx.Module):
     def __call__(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> TextEmbedding:
         """Encodes captions of at most `context` tokens, the last valid one end-of-text."""
         length = tokens.shape[-1]
-        x = self.token_embedding[tokens] + self.positions[:length]
+        x = self.token_embedding[tokens] + self._positions()[:length]
         x = self.blocks(x.astype(self.dtype), layers.causal_mask(mask))
         # Padding is cleared here, once, so that nothing behind can read it.
         y = jnp.where(mask[..., None], self.norm_final(x), 0.0)
@@ -48,3 +53,11 @@ class TextTower(nnx.Module):
             token_mask=mask,
             pooled=self.projection(end).astype(jnp.float32),
         )
+
+    def _positions(self) -> Float[Array, "r w"]:
+        """The position table; its frozen rows, where there are any, pass no gradient."""
+        if not hasattr(self, "positions_frozen"):
+            return self.positions[...]
+        # Two parameters, as Long-CLIP keeps them: an optimizer can leave one of them as it is.
+        frozen = jax.lax.stop_gradient(self.positions_frozen[...])
+        return jnp.concatenate([frozen, self.positions[...]])

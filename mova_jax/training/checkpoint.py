@@ -170,30 +170,80 @@ class Checkpoints:
             saved = manager.restore(step, args=args)
         return Saved(TrainState(**saved["state"]), saved["data"], saved["record"])
 
-    @contextlib.contextmanager
-    def _clear_errors(self, what: str) -> Iterator[None]:
-        """Orbax and the file system raise many kinds of errors; users see one."""
-        try:
-            yield
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            advice = "the saves before it are whole; make room or correct the path, and start again"
-            if what == "read":
-                advice = "start in another workdir, or go back to the code that wrote it"
-            reason = str(error).partition("\n")[0][:300] or type(error).__name__
-            if "No space left" in str(error):
-                reason = "no space is left on the device"
-            raise CheckpointError(
-                f"a checkpoint in {self.folder} could not be {what}: {reason} ({advice})"
-            ) from error
+    def _clear_errors(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return _clear_errors(self.folder, what)
 
 
-def _manager(folder: Path) -> ocp.CheckpointManager:
-    folder.mkdir(parents=True, exist_ok=True)
-    return ocp.CheckpointManager(
-        folder,
-        options=ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=True),
-        item_names=("state", "data", "record"),
-    )
+def is_started(workdir: str | os.PathLike) -> bool:
+    """Whether a run in this workdir has a checkpoint to go on from."""
+    return any(path.name.isdecimal() for path in (Path(workdir) / FOLDER / "last").glob("*"))
+
+
+class SavedModel(NamedTuple):
+    """What of a checkpoint is needed to use its model."""
+
+    params: Any
+    step: int  # steps done
+    record: dict[str, Any]  # see `Saved`
+    which: str  # best or last
+
+
+def restore_model(workdir: str | os.PathLike, like: TrainState) -> SavedModel:
+    """The parameters of a run's best checkpoint, of its last one where none was validated.
+
+    The optimizer's state is not read, so it takes a third of the memory, and a checkpoint stays
+    readable when the optimizer of a later version has another state. Nothing is written.
+
+    Args:
+        workdir: of the run.
+        like: shapes, types and shardings; of its `params` and `step` only.
+
+    Raises:
+        CheckpointError: when there is none, or it is not of this shape.
+    """
+    folder = Path(workdir).resolve() / FOLDER
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    for which in ("best", "last"):
+        if not (folder / which).is_dir():
+            continue
+        with _clear_errors(folder, "read"), _manager(folder / which, read_only=True) as manager:
+            if (step := manager.latest_step()) is None:
+                continue
+            item = {"step": like.step, "params": like.params}
+            restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+            args = ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(item, restore_args, partial_restore=True),
+                record=ocp.args.JsonRestore(),
+            )
+            saved = manager.restore(step, args=args)
+        return SavedModel(saved["state"]["params"], step, saved["record"], which)
+    raise CheckpointError(f"{folder} holds no checkpoint: train first, or give another workdir.")
+
+
+@contextlib.contextmanager
+def _clear_errors(folder: Path, what: str) -> Iterator[None]:
+    """Orbax and the file system raise many kinds of errors; users see one."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        advice = "the saves before it are whole; make room or correct the path, and start again"
+        if what == "read":
+            advice = "start in another workdir, or go back to the code that wrote it"
+        reason = str(error).partition("\n")[0][:300] or type(error).__name__
+        if "No space left" in str(error):
+            reason = "no space is left on the device"
+        raise CheckpointError(
+            f"a checkpoint in {folder} could not be {what}: {reason} ({advice})"
+        ) from error
+
+
+def _manager(folder: Path, read_only: bool = False) -> ocp.CheckpointManager:
+    if read_only:
+        options = ocp.CheckpointManagerOptions(read_only=True)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=True)
+    return ocp.CheckpointManager(folder, options=options, item_names=("state", "data", "record"))
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.training.checkpoint import Checkpoints
-from mova_jax.training.progress import MetricWriter, Progress
+from mova_jax.training.progress import MetricWriter, Progress, Work
 from mova_jax.training.state import TrainState
 from mova_jax.training.workdir import RunError
 from mova_jax.typing import Batch
@@ -65,7 +65,7 @@ class _Fetched(NamedTuple):
     batch: Batch
     video_ids: np.ndarray
     data_state: dict[str, Any]  # of the iterator after this batch
-    wait_s: float
+    work: Work
 
 
 class _Taken(NamedTuple):
@@ -154,14 +154,16 @@ class Loop:
         arrays = next(self._batches)
         wait_s = time.monotonic() - start
         batch = mesh_lib.put_batch(self._mesh, arrays)
-        return _Fetched(batch, arrays["video_id"], self._batches.get_state(), wait_s)
+        videos, frames = batch.frame_mask.shape
+        work = Work(videos, videos * frames, wait_s)
+        return _Fetched(batch, arrays["video_id"], self._batches.get_state(), work)
 
     def _settle(self, taken: _Taken, state: TrainState) -> None:
         """Reads the metrics of a step that was taken; tells and writes them."""
         metrics = {name: float(value) for name, value in jax.device_get(taken.metrics).items()}
         if not metrics["finite"]:
             self._stop_not_finite(taken, metrics, state)
-        self._progress.update(taken.step, metrics["loss"], taken.fetched.wait_s)
+        self._progress.update(taken.step, metrics["loss"], taken.fetched.work)
         if taken.step % self._config.train.log_every == 0 or taken.step == 1:
             named = {f"train/{name}": value for name, value in metrics.items()}
             self._writer.write(taken.step, named | self._progress.rates())

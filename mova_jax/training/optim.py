@@ -28,6 +28,9 @@ def schedule(cfg: Optim, steps: int) -> optax.Schedule:
 def group_factors(cfg: Optim, params) -> dict[str, float]:
     """Each parameter's factor on the learning rate: that of the first regex that fits its name.
 
+    Parameters whose name ends in `_frozen` have the factor 0 whatever the groups say: a gradient of
+    0 alone would leave them to weight decay.
+
     Raises:
         ValueError: for a regex that fits no parameter, which would be a silent misspelling.
     """
@@ -36,7 +39,7 @@ def group_factors(cfg: Optim, params) -> dict[str, float]:
     for name in names:
         for pattern, factor in cfg.groups:
             if re.fullmatch(pattern, name):
-                factors[name] = float(factor)
+                factors[name] = 0.0 if name.endswith("_frozen") else float(factor)
                 used.add(pattern)
                 break
     idle = [pattern for pattern, _ in cfg.groups[:-1] if pattern not in used]
@@ -68,7 +71,7 @@ def make_optimizer(cfg: Optim, steps: int, params) -> optax.GradientTransformati
             if factor
             else optax.set_to_zero()
         )
-    labels = _unflatten({name: f"x{factor}" for name, factor in factors.items()}, params)
+    labels = unflatten({name: f"x{factor}" for name, factor in factors.items()}, params)
     grouped = optax.multi_transform(transforms, labels)
     if not cfg.clip_norm:
         return grouped
@@ -79,7 +82,7 @@ def _adamw(cfg: Optim, rate) -> optax.GradientTransformation:
     """AdamW; vectors and scalars (norms, biases, scales) are not decayed."""
 
     def matrices(params):
-        return _unflatten(
+        return unflatten(
             {name: _is_matrix(name, leaf) for name, leaf in parameter_names(params).items()}, params
         )
 
@@ -95,11 +98,11 @@ def _is_matrix(name: str, leaf) -> bool:
 
 def _clip_trained(norm: float, factors: dict[str, float], params):
     """Clips by the global norm of what is trained; frozen gradients do not count."""
-    trained = _unflatten({name: factor > 0 for name, factor in factors.items()}, params)
+    trained = unflatten({name: factor > 0 for name, factor in factors.items()}, params)
     return optax.masked(optax.clip_by_global_norm(norm), trained)
 
 
-def _unflatten(values: dict[str, object], like):
-    """A tree of `like`'s structure from values by name."""
+def unflatten(values: dict[str, object], like):
+    """A tree of `like`'s structure from values by name, as `parameter_names` gives them."""
     structure = jax.tree_util.tree_structure(like)
     return jax.tree_util.tree_unflatten(structure, [values[n] for n in parameter_names(like)])

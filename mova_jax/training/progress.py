@@ -5,10 +5,10 @@ In: the step, the loss and the seconds spent waiting for data; metrics as flat n
 object a line in `WORKDIR/metrics.jsonl`, event files in `WORKDIR/tensorboard`.
 
     writer = MetricWriter(workdir, resume_step=restored_step)
-    with Progress(total_steps, restored_step, batch_size, frames) as progress:
+    with Progress(total_steps, restored_step) as progress:
         for step in range(restored_step + 1, total_steps + 1):
             ...
-            progress.update(step, loss, data_wait_s)
+            progress.update(step, loss, Work(videos, frames, data_wait_s))
             writer.write(step, {"train/loss": loss, **progress.rates()})
 
 Metrics under `time/` are measured by the clock. All others of a run that was stopped and resumed
@@ -25,7 +25,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Self, TextIO
+from typing import NamedTuple, Self, TextIO
 
 import jax
 import tensorboardX
@@ -152,6 +152,14 @@ def _keep_until(path: pathlib.Path, last_step: int) -> None:
     aside.replace(path)
 
 
+class Work(NamedTuple):
+    """What a step went through, over all devices and processes, and how long it waited for it."""
+
+    videos: int
+    frames: int  # of all its videos together
+    wait_s: float
+
+
 class Progress:
     """Tells on the console how far training is, and measures its rates over the last steps."""
 
@@ -159,8 +167,6 @@ class Progress:
         self,
         total_steps: int,
         start_step: int,
-        batch_size: int,
-        frames: int,
         *,
         window: int = 50,
         stream: TextIO | None = None,
@@ -171,17 +177,14 @@ class Progress:
         Args:
             total_steps: Steps at the end of the run.
             start_step: Steps done before, by the run that this one resumes.
-            batch_size: Videos a step, over all devices and processes.
-            frames: Frames a video.
             window: Steps that the rates are measured over. The first step of a process, which
                 compiles, is never among them.
             stream: Where to tell it; the standard error output by default.
             clock: Returns seconds.
         """
         self._total, self._step = total_steps, start_step
-        self._batch_size, self._frames = batch_size, frames
         self._clock, self._paused_s = clock, 0.0
-        self._ends: collections.deque[tuple[float, float]] = collections.deque(maxlen=window + 1)
+        self._ends: collections.deque[tuple[float, Work]] = collections.deque(maxlen=window + 1)
         self._stream = stream or sys.stderr
         self._silent = jax.process_index() != 0
         self._bar = None
@@ -197,24 +200,26 @@ class Progress:
         self._every_s = 0.5 if self._bar is not None else 10.0
         self._next_draw = -math.inf
 
-    def update(self, step: int, loss: float | Float[Array, ""], data_wait_s: float) -> None:
+    def update(self, step: int, loss: float | Float[Array, ""], work: Work) -> None:
         """Counts a step; shows it when it is time to.
 
         Args:
             step: Steps done.
             loss: Of this step. A device value is fetched only when it is shown, so that steps may
                 run ahead in between.
-            data_wait_s: Seconds that this step waited for its batch.
+            work: Of this step.
         """
         now = self._clock() - self._paused_s
-        self._ends.append((now, data_wait_s))
+        if self._ends and work[:2] != self._ends[-1][1][:2]:
+            self._ends.clear()  # this step compiled, and those before it were of another size
+        self._ends.append((now, work))
         self._step = step
         if not self._silent and (now >= self._next_draw or step == self._total):
             self._next_draw = now + self._every_s
             self._draw(float(loss))
 
     def rates(self) -> dict[str, float]:
-        """Rates of the last steps; empty until two were done.
+        """Rates of the last steps of this size; empty until two were done.
 
         Returns:
             `time/step_s`, `time/videos_per_s`, `time/frames_per_s` over all devices, and
@@ -224,13 +229,12 @@ class Progress:
         if steps < 1:
             return {}
         seconds = max(self._ends[-1][0] - self._ends[0][0], 1e-9)
-        waited_s = sum(wait_s for _, wait_s in self._ends) - self._ends[0][1]
-        videos_per_s = steps * self._batch_size / seconds
+        done = [work for _, work in self._ends][1:]
         return {
             "time/step_s": seconds / steps,
-            "time/videos_per_s": videos_per_s,
-            "time/frames_per_s": videos_per_s * self._frames,
-            "time/data_wait_share": waited_s / seconds,
+            "time/videos_per_s": sum(work.videos for work in done) / seconds,
+            "time/frames_per_s": sum(work.frames for work in done) / seconds,
+            "time/data_wait_share": sum(work.wait_s for work in done) / seconds,
         }
 
     @contextlib.contextmanager

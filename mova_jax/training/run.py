@@ -6,23 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.data import pipeline, shards, storyboard
-from mova_jax.data.tokenizer import Tokenizer
+from mova_jax.data.tokenizer import Tokenizer, is_tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.evaluation.report import write_report
 from mova_jax.training import workdir as workdir_lib
-from mova_jax.training.checkpoint import Checkpoints, abstract_state
+from mova_jax.training.checkpoint import Checkpoints, abstract_state, is_started
 from mova_jax.training.loop import Loop, StopSignal
+from mova_jax.training.optim import parameter_names, unflatten
 from mova_jax.training.progress import METRICS_FILE, MetricWriter, Progress, read_metrics
-from mova_jax.training.state import Recipe, make_recipe
+from mova_jax.training.state import Recipe, TrainState, make_recipe
 from mova_jax.training.step import make_train_step
 from mova_jax.training.workdir import RunError
+from mova_jax.weights.files import WeightsError
 
 STORYBOARD = "storyboard"
-STORYBOARD_SEED = 0  # of the data, the same for every `config.seed`: galleries stay comparable
+STORYBOARD_SEED = 1  # of the data, the same for every `config.seed`: galleries stay comparable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Setup:
     evaluator: Evaluator
     checkpoints: Checkpoints
     batches: pipeline.TrainDataset
+    initial: dict[str, np.ndarray]  # parameters by name that a new run does not draw
 
 
 def run(config: Config, workdir: str | os.PathLike) -> int:
@@ -88,13 +92,17 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
             "JSONL, or let python -m mova_jax.prepare --splits share the videos out"
         )
     try:
-        tokenizer = Tokenizer(folder / storyboard.TOKENIZER, config.model.text.context)
+        tokenizer = Tokenizer(_vocabulary(config, folder), config.model.text.context)
         config = _with_vocabulary(config, tokenizer)
         mesh = mesh_lib.make_mesh(config.mesh.data)
         mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
+        mesh_lib.check_batch_size(mesh, config.train.image_batch_size, "train.image_batch_size")
         mesh_lib.check_batch_size(mesh, config.eval.batch_size, "eval.batch_size")
         recipe = make_recipe(config, mesh_lib.replicated(mesh))
         batches = _batches(config, folder, tokenizer)
+        initial = {} if is_started(workdir) else _initial_weights(config, recipe)
+    except WeightsError:
+        raise
     except (ValueError, FileNotFoundError) as error:
         raise RunError(str(error)) from error
     workdir_lib.claim(workdir, config)
@@ -110,7 +118,32 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
         Evaluator(recipe, mesh, folder, tokenizer),
         Checkpoints(workdir, config),
         batches,
+        initial,
     )
+
+
+def _vocabulary(config: Config, folder: Path) -> Path:
+    """The tokenizer beside the initial weights, whose embeddings belong to it, or the data's."""
+    if config.init_from:
+        path = Path(config.init_from)
+        beside = path if path.is_dir() else path.parent
+        if is_tokenizer(beside):
+            return beside
+    return folder / storyboard.TOKENIZER
+
+
+def _initial_weights(config: Config, recipe: Recipe) -> dict[str, np.ndarray]:
+    """What of the parameters `config.init_from` has, by name; its report is printed."""
+    if not config.init_from:
+        return {}
+    from mova_jax.weights.init import load_initial  # imports PyTorch for some files
+
+    shapes = jax.eval_shape(recipe.initial).params
+    like = {name: leaf.shape for name, leaf in parameter_names(shapes).items()}
+    bias = config.model.masks.init_bias
+    ours, report = load_initial(config.init_from, like, config.model.activation, init_bias=bias)
+    print(f"Weights of {config.init_from}", *report.lines(), sep="\n  ")
+    return ours
 
 
 def open_data(config: Config) -> Path:
@@ -154,7 +187,7 @@ def _train(setup: Setup, stop: StopSignal) -> None:
     batches = iter(setup.batches)
     start = checkpoints.last_step
     if start is None:
-        state = setup.recipe.initial()
+        state = _first_state(setup)
         _tell_start(setup, state)
     else:
         like = abstract_state(setup.recipe, mesh_lib.replicated(setup.mesh))
@@ -163,7 +196,7 @@ def _train(setup: Setup, stop: StopSignal) -> None:
         batches.set_state(saved.data)
         print(f"Going on from step {start} of {config.train.steps} in {setup.workdir}")
     writer = MetricWriter(setup.workdir, resume_step=start)
-    progress = Progress(config.train.steps, start or 0, config.train.batch_size, config.data.frames)
+    progress = Progress(config.train.steps, start or 0)
     with writer, progress:
         loop = Loop(
             config,
@@ -182,6 +215,18 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             batches.close()
 
 
+def _first_state(setup: Setup) -> TrainState:
+    """The recipe's initial state, with the weights that the run starts from."""
+    state = setup.recipe.initial()
+    if not setup.initial:
+        return state
+    placed = parameter_names(state.params)
+    for name, value in setup.initial.items():
+        placed[name] = jax.device_put(value, placed[name].sharding)
+    setup.initial.clear()  # a second copy of the model, no longer needed
+    return dataclasses.replace(state, params=unflatten(placed, state.params))
+
+
 def _batches(config: Config, folder: Path, tokenizer: Tokenizer) -> pipeline.TrainDataset:
     """The training batches of this process."""
     return pipeline.train_dataset(
@@ -191,6 +236,8 @@ def _batches(config: Config, folder: Path, tokenizer: Tokenizer) -> pipeline.Tra
         pipeline.settings_of(config, config.data.frames),
         seed=config.seed,
         batch_size=config.train.batch_size // jax.process_count(),
+        image_steps=config.train.image_steps,
+        image_batch_size=config.train.image_batch_size // jax.process_count(),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -85,7 +85,7 @@ def tokenizer(tmp_path_factory):
     return Tokenizer(path, max_tokens=64)
 
 
-def _train(folder, tokenizer, seed=0, batch_size=BATCH, process=(0, 1), **changes):
+def _train(folder, tokenizer, seed=0, batch_size=BATCH, process=(0, 1), images=(0, 0), **changes):
     return train_dataset(
         folder,
         "train",
@@ -93,6 +93,8 @@ def _train(folder, tokenizer, seed=0, batch_size=BATCH, process=(0, 1), **change
         dataclasses.replace(SETTINGS, **changes),
         seed=seed,
         batch_size=batch_size,
+        image_steps=images[0],
+        image_batch_size=images[1],
         process_index=process[0],
         process_count=process[1],
     )
@@ -195,6 +197,47 @@ def test_frames_of_another_size_are_resized(tmp_path, tokenizer):
     batch = next(iter(_train(tmp_path, tokenizer)))
     for row, video in enumerate(batch["video_id"]):
         _assert_frames(batch, row, _record(int(video)))
+
+
+# ------------------------------------------------------------------------- image-caption batches
+
+
+def test_the_first_batches_are_single_frames_with_the_sentence_that_holds(folder, tokenizer):
+    images, rows = 5, 7
+    batches = _take(iter(_train(folder, tokenizer, images=(images, rows))), images + 2)
+    for batch in batches[:images]:
+        assert batch["frames"].shape == (rows, 1, SIZE, SIZE, 3)
+        assert batch["frame_mask"].all()
+        for row, video in enumerate(batch["video_id"]):
+            record = _record(int(video))
+            time = float(batch["timestamps"][row, 0])
+            shown = round(float(batch["frames"][row].mean((0, 1, 2))[1]) / 10)
+            assert record.timestamps[shown] == time
+            held = {c.text for c in record.captions if c.start <= time < c.end}
+            said = batch["tokens"][row][batch["token_mask"][row]].tolist()
+            assert said in [tokenizer.encode(text).ids.tolist() for text in held]
+    # The videos that follow are those of a run without images.
+    _assert_same(batches[images:], _take(iter(_train(folder, tokenizer)), 2))
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("position", [0, 2, 3, 4])
+def test_resume_is_exact_on_either_side_of_the_images(folder, tokenizer, position, threads):
+    def fresh():
+        return iter(_train(folder, tokenizer, images=(3, 4), threads=threads))
+
+    whole, first, resumed = fresh(), fresh(), fresh()
+    expected = _take(whole, 6)
+    _take(first, position)
+    resumed.set_state(first.get_state())
+    _assert_same(_take(resumed, 6 - position), expected[position:])
+    for iterator in (whole, first, resumed):
+        iterator.close()
+
+
+def test_a_split_too_small_for_a_batch_of_images_is_an_error(folder, tokenizer):
+    with pytest.raises(ValueError, match="too few for a global batch of 24"):
+        _train(folder, tokenizer, images=(3, 24))
 
 
 # ----------------------------------------------------------------------------- epochs, processes

@@ -1,5 +1,8 @@
 """Tests of what happens to one record: frames, captions, token padding, decoding."""
 
+import collections
+import dataclasses
+
 import numpy as np
 import pytest
 import simplejpeg
@@ -52,6 +55,32 @@ def test_jitter_reaches_every_frame():
     rng = np.random.default_rng(0)
     seen = {int(i) for _ in range(200) for i in transforms.sample_frame_indices(10, 4, rng)}
     assert seen == set(range(10))
+
+
+def test_a_moment_is_a_sentence_and_a_frame_of_its_time_all_equally_likely():
+    record = dataclasses.replace(
+        _record(),
+        frames=(b"",) * 6,
+        timestamps=np.arange(6, dtype=np.float32),
+        captions=(
+            Caption("long", 0.0, 4.0),
+            Caption("one frame", 4.0, 5.0),
+            Caption("between frames", 4.2, 4.8),
+            Caption("untimed"),
+        ),
+    )
+    rng = np.random.default_rng(0)
+    drawn = collections.Counter(transforms.choose_moment(record, rng) for _ in range(800))
+    assert set(drawn) == {(0, "long"), (1, "long"), (2, "long"), (3, "long"), (4, "one frame")}
+    assert 340 < drawn[4, "one frame"] < 460
+    assert all(60 < drawn[frame, "long"] < 140 for frame in range(4))
+
+
+def test_without_times_a_moment_is_any_frame_with_the_whole_caption():
+    record = dataclasses.replace(_record(), frames=(b"",) * 3, timestamps=np.arange(3.0))
+    rng = np.random.default_rng(0)
+    drawn = {transforms.choose_moment(record, rng) for _ in range(60)}
+    assert drawn == {(frame, "A dog runs. It stops.") for frame in range(3)}
 
 
 @pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])

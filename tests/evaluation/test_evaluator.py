@@ -63,7 +63,8 @@ def by_hand(full):
             mask = embedded.video.frame_mask[b]
             masks = model.masks(embedded.video.frames[b], mask, caption)
             parts = similarity.pair_parts(embedded.video.frames[b], masks)
-            scores[b, c] = similarity.pool_frames(parts, mask, how.pool, how.scale)
+            sums = similarity.frame_sums(embedded.video.frames[b], mask)
+            scores[b, c] = similarity.pool_frames(parts, mask, how.pool, how.scale, sums)
     return scores
 
 

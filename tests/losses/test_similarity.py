@@ -11,7 +11,7 @@ from mova_jax.losses import similarity
 from mova_jax.losses.similarity import CosineParts
 from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
 
-POOLS = ["softmax", "mean", "joint"]
+POOLS = ["aligned", "softmax", "mean", "joint"]
 B, C, F, D, L, W = 5, 3, 4, 6, 7, 8  # all different: no axis can pass for another
 SCALE = 5.0
 
@@ -49,11 +49,17 @@ def cosine_reference(v, s):
     return jnp.where(empty[..., 0], 0.0, jnp.sum(v * s, -1) / lengths)
 
 
-def pool_reference(v, s, valid, pool, scale):
-    """Score of one pair from its masked vectors `[f d]` and a concrete frame mask."""
+def pool_reference(v, s, valid, pool, scale, frames):
+    """Score of one pair from its masked vectors `[f d]`, a concrete frame mask, and zv `[f d]`."""
     if not valid.any():
         return jnp.zeros(())
-    v, s = v[valid], s[valid]
+    v, s, frames = v[valid], s[valid], frames[valid]
+    if pool == "aligned":
+        lengths = jnp.linalg.norm(frames, axis=-1, keepdims=True)
+        mean_sq = (s * s).sum(-1).mean()
+        part_length = jnp.sqrt(jnp.where(mean_sq == 0, 1.0, mean_sq))
+        mean_length = jnp.linalg.norm((frames / lengths).mean(0))
+        return (v / lengths * s).sum(-1).mean() / mean_length / part_length
     if pool == "joint":
         return cosine_reference(v.reshape(-1), s.reshape(-1))
     cosines = cosine_reference(v, s)
@@ -63,13 +69,16 @@ def pool_reference(v, s, valid, pool, scale):
     return sum(weights * cosines) / sum(weights)
 
 
-def scores_reference(v, s, valid, pool, scale):
-    """Scores `[b c]` of masked vectors `[b c f d]`, pair by pair."""
+def scores_reference(v, s, valid, pool, scale, frames):
+    """Scores `[b c]` of masked vectors `[b c f d]` and zv `[b f d]`, pair by pair."""
     pairs = [
-        [pool_reference(v[b, c], s[b, c], valid[b, c], pool, scale) for c in range(v.shape[1])]
+        [
+            pool_reference(v[b, c], s[b, c], valid[b, c], pool, scale, frames[b])
+            for c in range(v.shape[1])
+        ]
         for b in range(v.shape[0])
     ]
-    return jnp.array(pairs) if not pairs else jnp.stack([jnp.stack(row) for row in pairs])
+    return jnp.stack([jnp.stack(row) for row in pairs])
 
 
 # -- a caption's own masks on every video
@@ -80,10 +89,10 @@ def concept_masks(text, video, pooled):
     return ConceptMasks(text, video, part=pooled * text, kept_text=text.mean(-1))
 
 
-def own_inputs():
+def own_inputs(c=C):
     """frames, text masks, video masks (partly soft), pooled captions."""
-    video = hard_masks(2, C, F, D) * jax.nn.sigmoid(normal(3, C, F, D))
-    return normal(0, B, F, D), hard_masks(1, C, F, D), video, normal(4, C, D)
+    video = hard_masks(2, c, F, D) * jax.nn.sigmoid(normal(3, c, F, D))
+    return normal(0, B, F, D), hard_masks(1, c, F, D), video, normal(4, c, D)
 
 
 def own_parts(frames, text, video, pooled):
@@ -104,17 +113,21 @@ def test_own_mask_parts_equal_the_dense_form():
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_own_mask_scores_equal_the_dense_form_in_values_and_gradients(pool):
-    valid = FRAME_MASK[:, None] & FRAME_MASK[None, [1, 4, 0]]
+    valid = FRAME_MASK[:, None] & FRAME_MASK[None]
 
     def dense(args, scale):
-        return scores_reference(*own_vectors(*args), valid, pool, scale)
+        return scores_reference(*own_vectors(*args), valid, pool, scale, args[0])
 
     def cheap(args, scale):
-        return similarity.pool_frames(own_parts(*args), jnp.asarray(valid), pool, scale)
+        frames, text, video, pooled = args
+        masks = concept_masks(text, video, pooled[:, None])
+        videos = VideoEmbedding(frames, jnp.asarray(FRAME_MASK), normal(5, B, D))
+        return similarity.own_mask_scores(videos, masks, pool=pool, scale=scale)
 
-    assert_same(cheap(own_inputs(), SCALE), dense(own_inputs(), SCALE))
+    inputs = own_inputs(B)
+    assert_same(cheap(inputs, SCALE), dense(inputs, SCALE))
     gradients = [
-        jax.grad(lambda *args, form=form: weigh(form(*args)), argnums=(0, 1))(own_inputs(), SCALE)
+        jax.grad(lambda *args, form=form: weigh(form(*args)), argnums=(0, 1))(inputs, SCALE)
         for form in (cheap, dense)
     ]
     assert_same(*gradients)
@@ -160,11 +173,16 @@ def test_empty_vectors_score_zero_with_zero_gradient(empty, pool):
 
     def score(args):
         masks = concept_masks(args["text"], args["video"], args["pooled"])
+        valid = jnp.ones(F, bool)
         parts = similarity.pair_parts(args["frames"], masks)
-        return similarity.pool_frames(parts, jnp.ones(F, bool), pool, SCALE)
+        sums = similarity.frame_sums(args["frames"], valid)
+        return similarity.pool_frames(parts, valid, pool, SCALE, sums)
 
     value, gradient = jax.value_and_grad(score)(args)
     assert value == 0
+    if (pool, empty) == ("aligned", "video"):
+        # Nothing is divided by the masked frame: the score is linear in its mask, which may open.
+        assert np.abs(gradient.pop("video")).max() > 1e-3 and args.pop("video") is not None
     assert_same(gradient, jax.tree.map(jnp.zeros_like, args), atol=0)
 
 
@@ -200,6 +218,28 @@ def test_pools_worked_by_hand():
         assert_same(similarity.pool_frames(parts, mask, pool, scale), value)
 
 
+def test_aligned_worked_by_hand():
+    # Frames (3, 0) and (0, 5), at length 1 their sum is sqrt(2) long; a third one is padded. The
+    # first keeps dimension 0 of the caption (4, 6), the second all of it.
+    frames, mask = jnp.array([[3.0, 0], [0, 5], [7, 7]]), jnp.array([True, True, False])
+    text = jnp.array([[1.0, 0], [1, 1], [1, 1]])
+    parts = similarity.pair_parts(
+        frames, concept_masks(text, jnp.ones((3, 2)), jnp.array([4.0, 6]))
+    )
+    sums = similarity.frame_sums(frames, mask)
+    assert_same(sums, similarity.FrameSums(jnp.array([3.0, 5, 0]), np.sqrt(2)))
+    expected = (4 + 6) / np.sqrt(2) / np.sqrt((16 + 52) / 2)
+    assert_same(similarity.pool_frames(parts, mask, "aligned", 1.0, sums), expected)
+
+
+def test_aligned_with_open_masks_is_the_global_score_of_mean_frames():
+    _, video, captions = pair_inputs()
+    unit = video.frames / jnp.linalg.norm(video.frames, axis=-1, keepdims=True)
+    total = jnp.where(video.frame_mask[..., None], unit, 0.0).sum(1)
+    expected = cosine_reference(total[:, None], captions.pooled[None])
+    assert_same(pair_scores(None, video, captions, pool="aligned").score, expected)
+
+
 def test_softmax_pool_lies_between_mean_and_maximum():
     parts = CosineParts(jnp.array([0.1, 0.7, -0.3]), jnp.ones(3), jnp.ones(3))
     mask = jnp.ones(3, bool)
@@ -221,9 +261,11 @@ def test_parts_at_padded_frames_are_never_read(pool, garbage):
     parts = own_parts(*own_inputs())
     mask = jnp.asarray(FRAME_MASK)[:, None]
     dirty = jax.tree.map(lambda x: jnp.where(mask, x, garbage), parts)
+    frames = jnp.where(mask[:, 0, :, None], own_inputs()[0], garbage)
+    sums = similarity.frame_sums(frames[:, None], mask)
 
     def score(parts):
-        return similarity.pool_frames(parts, mask, pool, SCALE)
+        return similarity.pool_frames(parts, mask, pool, SCALE, sums)
 
     assert_same(score(dirty), score(parts), atol=0)
     gradients = [jax.grad(lambda x: weigh(score(x)))(x) for x in (dirty, parts)]
@@ -233,7 +275,7 @@ def test_parts_at_padded_frames_are_never_read(pool, garbage):
 
 def test_unknown_pool_names_the_choices():
     parts = CosineParts(jnp.ones(2), jnp.ones(2), jnp.ones(2))
-    with pytest.raises(ValueError, match=r"'max'.*'softmax', 'mean', 'joint'"):
+    with pytest.raises(ValueError, match=r"'max'.*'aligned', 'softmax', 'mean', 'joint'"):
         similarity.pool_frames(parts, jnp.ones(2, bool), "max", 1.0)
 
 
@@ -295,7 +337,7 @@ def test_pair_scores_equal_the_dense_form_in_values_and_gradients(pool):
     valid = np.broadcast_to(FRAME_MASK[:, None], (B, C, F))
 
     def dense(*args):
-        return scores_reference(*pair_vectors(*args), valid, pool, SCALE)
+        return scores_reference(*pair_vectors(*args), valid, pool, SCALE, args[1].frames)
 
     got = pair_scores(*pair_inputs(), pool=pool)
     assert_same(got.score, dense(*pair_inputs()))

@@ -15,8 +15,9 @@ LENGTHS = [6, 3, 2, 4]
 MASK = tiny.masks_of_lengths(LENGTHS, tiny.L)
 
 
-def tower(activation="gelu", dtype=jnp.float32, remat=False):
-    cfg = tiny.config(model__text__layers=2).model.text
+def tower(activation="gelu", dtype=jnp.float32, remat=False, frozen=0):
+    changes = {"model__text__layers": 2, "model__text__frozen_positions": frozen}
+    cfg = tiny.config(**changes).model.text
     options = {"dtype": dtype, "remat": remat}
     return tiny.drawn(lambda: TextTower(cfg, tiny.D, activation, rngs=nnx.Rngs(0), **options))
 
@@ -74,3 +75,21 @@ def test_padding_passes_no_gradient():
     gradient = tiny.jit(jax.grad(loss))(tower())
     table = np.abs(gradient.token_embedding[...]).max(-1)
     assert table[free] == 0 and (table[used] > 0).all()
+
+
+def test_frozen_positions_are_used_like_the_others_and_pass_no_gradient():
+    whole, split = tower(), tower(frozen=2)
+    table = np.asarray(whole.positions[...])
+    assert split.positions_frozen.shape == (2, tiny.W) and split.positions.shape == (4, tiny.W)
+    weights = nnx.to_pure_dict(nnx.state(whole))
+    weights |= {"positions_frozen": table[:2], "positions": table[2:]}
+    split = torch_clip.load(split, weights)
+    both = [tiny.jit(model)(tokens(), MASK) for model in (whole, split)]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+
+    def loss(tower):
+        return jnp.square(tower(tokens(), MASK).pooled).sum()
+
+    gradient = tiny.jit(jax.grad(loss))(split)
+    assert not np.any(gradient.positions_frozen[...])
+    assert (np.abs(gradient.positions[...]).max(-1) > 0).all()

@@ -64,6 +64,17 @@ def test_the_first_regex_that_fits_the_whole_name_counts():
     assert [factors[name] for name in NAMES] == [0.5, 0.0, 0.5, 1.0, 2.0]
 
 
+def test_what_is_called_frozen_stays_whatever_the_groups_say():
+    tree = params() | {"text": {"positions_frozen": jnp.full((2, 3), 7.0)}}
+    groups = (("text/positions_frozen", 3.0), ("text/.*|table", 2.0), (".*", 1.0))
+    factors = optim.group_factors(settings(groups=groups), tree)
+    assert factors["text/positions_frozen"] == 0.0 and factors["table"] == 2.0
+    grads = jax.tree.map(jnp.ones_like, tree)
+    updates, state = update(settings(groups=groups, weight_decay=0.5), grads, tree, steps=3)
+    assert not updates["text/positions_frozen"].any() and updates["table"].any()
+    assert sum(leaf.shape == (2, 3) for leaf in jax.tree.leaves(state)) == 2  # of the norm alone
+
+
 def test_a_regex_that_fits_nothing_is_refused():
     groups = (("visoin/.*", 0.1), ("table", 0.5), (".*", 1.0))
     with pytest.raises(ValueError, match=r"\['visoin/\.\*'\] fit no parameter name.*table"):

@@ -26,6 +26,11 @@ class Clock:
         return self.now
 
 
+def work(wait_s=0.0, videos=4, frames=32):
+    """A step of so many videos, with so many frames in all."""
+    return progress.Work(videos, frames, wait_s)
+
+
 def write_run(workdir, steps, *, resume_step=None, **options):
     """A run of one line a step; its metrics are the same whenever a step is done."""
     with progress.MetricWriter(workdir, resume_step=resume_step, **options) as writer:
@@ -108,8 +113,8 @@ def test_only_process_0_writes_and_prints(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     write_run(tmp_path, range(3))
     stream = Terminal()
-    with progress.Progress(10, 0, 4, 8, stream=stream) as bar:
-        bar.update(1, 1.0, 0.0)
+    with progress.Progress(10, 0, stream=stream) as bar:
+        bar.update(1, 1.0, work(0.0))
         bar.message("hello")
     assert list(tmp_path.iterdir()) == []
     assert stream.getvalue() == ""
@@ -117,14 +122,14 @@ def test_only_process_0_writes_and_prints(tmp_path, monkeypatch):
 
 def test_rates_are_those_of_the_last_steps_without_the_first_and_pauses():
     clock = Clock()
-    bar = progress.Progress(100, 0, 4, 8, window=3, stream=io.StringIO(), clock=clock)
+    bar = progress.Progress(100, 0, window=3, stream=io.StringIO(), clock=clock)
     assert bar.rates() == {}
     clock.now += 60  # compiling
-    bar.update(1, 1.0, 30.0)
+    bar.update(1, 1.0, work(30.0))
     assert bar.rates() == {}
 
     clock.now += 2
-    bar.update(2, 1.0, 0.5)
+    bar.update(2, 1.0, work(0.5))
     expected = {
         "time/step_s": 2.0,
         "time/videos_per_s": 2.0,
@@ -137,17 +142,32 @@ def test_rates_are_those_of_the_last_steps_without_the_first_and_pauses():
         clock.now += 1000
     for step in (3, 4, 5):
         clock.now += 1
-        bar.update(step, 1.0, 0.0)
+        bar.update(step, 1.0, work(0.0))
     assert bar.rates()["time/step_s"] == pytest.approx(1.0)
     assert bar.rates()["time/data_wait_share"] == 0.0
 
 
+def test_rates_begin_anew_where_batches_change():
+    clock = Clock()
+    bar = progress.Progress(100, 0, stream=io.StringIO(), clock=clock)
+    for step in (1, 2, 3):
+        clock.now += 1
+        bar.update(step, 1.0, work(videos=100, frames=100))
+    assert bar.rates()["time/frames_per_s"] == pytest.approx(100)
+    clock.now += 60  # compiling for the new shape
+    bar.update(4, 1.0, work())
+    assert bar.rates() == {}
+    clock.now += 2
+    bar.update(5, 1.0, work())
+    assert bar.rates()["time/frames_per_s"] == pytest.approx(16)
+
+
 def test_without_a_terminal_a_line_every_ten_seconds_and_at_the_end():
     clock, stream = Clock(), io.StringIO()
-    with progress.Progress(50, 10, 4, 8, stream=stream, clock=clock) as bar:
+    with progress.Progress(50, 10, stream=stream, clock=clock) as bar:
         for step in range(11, 51):
             clock.now += 1
-            bar.update(step, jnp.float32(step), 0.25)
+            bar.update(step, jnp.float32(step), work(0.25))
     lines = stream.getvalue().splitlines()
     assert [line.split(",")[0] for line in lines] == [
         f"step {step}/50" for step in (11, 21, 31, 41, 50)
@@ -166,19 +186,19 @@ def test_loss_is_fetched_only_when_it_is_shown():
             fetched.append(clock.now)
             return 1.0
 
-    bar = progress.Progress(1000, 0, 4, 8, stream=io.StringIO(), clock=clock)
+    bar = progress.Progress(1000, 0, stream=io.StringIO(), clock=clock)
     for step in range(1, 101):
         clock.now += 0.25
-        bar.update(step, Loss(), 0.0)
+        bar.update(step, Loss(), work(0.0))
     assert fetched == [100.25, 110.25, 120.25]
 
 
 def test_bar_on_a_terminal_starts_at_the_resumed_step_and_lets_messages_through():
     clock, stream = Clock(), Terminal()
-    with progress.Progress(20, 5, 4, 8, stream=stream, clock=clock) as bar:
+    with progress.Progress(20, 5, stream=stream, clock=clock) as bar:
         for step in (6, 7):
             clock.now += 1
-            bar.update(step, 2.5, 0.0)
+            bar.update(step, 2.5, work(0.0))
         bar.message("validation/t2v/r1 12.5")
     text = stream.getvalue()
     assert "| 5/20 [" in text and "| 7/20 [" in text

@@ -1,0 +1,135 @@
+"""Weights in and out: CLIP to MoVA, MoVA to PyTorch, Hugging Face and ONNX, and the proof of it.
+
+    python -m mova_jax.convert export runs/base out/base --to pytorch huggingface
+    python -m mova_jax.convert verify runs/base out/base/pytorch
+    python -m mova_jax.convert import clip-vit-base-patch16 out/start
+    python -m mova_jax.main --config=configs/base.py:model=b16,init=clip-vit-base-patch16
+
+Exit code: 0 done (and, for `verify`, every output within the tolerance), 1 something is wrong or
+an output is not, 2 an argument is wrong.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from mova_jax import config as config_lib
+
+DONE, FAILED = 0, 1
+FORMATS = ("pytorch", "huggingface", "text_encoder", "onnx")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code, see the module."""
+    args = _parser().parse_args(argv)
+    # Loaded after the arguments are checked, for it takes seconds.
+    from mova_jax.training.checkpoint import CheckpointError
+    from mova_jax.training.workdir import RunError
+    from mova_jax.weights.files import WeightsError
+
+    wrong = (WeightsError, RunError, CheckpointError, config_lib.ConfigError, OSError)
+    try:
+        return args.command(args)
+    except wrong as error:
+        print(f"convert: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _export(args: argparse.Namespace) -> int:
+    from mova_jax.training import trained
+    from mova_jax.weights import export, shipment
+
+    made = shipment.of_run(trained.load(args.run), args.licence)
+    for folder in export.export(made, args.output, args.to):
+        print(f"{folder}: {_size(folder)}")
+    print(f"Check it: python -m mova_jax.convert verify {args.run} {folder}")
+    return DONE
+
+
+def _import(args: argparse.Namespace) -> int:
+    from mova_jax.weights import export, imported
+
+    path, _, argument = args.config.partition(":")
+    config = config_lib.load_file(path).get_config(*([argument] if argument else []))
+    made, report = imported.import_clip(
+        args.source,
+        config,
+        tokenizer=args.tokenizer,
+        strict=not args.not_strict,
+        allow_torchscript=args.allow_torchscript,
+        licence=args.licence,
+    )
+    print(*report.lines(), sep="\n")
+    (folder,) = export.export(made, args.output, ["pytorch"])
+    print(f"{folder}: {_size(folder)}")
+    return DONE
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from mova_jax.weights import verify
+
+    first, second = verify.open_model(args.first), verify.open_model(args.second)
+    sizes = first.sizes if first.sizes.image_size else second.sizes
+    inputs = verify.draw_inputs(sizes, videos=args.videos, frames=args.frames, seed=args.seed)
+    rows = verify.compare(first, second, inputs)
+    print(f"{first.name}\nagainst\n{second.name}\n")
+    print(verify.table(rows, args.tolerance))
+    worst = max(rows, key=lambda row: row.relative)
+    if worst.relative <= args.tolerance:
+        print(f"\nAll {len(rows)} outputs agree within {args.tolerance:g} of their largest value.")
+        return DONE
+    print(
+        f"\n{worst.output} differs by {worst.relative:.2e} of its largest value, "
+        f"more than {args.tolerance:g}.",
+        file=sys.stderr,
+    )
+    return FAILED
+
+
+def _size(folder: os.PathLike) -> str:
+    files = [entry for entry in os.scandir(folder) if entry.is_file()]
+    total = sum(entry.stat().st_size for entry in files)
+    return f"{len(files)} files, {total / 1e6:,.1f} MB"
+
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m mova_jax.convert", description=__doc__, formatter_class=form
+    )
+    commands = parser.add_subparsers(required=True, metavar="export | import | verify")
+    out = commands.add_parser("export", help="a run to PyTorch, Hugging Face, ONNX")
+    out.add_argument("run", help="workdir of the run; its best checkpoint is taken")
+    out.add_argument("output", help="a folder OUTPUT/FORMAT is made for each format")
+    out.add_argument("--to", nargs="+", choices=FORMATS, default=["pytorch"], help="formats")
+    out.add_argument("--licence", default="", help="of the weights, for the model card")
+    out.set_defaults(command=_export)
+    into = commands.add_parser("import", help="CLIP, Long-CLIP, SmartCLIP to a MoVA for PyTorch")
+    into.add_argument("source", help="a folder or file in Hugging Face's, OpenAI's ... layout")
+    into.add_argument("output", help="the folder OUTPUT/pytorch is made; init=... takes it")
+    into.add_argument("--config", default="configs/base.py", help="for all that CLIP does not say")
+    into.add_argument("--tokenizer", default="", help="folder of CLIP's vocabulary")
+    into.add_argument("--not_strict", action="store_true", help="list problems and go on")
+    into.add_argument(
+        "--allow_torchscript",
+        action="store_true",
+        help="read TorchScript archives, which may run code: only those that you trust",
+    )
+    into.add_argument("--licence", default="", help="of the weights, for the model card")
+    into.set_defaults(command=_import)
+    check = commands.add_parser("verify", help="the same inputs through two models")
+    check.add_argument(
+        "first", help="a run, an export, a CLIPModel folder; jax:FOLDER reads it here"
+    )
+    check.add_argument("second", help="the same")
+    check.add_argument("--tolerance", type=float, default=1e-5, help="of the largest value")
+    check.add_argument("--videos", type=int, default=4, help="and captions")
+    check.add_argument("--frames", type=int, default=3, help="of a video")
+    check.add_argument("--seed", type=int, default=0, help="of the random inputs")
+    check.set_defaults(command=_verify)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

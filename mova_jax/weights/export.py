@@ -1,0 +1,120 @@
+"""A trained model as folders that other programs load.
+
+In: a `Shipment`, of a run or of imported CLIP weights. Out: one folder a format, each whole
+or not there at all, with a model card (`card.py`) as its README.md:
+
+    pytorch       torch_model.py, model.safetensors, config.json, tokenizer: all of MoVA
+    huggingface   CLIPModel of the two towers, with processor and tokenizer
+    text_encoder  CLIPTextModel, for pipelines of diffusers
+    onnx          the two encoders for onnxruntime, config.json, tokenizer
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mova_jax.data.tokenizer import copy_tokenizer
+from mova_jax.weights import torch_model, twin
+from mova_jax.weights.card import write_card
+from mova_jax.weights.files import WeightsError, write_safetensors
+from mova_jax.weights.shipment import Shipment
+
+
+def export(shipment: Shipment, output: str | os.PathLike, formats: list[str]) -> list[Path]:
+    """Writes a folder `output/FORMAT` for each format.
+
+    Args:
+        shipment: what is exported.
+        output: made when absent.
+        formats: keys of `FORMATS`.
+
+    Returns:
+        The folders.
+
+    Raises:
+        WeightsError: a folder holds something already, or a format cannot be made; the folders
+            that were written before it are whole.
+    """
+    folders = [Path(output) / name for name in formats]
+    taken = [f"{f} is not empty; give another output" for f in folders if _holds_anything(f)]
+    if taken:
+        raise WeightsError(taken)
+    for name, folder in zip(formats, folders, strict=True):
+        with whole_or_nothing(folder) as partial:
+            FORMATS[name](shipment, partial)
+            write_card(partial, name, shipment)
+    return folders
+
+
+def write_twin(shipment: Shipment, folder: Path) -> None:
+    """All of MoVA for PyTorch: weights, configuration, vocabulary and the model's code."""
+    tensors = twin.to_torch(shipment.params)
+    write_safetensors(tensors, folder / "model.safetensors", {"format": "pt"})
+    _write_config(shipment, folder)
+    copy_tokenizer(shipment.tokenizer, folder)
+    shutil.copy(torch_model.__file__, folder / "torch_model.py")
+
+
+def load_twin(shipment: Shipment) -> torch_model.Mova:
+    """The twin in memory."""
+    import torch
+
+    model = torch_model.Mova(shipment.as_json())
+    tensors = twin.to_torch(shipment.params)
+    model.load_state_dict({name: torch.from_numpy(x.copy()) for name, x in tensors.items()})
+    return model.eval()
+
+
+def _write_huggingface(shipment: Shipment, folder: Path) -> None:
+    from mova_jax.weights import hf
+
+    hf.write_clip(folder, shipment.params, shipment.config.model, shipment.tokenizer)
+
+
+def _write_text_encoder(shipment: Shipment, folder: Path) -> None:
+    from mova_jax.weights import hf
+
+    hf.write_text_encoder(folder, shipment.params, shipment.config.model, shipment.tokenizer)
+
+
+def _write_onnx(shipment: Shipment, folder: Path) -> None:
+    from mova_jax.weights import onnx_export
+
+    onnx_export.write_onnx(folder, load_twin(shipment))
+    _write_config(shipment, folder)
+    copy_tokenizer(shipment.tokenizer, folder)
+
+
+FORMATS: dict[str, Callable[[Shipment, Path], None]] = {
+    "pytorch": write_twin,
+    "huggingface": _write_huggingface,
+    "text_encoder": _write_text_encoder,
+    "onnx": _write_onnx,
+}
+
+
+def _write_config(shipment: Shipment, folder: Path) -> None:
+    text = json.dumps(shipment.as_json(), indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def _holds_anything(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+@contextlib.contextmanager
+def whole_or_nothing(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `folder` when the block ends without error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        if folder.exists():
+            folder.rmdir()  # an empty one
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,184 @@
+"""Weights of the CLIP family into our parameters, and back to Hugging Face's CLIPModel.
+
+In: tensors by the names of their file (`files.read_tensors`), shapes of our parameters by name.
+Out: our arrays, and a report of all that was not simply copied. What is wrong is said at once.
+
+    layout = detect_layout(tensors)
+    ours, report = to_ours(tensors, layout, like)
+
+| layout | is |
+|---|---|
+| huggingface | transformers' CLIPModel |
+| openai | OpenAI's own state dict |
+| open_clip | the same names from open_clip, also with the text tower under `text.` |
+| long_clip | OpenAI's names with two tables of 248 text positions |
+| smartclip | Long-CLIP's names and a mask network, which starts our concept mask network |
+| mova_torch | our own PyTorch twin: read by `twin.from_torch`, not here |
+"""
+
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from mova_jax.weights import clip
+from mova_jax.weights.clip import Shape
+from mova_jax.weights.files import WeightsError
+from mova_jax.weights.positions import KEPT, resize_image_positions, stretch_positions
+from mova_jax.weights.source import Report, Source
+from mova_jax.weights.starts import start_head, start_mask_network
+
+LAYOUTS = ("huggingface", "openai", "open_clip", "long_clip", "smartclip")
+TWO_TABLES = ("long_clip", "smartclip")  # of text positions, the first of which is not trained
+OPENAI_MADE = ("openai", *TWO_TABLES)  # with QuickGELU and heads of 64, as OpenAI's code has them
+
+
+def detect_layout(names: Collection[str]) -> str:
+    """The layout that tensors of these names are in.
+
+    Raises:
+        WeightsError: they are in none that can be read.
+    """
+    if any(name.startswith(("vision_model.", "text_model.")) for name in names):
+        return "huggingface"
+    if any(name.startswith("vision.blocks.") for name in names):
+        return "mova_torch"
+    if "visual.attnpool.positional_embedding" in names:
+        raise WeightsError(["got a CLIP with a ResNet, expected one with a vision transformer"])
+    if any(name.startswith(("visual.conv1.", "visual.transformer.")) for name in names):
+        if any(name.startswith("mask_net.") for name in names):
+            return "smartclip"
+        if "positional_embedding_res" in names:
+            return "long_clip"
+        # Only OpenAI's own files hold this number as a tensor; open_clip has the same names.
+        return "openai" if "input_resolution" in names else "open_clip"
+    some = ", ".join(sorted(names)[:5])
+    known = ", ".join((*LAYOUTS, "mova_torch"))
+    raise WeightsError([f"got tensors such as {some}; expected one of the layouts {known}"])
+
+
+def to_ours(
+    tensors: Mapping[str, np.ndarray],
+    layout: str,
+    like: Mapping[str, Shape],
+    *,
+    strict: bool = True,
+    init_bias: float = 0.0,
+) -> tuple[dict[str, np.ndarray], Report]:
+    """Our parameters from tensors of another layout.
+
+    Args:
+        tensors: arrays by their names.
+        layout: one of `LAYOUTS`, as `detect_layout` gives it.
+        like: shapes of all of our parameters, by our names.
+        strict: refuse tensors that are missing, unexpected or of another shape. Otherwise they are
+            in the report, and what is missing is missing in the result.
+        init_bias: `config.model.masks.init_bias`, which a mask network of SmartCLIP needs to be 0.
+
+    Returns:
+        float32 arrays by our names, without those that the source has nothing for (mask networks,
+        mostly), and the report.
+
+    Raises:
+        WeightsError: all problems at once.
+    """
+    if layout not in LAYOUTS:
+        raise WeightsError([f"got the layout {layout!r}, expected one of {', '.join(LAYOUTS)}"])
+    report = Report(layout)
+    source = Source(tensors, report)
+    table = clip.HUGGINGFACE if layout == "huggingface" else clip.openai_table(tensors)
+    ours = source.copy(table, like)
+    ours |= _image_positions(source, table.image_positions, like)
+    positions = _text_table(source, table.text_positions, like)
+    ours |= _text_positions(positions, like, report)
+    ours |= start_head(ours, positions, like, report)
+    if layout == "smartclip":
+        ours |= start_mask_network(source, like, init_bias)
+    source.finish()
+    report.kept = sorted(set(like) - set(ours))
+    if strict and report.problems:
+        raise WeightsError(report.problems)
+    return ours, report
+
+
+def to_huggingface(ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The two towers as tensors of transformers' CLIPModel, bit for bit.
+
+    Args:
+        ours: all parameters by our names; mask networks and heads are left out.
+
+    Returns:
+        Arrays by CLIPModel's names; `to_ours` takes them back.
+    """
+    table = clip.HUGGINGFACE
+    like = {name: np.shape(value) for name, value in ours.items()}
+    theirs = {
+        piece.theirs: piece.kind.theirs(np.asarray(ours[piece.ours])[piece.index])
+        for piece in clip.pieces(table, like)
+    }
+    theirs[table.image_positions] = ours["vision/positions"]
+    frozen = [ours["text/positions_frozen"]] if "text/positions_frozen" in ours else []
+    theirs[table.text_positions] = np.concatenate([*frozen, ours["text/positions"]])
+    return {name: np.array(value, np.float32, order="C") for name, value in theirs.items()}
+
+
+def _image_positions(
+    source: Source, theirs: str, like: Mapping[str, Shape]
+) -> dict[str, np.ndarray]:
+    """The vision tower's positions, resized to the grid of the frames."""
+    name = "vision/positions"
+    rows, width = like[name]
+    positions = source.take(theirs, (-1, width), name)
+    if positions is None:
+        return {}
+    grid = math.isqrt(rows - 1)
+    try:
+        resized = resize_image_positions(positions, grid)
+    except WeightsError as error:
+        source.report.problems += [f"{theirs}: {problem}" for problem in error.problems]
+        return {}
+    if len(positions) != rows:
+        old = math.isqrt(len(positions) - 1)
+        source.report.changed.append(
+            f"image positions resized from {old} x {old} to {grid} x {grid} patches (bicubic)"
+        )
+    return {name: resized}
+
+
+def _text_table(source: Source, theirs: str, like: Mapping[str, Shape]) -> np.ndarray | None:
+    """The text positions `[r w]` as the source uses them: of two tables the rows that count."""
+    name, width = "text/positions", like["text/positions"][1]
+    positions = source.take(theirs, (-1, width), name)
+    if source.report.layout not in TWO_TABLES:
+        return positions
+    rows = -1 if positions is None else len(positions)
+    trained = source.take(f"{theirs}_res", (rows, width), name)
+    if positions is None or trained is None:
+        return None
+    if like.get("text/positions_frozen", (0,))[0] != KEPT:
+        source.report.changed.append(
+            f"Long-CLIP never trains its first {KEPT} text positions: model.text.frozen_positions="
+            f"{KEPT} does the same"
+        )
+    return np.concatenate([positions[:KEPT], trained[KEPT:]])
+
+
+def _text_positions(
+    table: np.ndarray | None, like: Mapping[str, Shape], report: Report
+) -> dict[str, np.ndarray]:
+    """The text tower's positions, stretched to our context, in its one or two parameters."""
+    if table is None:
+        return {}
+    frozen = like.get("text/positions_frozen", (0,))[0]
+    context = frozen + like["text/positions"][0]
+    try:
+        stretched = stretch_positions(table, context)
+    except WeightsError as error:
+        report.problems += error.problems
+        return {}
+    if len(table) != context:
+        report.changed.append(
+            f"text positions stretched from {len(table)} to {context} (Long-CLIP's rule)"
+        )
+    parts = {"text/positions": stretched[frozen:]}
+    return parts | ({"text/positions_frozen": stretched[:frozen]} if frozen else {})

@@ -1,0 +1,63 @@
+"""Runs that are read back for their models, also those that earlier code wrote."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mova_jax.losses import objective
+from mova_jax.training import trained
+from mova_jax.training.checkpoint import CheckpointError
+from mova_jax.training.workdir import RunError
+from tests import tiny
+
+# Written before image-caption steps, initial weights and frozen positions came in: `config.json`
+# has none of their keys. `outputs.npz` holds what that code computed with the checkpoint.
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "0.1.0"
+
+
+def test_a_checkpoint_of_an_earlier_version_loads_and_computes_the_same():
+    run = trained.load(GOLDEN)
+    assert run.step == 4
+    assert run.config.train.image_steps == 0 and run.config.init_from == ""
+    golden = np.load(GOLDEN / "outputs.npz")
+
+    @tiny.jit
+    def outputs(frames, frame_mask, tokens, token_mask):
+        model = run.model
+        video = model.encode_video(frames, frame_mask)
+        text = model.encode_text(tokens, token_mask)
+        captions = model.prepare(text)
+        masks = model.own_masks(video, captions)
+        how = objective.pairing(run.config.losses)
+        return {
+            "zv": video.frames,
+            "pooled": video.pooled,
+            "y": text.tokens,
+            "zt": text.pooled,
+            "text_mask": masks.text,
+            "video_mask": masks.video,
+            "global_scores": objective.global_scores(video, text),
+            "modular_scores": objective.pair_scores(model, video, captions, None, how).score,
+        }
+
+    got = outputs(*(golden[k] for k in ("frames", "frame_mask", "tokens", "token_mask")))
+    for name, value in got.items():
+        assert np.abs(value - golden[name]).max() <= 1e-5 * np.abs(golden[name]).max(), name
+
+
+def test_reading_a_run_leaves_it_as_it_was(tmp_path):
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    run = trained.load(tmp_path / "run")
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    assert run.tokenizer.is_dir() and run.metrics() == {}
+
+
+def test_what_is_no_run_is_said_clearly(tmp_path):
+    with pytest.raises(RunError, match=r"has no config\.json"):
+        trained.load(tmp_path)
+    shutil.copy(GOLDEN / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        trained.load(tmp_path)

@@ -1,0 +1,277 @@
+"""A tiny CLIP with random weights in the layouts that CLIPs are published in.
+
+Written apart from the package's own tables, so that neither can hide a fault of the other. All
+weights are numbers that float16 holds, so that files of either precision have the same values.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+from flax import nnx
+
+from mova_jax.models.layers import normalise
+from mova_jax.models.mova import Mova
+from mova_jax.training.optim import parameter_names
+from tests import tiny
+
+CONTEXT = 24  # text positions: more than the 20 that Long-CLIP keeps
+LENGTHS = (CONTEXT, 9, 3)
+END = tiny.VOCAB - 1  # end-of-text
+SIZES = {"vision": 3, "text": 2}  # layers
+# Our model of the same sizes.
+SAME = {
+    "model__vision__layers": SIZES["vision"],
+    "model__text__layers": SIZES["text"],
+    "model__text__context": CONTEXT,
+    "data__token_buckets": (CONTEXT,),
+    "model__activation": "quick_gelu",
+}
+
+
+@functools.cache
+def reference(activation: str = "quick_gelu", context: int = CONTEXT, dim: int = tiny.D):
+    """transformers' CLIPModel; `dim` is the joint embedding's."""
+    common = {"num_attention_heads": 2, "hidden_act": activation, "projection_dim": dim}
+    text = {
+        "hidden_size": tiny.W,
+        "intermediate_size": 4 * tiny.W,
+        "num_hidden_layers": SIZES["text"],
+        "vocab_size": tiny.VOCAB,
+        "max_position_embeddings": context,
+        "eos_token_id": END,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+    }
+    vision = {
+        "hidden_size": 12,
+        "intermediate_size": 48,
+        "num_hidden_layers": SIZES["vision"],
+        "image_size": tiny.SIZE,
+        "patch_size": 4,
+    }
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            text_config=common | text, vision_config=common | vision, projection_dim=dim
+        )
+    )
+    draw(model, 0.3)
+    return model.eval()
+
+
+def draw(model: torch.nn.Module, size: float) -> None:
+    """Draws every weight anew; layer norms are near 1, the scale is one of a trained CLIP."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(size * torch.randn(value.shape, generator=generator))
+            if "norm" in name and name.endswith("weight"):
+                value.add_(1.0)
+            if name == "logit_scale":
+                value.fill_(np.log(50.0))
+            value.copy_(value.half())
+
+
+# -- layouts, from transformers' names
+
+
+def _block(w, theirs, ours):
+    """One block under OpenAI's names."""
+    three = [f"{theirs}.self_attn.{x}_proj" for x in "qkv"]
+    return {
+        f"{ours}.attn.in_proj_weight": torch.cat([w[f"{x}.weight"] for x in three]),
+        f"{ours}.attn.in_proj_bias": torch.cat([w[f"{x}.bias"] for x in three]),
+        f"{ours}.attn.out_proj.weight": w[f"{theirs}.self_attn.out_proj.weight"],
+        f"{ours}.attn.out_proj.bias": w[f"{theirs}.self_attn.out_proj.bias"],
+        f"{ours}.ln_1.weight": w[f"{theirs}.layer_norm1.weight"],
+        f"{ours}.ln_1.bias": w[f"{theirs}.layer_norm1.bias"],
+        f"{ours}.mlp.c_fc.weight": w[f"{theirs}.mlp.fc1.weight"],
+        f"{ours}.mlp.c_fc.bias": w[f"{theirs}.mlp.fc1.bias"],
+        f"{ours}.mlp.c_proj.weight": w[f"{theirs}.mlp.fc2.weight"],
+        f"{ours}.mlp.c_proj.bias": w[f"{theirs}.mlp.fc2.bias"],
+        f"{ours}.ln_2.weight": w[f"{theirs}.layer_norm2.weight"],
+        f"{ours}.ln_2.bias": w[f"{theirs}.layer_norm2.bias"],
+    }
+
+
+def _openai_names(w) -> dict[str, torch.Tensor]:
+    """All weights under OpenAI's names."""
+    text, vision = "text_model", "vision_model"
+    made = {
+        "visual.conv1.weight": w[f"{vision}.embeddings.patch_embedding.weight"],
+        "visual.class_embedding": w[f"{vision}.embeddings.class_embedding"],
+        "visual.positional_embedding": w[f"{vision}.embeddings.position_embedding.weight"],
+        "visual.ln_pre.weight": w[f"{vision}.pre_layrnorm.weight"],
+        "visual.ln_pre.bias": w[f"{vision}.pre_layrnorm.bias"],
+        "visual.ln_post.weight": w[f"{vision}.post_layernorm.weight"],
+        "visual.ln_post.bias": w[f"{vision}.post_layernorm.bias"],
+        "visual.proj": w["visual_projection.weight"].T.contiguous(),
+        "token_embedding.weight": w[f"{text}.embeddings.token_embedding.weight"],
+        "positional_embedding": w[f"{text}.embeddings.position_embedding.weight"],
+        "ln_final.weight": w[f"{text}.final_layer_norm.weight"],
+        "ln_final.bias": w[f"{text}.final_layer_norm.bias"],
+        "text_projection": w["text_projection.weight"].T.contiguous(),
+        "logit_scale": w["logit_scale"],
+    }
+    for i in range(SIZES["vision"]):
+        made |= _block(w, f"{vision}.encoder.layers.{i}", f"visual.transformer.resblocks.{i}")
+    for i in range(SIZES["text"]):
+        made |= _block(w, f"{text}.encoder.layers.{i}", f"transformer.resblocks.{i}")
+    return made
+
+
+def openai(w) -> dict[str, torch.Tensor]:
+    """OpenAI's state dict: matrices of linear maps in float16, and three numbers as buffers."""
+    half = ("conv1.weight", "proj_weight", "proj_bias", "proj.weight", "proj.bias", "c_fc.weight")
+    half += ("c_fc.bias", "visual.proj", "text_projection")
+    made = {n: t.half() if n.endswith(half) else t for n, t in _openai_names(w).items()}
+    numbers = {"input_resolution": 8, "context_length": CONTEXT, "vocab_size": tiny.VOCAB}
+    return made | {name: torch.tensor(value) for name, value in numbers.items()}
+
+
+def open_clip(w) -> dict[str, torch.Tensor]:
+    """open_clip's CLIP, with its mask as a buffer, as older versions keep it."""
+    mask = torch.full((CONTEXT, CONTEXT), -torch.inf).triu(1)
+    return _openai_names(w) | {"attn_mask": mask}
+
+
+def open_clip_custom(w, linear: bool = False) -> dict[str, torch.Tensor]:
+    """open_clip's CustomTextCLIP; its scale can have an axis, its projection can be a layer."""
+    texts = ("token_embedding", "positional_embedding", "ln_final", "text_projection", "transfor")
+    made = {f"text.{n}" if n.startswith(texts) else n: t for n, t in _openai_names(w).items()}
+    made["logit_scale"] = made["logit_scale"].reshape(1)
+    if linear:
+        made["text.text_projection.weight"] = made.pop("text.text_projection").T.contiguous()
+    return made
+
+
+def long_clip(w) -> dict[str, torch.Tensor]:
+    """Long-CLIP: two tables, of which the rows that are not used are noise."""
+    made = _openai_names(w)
+    table = made["positional_embedding"]
+    noise = 7 * torch.ones(20, table.shape[1])
+    made["positional_embedding"] = torch.cat([table[:20], noise[: len(table) - 20]])
+    made["positional_embedding_res"] = torch.cat([noise, table[20:]])
+    return made
+
+
+def mask_network(width: int, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Random weights of SmartCLIP's mask network."""
+    shapes = {
+        "resblocks.0.attn.in_proj_weight": (3 * width, width),
+        "resblocks.0.attn.in_proj_bias": (3 * width,),
+        "resblocks.0.attn.out_proj.weight": (width, width),
+        "resblocks.0.attn.out_proj.bias": (width,),
+        "resblocks.0.ln_1.weight": (width,),
+        "resblocks.0.ln_1.bias": (width,),
+        "resblocks.0.mlp.c_fc.weight": (4 * width, width),
+        "resblocks.0.mlp.c_fc.bias": (4 * width,),
+        "resblocks.0.mlp.c_proj.weight": (width, 4 * width),
+        "resblocks.0.mlp.c_proj.bias": (width,),
+        "resblocks.0.ln_2.weight": (width,),
+        "resblocks.0.ln_2.bias": (width,),
+        "attn_pool.attention.weight": (1, width),
+        "attn_pool.attention.bias": (1,),
+    }
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {n: 0.3 * torch.randn(shape, generator=generator) for n, shape in shapes.items()}
+    return {f"mask_net.{name}": value for name, value in drawn.items()}
+
+
+def smartclip(w) -> dict[str, torch.Tensor]:
+    """Long-CLIP's names and the mask network."""
+    return long_clip(w) | mask_network(w["text_projection.weight"].shape[1])
+
+
+def arrays(tensors) -> dict[str, np.ndarray]:
+    """Tensors as arrays, as `files.read_tensors` gives them."""
+    full = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
+    return {name: value.numpy() for name, value in full.items()}
+
+
+# -- our model
+
+
+def config(**changes):
+    """`config.model` of ours with the sizes of `reference`."""
+    return tiny.config(**(SAME | changes)).model
+
+
+def _abstract(cfg):
+    """The graph of our model, and its parameters as shapes."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Mova(cfg, rngs=nnx.Rngs(0))))
+    return graphdef, nnx.to_pure_dict(state)
+
+
+def shapes(cfg) -> dict[str, tuple[int, ...]]:
+    """Shapes of our parameters by name."""
+    return {name: leaf.shape for name, leaf in parameter_names(_abstract(cfg)[1]).items()}
+
+
+def params_of(cfg, ours) -> dict:
+    """The nested parameters of our model; those that are not given are zero."""
+    params = _abstract(cfg)[1]
+    leaves = []
+    for name, leaf in parameter_names(params).items():
+        value = ours.get(name, np.zeros(leaf.shape, np.float32))
+        assert value.shape == leaf.shape and value.dtype == np.float32, name
+        leaves.append(jnp.asarray(value))
+    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(params), leaves)
+
+
+def merged(cfg, params) -> Mova:
+    """Our model with these nested parameters."""
+    return nnx.merge(_abstract(cfg)[0], params)
+
+
+def model(cfg, ours) -> Mova:
+    """Our model with these parameters by name."""
+    return merged(cfg, params_of(cfg, ours))
+
+
+# -- the same inputs through both
+
+
+def inputs(size: int = tiny.SIZE, lengths=LENGTHS, vocab: int = tiny.VOCAB):
+    """Frames `u8[n H W 3]`, tokens `[n l]` that end with the last of the vocabulary, their mask."""
+    rng = np.random.default_rng(2)
+    n, context = len(lengths), max(lengths)
+    frames = rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+    tokens = rng.integers(2, vocab - 1, (n, context))
+    mask = tiny.masks_of_lengths(lengths, context)
+    tokens[np.arange(n), np.array(lengths) - 1] = vocab - 1
+    return frames, np.where(mask, tokens, 1), mask
+
+
+def theirs(clip, frames, tokens, mask) -> dict[str, np.ndarray]:
+    """Image and text embeddings, not normalised, and logits of all pairs."""
+    mean = np.array([0.48145466, 0.4578275, 0.40821073])
+    std = np.array([0.26862954, 0.26130258, 0.27577711])
+    pixels = torch.tensor((frames / 255 - mean) / std, dtype=torch.float32).permute(0, 3, 1, 2)
+    text = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask.astype(int))}
+    with torch.no_grad():
+        image = clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
+        words = clip.text_projection(clip.text_model(**text).pooler_output)
+        logits = clip(pixel_values=pixels, **text).logits_per_image
+    return {"image": image.numpy(), "text": words.numpy(), "logits": logits.numpy()}
+
+
+def outputs(model: Mova, frames, tokens, mask) -> dict[str, jax.Array]:
+    """The same of our model; to be compiled."""
+    image = model.vision(frames)
+    text = model.encode_text(tokens, mask).pooled
+    return {
+        "image": image,
+        "text": text,
+        "logits": model.scale * normalise(image) @ normalise(text).T,
+    }
+
+
+def assert_same(got, expected, relative: float = 1e-5) -> None:
+    """Every output, against its largest value."""
+    for name, value in expected.items():
+        error = np.abs(np.asarray(got[name]) - value).max() / np.abs(value).max()
+        assert error <= relative, f"{name} differs by {error} of the largest value"

@@ -1,0 +1,135 @@
+"""CLIP weights in: by the command, and as the start of a run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from mova_jax import convert
+from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
+from mova_jax.training import run as run_lib
+from mova_jax.training import trained
+from mova_jax.training.optim import parameter_names
+from mova_jax.weights import verify
+from mova_jax.weights.files import WeightsError, read_tensors
+from tests.weights import clips
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A folder of transformers' CLIPModel with its vocabulary."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("clip")
+    train_tokenizer(["a red circle moves left"] * 4, 520, folder)
+    end = Tokenizer(folder).eot_id
+    common = {"num_attention_heads": 2, "num_hidden_layers": 2, "projection_dim": 8}
+    config = transformers.CLIPConfig(
+        text_config=common
+        | {"hidden_size": 16, "intermediate_size": 64, "vocab_size": end + 1}
+        | {"max_position_embeddings": 77, "eos_token_id": end, "bos_token_id": end - 1}
+        | {"pad_token_id": end},
+        vision_config=common
+        | {"hidden_size": 12, "intermediate_size": 48, "image_size": 16, "patch_size": 8},
+        projection_dim=8,
+    )
+    model = transformers.CLIPModel(config)
+    clips.draw(model, 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_jax_reads_a_clip_as_transformers_does(clip):
+    rows = verify.compare(verify.open_model(str(clip)), verify.open_model(f"jax:{clip}"))
+    assert {row.output for row in rows} == {"zv", "y", "zt", "logits"}
+    assert max(row.relative for row in rows) <= 1e-5
+
+
+def test_import_makes_a_model_of_the_sources_sizes_for_248_tokens(clip, tmp_path, capsys):
+    assert convert.main(["import", str(clip), str(tmp_path / "out")]) == convert.DONE
+    told = capsys.readouterr().out
+    assert "text positions stretched from 77 to 248" in told and "tmn/" in told
+    folder = tmp_path / "out" / "pytorch"
+    model = json.loads((folder / "config.json").read_text())["model"]
+    assert model["vision"] == {
+        "image_size": 16,
+        "patch_size": 8,
+        "width": 12,
+        "layers": 2,
+        "heads": 2,
+    }
+    assert model["text"]["context"] == 248 and model["text"]["heads"] == 2
+    source, made = read_tensors(clip), read_tensors(folder)
+    np.testing.assert_array_equal(
+        made["text.token_embedding.weight"],
+        source["text_model.embeddings.token_embedding.weight"],
+    )
+    np.testing.assert_array_equal(
+        made["text.positions"][:20],
+        source["text_model.embeddings.position_embedding.weight"][:20],
+    )
+    # The model is whole: PyTorch and JAX compute the same with it.
+    rows = verify.compare(verify.open_model(f"jax:{folder}"), verify.open_model(str(folder)))
+    assert len(rows) > 10 and max(row.relative for row in rows) <= 1e-5
+
+
+def test_import_without_a_vocabulary_says_where_to_put_it(clip, tmp_path, capsys):
+    (tmp_path / "model.safetensors").write_bytes((clip / "model.safetensors").read_bytes())
+    source = str(tmp_path / "model.safetensors")
+    assert convert.main(["import", source, str(tmp_path / "out")]) == convert.FAILED
+    assert "vocab.json" in capsys.readouterr().err
+    # Named, it goes; without a config.json heads are those of published CLIPs.
+    args = ["import", source, str(tmp_path / "out"), "--tokenizer", str(clip)]
+    assert convert.main(args) == convert.DONE
+
+
+def config(clip, cache, **changes):
+    """A run of the source's sizes on the embedded data."""
+    from tests.test_run import config as of_run
+
+    sizes = {
+        "model__vision__image_size": 16,
+        "model__vision__patch_size": 8,
+        "model__vision__layers": 2,
+        "model__text__layers": 2,
+        "model__text__context": 248,
+        "data__token_buckets": (248,),
+        "model__activation": "quick_gelu",
+        "train__steps": 2,
+        "optim__warmup_steps": 0,
+        "train__image_steps": 0,
+        "train__checkpoint_every": 1,
+    }
+    made = of_run(cache, **(sizes | changes))
+    return run_lib.dataclasses.replace(made, init_from=str(clip))
+
+
+def test_a_run_starts_from_the_weights_with_their_vocabulary(clip, tmp_path, capsys):
+    made = config(clip, tmp_path / "cache", optim__groups=((".*", 0.0),))
+    assert run_lib.run(made, tmp_path / "run") == 0
+    assert "text positions stretched from 77 to 248" in capsys.readouterr().out
+    run = trained.load(tmp_path / "run")
+    assert run.config.model.text.vocab_size == Tokenizer(clip).vocab_size
+    # Every parameter was frozen, so the run ends where it began.
+    params = parameter_names(jax.device_get(run.params))
+    source = read_tensors(clip)
+    np.testing.assert_array_equal(
+        params["text/token_embedding"], source["text_model.embeddings.token_embedding.weight"]
+    )
+    np.testing.assert_array_equal(
+        params["vision/projection/kernel"].T, source["visual_projection.weight"]
+    )
+    # Read once: a run that goes on does not need them.
+    made = run_lib.dataclasses.replace(made, init_from=made.init_from)
+    assert run_lib.is_started(tmp_path / "run")
+
+
+def test_weights_that_do_not_fit_are_listed_and_the_workdir_stays_free(clip, tmp_path):
+    made = config(clip, tmp_path / "cache", model__embed_dim=4, model__activation="gelu")
+    with pytest.raises(WeightsError) as error:
+        run_lib.run(made, tmp_path / "run")
+    text = str(error.value)
+    assert "visual_projection.weight" in text and "text_projection.weight" in text
+    assert "quick_gelu" in text
+    assert not (tmp_path / "run" / "config.json").exists()
