@@ -10,6 +10,7 @@ an output is not, 2 an argument is wrong.
 """
 
 import argparse
+import ast
 import os
 import sys
 from collections.abc import Sequence
@@ -52,9 +53,15 @@ def _import(args: argparse.Namespace) -> int:
 
     path, _, argument = args.config.partition(":")
     config = config_lib.load_file(path).get_config(*([argument] if argument else []))
+    changes = dict(text.partition("=")[::2] for text in args.set)
+    if problems := config_lib.check_overrides(config, changes):
+        raise config_lib.ConfigError(problems)
+    flat = config_lib.flatten(config_lib.from_config_dict(config))
+    typed = {k: v if isinstance(flat[k], str) else ast.literal_eval(v) for k, v in changes.items()}
     made, report = imported.import_clip(
         args.source,
         config,
+        changes=typed,
         tokenizer=args.tokenizer,
         strict=not args.not_strict,
         allow_torchscript=args.allow_torchscript,
@@ -109,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     into.add_argument("source", help="a folder or file in Hugging Face's, OpenAI's ... layout")
     into.add_argument("output", help="the folder OUTPUT/pytorch is made; init=... takes it")
     into.add_argument("--config", default="configs/base.py", help="for all that CLIP does not say")
+    into.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="such as model.text.context=77"
+    )
     into.add_argument("--tokenizer", default="", help="folder of CLIP's vocabulary")
     into.add_argument("--not_strict", action="store_true", help="list problems and go on")
     into.add_argument(

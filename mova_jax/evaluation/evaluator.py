@@ -121,6 +121,17 @@ class Evaluator:
             metrics |= self._mask_metrics(params, embedded, scores)
         return metrics | self._grounding(params, split, embedded)
 
+    def scores(self, params, split: str) -> dict[str, np.ndarray]:
+        """Every score `[b c]` of a split by name, whole on the host: for small galleries only.
+
+        `evaluate` ranks block by block and keeps no such array.
+        """
+        embedded = self.embed(params, split)
+        starts = range(0, len(embedded.timestamps), self.rows)
+        blocks = [slice(start, start + self.rows) for start in starts]
+        rows = [[self._score_block(params, embedded, v, c) for c in blocks] for v in blocks]
+        return {name: np.block([[b[name] for b in row] for row in rows]) for name in rows[0][0]}
+
     def embed(self, params, split: str, limit: int = 0) -> Split:
         """Every video and caption of a split (the first `limit`) through the towers."""
         parts = []

@@ -170,8 +170,9 @@ def _read_torch(file: pathlib.Path, allow_torchscript: bool) -> dict[str, np.nda
             raise WeightsError(
                 [
                     f"{file}: got a TorchScript archive (OpenAI's own files are such), which may "
-                    "run code when it is loaded. If you trust it, pass allow_torchscript=True; or "
-                    "give the same weights as safetensors"
+                    "run code when it is loaded. If you trust it: python -m mova_jax.convert "
+                    "import --allow_torchscript (from code: allow_torchscript=True); or give the "
+                    "same weights as safetensors"
                 ]
             )
         with warnings.catch_warnings():

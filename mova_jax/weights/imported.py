@@ -8,7 +8,9 @@ unless the source has some.
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,6 +33,7 @@ def import_clip(
     source: str | os.PathLike,
     config: ConfigDict,
     *,
+    changes: Mapping[str, Any] | None = None,
     tokenizer: str | os.PathLike = "",
     strict: bool = True,
     allow_torchscript: bool = False,
@@ -41,6 +44,7 @@ def import_clip(
     Args:
         source: a file or a folder of CLIP, open_clip, Long-CLIP or SmartCLIP.
         config: a whole configuration; its sizes are replaced by the source's, all else is kept.
+        changes: keys of the configuration to set after that.
         tokenizer: folder of CLIP's vocabulary; '' takes that beside the source.
         strict: refuse tensors that are missing, unexpected or ill-shaped.
         allow_torchscript: read TorchScript archives, which may run code.
@@ -55,7 +59,7 @@ def import_clip(
     tensors = read_tensors(path, allow_torchscript=allow_torchscript)
     sizes = sizes_of(tensors, detect_layout(tensors), path)
     del tensors  # read again below: only one copy at a time
-    config.update_from_flattened_dict(sizes)
+    config.update_from_flattened_dict(sizes | dict(changes or {}))
     checked = from_config_dict(config)
     model = checked.model
     abstract, initial = _initial(checked)

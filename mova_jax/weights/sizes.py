@@ -15,6 +15,8 @@ from mova_jax import config as config_lib
 from mova_jax.config import Model
 from mova_jax.weights import clip
 from mova_jax.weights.files import WeightsError
+from mova_jax.weights.layouts import TWO_TABLES
+from mova_jax.weights.positions import KEPT
 from mova_jax.weights.settings import TOWERS, settings_of
 
 _HEAD_WIDTH = 64  # of every published CLIP
@@ -23,7 +25,7 @@ _HEAD_WIDTH = 64  # of every published CLIP
 def sizes_of(
     tensors: Mapping[str, np.ndarray], layout: str, path: str | os.PathLike
 ) -> dict[str, Any]:
-    """`{"model.vision.width": 768, ...}` of the towers that the tensors are of.
+    """`{"model.vision.width": 768, ...}` of the model that the tensors are of.
 
     Args:
         tensors: by their own names.
@@ -50,7 +52,11 @@ def sizes_of(
     widths = {"text": text_width, "vision": patches[0]}
     said = settings_of(layout, path, widths)
     heads = {part: said[part].heads or max(1, widths[part] // _HEAD_WIDTH) for part in TOWERS}
-    return {
+    # What the weights were trained with, and their tensors only fit as they are.
+    kept = {"model.text.frozen_positions": KEPT} if layout in TWO_TABLES else {}
+    if layout == "smartclip":
+        kept["model.masks.init_bias"] = 0.0
+    return kept | {
         "model.vision.width": patches[0],
         "model.vision.patch_size": patches[-1],
         "model.vision.image_size": math.isqrt(positions - 1) * patches[-1],

@@ -68,6 +68,14 @@ def by_hand(full):
     return scores
 
 
+def test_all_scores_at_once_are_those_of_pairs_scored_one_by_one(full):
+    evaluator, _, params = full
+    scores = evaluator.scores(params, "test")
+    assert set(scores) == {"global", "modular"}
+    np.testing.assert_allclose(scores["modular"], by_hand(full), atol=1e-5)
+    assert scores["global"].shape == (VIDEOS, VIDEOS)
+
+
 def test_modular_figures_are_those_of_pairs_scored_one_by_one(full, figures):
     scores = by_hand(full)
     own = np.diag(scores)

@@ -116,10 +116,10 @@ def _openai_names(w) -> dict[str, torch.Tensor]:
         "text_projection": w["text_projection.weight"].T.contiguous(),
         "logit_scale": w["logit_scale"],
     }
-    for i in range(SIZES["vision"]):
-        made |= _block(w, f"{vision}.encoder.layers.{i}", f"visual.transformer.resblocks.{i}")
-    for i in range(SIZES["text"]):
-        made |= _block(w, f"{text}.encoder.layers.{i}", f"transformer.resblocks.{i}")
+    for tower, stack in ((vision, "visual.transformer"), (text, "transformer")):
+        depth = sum(f"{tower}.encoder" in n and n.endswith("fc1.weight") for n in w)
+        for i in range(depth):
+            made |= _block(w, f"{tower}.encoder.layers.{i}", f"{stack}.resblocks.{i}")
     return made
 
 
@@ -152,9 +152,9 @@ def long_clip(w) -> dict[str, torch.Tensor]:
     """Long-CLIP: two tables, of which the rows that are not used are noise."""
     made = _openai_names(w)
     table = made["positional_embedding"]
-    noise = 7 * torch.ones(20, table.shape[1])
-    made["positional_embedding"] = torch.cat([table[:20], noise[: len(table) - 20]])
-    made["positional_embedding_res"] = torch.cat([noise, table[20:]])
+    noise = torch.full_like(table, 7.0)
+    made["positional_embedding"] = torch.cat([table[:20], noise[20:]])
+    made["positional_embedding_res"] = torch.cat([noise[:20], table[20:]])
     return made
 
 

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import torch
 
 from mova_jax import convert
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
@@ -16,15 +17,13 @@ from mova_jax.weights.files import WeightsError, read_tensors
 from tests.weights import clips
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
+def make_clip(folder, dim=8):
     """A folder of transformers' CLIPModel with its vocabulary."""
     import transformers
 
-    folder = tmp_path_factory.mktemp("clip")
     train_tokenizer(["a red circle moves left"] * 4, 520, folder)
     end = Tokenizer(folder).eot_id
-    common = {"num_attention_heads": 2, "num_hidden_layers": 2, "projection_dim": 8}
+    common = {"num_attention_heads": 2, "num_hidden_layers": 2, "projection_dim": dim}
     config = transformers.CLIPConfig(
         text_config=common
         | {"hidden_size": 16, "intermediate_size": 64, "vocab_size": end + 1}
@@ -32,11 +31,19 @@ def clip(tmp_path_factory):
         | {"pad_token_id": end},
         vision_config=common
         | {"hidden_size": 12, "intermediate_size": 48, "image_size": 16, "patch_size": 8},
-        projection_dim=8,
+        projection_dim=dim,
     )
     model = transformers.CLIPModel(config)
     clips.draw(model, 0.3)
     model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A CLIP whose joint embedding is narrower than its text tower."""
+    folder = tmp_path_factory.mktemp("clip")
+    make_clip(folder)
     return folder
 
 
@@ -72,6 +79,27 @@ def test_import_makes_a_model_of_the_sources_sizes_for_248_tokens(clip, tmp_path
     # The model is whole: PyTorch and JAX compute the same with it.
     rows = verify.compare(verify.open_model(f"jax:{folder}"), verify.open_model(str(folder)))
     assert len(rows) > 10 and max(row.relative for row in rows) <= 1e-5
+
+
+@pytest.mark.parametrize(("layout", "dim"), [("long_clip", 8), ("smartclip", 16)])
+def test_how_the_weights_were_trained_stays(layout, dim, tmp_path, capsys):
+    """Long-CLIP's first positions stay frozen, and SmartCLIP's masks start where they were."""
+    w = make_clip(tmp_path, dim).state_dict()
+    torch.save(getattr(clips, layout)(w), tmp_path / "weights.pt")
+    # OpenAI's code takes heads of 64 dimensions; these towers are too narrow for one.
+    args = ["import", str(tmp_path / "weights.pt"), str(tmp_path / "out")]
+    assert convert.main([*args, "--set", "model.text.context=78"]) == convert.FAILED
+    assert "78" in capsys.readouterr().err
+    assert convert.main(args) == convert.DONE
+    model = json.loads((tmp_path / "out" / "pytorch" / "config.json").read_text())["model"]
+    assert model["text"]["frozen_positions"] == 20 and model["activation"] == "quick_gelu"
+    assert model["masks"]["init_bias"] == (0.0 if layout == "smartclip" else 2.0)
+    made = read_tensors(tmp_path / "out" / "pytorch")
+    table = w["text_model.embeddings.position_embedding.weight"].numpy()
+    np.testing.assert_array_equal(made["text.positions_frozen"], table[:20])
+    assert made["text.positions"].shape == (228, 16)
+    if layout == "smartclip":
+        np.testing.assert_array_equal(made["cmn.out.weight"], np.eye(16))
 
 
 def test_import_without_a_vocabulary_says_where_to_put_it(clip, tmp_path, capsys):

@@ -1,0 +1,116 @@
+"""Whether an exported model finds the same videos, query by query, in a process without JAX.
+
+    python -m benchmarks.exported_retrieval runs/base out/base/pytorch --python OTHER/bin/python
+
+The videos and captions of a split go through the run's best checkpoint here, and through
+torch_model.py in a process of another interpreter, which needs PyTorch, safetensors and NumPy only
+(`--python`; this one by default, with jax and this package made unimportable). Ranks of every query
+by every score are compared; the exit code is 1 when one differs.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from mova_jax import mesh as mesh_lib
+from mova_jax.data import pipeline
+from mova_jax.data.tokenizer import Tokenizer
+from mova_jax.evaluation.evaluator import Evaluator
+from mova_jax.training import trained
+from mova_jax.training.run import open_data
+
+# Runs in the other process: arrays in, scores out.
+_OTHER = """
+import sys
+sys.modules.update(dict.fromkeys(("jax", "flax", "mova_jax")))
+sys.path.insert(0, sys.argv[1])
+import numpy as np, torch
+from torch_model import Mova, Text, Video
+model, inputs = Mova.from_pretrained(sys.argv[1]), np.load(sys.argv[2])
+inputs = {name: torch.from_numpy(inputs[name]) for name in inputs.files}
+with torch.no_grad():
+    def batches(encode, *arrays):
+        parts = [encode(*(a[i:i + 16] for a in arrays)) for i in range(0, len(arrays[0]), 16)]
+        return type(parts[0])(*map(torch.cat, zip(*parts)))
+    video = batches(model.encode_video, inputs["frames"], inputs["frame_mask"])
+    text = batches(model.encode_text, inputs["tokens"].long(), inputs["token_mask"])
+    scores = model.scores(video, text, block=4)
+np.savez(sys.argv[3], **{name: x.numpy() for name, x in scores.items()})
+"""
+
+
+def inputs_of(run: trained.Trained, folder: Path, split: str) -> dict[str, np.ndarray]:
+    """All videos and captions of a split, captions as long as the longest."""
+    settings = pipeline.settings_of(run.config, run.config.eval.frames)
+    tokenizer = Tokenizer(run.tokenizer, run.config.model.text.context)
+    parts = []
+    for batch in pipeline.eval_batches(folder, split, tokenizer, settings, 32):
+        valid = batch["video_id"] >= 0
+        missing = run.config.model.text.context - batch["tokens"].shape[1]
+        for name in ("tokens", "token_mask"):
+            batch[name] = np.pad(batch[name], ((0, 0), (0, missing)))
+        parts.append({name: batch[name][valid] for name in batch})
+    names = ("frames", "frame_mask", "tokens", "token_mask")
+    found = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    longest = int(found["token_mask"].sum(1).max())
+    return found | {name: found[name][:, :longest] for name in ("tokens", "token_mask")}
+
+
+def scores_here(run: trained.Trained, folder: Path, split: str) -> dict[str, np.ndarray]:
+    """Scores `[b c]` by this package."""
+    tokenizer = Tokenizer(run.tokenizer, run.config.model.text.context)
+    evaluator = Evaluator(run.recipe, mesh_lib.make_mesh(1), folder, tokenizer)
+    scores = evaluator.scores(run.params, split)
+    if "modular" in scores:
+        scores["blend"] = scores["global"] + np.float32(run.blend_weight) * scores["modular"]
+    return scores
+
+
+def scores_there(python: str, export: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Scores `[b c]` by the export, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        script, given, made = (Path(folder) / n for n in ("script.py", "in.npz", "out.npz"))
+        script.write_text(_OTHER)
+        np.savez(given, **inputs)
+        subprocess.run([python, "-I", script, export.resolve(), given, made], check=True)
+        with np.load(made) as found:
+            return dict(found)
+
+
+def ranks(scores: np.ndarray) -> np.ndarray:
+    """1 + number of videos that score higher than the query's own, for each caption."""
+    return 1 + (scores > np.diag(scores)).sum(0)
+
+
+def main() -> int:
+    """Compares and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("export", type=Path)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--python", default=sys.executable)
+    args = parser.parse_args()
+    run = trained.load(args.run)
+    folder = open_data(run.config)
+    here = scores_here(run, folder, args.split)
+    there = scores_there(args.python, args.export, inputs_of(run, folder, args.split))
+    print(f"{args.split}: gallery {len(here['global'])}, {run.config.eval.frames} frames a video")
+    print(f"{'score':<10}{'way':<6}{'R@1 here':>10}{'there':>8}{'ranks that differ':>20}")
+    differing = 0
+    for name in here:
+        for way, turn in (("T2V", lambda s: s), ("V2T", np.transpose)):
+            one, two = ranks(turn(here[name])), ranks(turn(there[name]))
+            found = [f"{100 * np.mean(r == 1):.1f}" for r in (one, two)]
+            print(f"{name:<10}{way:<6}{found[0]:>10}{found[1]:>8}{(one != two).sum():>20}")
+            differing += int((one != two).sum())
+        difference = np.abs(here[name] - there[name]).max()
+        print(f"{'':<10}largest difference of a score {difference:.1e}")
+    return int(differing > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
