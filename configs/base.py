@@ -90,7 +90,7 @@ def get_config(arg: str = "") -> ConfigDict:
     losses.frame_form = "hinge"  # hinge | relative
     losses.frame_negatives = "same_index"  # same_index | all
     losses.dfsm_masks = "pair"  # pair: each pair's own masks | own: a caption's own, which leak
-    losses.pool = "aligned"  # of a pair's score over frames: aligned | softmax | mean | joint
+    losses.pool = "joint"  # of a pair's score over frames: aligned | softmax | mean | joint
     losses.pool_scale = 10.0  # of the softmax over frames
     losses.hard_pairs = 0  # sfdm over the k hardest captions of a video; 0 = all of the batch
     losses.pair_block = 0  # videos of one block of pairs, recomputed backwards; 0 = one block
@@ -137,6 +137,7 @@ def get_config(arg: str = "") -> ConfigDict:
     evaluate.gallery = 0  # videos of a split that are used; 0 = all
     evaluate.splits = ("test", "ood_time", "ood_domain")  # at the end, those that the data has
     evaluate.timelines = 4  # test videos drawn in the report
+    evaluate.pool = "aligned"  # of a pair's score: as losses.pool, or `training` = the same
 
     config.mesh = ConfigDict({"data": -1})  # devices on the batch axis; -1 = all there are
 

@@ -155,6 +155,7 @@ class Eval:
     gallery: int
     splits: tuple
     timelines: int
+    pool: str = "training"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +191,7 @@ CHOICES = {
     "losses.frame_form": ("hinge", "relative"),
     "losses.frame_negatives": ("same_index", "all"),
     "losses.dfsm_masks": ("pair", "own"),
+    "eval.pool": ("training", "aligned", "softmax", "mean", "joint"),
     "losses.pool": ("aligned", "softmax", "mean", "joint"),
 }
 # (lowest, highest) legal value; None = no bound.

@@ -65,7 +65,7 @@ OBJECTIVES = {
     # Row (i): CLIP4Clip's loss and nothing else.
     "global_only": _NO_MASKS | {"losses.sfdm": 0.0, "losses.dfsm": 0.0, "model.modular_scale": 0.0},
     # The control that masks have to beat (docs/method.md, 5): frames weighted by the caption.
-    "frame_weighting": _NO_MASKS | {"losses.pool": "softmax"},
+    "frame_weighting": _NO_MASKS | {"losses.pool": "softmax", "eval.pool": "training"},
     # Row (ii): the visual mask alone, from the whole caption, as the parent SmartCLIP does.
     # All frames then share one part of the caption, so the frame contrast has no negatives.
     "cmn_only": {"model.tmn.layout": "none", "losses.frame": 0.0},
@@ -85,6 +85,7 @@ OBJECTIVES = {
         "losses.sparsity": 0.2,
         "losses.dfsm_masks": "own",
         "losses.pool": "mean",
+        "eval.pool": "training",
         "losses.hard_pairs": 0,
         "model.modular_scale": 100.0,
         "model.scale": 100.0,

@@ -54,6 +54,7 @@ def test_rows_change_what_their_names_say():
     }
     weighting = changed("frame_weighting")
     assert weighting.pop("losses.pool", BASE.losses.pool) == "softmax"  # no weights, no control
+    assert weighting.pop("eval.pool", BASE.eval.pool) == "training"  # and scored by them
     assert weighting == no_masks
     alone = {"losses.sfdm": 0.0, "losses.dfsm": 0.0, "model.modular_scale": 0.0}
     assert changed("global_only") == no_masks | alone

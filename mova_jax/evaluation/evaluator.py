@@ -284,7 +284,7 @@ class _Functions:
 
     def __init__(self, recipe: Recipe):
         self._model, self._config = recipe.model, recipe.config
-        self._how = objective.pairing(recipe.config.losses)
+        self._how = objective.pairing(recipe.config.losses, recipe.config.eval.pool)
 
     def encode(self, params, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
         model = self._model(params)

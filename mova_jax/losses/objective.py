@@ -24,9 +24,9 @@ class Pairing(NamedTuple):
     block: int
 
 
-def pairing(cfg) -> Pairing:
-    """The pairing of `config.losses`."""
-    return Pairing(cfg.pool, cfg.pool_scale, cfg.pair_block)
+def pairing(cfg, pool: str = "training") -> Pairing:
+    """The pairing of `config.losses`; an evaluation may name another pool than training has."""
+    return Pairing(cfg.pool if pool == "training" else pool, cfg.pool_scale, cfg.pair_block)
 
 
 def pair_scores(model, video: VideoEmbedding, captions, candidates, how: Pairing):

@@ -35,7 +35,8 @@ def open_run(path: Path) -> Opened:
     run = trained.load(path)
     end = Tokenizer(run.tokenizer).eot_id
     sizes = _sizes(dataclasses.asdict(run.config.model), end)
-    outputs = _JaxOutputs(run.config.model, run.config.losses, run.params)
+    pool = run.config.eval.pool
+    outputs = _JaxOutputs(run.config.model, run.config.losses, run.params, pool)
     return Opened(f"{path} (JAX)", sizes, outputs)
 
 
@@ -44,7 +45,8 @@ def open_export_in_jax(path: Path) -> Opened:
     config = _read_config(path)
     model = config_lib.section(Model, config["model"])
     sizes = _sizes(config["model"], _end(path, config["model"]["text"]["vocab_size"]))
-    outputs = _JaxOutputs(model, config_lib.section(Losses, config["losses"]), _params(path, model))
+    losses = config_lib.section(Losses, config["losses"])
+    outputs = _JaxOutputs(model, losses, _params(path, model), config["score_pool"])
     return Opened(f"{path} (JAX)", sizes, outputs)
 
 
@@ -116,8 +118,8 @@ def _terms(parts) -> list[str]:
 class _JaxOutputs:
     """Inputs to outputs by this package."""
 
-    def __init__(self, model: Model, losses: Losses | None, params):
-        self._model, self._losses, self._params = model, losses, params
+    def __init__(self, model: Model, losses: Losses | None, params, pool: str = "training"):
+        self._model, self._losses, self._params, self._pool = model, losses, params, pool
         self._run = jax.jit(self._outputs)
 
     def __call__(self, inputs: Inputs) -> Outputs:
@@ -141,7 +143,7 @@ class _JaxOutputs:
             return found
         captions = model.prepare(text)
         if self._model.modular_scale:
-            how = objective.pairing(self._losses)
+            how = objective.pairing(self._losses, self._pool)
             found["modular"] = objective.pair_scores(model, video, captions, None, how).score
         if model.has_masks:
             masks = dataclasses.replace(self._model.masks, kind="soft")

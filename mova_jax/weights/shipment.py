@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mova_jax.config import Config
+from mova_jax.losses.objective import pairing
 from mova_jax.training.optim import parameter_names
 from mova_jax.training.trained import Trained
 
@@ -48,6 +49,7 @@ class Shipment:
             "model": dataclasses.asdict(self.config.model),
             "losses": dataclasses.asdict(self.config.losses),
             "blend_weight": self.blend_weight,
+            "score_pool": pairing(self.config.losses, self.config.eval.pool).pool,
             "eval_frames": self.config.eval.frames,
             "training": dict(self.training),
         }

@@ -422,7 +422,8 @@ class Mova(Module):
         """Of all pairs [b c], by name; `block` > 0 bounds the memory: videos at a time."""
         found = {"global": video.pooled @ normalise(text.pooled).T}
         if self.config["model"]["modular_scale"]:
-            found["modular"] = self._pair_scores(video, text, block)
+            cfg = self.config["losses"] | {"pool": self.config["score_pool"]}
+            found["modular"] = self._pair_scores(video, text, cfg, block)
             found["blend"] = found["global"] + self.config["blend_weight"] * found["modular"]
         return found
 
@@ -458,7 +459,7 @@ class Mova(Module):
             scale = parts["modular_scale"] = capped_exp(self.modular_logit_scale)
         if cfg["sfdm"] or (cfg["dfsm"] and cfg["dfsm_masks"] == "pair"):
             candidates = hard_candidates(scores, valid, cfg["hard_pairs"])
-            pairs = self._pair_scores(video, text, cfg["pair_block"], candidates)
+            pairs = self._pair_scores(video, text, cfg, cfg["pair_block"], candidates)
         if cfg["sfdm"]:  # same frame, different masks: which caption?
             # Of candidates the first is right; without them all take part: valid[None] is [1 b].
             own = None if candidates is None else torch.zeros_like(candidates[:, 0])
@@ -484,14 +485,14 @@ class Mova(Module):
         v, s = video.frames * masks.video, masks.part
         return (v * s).sum(-1), v.square().sum(-1), s.square().sum(-1)
 
-    def _pair_scores(self, video: Video, text: Text, block: int, candidates: Tensor | None = None):
+    def _pair_scores(self, video: Video, text: Text, cfg: dict, block: int, candidates=None):
         """Scores by each pair's own masks, [b c], or [b k] of candidates i64[b k]."""
 
         def score(rows):
             # x[None] is every caption, [1 c ...]; x[chosen] those of each video, [b k ...].
             chosen = None if candidates is None else candidates[rows]
             pairs = Video(*(x[rows, None] for x in video)), Text(*(x[chosen] for x in text))
-            return pool_frames(self._sums(*pairs), *pairs[0][:2], self.config["losses"])
+            return pool_frames(self._sums(*pairs), *pairs[0][:2], cfg)
 
         blocks = torch.arange(len(video.frames)).split(block or len(video.frames))
         if block and torch.is_grad_enabled():  # the backward pass makes a block's masks again

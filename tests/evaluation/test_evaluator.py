@@ -54,7 +54,8 @@ def by_hand(full):
     """Modular scores [b c], one pair at a time."""
     evaluator, recipe, params = full
     embedded = evaluator.embed(params, "test")
-    model, how = recipe.model(params), objective.pairing(recipe.config.losses)
+    cfg = recipe.config
+    model, how = recipe.model(params), objective.pairing(cfg.losses, cfg.eval.pool)
     captions = model.prepare(embedded.text)
     scores = np.zeros((VIDEOS, VIDEOS))
     for b in range(VIDEOS):

@@ -30,7 +30,8 @@ from tests import tiny
 B, BLEND, STEP = 6, 0.5, 1
 # Together they have every layout, head, pool, kind of masks and form of a loss.
 VARIANTS = {
-    "full": {"losses__pair_block": 2, "losses__pool": "aligned"},
+    # Scores by another pool than it is trained with.
+    "full": {"losses__pair_block": 2, "losses__pool": "aligned", "eval__pool": "joint"},
     "paper": {"objective": "paper", "model__tmn__detach_tokens": True, "losses__pool": "mean"},
     "joint": {
         "model__tmn__layout": "joint",
@@ -74,7 +75,8 @@ VARIANTS = {
 
 def changes(variant):
     """The configuration's changes; frames lie between the rows of four positions."""
-    return {"model__frame_positions": 4, "train__batch_size": B} | VARIANTS[variant]
+    common = {"model__frame_positions": 4, "train__batch_size": B, "eval__pool": "training"}
+    return common | VARIANTS[variant]
 
 
 def arrays():
@@ -113,7 +115,7 @@ def outputs(model, batch, cfg):
         **{f"loss.{name}": part for name, part in parts.items()},
     }
     if cfg.model.modular_scale:
-        how = objective.pairing(cfg.losses)
+        how = objective.pairing(cfg.losses, cfg.eval.pool)
         found["modular"] = objective.pair_scores(model, video, captions, None, how).score
         found["blend"] = found["global"] + BLEND * found["modular"]
     return found, gradient
@@ -145,6 +147,7 @@ def config_of(variant):
     cfg = tiny.config(**changes(variant))
     made = {"format": "mova_jax", "format_version": 1, "blend_weight": BLEND}
     made |= {"model": dataclasses.asdict(cfg.model), "losses": dataclasses.asdict(cfg.losses)}
+    made["score_pool"] = objective.pairing(cfg.losses, cfg.eval.pool).pool
     return json.loads(json.dumps(made))
 
 
@@ -201,7 +204,8 @@ def assert_near(got, expected, relative, name=""):
 
 def test_the_variants_have_every_choice_there_is():
     made = [flatten(tiny.config(**changes(variant))) for variant in VARIANTS]
-    for name in set(CHOICES) - {"model.dtype"}:  # the twin computes in float32
+    # The twin computes in float32, and scores by the pools that it trains by.
+    for name in set(CHOICES) - {"model.dtype", "eval.pool"}:
         assert {config[name] for config in made} == set(CHOICES[name]), name
 
 
