@@ -75,8 +75,9 @@ def _import(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from mova_jax.weights import verify
+    from mova_jax.weights.opened import open_model
 
-    first, second = verify.open_model(args.first), verify.open_model(args.second)
+    first, second = open_model(args.first), open_model(args.second)
     sizes = first.sizes if first.sizes.image_size else second.sizes
     inputs = verify.draw_inputs(sizes, videos=args.videos, frames=args.frames, seed=args.seed)
     rows = verify.compare(first, second, inputs)

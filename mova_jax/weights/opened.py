@@ -1,4 +1,16 @@
-"""Models of every kind behind one interface, for `verify.py`: inputs in, named outputs out."""
+"""Models of every kind behind one interface, for `verify.py`: inputs in, named outputs out.
+
+    open_model("runs/base").run(inputs)["zv"]
+
+What can be opened, by what the folder holds; a prefix `jax:` opens exported or published weights
+with this package in place of the library that they are made for:
+
+    a run's workdir          this package     all outputs
+    an export for PyTorch    torch_model.py   all outputs
+    a CLIPModel folder       transformers     zv, y, zt, logits
+    a CLIPTextModel folder   transformers     y
+    an export to ONNX        onnxruntime      zv, y, zt
+"""
 
 import dataclasses
 import json
@@ -22,12 +34,55 @@ from mova_jax.training import trained
 from mova_jax.training.optim import parameter_names, unflatten
 from mova_jax.typing import Batch
 from mova_jax.weights import torch_model
-from mova_jax.weights.files import read_tensors
+from mova_jax.weights.files import WeightsError, read_tensors
 from mova_jax.weights.init import load_initial
 from mova_jax.weights.layouts import detect_layout
 from mova_jax.weights.onnx_export import OnnxEncoders
 from mova_jax.weights.sizes import sizes_of, towers
 from mova_jax.weights.verify import Inputs, Opened, Outputs, Sizes
+
+
+def open_model(spec: str) -> Opened:
+    """Opens a model by what its folder holds, see the module.
+
+    Raises:
+        WeightsError: when nothing that can be opened is there.
+    """
+    with_jax = spec.startswith("jax:")
+    path = Path(spec.removeprefix("jax:"))
+    kind = _kind(path)
+    openers: dict[str, Any] = {
+        "run": open_run,
+        "mova": open_export_in_jax if with_jax else open_twin,
+        "onnx": open_onnx,
+        "clip": open_clip_in_jax if with_jax else open_clip,
+        "clip_text_model": open_text_encoder,
+    }
+    if with_jax and kind not in ("mova", "clip"):
+        raise WeightsError([f"{spec}: jax: opens exports for PyTorch and CLIPModel folders only"])
+    return openers[kind](path)
+
+
+def _kind(path: Path) -> str:
+    """What a folder holds."""
+    if (path / "checkpoints").is_dir():
+        return "run"
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            [f"{path}: expected a run's workdir, an export, or a Hugging Face folder ({error})"]
+        ) from error
+    if config.get("format") == "mova_jax":
+        return "mova" if (path / "model.safetensors").is_file() else "onnx"
+    if config.get("model_type") in ("clip", "clip_text_model"):
+        return config["model_type"]
+    raise WeightsError(
+        [
+            f"{path}/config.json: got model_type {config.get('model_type')!r}, expected"
+            " clip or clip_text_model, or a config.json of an export"
+        ]
+    )
 
 
 def open_run(path: Path) -> Opened:

@@ -4,6 +4,7 @@ In: arrays by their names, a table of `clip.py`. Out: arrays by our names; probl
 the report, so that all of them can be said at once.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -31,7 +32,10 @@ class Report:
         """The report as text, a line for each thing."""
         lines = [f"layout: {self.layout}", *self.changed]
         if self.kept:
-            lines.append(f"kept at their initial values: {', '.join(self.kept)}")
+            # By module: a mask network has dozens of parameters.
+            modules = collections.Counter(name.split("/")[0] for name in self.kept)
+            counted = [f"{name} ({count})" for name, count in modules.items()]
+            lines.append(f"parameters that keep their initial values: {', '.join(counted)}")
         return lines + [f"problem: {problem}" for problem in self.problems]
 
 

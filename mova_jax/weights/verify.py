@@ -1,15 +1,6 @@
 """Parity: the same inputs through two models, and how far their outputs are apart.
 
-    rows = compare(open_model("runs/base"), open_model("out/pytorch"))
-
-What can be opened, by what the folder holds; a prefix `jax:` opens exported or published weights
-with this package in place of the library that they are made for:
-
-    a run's workdir          this package                     all outputs
-    an export for PyTorch    its own torch_model.py's twin    all outputs
-    a CLIPModel folder       transformers                     zv, y, zt, logits
-    a CLIPTextModel folder   transformers                     y
-    an export to ONNX        onnxruntime                      zv, y, zt
+    rows = compare(open_model("runs/base"), open_model("out/pytorch"))     # weights/opened.py
 
 Outputs: `zv[b f d]` frames, `video[b d]`, `y[c l w]` token states, `zt[c d]` captions,
 `logits[b c]` scaled cosines of first frames and captions, `global[b c]` and `modular[b c]` scores,
@@ -18,10 +9,8 @@ are compared where the soft ones are not within 1e-6 (in logits) of the threshol
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -163,48 +152,3 @@ def table(rows: list[Row], tolerance: float) -> str:
             f"{row.output:<20}{row.absolute:>20.3g}{row.relative:>12.2e}{row.cosine:>14.9f}{verdict}"
         )
     return "\n".join(lines)
-
-
-def open_model(spec: str) -> Opened:
-    """Opens a model by what its folder holds, see the module.
-
-    Raises:
-        WeightsError: when nothing that can be opened is there.
-    """
-    from mova_jax.weights import opened
-
-    with_jax = spec.startswith("jax:")
-    path = Path(spec.removeprefix("jax:"))
-    kind = _kind(path)
-    openers: dict[str, Any] = {
-        "run": opened.open_run,
-        "mova": opened.open_export_in_jax if with_jax else opened.open_twin,
-        "onnx": opened.open_onnx,
-        "clip": opened.open_clip_in_jax if with_jax else opened.open_clip,
-        "clip_text_model": opened.open_text_encoder,
-    }
-    if with_jax and kind not in ("mova", "clip"):
-        raise WeightsError([f"{spec}: jax: opens exports for PyTorch and CLIPModel folders only"])
-    return openers[kind](path)
-
-
-def _kind(path: Path) -> str:
-    """What a folder holds."""
-    if (path / "checkpoints").is_dir():
-        return "run"
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            [f"{path}: expected a run's workdir, an export, or a Hugging Face folder ({error})"]
-        ) from error
-    if config.get("format") == "mova_jax":
-        return "mova" if (path / "model.safetensors").is_file() else "onnx"
-    if config.get("model_type") in ("clip", "clip_text_model"):
-        return config["model_type"]
-    raise WeightsError(
-        [
-            f"{path}/config.json: got model_type {config.get('model_type')!r}, expected"
-            " clip or clip_text_model, or a config.json of an export"
-        ]
-    )

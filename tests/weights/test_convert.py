@@ -15,6 +15,7 @@ from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.training import trained
 from mova_jax.weights import export, shipment, verify
 from mova_jax.weights.files import read_tensors, write_safetensors
+from mova_jax.weights.opened import open_model
 
 RUN = Path(__file__).resolve().parent.parent / "golden" / "0.1.0"
 METRICS = {
@@ -58,7 +59,7 @@ OUTPUTS = {
 
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_every_format_gives_the_outputs_of_the_run(run, out, kind):
-    first, second = (verify.open_model(str(path)) for path in (run, out / kind))
+    first, second = (open_model(str(path)) for path in (run, out / kind))
     rows = verify.compare(first, second)
     assert {row.output for row in rows} >= OUTPUTS[kind]
     for row in rows:
@@ -66,8 +67,8 @@ def test_every_format_gives_the_outputs_of_the_run(run, out, kind):
 
 
 def test_jax_to_pytorch_to_jax_is_the_same_bit_for_bit(run, out):
-    again = verify.open_model(f"jax:{out / 'pytorch'}")
-    for row in verify.compare(verify.open_model(str(run)), again):
+    again = open_model(f"jax:{out / 'pytorch'}")
+    for row in verify.compare(open_model(str(run)), again):
         assert row.absolute == 0.0, row
 
 
@@ -128,7 +129,7 @@ def test_the_twin_needs_neither_jax_nor_this_package(out, run, tmp_path):
         "    text = model.encode_text(inputs['tokens'], inputs['token_mask'])\n"
         "    torch.save(model.scores(video, text), sys.argv[3])\n"
     )
-    opened = verify.open_model(str(run))
+    opened = open_model(str(run))
     inputs = verify.draw_inputs(opened.sizes, videos=6)
     tensors = {k: torch.from_numpy(v) for k, v in inputs._asdict().items()}
     torch.save(tensors | {"tokens": tensors["tokens"].long()}, tmp_path / "in.pt")
@@ -148,7 +149,7 @@ def test_transformers_loads_model_and_processor_from_the_folder(run, out):
 
     folder = out / "huggingface"
     model, processor = CLIPModel.from_pretrained(folder), CLIPProcessor.from_pretrained(folder)
-    opened = verify.open_model(str(run))
+    opened = open_model(str(run))
     inputs = verify.draw_inputs(opened.sizes)
     text = "A red circle moves left. " * 30
     seen = processor(
