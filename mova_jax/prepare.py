@@ -1,12 +1,15 @@
-"""Makes frame shards of your own videos.
+"""Makes frame shards of videos and captions, and looks into shards.
 
     python -m mova_jax.prepare --input clips/captions.jsonl --output shards
+    python -m mova_jax.prepare activitynet --videos V --annotations A --output shards
+    python -m mova_jax.prepare inspect shards
 
-In:  a JSONL beside the videos, one video a line; `--help` lists its fields.
+In:  a JSONL beside the videos, one video a line; or the files of a data set as its owner publishes
+     them (docs/data.md), and the folder of its videos. `--help` lists fields and names.
 Out: a folder for `--config=configs/base.py:data=shards`: shards, tokenizer, and manifest.json with
      all that was skipped and why.
 
-Exit code: 0 when every line went in, 3 when some were skipped, 1 when nothing could be made.
+Exit code: 0 when every entry went in, 3 when some were skipped, 1 when nothing could be made.
 """
 
 import argparse
@@ -17,29 +20,42 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from mova_jax.data.annotations import FIELDS, InputError
-from mova_jax.data.ingest import IngestSettings, ingest
+from mova_jax.data.annotations import FIELDS, InputError, Reading
+from mova_jax.data.annotations.counts import count_lines
+from mova_jax.data.annotations.registry import DATASETS, read_dataset
+from mova_jax.data.ingest import MISSING, IngestSettings, ingest
 from mova_jax.data.manifest import MANIFEST, Manifest, ShardError, SplitInfo
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
 _SHOWN = 10  # skipped videos in the summary
-_BATCH = 32  # `train.batch_size` of configs/base.py, which train has to fill
+# `train.batch_size` of a recipe, which the train split has to fill; 256 where none is given.
+_BATCHES = {"configs/base.py": 32, "configs/warmup.py": 1024}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code, see the module."""
-    args = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["inspect"]:
+        from mova_jax.data import inspect  # pictures and plots, which nothing else here needs
+
+        return inspect.main(argv[1:])
+    args = _arguments(argv)
+    dataset = DATASETS.get(args.dataset)
     settings = IngestSettings(
         fps=args.fps,
         short_side=args.short_side,
         splits=args.splits,
         vocab_size=args.vocab_size,
         tokenizer=args.tokenizer,
-        name=args.name,
-        licence=args.licence,
+        name=args.name or (dataset.name if dataset else IngestSettings.name),
+        licence=args.licence or (dataset.licence if dataset else ""),
     )
     try:
-        manifest = ingest(args.input, args.output, settings, args.workers)
+        settings.check()
+        source: str | Reading = args.input
+        if dataset:
+            source = read_dataset(dataset.name, args.annotations or args.videos, args.videos)
+        manifest = ingest(source, args.output, settings, args.workers)
     except (InputError, ShardError, OSError) as error:
         print("prepare:", " ".join(str(error).split()), file=sys.stderr)
         return FAILED
@@ -56,6 +72,8 @@ def summary(manifest: Manifest, folder: str) -> str:
     for split in sorted({*manifest.splits, *manifest.settings["splits"]}):
         info = manifest.splits.get(split, SplitInfo(0, 0, 0, ()))
         lines.append(f"{split:<12}{info.videos:>9,}{info.frames:>11,}{info.captions:>10,}")
+    counts = manifest.settings.get("dataset", {})
+    lines += count_lines(counts, os.path.join(folder, MISSING))
     lines.append(
         f"captions truncated to {manifest.settings['max_tokens']} tokens: "
         f"{manifest.truncated_captions}"
@@ -70,9 +88,11 @@ def summary(manifest: Manifest, folder: str) -> str:
 
 def next_command(manifest: Manifest, folder: str) -> str:
     """The command that trains on the shards, in a workdir of their own."""
-    argument = f"configs/base.py:data={folder}"
+    dataset = DATASETS.get(manifest.settings.get("dataset", {}).get("name"))
+    recipe = (dataset.recipe if dataset else "") or "configs/base.py"
+    argument = f"{recipe}:data={folder}" + (",init=CLIP" if recipe != "configs/base.py" else "")
     train = manifest.splits.get("train", SplitInfo(0, 0, 0, ())).videos
-    if train < _BATCH:
+    if train < _BATCHES.get(recipe, 256):
         argument += f",batch={max(2, train)}"
     workdir = os.path.join("runs", os.path.basename(os.path.abspath(folder)))
     return shlex.join(
@@ -80,30 +100,49 @@ def next_command(manifest: Manifest, folder: str) -> str:
     )
 
 
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if bool(args.dataset) == bool(args.input):
+        parser.error("give either --input JSONL or the name of a data set with --videos")
+    if args.dataset and not args.videos:
+        parser.error(f"{args.dataset} needs --videos, the folder of its videos")
+    if args.input and (args.videos or args.annotations):
+        parser.error("--videos and --annotations belong to a data set; --input has its own videos")
+    return args
+
+
 def _parser() -> argparse.ArgumentParser:
     default = IngestSettings()
+    known = "\n".join(f"  {name:<13}{dataset.files}" for name, dataset in DATASETS.items())
     parser = argparse.ArgumentParser(
         prog="python -m mova_jax.prepare",
         description="Makes frame shards of videos and captions.",
         epilog=f"Fields of a line of the JSONL:\n{FIELDS}\n\n"
-        "Exit code: 0 when every line went in, 3 when some were skipped, 1 when nothing was made.",
+        f"Data sets, and what --annotations has to hold (docs/data.md):\n{known}\n\n"
+        "`inspect SHARDS` as the first words looks into finished shards.\n\n"
+        "Exit code: 0 when every entry went in, 3 when some were skipped, 1 when nothing was made.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--input", required=True, metavar="JSONL", help="one video a line, see below")
+    add("dataset", nargs="?", choices=sorted(DATASETS), metavar="DATASET",
+        help="a data set by name, see below; with --videos")  # fmt: skip
+    add("--videos", metavar="FOLDER", help="of the data set's videos, at any depth")
+    add("--annotations", metavar="FOLDER", help="of the data set's own files (that of the videos)")
+    add("--input", metavar="JSONL", help="your own videos: one a line, see below")
     add("--output", required=True, metavar="FOLDER", help="of the shards; absent or empty")
     add("--fps", type=float, default=default.fps, help="frames a second (%(default)s)")
     add("--short_side", type=int, default=default.short_side, metavar="PIXELS",
         help="of the stored frames, 0 for the videos' own (%(default)s)")  # fmt: skip
     add("--splits", type=_splits, default=default.splits, metavar="NAME=SHARE,...",
-        help="for lines that name no split (train=0.8,validation=0.1,test=0.1)")  # fmt: skip
+        help="for entries that name no split (train=0.8,validation=0.1,test=0.1)")  # fmt: skip
     add("--vocab_size", type=int, default=default.vocab_size, metavar="TOKENS",
         help="of the tokenizer that is learned from the captions (%(default)s)")  # fmt: skip
     add("--tokenizer", default="", metavar="FOLDER", help="a CLIP tokenizer to use instead")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
         help="processes that decode; the result does not depend on it (%(default)s)")  # fmt: skip
-    add("--name", default=default.name, help="of the data set (%(default)s)")
-    add("--licence", default="", metavar="TEXT", help="a note kept in the manifest")
+    add("--name", help=f"of the data set (its own, or {default.name})")
+    add("--licence", metavar="TEXT", help="a note kept in the manifest (the data set's own)")
     return parser
 
 

@@ -16,7 +16,14 @@ from mova_jax.presets import MODELS, OBJECTIVES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/method.md", "docs/weights.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/data.md",
+    "docs/method.md",
+    "docs/weights.md",
+)
 TEXTS = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 BASE = flatten(from_config_dict(get_config()))
 SECTIONS = {name.split(".")[0] for name in BASE if "." in name}

@@ -126,6 +126,7 @@ class VideoReader:
         """The image on the screen at each multiple of 1/fps within the cut."""
         stream = _video_stream(container)
         convert = _Converter(self._short_side, float(stream.sample_aspect_ratio or 1))
+        still = container.format.name.endswith("_pipe")  # an image, shown for as long as one likes
         count, reached = 0, None
         for span in self._spans(container, stream):
             image, reached = None, span.end
@@ -138,6 +139,8 @@ class VideoReader:
                 image = convert(span.frame) if image is None else image
                 yield image
                 count += 1
+                if still:
+                    break
             self.duration = min(span.end, self._end) - self._start
             if span.end >= self._end:
                 return

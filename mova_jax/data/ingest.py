@@ -1,9 +1,11 @@
-"""A folder of videos with a JSONL to frame shards: what `python -m mova_jax.prepare` does.
+"""A folder of videos with annotations to frame shards: what `python -m mova_jax.prepare` does.
 
-In:  captions.jsonl, see `annotations`.
-Out: shards of every split, `tokenizer/`, and the manifest with all that was skipped and why:
+In:  captions.jsonl, or what `annotations.registry.read_dataset` made of a data set's own files.
+Out: shards of every split, `tokenizer/`, the manifest with all that was skipped and why, and
+     `missing.txt`, where a data set names videos that were not found:
 
     manifest = ingest("clips/captions.jsonl", "shards", IngestSettings(fps=1.0), workers=4)
+    manifest = ingest(read_dataset("msvd", "captions", "videos"), "shards", IngestSettings())
 
 The output is the same, byte for byte, for any number of workers. All is made in `.partial` in the
 output folder and moved when whole, the manifest last; an error or Ctrl-C leaves nothing behind.
@@ -20,7 +22,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from mova_jax.data.annotations import SPLIT_NAME, InputError, assign_splits, read_annotations
+from mova_jax.data.annotations import (
+    SPLIT_NAME,
+    InputError,
+    Reading,
+    assign_splits,
+    read_annotations,
+)
+from mova_jax.data.annotations.counts import counts_of
 from mova_jax.data.bars import bar_of
 from mova_jax.data.decode_items import decode_all, decode_item
 from mova_jax.data.manifest import MANIFEST, ClearErrors, Manifest, ShardError, write_manifest
@@ -34,6 +43,7 @@ from mova_jax.data.tokenizer import (
 )
 
 TOKENIZER = "tokenizer"
+MISSING = "missing.txt"  # split and id of every video without a file, a line each
 _PARTIAL = ".partial"
 
 
@@ -95,16 +105,16 @@ class IngestSettings:
 
 
 def ingest(
-    annotations: str | os.PathLike,
+    annotations: str | os.PathLike | Reading,
     folder: str | os.PathLike,
     settings: IngestSettings,
     workers: int = 1,
     progress: bool = True,
 ) -> Manifest:
-    """Makes frame shards of the videos of a JSONL.
+    """Makes frame shards of the videos of a JSONL or of a data set.
 
     Args:
-        annotations: the JSONL; videos lie in its folder.
+        annotations: the JSONL, in whose folder the videos lie; or a data set that was read.
         folder: of the shards; made when absent, must be empty.
         settings: what is asked for.
         workers: processes that decode, 0 or 1 for none beside this one.
@@ -114,29 +124,29 @@ def ingest(
         The manifest, as it is in the folder.
 
     Raises:
-        InputError: on settings or a JSONL of which nothing can be made.
+        InputError: on settings or annotations of which nothing can be made.
         ShardError: when the folder is in use or cannot be written; it is then as it was.
     """
     settings.check()
-    items, skipped = read_annotations(annotations)
-    items = assign_splits(items, settings.splits)
+    reading = annotations if isinstance(annotations, Reading) else _read_jsonl(annotations)
+    items = assign_splits(reading.items, settings.splits)
     folder = Path(folder).absolute()
     with _whole_or_nothing(folder) as partial:
         splits, texts, failed, warnings = _write_splits(items, partial, settings, workers, progress)
-        skipped += failed
+        skipped = reading.skipped + failed
         if not splits:
             reasons = "; ".join(f"{entry['id']}: {entry['reason']}" for entry in skipped[:3])
             raise InputError(
-                f"No video of {annotations} could be used ({len(skipped)} skipped"
+                f"No video of {reading.source} could be used ({len(skipped)} skipped"
                 + (f": {reasons}" if reasons else "")
-                + "); the lines must look like "
-                '{"video": "a.mp4", "caption": "A cat sits."}.'
+                + f"); {reading.hint}."
             )
         truncated = _write_tokenizer(texts, partial / TOKENIZER, settings)
+        _write_missing(reading, partial / MISSING)
         manifest = Manifest(
             name=settings.name,
             splits={split: splits[split] for split in sorted(splits)},
-            settings=_as_json(settings),
+            settings=_as_json(settings, reading),
             skipped=tuple(skipped),
             warnings=tuple(warnings),
             truncated_captions=truncated,
@@ -146,9 +156,24 @@ def ingest(
     return manifest
 
 
-def _as_json(settings: IngestSettings) -> dict:
+def _read_jsonl(path: str | os.PathLike) -> Reading:
+    items, skipped = read_annotations(path)
+    hint = 'the lines must look like {"video": "a.mp4", "caption": "A cat sits."}'
+    return Reading(items, skipped, source=str(path), hint=hint)
+
+
+def _write_missing(reading: Reading, path: Path) -> None:
+    lines = [f"{split}\t{name}\n" for split, names in reading.missing.items() for name in names]
+    if lines:
+        with ClearErrors(f"{path} cannot be written"):
+            path.write_text("".join(lines), encoding="utf-8")
+
+
+def _as_json(settings: IngestSettings, reading: Reading) -> dict:
     fields = dataclasses.asdict(settings)
     del fields["name"], fields["licence"]  # they have their own places
+    if counts := counts_of(reading):
+        fields["dataset"] = counts
     return {**fields, "splits": dict(settings.splits)}
 
 

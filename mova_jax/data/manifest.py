@@ -117,7 +117,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
         version = fields["schema_version"]
         if version == SCHEMA_VERSION:
             return _manifest_from(fields)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ShardError(f"{path} is not a manifest ({error!r}); {make} again.") from error
     raise ShardError(
         f"The shards in {folder} have schema version {version}, this code reads version "
@@ -130,8 +130,28 @@ def _manifest_from(fields: dict[str, Any]) -> Manifest:
         split: SplitInfo(**{**info, "shards": tuple(ShardInfo(**s) for s in info["shards"])})
         for split, info in fields["splits"].items()
     }
-    for shard in (shard for info in splits.values() for shard in info.shards):
-        if Path(shard.file).name != shard.file:  # a manifest may come from a stranger
-            raise ValueError(f"the shard {shard.file!r} is not a name in the folder")
     lists = {key: tuple(fields[key]) for key in ("skipped", "warnings")}
-    return Manifest(**{**fields, "splits": splits, **lists})
+    manifest = Manifest(**{**fields, "splits": splits, **lists})
+    _check(manifest)
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Refuses what code that uses a manifest does not expect, for it may come from a stranger.
+
+    Raises:
+        ValueError: a shard that is not a name in the folder, a count that is none, or the like.
+    """
+    for info in manifest.splits.values():
+        counts = [info.videos, info.frames, info.captions]
+        for shard in info.shards:
+            if Path(shard.file).name != shard.file or shard.file in ("", ".."):
+                raise ValueError(f"the shard {shard.file!r} is not a name in the folder")
+            counts += [shard.records, shard.bytes]
+        if wrong := [n for n in counts if type(n) is not int or not 0 <= n < 2**53]:
+            raise ValueError(f"{wrong[0]!r} is not a number of something")
+    for entry in (*manifest.skipped, *manifest.warnings):
+        if not {"id", "reason"} <= entry.keys():
+            raise ValueError(f"{entry!r} has no id or no reason")
+    if not isinstance(manifest.settings, dict):
+        raise ValueError(f"the settings are {manifest.settings!r}")

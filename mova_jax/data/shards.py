@@ -54,6 +54,7 @@ __all__ = [
     "parse",
     "read_manifest",
     "serialize",
+    "whole_chunks",
     "write_manifest",
     "write_split",
 ]
@@ -294,7 +295,7 @@ def _check_shard(path: Path, shard: ShardInfo) -> None:
         raise ShardError(f"Shard {path} is in the manifest but not in the folder; {again}.")
     size = path.stat().st_size
     if size != shard.bytes:
-        intact = min(_whole_chunks(path), shard.records)
+        intact = min(whole_chunks(path), shard.records)
         what = (
             f"record {intact} of {shard.records} is the first that cannot be read"
             if intact < shard.records
@@ -313,7 +314,7 @@ def _check_shard(path: Path, shard: ShardInfo) -> None:
         )
 
 
-def _whole_chunks(path: Path) -> int:
+def whole_chunks(path: Path) -> int:
     """Counts the record chunks that lie wholly in a file, by walking the Riegeli chunk headers.
 
     ArrayRecord cannot open a file without its end. With one record a chunk, this is the number of

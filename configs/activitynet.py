@@ -1,0 +1,19 @@
+"""ActivityNet Captions: paragraph to video, 10,009 videos to train on, 4,917 (val_1) to test.
+
+    python -m mova_jax.prepare activitynet --videos VIDEOS --annotations CAPTIONS \\
+        --tokenizer CLIP --output shards/activitynet
+    python -m mova_jax.main --workdir=runs/activitynet \\
+        --config=configs/activitynet.py:data=shards/activitynet,init=CLIP
+
+There is no split to select on: the last checkpoint is tested. One frame a second is stored, 64 of
+them are drawn. See docs/data.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The whole configuration; `arg` as in `configs/base.py`."""
+    return paper.get_config(arg, videos=10_009)

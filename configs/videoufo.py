@@ -1,0 +1,23 @@
+"""VideoUFO: over a million clips with a detailed caption each; splits are shared out by `prepare`.
+
+    python -m mova_jax.prepare videoufo --videos VideoUFO --annotations VideoUFO_csv \\
+        --fps 8 --splits train=0.98,validation=0.01,test=0.01 \\
+        --tokenizer CLIP --output shards/videoufo
+    python -m mova_jax.main --workdir=runs/videoufo \\
+        --config=configs/videoufo.py:data=shards/videoufo,init=CLIP
+
+Which clips the paper trains and tests on is not known: figures from here cannot be held against
+its own. See docs/data.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The whole configuration; `arg` as in `configs/base.py`."""
+    config = paper.get_config(arg, videos=1_070_000)
+    config.data.short_caption_share = 0.25  # the brief captions
+    config.train.checkpoint_every = 500  # steps; an epoch has over 4,000
+    return config

@@ -1,0 +1,176 @@
+"""Reads the forms in which annotations are published: JSON, tables, lists, plain pickles.
+
+A file that is not of the expected form as a whole is one `InputError`, which says what was got and
+what was expected; what is wrong with one entry is left to the readers.
+"""
+
+import csv
+import json
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mova_jax.data.annotations.items import InputError
+
+_LONGEST_CELL = (
+    10_000_000  # characters; one quote that is never closed would take in the whole file
+)
+
+
+def one_of(folder: Path, *names: str, alone: bool = False) -> Path:
+    """The first of the files that is in the folder.
+
+    Args:
+        folder: of the annotations.
+        names: of the files.
+        alone: whether the file is all there is, so that it may be named in place of the folder.
+
+    Raises:
+        InputError: when there is none.
+    """
+    if alone and folder.is_file():
+        return folder
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    there = sorted(os.listdir(folder))[:8] if folder.is_dir() else []
+    raise InputError(
+        f"There is no {' or '.join(names)} in {folder}"
+        + (f", which has {', '.join(there)}" if there else "")
+        + "; --annotations is the folder of the files as their owner publishes them."
+    )
+
+
+def check(file: Path, fits: bool, expected: str, got: Any) -> None:
+    """Refuses a file that is of another form.
+
+    Raises:
+        InputError: when it does not fit.
+    """
+    if not fits:
+        text = got if isinstance(got, str) else f"{type(got).__name__} {got!r}"
+        raise InputError(f"{file} must be {expected}, got {text[:200]}.")
+
+
+def read_json(file: Path) -> tuple[Any, list[str]]:
+    """A JSON file, and the keys that one of its objects has twice; the first of them counts.
+
+    Raises:
+        InputError: when it cannot be read or is not JSON.
+    """
+    repeated: list[str] = []
+
+    def unique(pairs):
+        fields: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in fields:
+                repeated.append(key)
+            else:
+                fields[key] = value
+        return fields
+
+    try:
+        with file.open("rb") as stream:
+            return json.load(stream, object_pairs_hook=unique), repeated
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not JSON ({error}).") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error}).") from error
+
+
+def read_table(
+    file: Path, needed: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[int, dict[str, str], str]]:
+    """The rows of a CSV with a header, one at a time.
+
+    Args:
+        file: the table; a byte order mark is allowed, null bytes count as spaces.
+        needed: columns that must be there; ('a|b',) allows either name and calls it 'a'.
+        optional: columns that may be there.
+
+    Yields:
+        The number of the line, the cells of the named columns, and what is wrong with the row
+        ('' when nothing is).
+
+    Raises:
+        InputError: when it cannot be read, has other columns, or is not a table.
+    """
+    csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+            rows = csv.reader(line.replace("\0", " ") for line in stream)
+            header = [cell.strip() for cell in next(rows, [])]
+            places = _places(file, header, needed, optional)
+            for row in rows:
+                if not row:
+                    continue
+                wrong = ""
+                if len(row) != len(header):
+                    wrong = f"it has {len(row)} cells, the header {len(header)}"
+                cells = {name: row[i] if i < len(row) else "" for name, i in places.items()}
+                yield rows.line_num, cells, wrong
+    except csv.Error as error:
+        raise InputError(f"{file} is not a CSV: line {rows.line_num}: {error}.") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error}).") from error
+
+
+def _places(file: Path, header: list[str], needed, optional) -> dict[str, int]:
+    """The index of each named column."""
+    known = {name.lower(): i for i, name in reversed(list(enumerate(header)))}
+    places, absent = {}, []
+    for column in [*needed, *optional]:
+        names = column.split("|")
+        index = next((known[name.lower()] for name in names if name.lower() in known), None)
+        if index is not None:
+            places[names[0]] = index
+        elif column in needed:
+            absent.append(" or ".join(names))
+    check(
+        file,
+        not absent,
+        "a CSV with the columns " + ", ".join(c.replace("|", " or ") for c in needed),
+        f"the columns {', '.join(header) or 'none'} (without {', '.join(absent)})",
+    )
+    return places
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file that are not empty, without white space around them.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error}).") from error
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+class _Plain(pickle.Unpickler):
+    """Reads containers, texts and numbers, which need no code: a pickle can ask for any code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which may run code")
+
+
+def read_plain_pickle(file: Path) -> Any:
+    """A pickle of dicts, lists, tuples, sets, texts, bytes and numbers; nothing in it is run.
+
+    Texts of Python 2 are read as UTF-8.
+
+    Raises:
+        InputError: when it holds anything else, or is not a pickle.
+    """
+    try:
+        with file.open("rb") as stream:
+            return _Plain(stream, encoding="utf-8", errors="replace").load()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error}).") from error
+    except Exception as error:  # a damaged pickle raises a dozen kinds
+        raise InputError(
+            f"{file} is not a pickle of plain lists and texts and was not read ({error})."
+        ) from error

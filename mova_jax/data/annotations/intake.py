@@ -1,0 +1,176 @@
+"""What every data set's reader does with an entry: check it, find its file, keep it or say why not.
+
+A data set is a module with a `DATASET`, whose `read(annotations, intake)` calls `intake.add` for
+every entry in the order of the files:
+
+    intake = Intake(DATASET, VideoFolder("videos"))
+    DATASET.read(Path("annotations"), intake)
+    intake.reading().items
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from mova_jax.data.annotations.items import (
+    Item,
+    Reading,
+    clean,
+    cut_of,
+    sentence_of,
+    skipped_entry,
+    split_name,
+)
+from mova_jax.data.annotations.videos import VIDEO_EXTENSIONS, VideoFolder
+from mova_jax.data.records import Caption
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set that `prepare` knows by name.
+
+    Attributes:
+        name: lower case letters, digits, underscores.
+        read: reads the files of a folder into an `Intake`; raises InputError when a file is missing
+            or is not of the form its owner publishes.
+        files: what `--annotations` has to hold, for messages and help.
+        expected: entries of each split as published, where that is known (docs/data.md).
+        unit: what `expected` counts: videos, or sentences.
+        licence: a note for the manifest.
+        extensions: of the files.
+        recipe: the config that trains on it.
+    """
+
+    name: str
+    read: Callable[[Path, "Intake"], None]
+    files: str
+    expected: dict[str, int] = dataclasses.field(default_factory=dict)
+    unit: str = "videos"
+    licence: str = ""
+    extensions: tuple[str, ...] = VIDEO_EXTENSIONS
+    recipe: str = ""
+
+
+class Intake:
+    """Collects the entries of a data set."""
+
+    def __init__(self, dataset: Dataset, videos: VideoFolder):
+        """Starts with nothing."""
+        self._dataset, self._videos = dataset, videos
+        self._items: dict[str, Item] = {}
+        self._entries: dict[str, str] = {}  # the split of every id, used or not
+        self._skipped: list[dict[str, str]] = []
+        self._named: dict[str, int] = {}
+        self._found: dict[str, int] = {}
+        self._missing: dict[str, list[str]] = {}
+
+    def add(
+        self,
+        name: str,
+        captions: Iterable[str | tuple],
+        *,
+        alternatives: Iterable[str] = (),
+        split: str = "",
+        files: Iterable[str] = (),
+        start: float | None = None,
+        end: float | None = None,
+        count: int = 1,
+    ) -> None:
+        """Takes an entry, or notes why it cannot be used.
+
+        Args:
+            name: the id, unique in the data set.
+            captions: the sentences in order: texts, or (text, start, end) in seconds of the file.
+            alternatives: further captions of the whole video.
+            split: its split; '' where it is shared out later.
+            files: names its file may have; the id where there are none.
+            start: of the cut, seconds.
+            end: of the cut, seconds.
+            count: how many of `Dataset.unit` it is.
+        """
+        name = clean(str(name))
+        try:
+            if not name:
+                raise ValueError("it has no id")
+            if name in self._entries:
+                where = f" in {self._entries[name]}" if self._entries[name] else ""
+                raise ValueError(f"the id was already used{where}")
+            split = split_name(split)
+            self._entries[name] = split
+            self._named[split] = self._named.get(split, 0) + count
+            self._items[name] = self._item(name, captions, alternatives, split, files, start, end)
+            self._found[split] = self._found.get(split, 0) + count
+        except FileNotFoundError as error:
+            self._missing.setdefault(split, []).append(name)
+            self.skip(name, error)
+        except ValueError as error:
+            self.skip(name, error)
+
+    def skip(self, name: str, reason: object) -> None:
+        """Notes why an entry cannot be used."""
+        self._skipped.append(skipped_entry(name, reason))
+
+    def _item(self, name, captions, alternatives, split, files, start, end) -> Item:
+        start, end = cut_of(start, end)
+        sentences, warnings = [], []
+        for position, entry in enumerate(captions):
+            entry = entry if isinstance(entry, tuple) else (entry,)
+            if not isinstance(entry[0], str):
+                raise ValueError(f"caption {position} must be a text, got {entry[0]!r}")
+            sentence, wrong = sentence_of(*entry)
+            if wrong:
+                warnings.append(f"caption {position} {wrong}")
+            sentences.append(sentence)
+        others = [clean(text) for text in alternatives if isinstance(text, str)]
+        others = [text for text in others if text]
+        sentences = [sentence for sentence in sentences if sentence.text]
+        if not sentences:
+            if not others:
+                raise ValueError("the caption is empty")
+            sentences = [Caption(others.pop(0))]
+        found = self._videos.find(*(list(files) or [name]))
+        if found.others:
+            warnings.append(f"{found.others + 1} files have its name; {found.inside} was used")
+        return Item(
+            id=name,
+            video=found.inside,
+            path=found.path,
+            captions=tuple(sentences),
+            alternatives=tuple(others),
+            start=start,
+            end=end,
+            split=split,
+            warnings=tuple(warnings),
+        )
+
+    def reading(self) -> Reading:
+        """All that was taken and left out."""
+        return Reading(
+            items=list(self._items.values()),
+            skipped=self._skipped,
+            source=self._dataset.name,
+            hint=f"--annotations has {self._dataset.files}, --videos the files they name",
+            expected=self._dataset.expected,
+            named=self._named,
+            found=self._found,
+            missing=self._missing,
+            unit=self._dataset.unit,
+        )
+
+
+def seconds(text: str | None, name: str) -> float | None:
+    """A number of seconds in a table; None where the cell is empty.
+
+    Raises:
+        ValueError: when it is something else.
+    """
+    if text is None or not text.strip():
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"`{name}` must be seconds, got {text!r}")
+    return number

@@ -1,0 +1,61 @@
+"""MSVD: short clips, about 40 captions each; every caption is a query.
+
+    raw-captions.pkl                            {video id: [[token, ...], ...]}
+    train_list.txt, val_list.txt, test_list.txt one video id a line
+
+The tokens of a caption are joined by spaces. The first caption of a video is its caption, the
+others are alternatives. The pickle is read without running anything in it.
+
+Form: CLIP4Clip, dataloaders/dataloader_msvd_retrieval.py. Counts: collaborative-experts,
+misc/datasets/msvd/README.md, where the lists come from.
+"""
+
+from pathlib import Path
+
+from mova_jax.data.annotations.files import check, one_of, read_lines, read_plain_pickle
+from mova_jax.data.annotations.intake import Dataset, Intake
+
+_LISTS = {"train": "train_list.txt", "validation": "val_list.txt", "test": "test_list.txt"}
+
+
+def read(annotations: Path, intake: Intake) -> None:
+    """Reads the captions and the three lists; see `Dataset.read`."""
+    file = one_of(annotations, "raw-captions.pkl")
+    captions = read_plain_pickle(file)
+    fits = isinstance(captions, dict) and any(isinstance(v, list) for v in captions.values())
+    check(file, fits, "a dict {video id: [[token, ...], ...]}", captions)
+    captions = {_text(key): value for key, value in captions.items()}
+    for split, name in _LISTS.items():
+        for video in read_lines(one_of(annotations, name)):
+            try:
+                texts = _sentences(captions.get(video))
+            except ValueError as error:
+                intake.skip(video, error)
+                continue
+            intake.add(video, texts[:1], alternatives=texts[1:], split=split)
+
+
+def _sentences(captions) -> list[str]:
+    if not isinstance(captions, list | tuple) or not captions:
+        raise ValueError("raw-captions.pkl has no captions for it")
+    texts = []
+    for caption in captions:
+        tokens = caption if isinstance(caption, list | tuple) else [caption]
+        if not all(isinstance(token, str | bytes) for token in tokens):
+            raise ValueError(f"a caption must be a list of tokens, got {caption!r}")
+        texts.append(" ".join(map(_text, tokens)))
+    return texts
+
+
+def _text(value) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+DATASET = Dataset(
+    name="msvd",
+    read=read,
+    files="raw-captions.pkl, train_list.txt, val_list.txt and test_list.txt",
+    expected={"train": 1_200, "validation": 100, "test": 670},
+    licence="MSVD (Microsoft Research Video Description Corpus): see its owner's page.",
+    recipe="configs/msvd.py",
+)

@@ -1,0 +1,119 @@
+"""Finds the files of a data set by the names its annotations give, inside one folder.
+
+    videos = VideoFolder("MSVD/YouTubeClips")
+    videos.find("-4wsuPCjDBc_5_15").path            # .../-4wsuPCjDBc_5_15.avi
+    videos.find("coco/train2017/000000000009.jpg")  # a path in the folder is a name, too
+
+No name leads out of the folder: neither `../` nor an absolute path, nor a link that lies in it.
+"""
+
+import collections
+import os
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mova_jax.data.annotations.items import InputError
+
+# In the order of preference, where a name has several files. DiDeMo alone has most of these.
+VIDEO_EXTENSIONS = (
+    ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv",
+    ".3gp", ".3g2", ".mts", ".m2ts", ".ts", ".ogv",
+)  # fmt: skip
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+class Found(NamedTuple):
+    """A file: its path, the path inside of the folder, and how many others have its name."""
+
+    path: Path
+    inside: str
+    others: int
+
+
+class VideoFolder:
+    """All videos (or images) under a folder, read once."""
+
+    def __init__(self, folder: str | os.PathLike, extensions: tuple[str, ...] = VIDEO_EXTENSIONS):
+        """Lists the folder and what lies in it.
+
+        Raises:
+            InputError: when there is no such folder or it cannot be read.
+        """
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise InputError(f"There is no folder {folder}; --videos is the folder of the videos.")
+        self._extensions = extensions
+        # By path and by bare name, both with and without the extension.
+        self._files: dict[str, str] = {}
+        self._others: collections.Counter[str] = collections.Counter()
+        self._outside: set[str] = set()
+        try:
+            for inside, leads_out in _walk(self.folder):
+                self._add(inside, leads_out)
+        except OSError as error:
+            raise InputError(f"The folder {folder} cannot be read: {error}.") from error
+
+    def _add(self, inside: str, leads_out: bool) -> None:
+        name = posixpath.basename(inside)
+        if name.startswith(".") or not self._is_known(name):
+            return
+        for key in {inside, name, self._stem(inside), self._stem(name)}:
+            if leads_out:
+                self._outside.add(key)
+            elif key not in self._files:
+                self._files[key] = inside
+            else:
+                self._others[key] += 1
+                self._files[key] = min(self._files[key], inside, key=self._preference)
+
+    def _is_known(self, name: str) -> bool:
+        return name.lower().endswith(self._extensions)
+
+    def _stem(self, name: str) -> str:
+        return os.path.splitext(name)[0] if self._is_known(name) else name
+
+    def _preference(self, inside: str) -> tuple[int, int, str]:
+        extension = os.path.splitext(inside)[1].lower()
+        return inside.count("/"), self._extensions.index(extension), inside
+
+    def find(self, *names: str) -> Found:
+        """The file of the first name that has one; a wrong or missing extension does not matter.
+
+        Raises:
+            ValueError: when a name leads out of the folder.
+            FileNotFoundError: when no name has a file.
+        """
+        for name in names:
+            inside = posixpath.normpath(name)
+            if posixpath.isabs(name) or inside.split("/")[0] in ("..", "."):
+                raise ValueError(f"the path {name!r} leaves the videos folder")
+        candidates = [posixpath.normpath(name) for name in names]
+        candidates += [self._stem(name) for name in candidates]
+        for name in candidates:
+            if inside := self._files.get(name):
+                return Found(self.folder / inside, inside, self._others[name])
+        if any(name in self._outside for name in candidates):
+            raise ValueError("its file is a link that leads out of the videos folder")
+        raise FileNotFoundError("no file of this name in the videos folder")
+
+
+def _walk(root: Path) -> Iterator[tuple[str, bool]]:
+    """Files below a folder by their path in it, and whether each is a link that leads out of it.
+
+    Folders that are links are not entered, for a link may lead to a folder it lies in.
+    """
+    real = os.path.realpath(root)
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        with os.scandir(os.path.join(root, below)) as entries:
+            for entry in entries:
+                inside = posixpath.join(below, entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(inside)
+                elif entry.is_file():
+                    target = os.path.realpath(entry.path) if entry.is_symlink() else None
+                    leads_out = target and os.path.commonpath([real, target]) != real
+                    yield inside, bool(leads_out)

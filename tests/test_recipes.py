@@ -1,0 +1,90 @@
+"""Every recipe of configs/ is a whole configuration, short, and has its commands right."""
+
+import ast
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mova_jax import prepare
+from mova_jax.config import flatten, from_config_dict, load_file
+from mova_jax.data.annotations.registry import DATASETS
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "base")
+PAPER = {
+    "model.vision.patch_size": 16,
+    "model.text.context": 248,
+    "data.frames": 64,
+    "train.batch_size": 256,
+    "train.image_steps": 0,
+    "optim.learning_rate": 1e-4,
+    "optim.weight_decay": 0.2,
+}
+
+
+def _config(name, argument=""):
+    return flatten(from_config_dict(load_file(ROOT / f"configs/{name}.py").get_config(argument)))
+
+
+def _commands(name):
+    text = ast.get_docstring(ast.parse((ROOT / f"configs/{name}.py").read_text()))
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    return [shlex.split(line.strip()) for line in lines if line.strip().startswith("python -m ")]
+
+
+def test_there_is_one_for_every_published_data_set():
+    published = {"warmup" if name == "sharegpt4v" else name for name in DATASETS}
+    assert published - {"csv", "subtitles", "msrvtt_full"} == set(RECIPES) - {"paper"}
+
+
+def test_prepare_names_the_recipe():
+    for recipe, batch in prepare._BATCHES.items():
+        assert _config(Path(recipe).stem)["train.batch_size"] == batch
+    named = {dataset.recipe for dataset in DATASETS.values()} - {""}
+    assert named == {f"configs/{name}.py" for name in RECIPES if name != "paper"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_whole_and_short(name):
+    config = _config(name)
+    assert config["optim.groups"][0] == ("(vision|text|logit_scale)/?.*", 1e-3)
+    assert config["optim.warmup_steps"] < config["train.steps"]
+    text = (ROOT / f"configs/{name}.py").read_text()
+    code = text.split('"""', 2)[2]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 40
+
+
+@pytest.mark.parametrize("name", sorted({*RECIPES} - {"warmup", "lsmdc"}))
+def test_a_recipe_has_the_settings_of_the_paper(name):
+    config = _config(name)
+    assert PAPER == {key: config[key] for key in PAPER}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_argument_wins(name):
+    config = _config(name, "frames=8,batch=4,steps=20,objective=full,model=tiny")
+    assert (config["data.frames"], config["train.batch_size"]) == (8, 4)
+    assert (config["train.steps"], config["model.tmn.layout"]) == (20, "select")
+
+
+def test_steps_are_five_epochs():
+    assert _config("activitynet")["train.steps"] == 5 * (10_009 // 256)
+    assert _config("didemo", "batch=64")["train.steps"] == 5 * (8_395 // 64)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_commands_are_right(name):
+    commands = _commands(name)
+    assert commands
+    for command in commands:
+        assert importlib.util.find_spec(command[2]), command
+        if command[2] == "mova_jax.prepare":
+            dataset = prepare._arguments(command[3:]).dataset
+            assert dataset == ("sharegpt4v" if name == "warmup" else name)
+        for flag in command:
+            if flag.startswith("--config="):
+                path, _, argument = flag.removeprefix("--config=").partition(":")
+                from_config_dict(load_file(ROOT / path).get_config(argument))
