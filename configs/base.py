@@ -125,8 +125,8 @@ def get_config(arg: str = "") -> ConfigDict:
     train.batch_size = args["batch"] or 32  # videos, global
     # The first steps are a warm-up on image-caption data: one frame of each video, and a sentence
     # that holds while it is shown.
-    train.image_steps = 3 * train.steps // 10
-    train.image_batch_size = 4 * train.batch_size  # frames, global
+    train.image_share = 0.3  # of the steps; 0 = no warm-up
+    train.image_batch_size = 0  # frames, global; 0 = 4 * batch_size, at most the train split
     train.log_every = 10  # steps
     train.eval_every = 400  # steps; validation, and a checkpoint that may become the best
     train.checkpoint_every = 100  # steps; the last one is kept for a resume

@@ -26,7 +26,7 @@ def get_config(arg: str = "", videos: int = 10_000, epochs: int = 5) -> ConfigDi
     epoch = max(1, videos // train.batch_size)
     if "steps=" not in arg:
         train.steps = epochs * epoch
-    train.image_steps = 0  # the warm-up is a run of its own: configs/warmup.py
+    train.image_share = 0.0  # the warm-up is a run of its own: configs/warmup.py
     train.eval_every = train.checkpoint_every = epoch
     optim.learning_rate = 1e-4
     optim.groups = OBJECTIVES["paper"]["optim.groups"]  # the towers at 1e-7

@@ -73,9 +73,13 @@ def _dfsm_sees_all_pairs(v: dict[str, Any]) -> list[str]:
 
 
 def _image_batch(v: dict[str, Any]) -> list[str]:
-    if not v["train.image_steps"] or v["train.image_batch_size"] >= 2:
+    size, pairs = v["train.image_batch_size"], v["losses.hard_pairs"]
+    if not v["train.image_share"] or not size or size > max(1, pairs):
         return []
-    return ["train.image_batch_size must be at least 2 where train.image_steps is not 0"]
+    return [
+        f"train.image_batch_size: got {size}, expected 0 (four times train.batch_size), or more "
+        f"than 1 and than losses.hard_pairs {pairs}"
+    ]
 
 
 def _mesh_size(v: dict[str, Any]) -> list[str]:
@@ -116,7 +120,6 @@ RULES = (
     _dfsm_sees_all_pairs,
     _at_most("losses.hard_pairs", "train.batch_size", below=True),
     _at_most("optim.warmup_steps", "train.steps", below=True),
-    _at_most("train.image_steps", "train.steps"),
     _image_batch,
     _mesh_size,
     _groups,

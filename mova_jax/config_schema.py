@@ -142,7 +142,7 @@ class Train:
     log_every: int
     eval_every: int
     checkpoint_every: int
-    image_steps: int = 0
+    image_share: float = 0.0
     image_batch_size: int = 0
 
 
@@ -244,7 +244,7 @@ RANGES = {
     "optim.clip_norm": (0.0, None),
     "train.steps": (1, None),
     "train.batch_size": (2, None),
-    "train.image_steps": (0, None),
+    "train.image_share": (0.0, 1.0),
     "train.image_batch_size": (0, None),
     "train.log_every": (1, None),
     "train.eval_every": (1, None),

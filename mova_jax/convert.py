@@ -32,6 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     wrong = (WeightsError, RunError, CheckpointError, config_lib.ConfigError, OSError)
     try:
         return args.command(args)
+    except ImportError as error:
+        print(
+            f"convert: {error}; conversions need more packages than runs: "
+            "pip install -r requirements-convert.txt",
+            file=sys.stderr,
+        )
+        return FAILED
     except wrong as error:
         print(f"convert: {error}", file=sys.stderr)
         return FAILED
@@ -42,7 +49,7 @@ def _export(args: argparse.Namespace) -> int:
     from mova_jax.weights import export, shipment
 
     made = shipment.of_run(trained.load(args.run), args.licence)
-    for folder in export.export(made, args.output, args.to):
+    for folder in export.export(made, args.output, list(dict.fromkeys(args.to))):
         print(f"{folder}: {_size(folder)}")
     print(f"Check it: python -m mova_jax.convert verify {args.run} {folder}")
     return DONE
@@ -83,10 +90,11 @@ def _verify(args: argparse.Namespace) -> int:
     rows = verify.compare(first, second, inputs)
     print(f"{first.name}\nagainst\n{second.name}\n")
     print(verify.table(rows, args.tolerance))
-    worst = max(rows, key=lambda row: row.relative)
-    if worst.relative <= args.tolerance:
+    apart = [row for row in rows if not row.within(args.tolerance)]
+    if not apart:
         print(f"\nAll {len(rows)} outputs agree within {args.tolerance:g} of their largest value.")
         return DONE
+    worst = max(apart, key=lambda row: row.relative)
     print(
         f"\n{worst.output} differs by {worst.relative:.2e} of its largest value, "
         f"more than {args.tolerance:g}.",

@@ -162,7 +162,6 @@ def test_difference_names_old_and_new():
         "objective": ("full", "no_dfsm"),
         "losses.dfsm": (base.losses.dfsm, 0.0),
         "train.steps": (base.train.steps, 777),
-        "train.image_steps": (base.train.image_steps, 233),
     }
 
 

@@ -19,7 +19,7 @@ PAPER = {
     "model.text.context": 248,
     "data.frames": 64,
     "train.batch_size": 256,
-    "train.image_steps": 0,
+    "train.image_share": 0.0,
     "optim.learning_rate": 1e-4,
     "optim.weight_decay": 0.2,
 }

@@ -30,7 +30,7 @@ def config(cache, **changes):
         "data.train_videos": 32,
         "data.eval_videos": 8,
         "train.steps": STEPS,
-        "train.image_steps": 2,  # a stop after 1 or 3 steps lies on either side
+        "train.image_share": 0.4,  # 2 steps: a stop after 1 or 3 steps lies on either side
         "train.image_batch_size": 16,
         "train.batch_size": 8,
         "train.log_every": 1,

@@ -40,7 +40,7 @@ SIZES = {
     "train.batch_size": B,
     "optim.warmup_steps": 2,
     "train.steps": 10,
-    "train.image_steps": 0,
+    "train.image_share": 0.0,
 }
 
 

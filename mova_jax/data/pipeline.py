@@ -321,7 +321,7 @@ def train_dataset(
     source = shards.open_split(folder, split)
     buckets = settings.buckets if process_count == 1 else settings.buckets[-1:]
 
-    def batches(load: LoadExample, rows: int, seed: int) -> tuple[grain.MapDataset, int]:
+    def batches(load: LoadExample, rows: int) -> tuple[grain.MapDataset, int]:
         steps = len(source) // (rows * process_count)
         if not steps:
             raise ValueError(
@@ -341,11 +341,11 @@ def train_dataset(
         )
         return dataset, steps
 
-    videos, steps = batches(LoadExample(source, tokenizer, settings), batch_size, seed)
+    videos, steps = batches(LoadExample(source, tokenizer, settings), batch_size)
     stages = [(0, videos)]
     if image_steps:
         one = dataclasses.replace(settings, frames=1)
-        images, _ = batches(LoadImage(source, tokenizer, one), image_batch_size, seed)
+        images, _ = batches(LoadImage(source, tokenizer, one), image_batch_size)
         stages = [(0, images), (image_steps, videos)]
     return TrainDataset(stages, steps, settings)
 

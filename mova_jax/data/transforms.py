@@ -74,7 +74,7 @@ def choose_moment(record: VideoRecord, rng: np.random.Generator) -> tuple[int, s
 
     Args:
         record: the video. Where none of its sentences has a time that a frame falls into, it is
-            any frame with the whole caption.
+            any frame with any of them: the whole of a long caption says less of one frame.
         rng: of the choice; every sentence has the same probability, and so has every frame of it.
 
     Returns:
@@ -91,7 +91,11 @@ def choose_moment(record: VideoRecord, rng: np.random.Generator) -> tuple[int, s
     ]
     moments = [(frames, text) for frames, text in moments if len(frames)]
     if not moments:
-        moments = [(np.arange(len(record.frames)), choose_caption(record))]
+        choose_caption(record)  # refuses a record without any
+        everywhere = np.arange(len(record.frames))
+        moments = [
+            (everywhere, caption.text) for caption in record.captions if caption.text.strip()
+        ]
     frames, text = moments[rng.integers(len(moments))]
     return int(rng.choice(frames)), text
 

@@ -168,6 +168,7 @@ class Progress:
         total_steps: int,
         start_step: int,
         *,
+        warmup_steps: int = 0,
         window: int = 50,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -177,12 +178,14 @@ class Progress:
         Args:
             total_steps: Steps at the end of the run.
             start_step: Steps done before, by the run that this one resumes.
+            warmup_steps: Steps at the beginning that take another time than the others: while they
+                last, the time left is not known.
             window: Steps that the rates are measured over. The first step of a process, which
                 compiles, is never among them.
             stream: Where to tell it; the standard error output by default.
             clock: Returns seconds.
         """
-        self._total, self._step = total_steps, start_step
+        self._total, self._step, self._warmup = total_steps, start_step, warmup_steps
         self._clock, self._paused_s = clock, 0.0
         self._ends: collections.deque[tuple[float, Work]] = collections.deque(maxlen=window + 1)
         self._stream = stream or sys.stderr
@@ -272,8 +275,9 @@ class Progress:
                 f"{rates['time/videos_per_s']:.1f} videos/s",
                 f"{rates['time/frames_per_s']:.0f} frames/s",
                 f"data wait {rates['time/data_wait_share']:.0%}",
-                f"{left} left",
             ]
+            if self._step > self._warmup:
+                parts.append(f"{left} left")
         if self._bar is None:
             print(
                 f"step {self._step}/{self._total}", *parts, sep=", ", file=self._stream, flush=True

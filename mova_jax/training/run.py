@@ -92,11 +92,14 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
             "JSONL, or let python -m mova_jax.prepare --splits share the videos out"
         )
     try:
-        tokenizer = Tokenizer(_vocabulary(config, folder), config.model.text.context)
+        vocabulary = _vocabulary(config, folder, workdir)
+        tokenizer = Tokenizer(vocabulary, config.model.text.context)
         config = _with_vocabulary(config, tokenizer)
         mesh = mesh_lib.make_mesh(config.mesh.data)
         mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
-        mesh_lib.check_batch_size(mesh, config.train.image_batch_size, "train.image_batch_size")
+        if image_steps(config):
+            size = _image_batch_size(config, folder)
+            mesh_lib.check_batch_size(mesh, size, "train.image_batch_size")
         mesh_lib.check_batch_size(mesh, config.eval.batch_size, "eval.batch_size")
         recipe = make_recipe(config, mesh_lib.replicated(mesh))
         batches = _batches(config, folder, tokenizer)
@@ -122,14 +125,16 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
     )
 
 
-def _vocabulary(config: Config, folder: Path) -> Path:
-    """The tokenizer beside the initial weights, whose embeddings belong to it, or the data's."""
-    if config.init_from:
-        path = Path(config.init_from)
-        beside = path if path.is_dir() else path.parent
-        if is_tokenizer(beside):
-            return beside
-    return folder / storyboard.TOKENIZER
+def _vocabulary(config: Config, folder: Path, workdir: Path) -> Path:
+    """The data's tokenizer; with initial weights theirs, of which a started run has a copy."""
+    if not config.init_from:
+        return folder / storyboard.TOKENIZER
+    kept = workdir_lib.tokenizer_folder(workdir)
+    if is_started(workdir) and is_tokenizer(kept):
+        return kept
+    from mova_jax.weights.init import vocabulary_beside
+
+    return vocabulary_beside(config.init_from)
 
 
 def _initial_weights(config: Config, recipe: Recipe) -> dict[str, np.ndarray]:
@@ -196,7 +201,7 @@ def _train(setup: Setup, stop: StopSignal) -> None:
         batches.set_state(saved.data)
         print(f"Going on from step {start} of {config.train.steps} in {setup.workdir}")
     writer = MetricWriter(setup.workdir, resume_step=start)
-    progress = Progress(config.train.steps, start or 0)
+    progress = Progress(config.train.steps, start or 0, warmup_steps=image_steps(config))
     with writer, progress:
         loop = Loop(
             config,
@@ -236,11 +241,23 @@ def _batches(config: Config, folder: Path, tokenizer: Tokenizer) -> pipeline.Tra
         pipeline.settings_of(config, config.data.frames),
         seed=config.seed,
         batch_size=config.train.batch_size // jax.process_count(),
-        image_steps=config.train.image_steps,
-        image_batch_size=config.train.image_batch_size // jax.process_count(),
+        image_steps=image_steps(config),
+        image_batch_size=_image_batch_size(config, folder) // jax.process_count(),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+
+def image_steps(config: Config) -> int:
+    """How many of the first steps are on image-caption data."""
+    return round(config.train.image_share * config.train.steps)
+
+
+def _image_batch_size(config: Config, folder: Path) -> int:
+    """Frames in a step on images: a multiple of the batch size that the train split can fill."""
+    size = config.train.batch_size
+    videos = shards.read_manifest(folder).splits["train"].videos
+    return config.train.image_batch_size or size * max(1, min(4, videos // size))
 
 
 def _validation(setup: Setup):
@@ -256,10 +273,15 @@ def _tell_start(setup: Setup, state: Any) -> None:
     config, mesh = setup.config, setup.mesh
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     devices = mesh.devices.size
+    warmup = ""
+    if steps := image_steps(config):
+        images = _image_batch_size(config, setup.folder)
+        warmup = f"  warm-up  {steps} steps on {images} single frames, each with one sentence\n"
     print(
         f"Training {parameters:,} parameters, objective {config.objective}, seed {config.seed}, "
         f"for {config.train.steps} steps\n"
         f"  data     {setup.folder}: {', '.join(setup.splits)}\n"
+        f"{warmup}"
         f"  batch    {config.train.batch_size} videos of {config.data.frames} frames, "
         f"{config.train.batch_size // devices} on each of {devices} "
         f"{mesh.devices.flat[0].device_kind} device(s)\n"

@@ -16,10 +16,10 @@ from mova_jax import config as config_lib
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.models.mova import Mova
-from mova_jax.training.checkpoint import FOLDER, abstract_state, restore_model
+from mova_jax.training.checkpoint import abstract_state, restore_model
 from mova_jax.training.progress import METRICS_FILE, read_metrics
 from mova_jax.training.state import Recipe, make_recipe
-from mova_jax.training.workdir import CONFIG, RunError
+from mova_jax.training.workdir import CONFIG, RunError, tokenizer_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Trained:
     @property
     def tokenizer(self) -> Path:
         """Folder of the vocabulary that the embeddings belong to."""
-        return self.workdir / FOLDER / "tokenizer"
+        return tokenizer_folder(self.workdir)
 
     def metrics(self) -> dict[str, float]:
         """The last value of everything that the run measured; empty without `metrics.jsonl`."""

@@ -79,13 +79,18 @@ def claim(workdir: str | os.PathLike, config: Config) -> None:
     aside.replace(path)
 
 
+def tokenizer_folder(workdir: str | os.PathLike) -> Path:
+    """Where a run keeps the vocabulary of its embeddings."""
+    return Path(workdir) / FOLDER / "tokenizer"
+
+
 def keep_tokenizer(workdir: str | os.PathLike, tokenizer: Tokenizer) -> None:
     """Copies the tokenizer to the checkpoints, or checks that the copy is the same.
 
     Raises:
         RunError: when the run was started with another vocabulary.
     """
-    folder = Path(workdir) / FOLDER / "tokenizer"
+    folder = tokenizer_folder(workdir)
     if not is_tokenizer(folder):
         copy_tokenizer(tokenizer.folder, folder)
         return

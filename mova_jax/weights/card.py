@@ -43,19 +43,22 @@ _ABOUT = {
     "spread evenly; captions have at most {context} tokens, begin with start-of-text and end with "
     "end-of-text. Masks of validity are bool, True = valid.",
     "huggingface": "A video's global score is the cosine of a caption with the mean of its frames' "
-    "embeddings, each at length 1, {frames} frames spread evenly. The mask networks{head} are not "
-    "in this folder, for CLIPModel has no place for them. Captions have at most {context} tokens.",
+    "embeddings, each at length 1, {frames} frames spread evenly{head}. Captions have at most "
+    "{context} tokens.",
     "text_encoder": "Takes captions of up to {context} tokens; its states are {width} wide. A "
     "text-to-video pipeline takes it where its own text encoder is as wide.",
     "onnx": "frame_encoder.onnx: frames u8[n {image} {image} 3] to zv f32[n d]. text_encoder.onnx: "
     "tokens i64[c l] and token_mask bool[c l], l up to {context}, to the token states y and the "
-    "embedding zt. Neither embedding is normalised. The masks are not in this folder.",
+    "embedding zt. Neither embedding is normalised. A video's global score is the cosine of zt "
+    "with the mean of its frames' zv, each at length 1{head}.",
 }
-_SCORES = {
-    "pytorch": ("global", "modular", "blend"),
-    "huggingface": ("global",),
-    "onnx": ("global",),
-}
+_MASKS = """\
+Frames of a video and a long caption are encoded as CLIP does, and for each frame two masks choose
+the part of the caption that it is about and the concepts that answer to it (Modular Long Video-Text
+Alignment, [arXiv 2607.00858](https://arxiv.org/abs/2607.00858))."""
+_ENCODERS = """\
+They are those of a model for long videos and long captions (Modular Long Video-Text Alignment,
+[arXiv 2607.00858](https://arxiv.org/abs/2607.00858)); its mask networks are not in this folder."""
 
 
 def write_card(folder: Path, kind: str, shipment: Shipment) -> None:
@@ -66,17 +69,21 @@ def write_card(folder: Path, kind: str, shipment: Shipment) -> None:
         kind: its format.
         shipment: what is exported.
     """
-    (folder / "README.md").write_text(_card(kind, shipment), encoding="utf-8")
+    (folder / "README.md").write_text(text_of(kind, shipment), encoding="utf-8")
 
 
-def _card(kind: str, shipment: Shipment) -> str:
+def text_of(kind: str, shipment: Shipment) -> str:
+    """The card of a format, as Markdown."""
     model, training = shipment.config.model, shipment.training
     about = _ABOUT[kind].format(
         image=model.vision.image_size,
         context=model.text.context,
         width=model.text.width,
         frames=shipment.config.eval.frames,
-        head=" and the seq_transformer head" if model.global_head != "mean" else "",
+        head="; the model's own global score goes through a seq_transformer head, which is not in "
+        "this folder"
+        if model.global_head != "mean"
+        else "",
     )
     licence = shipment.licence or "not stated: ask whoever gave you this folder"
     rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in training.items())
@@ -90,10 +97,9 @@ tags: [video-text-retrieval, long-video, clip, mova]
 
 # MoVA, {kind.replace("_", " ")}
 
-This is {_WHAT[kind]}: frames of a video and a long caption are encoded as CLIP does, and for each
-frame two masks choose the part of the caption it is about and the concepts that answer to it
-(Modular Long Video-Text Alignment, [arXiv 2607.00858](https://arxiv.org/abs/2607.00858)). It was
-trained with mova_jax, an independent implementation.
+This is {_WHAT[kind]}. {_MASKS if kind == "pytorch" else _ENCODERS}
+
+{_origin(training)}
 
 ## Load it
 
@@ -130,9 +136,34 @@ vocabulary of {model.text.vocab_size} |
 """
 
 
+def _origin(training: Mapping[str, object]) -> str:
+    """How the weights came about."""
+    if training["steps"]:
+        return "It was trained with mova_jax, an independent implementation."
+    return (
+        f"**Nothing was trained yet**: the encoders are those of {training['started_from']}, "
+        "brought into this form by mova_jax, an independent implementation; what they have not, "
+        "such as mask networks, holds random numbers. It is a start for training."
+    )
+
+
+def _scores(kind: str, shipment: Shipment) -> tuple[str, ...]:
+    """The scores that can be made from what is in the folder."""
+    if kind == "pytorch":
+        return ("global", "modular", "blend")
+    pooled_here = kind in ("huggingface", "onnx") and shipment.config.model.global_head == "mean"
+    return ("global",) if pooled_here else ()
+
+
 def _measured(kind: str, shipment: Shipment) -> str:
     """A table of the retrieval figures of each split, with what has to be said beside them."""
-    metrics, scores = shipment.metrics, _SCORES.get(kind, ())
+    metrics, scores = shipment.metrics, _scores(kind, shipment)
+    chosen = (
+        f"checkpoint and blend weight ({shipment.blend_weight:g}) chosen on the validation split"
+        if "validation/gallery" in metrics
+        else f"the last checkpoint, blend weight {shipment.blend_weight:g}, no validation split"
+    )
+    precision = shipment.config.model.dtype
     splits = [s for s in shipment.config.eval.splits if f"{s}/gallery" in metrics]
     if not scores or not splits:
         return "Nothing was measured of this part alone." if splits else "Nothing was measured."
@@ -149,9 +180,8 @@ def _measured(kind: str, shipment: Shipment) -> str:
             *rows,
             "",
             f"Percent. {shipment.config.eval.frames} frames a video, one seed "
-            f"({shipment.config.seed}), ties counted half; checkpoint and blend weight "
-            f"({shipment.blend_weight:g}) chosen on the validation split. T2V: captions search "
-            "videos, V2T: the reverse.",
+            f"({shipment.config.seed}), ties counted half, computed in {precision}; {chosen}. T2V: "
+            "captions search videos, V2T: the reverse.",
         ]
     )
 

@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mova_jax.data.tokenizer import copy_tokenizer
 from mova_jax.weights import torch_model, twin
 from mova_jax.weights.card import write_card
 from mova_jax.weights.files import WeightsError, write_safetensors
@@ -54,7 +53,7 @@ def write_twin(shipment: Shipment, folder: Path) -> None:
     tensors = twin.to_torch(shipment.params)
     write_safetensors(tensors, folder / "model.safetensors", {"format": "pt"})
     _write_config(shipment, folder)
-    copy_tokenizer(shipment.tokenizer, folder)
+    _write_tokenizer(shipment, folder)
     shutil.copy(torch_model.__file__, folder / "torch_model.py")
 
 
@@ -85,7 +84,7 @@ def _write_onnx(shipment: Shipment, folder: Path) -> None:
 
     onnx_export.write_onnx(folder, load_twin(shipment))
     _write_config(shipment, folder)
-    copy_tokenizer(shipment.tokenizer, folder)
+    _write_tokenizer(shipment, folder)
 
 
 FORMATS: dict[str, Callable[[Shipment, Path], None]] = {
@@ -99,6 +98,12 @@ FORMATS: dict[str, Callable[[Shipment, Path], None]] = {
 def _write_config(shipment: Shipment, folder: Path) -> None:
     text = json.dumps(shipment.as_json(), indent=2) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def _write_tokenizer(shipment: Shipment, folder: Path) -> None:
+    from mova_jax.weights import hf
+
+    hf.write_tokenizer(folder, shipment.tokenizer, shipment.config.model.text.context)
 
 
 def _holds_anything(folder: Path) -> bool:

@@ -10,6 +10,7 @@ no place in these classes: their global score is that of mean frames.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,8 +36,11 @@ def write_clip(
         model: `config.model` that they belong to.
         tokenizer: folder of the vocabulary.
     """
-    words = _tokenizer(tokenizer, model.text.context)
-    write_safetensors(to_huggingface(params), folder / "model.safetensors", _METADATA)
+    words = write_tokenizer(folder, tokenizer, model.text.context)
+    tensors = to_huggingface(params)
+    # Our scale is capped where it is used, transformers' is not.
+    tensors["logit_scale"] = np.minimum(tensors["logit_scale"], np.float32(math.log(100)))
+    write_safetensors(tensors, folder / "model.safetensors", _METADATA)
     _write_json(folder / "config.json", _clip_config(model, words) | _made_as("CLIPModel"))
     size = model.vision.image_size
     images = CLIPImageProcessorPil(
@@ -47,6 +51,7 @@ def write_clip(
     )
     CLIPProcessor(images, words).save_pretrained(folder)
     images.save_pretrained(folder)  # transformers before 5 reads it from a file of its own
+    _tidy_tokenizer(folder)
 
 
 def write_text_encoder(
@@ -62,14 +67,13 @@ def write_text_encoder(
         model: `config.model` that they belong to.
         tokenizer: folder of the vocabulary.
     """
-    words = _tokenizer(tokenizer, model.text.context)
+    words = write_tokenizer(folder, tokenizer, model.text.context)
     tensors = to_huggingface(params)
     # With their prefix: versions before 5 expect it, later ones take it too.
     text = {name: value for name, value in tensors.items() if name.startswith("text_model.")}
     write_safetensors(text, folder / "model.safetensors", _METADATA)
     config = _clip_config(model, words)["text_config"]
     _write_json(folder / "config.json", config | _made_as("CLIPTextModel"))
-    words.save_pretrained(folder)
 
 
 def _clip_config(model: Model, words: CLIPTokenizer) -> dict:
@@ -105,11 +109,34 @@ def _made_as(architecture: str) -> dict:
     return {"architectures": [architecture], "dtype": "float32"}
 
 
-def _tokenizer(folder: Path, context: int) -> CLIPTokenizer:
-    """The tokenizer, which pads and cuts at the length that the towers take."""
-    words = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+def write_tokenizer(folder: Path, source: Path, context: int) -> CLIPTokenizer:
+    """Writes a tokenizer that pads and cuts at the length that the towers take.
+
+    Args:
+        folder: to write to.
+        source: folder of the vocabulary.
+        context: tokens, with start and end of text.
+    """
+    words = CLIPTokenizer.from_pretrained(source, local_files_only=True)
     words.model_max_length = context
+    words.save_pretrained(folder)
+    # transformers before 5 reads CLIP's vocabulary from these two.
+    bpe = json.loads(words.backend_tokenizer.to_str())["model"]
+    _write_json(folder / "vocab.json", bpe["vocab"])
+    merges = [" ".join(pair) for pair in bpe["merges"]]
+    text = "\n".join(["#version: 0.2", *merges]) + "\n"
+    (folder / "merges.txt").write_text(text, encoding="utf-8")
+    _tidy_tokenizer(folder)
     return words
+
+
+def _tidy_tokenizer(folder: Path) -> None:
+    """Takes out of tokenizer_config.json how the tokenizer was loaded here."""
+    path = folder / "tokenizer_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("is_local", "local_files_only"):
+        fields.pop(name, None)
+    _write_json(path, fields)
 
 
 def _write_json(path: Path, fields: dict) -> None:

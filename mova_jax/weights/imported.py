@@ -18,11 +18,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from mova_jax.config import Config, from_config_dict
-from mova_jax.data.tokenizer import Tokenizer, is_tokenizer
+from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.models.mova import Mova
 from mova_jax.training.optim import parameter_names
 from mova_jax.weights.files import WeightsError, read_tensors
-from mova_jax.weights.init import load_initial
+from mova_jax.weights.init import load_initial, vocabulary_beside
 from mova_jax.weights.layouts import detect_layout
 from mova_jax.weights.shipment import Shipment
 from mova_jax.weights.sizes import sizes_of
@@ -55,9 +55,20 @@ def import_clip(
         ConfigError: the sizes do not make a sound configuration.
     """
     path = Path(source)
-    words = _tokenizer_folder(path, tokenizer)
+    words = vocabulary_beside(tokenizer or path)
     tensors = read_tensors(path, allow_torchscript=allow_torchscript)
-    sizes = sizes_of(tensors, detect_layout(tensors), path)
+    layout = detect_layout(tensors)
+    if layout == "mova_torch":
+        raise WeightsError([f"{path} is an export of ours already: give it to init= as it is"])
+    sizes = sizes_of(tensors, layout, path)
+    if "model.activation" not in sizes | dict(changes or {}):
+        raise WeightsError(
+            [
+                f"nothing in {path} says with which activation it was trained: --set "
+                "model.activation=quick_gelu (OpenAI's weights, models called -quickgelu) or "
+                "--set model.activation=gelu (most others)"
+            ]
+        )
     del tensors  # read again below: only one copy at a time
     config.update_from_flattened_dict(sizes | dict(changes or {}))
     checked = from_config_dict(config)
@@ -87,19 +98,6 @@ def _initial(config: Config):
         return nnx.to_pure_dict(nnx.split(Mova(config.model, rngs=nnx.Rngs(config.seed)))[1])
 
     return jax.eval_shape(draw), jax.jit(draw)
-
-
-def _tokenizer_folder(source: Path, given: str | os.PathLike) -> Path:
-    folder = Path(given) if given else source if source.is_dir() else source.parent
-    if is_tokenizer(folder):
-        return folder
-    raise WeightsError(
-        [
-            f"{folder}: expected the vocabulary of these weights (tokenizer.json, or vocab.json "
-            "and merges.txt of CLIP) in it; put the files there, or name their folder by "
-            "--tokenizer"
-        ]
-    )
 
 
 def _check_vocabulary(folder: Path, context: int, rows: int) -> None:

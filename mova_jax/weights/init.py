@@ -7,11 +7,13 @@ weights have something for, and a report. Used at the start of a run (`config.in
 """
 
 import os
+import pathlib
 import re
 from collections.abc import Mapping
 
 import numpy as np
 
+from mova_jax.data.tokenizer import is_tokenizer
 from mova_jax.weights.clip import Shape
 from mova_jax.weights.files import WeightsError, read_tensors
 from mova_jax.weights.layouts import detect_layout, to_ours
@@ -67,6 +69,25 @@ def load_initial(
     if strict and report.problems:
         raise WeightsError(report.problems)
     return ours, report
+
+
+def vocabulary_beside(path: str | os.PathLike) -> pathlib.Path:
+    """The folder of the vocabulary that weights belong to: theirs, or the one their file lies in.
+
+    Raises:
+        WeightsError: when there is none. Their embeddings mean nothing under another one.
+    """
+    path = pathlib.Path(path)
+    folder = path if path.is_dir() else path.parent
+    if is_tokenizer(folder):
+        return folder
+    raise WeightsError(
+        [
+            f"{folder}: expected the vocabulary of these weights in it (tokenizer.json, or "
+            "vocab.json and merges.txt of CLIP); put the files there, or name their folder by "
+            "--tokenizer where a command has it"
+        ]
+    )
 
 
 def _from_twin(

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
+from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from mova_jax import config as config_lib
@@ -33,7 +34,7 @@ from mova_jax.models.vision import PIXEL_MEAN, PIXEL_STD
 from mova_jax.training import trained
 from mova_jax.training.optim import parameter_names, unflatten
 from mova_jax.typing import Batch
-from mova_jax.weights import torch_model
+from mova_jax.weights import clip, torch_model
 from mova_jax.weights.files import WeightsError, read_tensors
 from mova_jax.weights.init import load_initial
 from mova_jax.weights.layouts import detect_layout
@@ -90,34 +91,43 @@ def open_run(path: Path) -> Opened:
     run = trained.load(path)
     end = Tokenizer(run.tokenizer).eot_id
     sizes = _sizes(dataclasses.asdict(run.config.model), end)
-    pool = run.config.eval.pool
-    outputs = _JaxOutputs(run.config.model, run.config.losses, run.params, pool)
-    return Opened(f"{path} (JAX)", sizes, outputs)
+    model, pool = _in_float32(run.config.model), run.config.eval.pool
+    outputs = _JaxOutputs(model, run.config.losses, run.params, pool, run.blend_weight)
+    return Opened(f"{path} (JAX)", sizes, outputs, whole=True)
 
 
 def open_export_in_jax(path: Path) -> Opened:
     """An export for PyTorch, read back into this package."""
     config = _read_config(path)
-    model = config_lib.section(Model, config["model"])
+    model = _in_float32(config_lib.section(Model, config["model"]))
     sizes = _sizes(config["model"], _end(path, config["model"]["text"]["vocab_size"]))
     losses = config_lib.section(Losses, config["losses"])
-    outputs = _JaxOutputs(model, losses, _params(path, model), config["score_pool"])
-    return Opened(f"{path} (JAX)", sizes, outputs)
+    pool, weight = config["score_pool"], config["blend_weight"]
+    outputs = _JaxOutputs(model, losses, _params(path, model), pool, weight)
+    return Opened(f"{path} (JAX)", sizes, outputs, whole=True)
+
+
+def _in_float32(model: Model) -> Model:
+    """The model that computes in float32, as the other libraries do; its weights are float32."""
+    return dataclasses.replace(model, dtype="float32")
 
 
 def open_clip_in_jax(path: Path) -> Opened:
     """A CLIPModel folder, imported into this package; its text positions are not stretched."""
     tensors = read_tensors(path)
     sizes = sizes_of(tensors, detect_layout(tensors), path)
-    text = _read_config(path)["text_config"]
-    model = towers(sizes, text["max_position_embeddings"])
+    model = towers(sizes, len(tensors[clip.HUGGINGFACE.text_positions]))
     outputs = _JaxOutputs(model, None, _params(path, model))
-    return Opened(f"{path} (JAX)", _sizes(dataclasses.asdict(model), _clip_end(text)), outputs)
+    end = _clip_end(_read_config(path).get("text_config", {}), model.text.vocab_size)
+    return Opened(f"{path} (JAX)", _sizes(dataclasses.asdict(model), end), outputs)
 
 
 def open_twin(path: Path) -> Opened:
     """An export for PyTorch."""
-    model = torch_model.Mova.from_pretrained(path)
+    try:
+        model = torch_model.Mova.from_pretrained(path)
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise WeightsError([f"{path}: {error}"]) from error
     cfg = model.config["model"]
     sizes = _sizes(cfg, _end(path, cfg["text"]["vocab_size"]))
 
@@ -136,7 +146,8 @@ def open_twin(path: Path) -> Opened:
                 "y": text.tokens,
                 "zt": text.pooled,
                 "logits": scale * first @ torch_model.normalise(text.pooled).T,
-                **{name: scores[name] for name in ("global", "modular") if name in scores},
+                **scores,
+                "timeline": model.timeline(video, text),
             }
             if model.tmn is not None or model.cmn is not None:
                 found |= _twin_masks(model, video, text)
@@ -144,7 +155,7 @@ def open_twin(path: Path) -> Opened:
         found |= {"loss": loss} | {f"loss {name}": parts[name] for name in _terms(parts)}
         return {name: value.numpy() for name, value in found.items()}
 
-    return Opened(f"{path} (PyTorch)", sizes, run)
+    return Opened(f"{path} (PyTorch)", sizes, run, whole=True)
 
 
 def _twin_masks(model, video, text) -> dict[str, torch.Tensor]:
@@ -173,8 +184,16 @@ def _terms(parts) -> list[str]:
 class _JaxOutputs:
     """Inputs to outputs by this package."""
 
-    def __init__(self, model: Model, losses: Losses | None, params, pool: str = "training"):
-        self._model, self._losses, self._params, self._pool = model, losses, params, pool
+    def __init__(
+        self,
+        model: Model,
+        losses: Losses | None,
+        params,
+        pool: str = "training",
+        blend_weight: float = 0.0,
+    ):
+        self._model, self._losses, self._params = model, losses, params
+        self._pool, self._blend_weight = pool, blend_weight
         self._run = jax.jit(self._outputs)
 
     def __call__(self, inputs: Inputs) -> Outputs:
@@ -200,6 +219,8 @@ class _JaxOutputs:
         if self._model.modular_scale:
             how = objective.pairing(self._losses, self._pool)
             found["modular"] = objective.pair_scores(model, video, captions, None, how).score
+            found["blend"] = found["global"] + self._blend_weight * found["modular"]
+        found["timeline"] = _timeline(model, video, text, captions)
         if model.has_masks:
             masks = dataclasses.replace(self._model.masks, kind="soft")
             soft = _merge(dataclasses.replace(self._model, masks=masks), params)
@@ -213,6 +234,15 @@ class _JaxOutputs:
         batch = Batch(frames, frame_mask, stamps, tokens, token_mask, rows)
         loss, parts = objective.objective(model, batch, self._losses, jnp.zeros((), jnp.int32))
         return found | {"loss": loss} | {f"loss {name}": parts[name] for name in _terms(parts)}
+
+
+def _timeline(model: Mova, video, text, captions) -> jax.Array:
+    """Cosines `[b f]` of each video's frames with its caption, under the masks if there are."""
+    if model.has_masks:
+        masks = model.own_masks(video, captions)
+        return objective.similarity.pair_parts(video.frames, masks).cosine
+    unit = objective.similarity.normalise
+    return (unit(video.frames) * unit(text.pooled)[:, None]).sum(-1)
 
 
 def _merge(cfg: Model, params) -> Mova:
@@ -235,9 +265,8 @@ def open_clip(path: Path) -> Opened:
     disable_progress_bar()
     model = CLIPModel.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
     text, vision = model.config.text_config, model.config.vision_config
-    sizes = Sizes(
-        vision.image_size, text.max_position_embeddings, text.vocab_size, text.eos_token_id
-    )
+    end = _clip_end(text.to_dict(), text.vocab_size)
+    sizes = Sizes(vision.image_size, text.max_position_embeddings, text.vocab_size, end)
 
     def run(inputs: Inputs) -> Outputs:
         frames, frame_mask, tokens, token_mask = (torch.from_numpy(x) for x in inputs)
@@ -263,7 +292,8 @@ def open_text_encoder(path: Path) -> Opened:
     disable_progress_bar()
     model = CLIPTextModel.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
     cfg = model.config
-    sizes = Sizes(0, cfg.max_position_embeddings, cfg.vocab_size, cfg.eos_token_id)
+    end = _clip_end(cfg.to_dict(), cfg.vocab_size)
+    sizes = Sizes(0, cfg.max_position_embeddings, cfg.vocab_size, end)
 
     def run(inputs: Inputs) -> Outputs:
         with torch.no_grad():
@@ -301,8 +331,10 @@ def _end(path: Path, vocab_size: int) -> int:
     return Tokenizer(path).eot_id if is_tokenizer(path) else vocab_size - 1
 
 
-def _clip_end(text_config: dict[str, Any]) -> int:
-    return text_config.get("eos_token_id", 49407)
+def _clip_end(text_config: dict[str, Any], vocab_size: int) -> int:
+    """End-of-text; older configurations say 2, for which transformers takes the highest id."""
+    end = text_config.get("eos_token_id", 49407)
+    return vocab_size - 1 if end == 2 else end
 
 
 def _read_config(path: Path) -> dict[str, Any]:

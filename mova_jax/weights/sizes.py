@@ -31,7 +31,7 @@ def sizes_of(
         tensors: by their own names.
         layout: from `detect_layout`.
         path: where they come from, for what shapes do not say (`settings_of`). Where nothing says
-            it, heads are 64 wide and the activation is CLIP's own.
+            it, heads are 64 wide and the activation is left out.
 
     Raises:
         WeightsError: a tensor that tells a size is missing.
@@ -67,7 +67,7 @@ def sizes_of(
         "model.text.layers": _depth(tensors, stacks["text/blocks/blocks"]),
         "model.text.heads": heads["text"],
         "model.embed_dim": ends[kinds["vision/projection/kernel"] != "linear"],
-        "model.activation": said["text"].activation or "quick_gelu",
+        **({"model.activation": said["text"].activation} if said["text"].activation else {}),
         # Mask networks work at the width of the text tower, with its heads.
         "model.tmn.heads": heads["text"],
         "model.cmn.heads": heads["text"],
@@ -101,6 +101,7 @@ def towers(sizes: Mapping[str, Any], context: int) -> Model:
         "tmn": {"layout": "none", "layers": 1, "token_layers": 0, "detach_tokens": False},
         "cmn": {"kind": "none", "sees_frame": False, "detach_tokens": True},
         "masks": {"kind": "hard", "temperature": 1.0, "init_bias": 0.0},
+        "activation": "quick_gelu",  # transformers' own, where nothing says it
     }
     for name, value in sizes.items():
         *section, key = name.removeprefix("model.").split(".")

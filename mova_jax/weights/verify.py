@@ -3,7 +3,8 @@
     rows = compare(open_model("runs/base"), open_model("out/pytorch"))     # weights/opened.py
 
 Outputs: `zv[b f d]` frames, `video[b d]`, `y[c l w]` token states, `zt[c d]` captions,
-`logits[b c]` scaled cosines of first frames and captions, `global[b c]` and `modular[b c]` scores,
+`logits[b c]` scaled cosines of first frames and captions, `global`, `modular` and `blend` scores
+`[b c]`, the `timeline[b f]` of each video with its caption,
 `soft text mask` and `soft video mask` `[b f d]` (the sigmoids), `loss` and its parts. Hard masks
 are compared where the soft ones are not within 1e-6 (in logits) of the threshold.
 """
@@ -21,7 +22,7 @@ HARD_MASKS = ("text mask", "video mask")
 ORDER = (
     *("zv", "video", "y", "zt", "logits", "global"),
     *("soft text mask", "soft video mask", *HARD_MASKS),
-    *("modular", "loss"),
+    *("modular", "blend", "timeline", "loss"),
 )
 # The slope of the sigmoid at the threshold is a quarter.
 _AT_THRESHOLD = 1e-6 / 4
@@ -58,11 +59,13 @@ class Opened:
         name: how it was opened, for people.
         sizes: of its inputs.
         run: inputs to named outputs.
+        whole: it gives every output there is of its model; others give some.
     """
 
     name: str
     sizes: Sizes
     run: Callable[[Inputs], Outputs]
+    whole: bool = False
 
 
 class Row(NamedTuple):
@@ -72,6 +75,10 @@ class Row(NamedTuple):
     absolute: float  # largest difference
     relative: float  # the same, against the largest value of the first
     cosine: float  # of both as one vector
+
+    def within(self, tolerance: float) -> bool:
+        """Whether it agrees; what is not a number never does."""
+        return self.relative <= tolerance
 
 
 def draw_inputs(sizes: Sizes, *, videos: int = 4, frames: int = 3, seed: int = 0) -> Inputs:
@@ -119,6 +126,9 @@ def compare(first: Opened, second: Opened, inputs: Inputs | None = None) -> list
     sizes = first.sizes if first.sizes.image_size else second.sizes
     inputs = inputs or draw_inputs(sizes)
     one, two = first.run(inputs), second.run(inputs)
+    alone = sorted(one.keys() ^ two.keys())
+    if first.whole and second.whole and alone:
+        raise WeightsError([f"{name} is an output of one of the two only" for name in alone])
     common = sorted(one.keys() & two.keys(), key=_place)
     if not common:
         raise WeightsError([f"{first.name} and {second.name} have no output in common"])
@@ -137,6 +147,8 @@ def _row(name: str, one: Mapping[str, np.ndarray], two: Mapping[str, np.ndarray]
     if name in HARD_MASKS:
         sure = np.abs(one[f"soft {name}"] - 0.5) > _AT_THRESHOLD
         a, b = a[sure], b[sure]
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return Row(name, np.inf, np.inf, 0.0)
     absolute = float(np.abs(a - b).max(initial=0.0))
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     cosine = float((a * b).sum()) / lengths if lengths else float(not absolute)
@@ -147,7 +159,7 @@ def table(rows: list[Row], tolerance: float) -> str:
     """The comparison as text, a line an output."""
     lines = [f"{'output':<20}{'largest difference':>20}{'relative':>12}{'cosine':>14}"]
     for row in rows:
-        verdict = "" if row.relative <= tolerance else f"   above {tolerance:g}"
+        verdict = "" if row.within(tolerance) else f"   above {tolerance:g}"
         lines.append(
             f"{row.output:<20}{row.absolute:>20.3g}{row.relative:>12.2e}{row.cosine:>14.9f}{verdict}"
         )

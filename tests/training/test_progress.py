@@ -162,6 +162,16 @@ def test_rates_begin_anew_where_batches_change():
     assert bar.rates()["time/frames_per_s"] == pytest.approx(16)
 
 
+def test_the_time_left_is_told_when_the_warm_up_is_over():
+    clock, stream = Clock(), io.StringIO()
+    with progress.Progress(60, 0, warmup_steps=20, stream=stream, clock=clock) as bar:
+        for step in range(1, 41):
+            clock.now += 1
+            bar.update(step, 1.0, work())
+    lines = stream.getvalue().splitlines()
+    assert ["left" in line for line in lines] == [False, False, True, True]
+
+
 def test_without_a_terminal_a_line_every_ten_seconds_and_at_the_end():
     clock, stream = Clock(), io.StringIO()
     with progress.Progress(50, 10, stream=stream, clock=clock) as bar:

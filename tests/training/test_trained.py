@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "0.1.0"
 def test_a_checkpoint_of_an_earlier_version_loads_and_computes_the_same():
     run = trained.load(GOLDEN)
     assert run.step == 4
-    assert run.config.train.image_steps == 0 and run.config.init_from == ""
+    assert run.config.train.image_share == 0 and run.config.init_from == ""
     golden = np.load(GOLDEN / "outputs.npz")
 
     @tiny.jit

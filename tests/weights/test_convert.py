@@ -1,5 +1,6 @@
 """Weights out and in by the command: every format against the run it came from."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import torch
 from mova_jax import convert
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.training import trained
-from mova_jax.weights import export, shipment, verify
+from mova_jax.weights import card, export, shipment, verify
 from mova_jax.weights.files import read_tensors, write_safetensors
 from mova_jax.weights.opened import open_model
 
@@ -179,12 +180,63 @@ def test_the_text_encoder_takes_long_captions_with_its_own_tokenizer(out):
 
 def test_the_card_says_what_it_is_how_it_was_measured_and_under_which_licence(out):
     for kind in OUTPUTS:
-        card = (out / kind / "README.md").read_text()
-        assert card.startswith("---\nlicense: cc-by-4.0\n") and "## Load it" in card
-        assert "| steps | 4 |" in card and "| data | storyboard |" in card
-    card = (out / "pytorch" / "README.md").read_text()
-    assert "| test | modular | 8 | 12.5 | 12.5 | 12.5 | 12.5 | 12.5 | 12.5 | 12.5 |" in card
+        text = (out / kind / "README.md").read_text()
+        assert text.startswith("---\nlicense: cc-by-4.0\n") and "## Load it" in text
+        assert "| steps | 4 |" in text and "| data | storyboard |" in text
+    text = (out / "pytorch" / "README.md").read_text()
+    assert "| test | modular | 8 | 12.5 | 12.5 | 12.5 | 12.5 | 12.5 | 12.5 | 12.5 |" in text
     assert "modular" not in (out / "huggingface" / "README.md").read_text().split("## Measured")[1]
+    assert "chosen on the validation split" not in text  # nothing of one is in the metrics
+
+
+def test_a_card_claims_only_what_the_folder_can_do(run):
+    made = shipment.of_run(trained.load(run))
+    model = dataclasses.replace(made.config.model, global_head="seq_transformer")
+    with_head = dataclasses.replace(made, config=dataclasses.replace(made.config, model=model))
+    for kind in ("huggingface", "onnx"):
+        text = card.text_of(kind, with_head)
+        assert "Nothing was measured of this part alone." in text and "seq_transformer" in text
+    start = dataclasses.replace(made, training={"steps": 0, "started_from": "CLIP"}, metrics={})
+    text = card.text_of("pytorch", start)
+    assert "Nothing was trained yet" in text and "It was trained with" not in text
+
+
+def test_what_is_not_a_number_never_agrees(run, out, tmp_path, capsys):
+    shutil.copytree(out / "pytorch", tmp_path / "broken")
+    file = tmp_path / "broken" / "model.safetensors"
+    tensors = read_tensors(file)
+    tensors["modular_logit_scale"] = np.float32("nan").reshape(())
+    write_safetensors(tensors, file, {"format": "pt"})
+    assert convert.main(["verify", str(run), str(tmp_path / "broken")]) == convert.FAILED
+    assert "differs by inf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"blend_weight": 99.0}, "blend"), ({"format_version": 9}, "format")],
+)
+def test_verify_looks_at_the_settings_too(run, out, tmp_path, capsys, change, told):
+    shutil.copytree(out / "pytorch", tmp_path / "changed")
+    config = tmp_path / "changed" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    assert convert.main(["verify", str(run), str(tmp_path / "changed")]) == convert.FAILED
+    assert told in capsys.readouterr().err
+
+
+def test_older_transformers_finds_the_vocabulary_in_files_of_its_own(out):
+    from transformers import CLIPTokenizer
+
+    for kind in OUTPUTS:
+        folder = out / kind
+        vocab = json.loads((folder / "vocab.json").read_text())
+        lines = (folder / "merges.txt").read_text().splitlines()
+        merges = [tuple(line.split(" ")) for line in lines[1:]]
+        assert lines[0].startswith("#version") and all(len(pair) == 2 for pair in merges)
+        made = CLIPTokenizer(vocab=vocab, merges=merges)
+        text = "A red circle moves left; it's 12 frames."
+        assert made(text)["input_ids"] == CLIPTokenizer.from_pretrained(folder)(text)["input_ids"]
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        assert settings["model_max_length"] == 160 and "local_files_only" not in settings
 
 
 # -------------------------------------------------------------------------------- nothing half-done

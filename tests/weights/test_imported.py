@@ -108,9 +108,12 @@ def test_import_without_a_vocabulary_says_where_to_put_it(clip, tmp_path, capsys
     source = str(tmp_path / "model.safetensors")
     assert convert.main(["import", source, str(tmp_path / "out")]) == convert.FAILED
     assert "vocab.json" in capsys.readouterr().err
-    # Named, it goes; without a config.json heads are those of published CLIPs.
+    # Named, it goes; without a config.json heads are those of published CLIPs, and nothing says
+    # with which activation they were trained.
     args = ["import", source, str(tmp_path / "out"), "--tokenizer", str(clip)]
-    assert convert.main(args) == convert.DONE
+    assert convert.main(args) == convert.FAILED
+    assert "model.activation=quick_gelu" in capsys.readouterr().err
+    assert convert.main([*args, "--set", "model.activation=quick_gelu"]) == convert.DONE
 
 
 def config(clip, cache, **changes):
@@ -127,7 +130,7 @@ def config(clip, cache, **changes):
         "model__activation": "quick_gelu",
         "train__steps": 2,
         "optim__warmup_steps": 0,
-        "train__image_steps": 0,
+        "train__image_share": 0.0,
         "train__checkpoint_every": 1,
     }
     made = of_run(cache, **(sizes | changes))
@@ -149,9 +152,16 @@ def test_a_run_starts_from_the_weights_with_their_vocabulary(clip, tmp_path, cap
     np.testing.assert_array_equal(
         params["vision/projection/kernel"].T, source["visual_projection.weight"]
     )
-    # Read once: a run that goes on does not need them.
-    made = run_lib.dataclasses.replace(made, init_from=made.init_from)
-    assert run_lib.is_started(tmp_path / "run")
+    # Read once: a complete run, and one that goes on, do without them.
+    clip.rename(clip.with_name("moved"))
+    try:
+        capsys.readouterr()
+        assert run_lib.run(made, tmp_path / "run") == 0
+        assert "is complete" in capsys.readouterr().out
+        with pytest.raises(WeightsError, match="expected the vocabulary"):
+            run_lib.run(made, tmp_path / "another")
+    finally:
+        clip.with_name("moved").rename(clip)
 
 
 def test_weights_that_do_not_fit_are_listed_and_the_workdir_stays_free(clip, tmp_path):
