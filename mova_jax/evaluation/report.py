@@ -53,7 +53,8 @@ def write_report(workdir: str | os.PathLike, timelines: list[Timeline]) -> Path:
     workdir = Path(workdir)
     metrics = names.read_run(_existing(workdir / METRICS_FILE))
     config = json.loads(_existing(workdir / "config.json").read_text(encoding="utf-8"))
-    figures = dict(_figures(metrics, timelines))
+    warmup = _warmup_steps(config)
+    figures = dict(_figures(metrics, timelines, warmup))
     (workdir / "plots").mkdir(exist_ok=True)
     for name, image in figures.items():
         _write(workdir / "plots" / f"{name}.png", image)
@@ -62,7 +63,7 @@ def write_report(workdir: str | os.PathLike, timelines: list[Timeline]) -> Path:
         _grounding(metrics, config),
         _timelines(timelines, figures),
         _masks(metrics, config, timelines, figures),
-        _training(figures),
+        _training(figures, warmup),
         _run(metrics, config),
     ]
     title = f"mova_jax: {workdir.resolve().name}"
@@ -86,7 +87,15 @@ def _write(path: Path, content: bytes) -> Path:
     return path
 
 
-def _figures(metrics: RunMetrics, timelines: list[Timeline]) -> Iterable[tuple[str, bytes]]:
+def _warmup_steps(config: dict) -> int:
+    """How many steps were on single frames; 0 for runs from before there was such a thing."""
+    train = config.get("train", {})
+    return round(train.get("image_share", 0) * train.get("steps", 0))
+
+
+def _figures(
+    metrics: RunMetrics, timelines: list[Timeline], warmup: int
+) -> Iterable[tuple[str, bytes]]:
     for name, panels, columns in (
         ("retrieval", _retrieval_panels(metrics), 2),
         ("masks", _mask_panels(metrics), 2),
@@ -94,7 +103,7 @@ def _figures(metrics: RunMetrics, timelines: list[Timeline]) -> Iterable[tuple[s
         ("watched", _watched_panels(metrics), 2),
     ):
         if panels:
-            yield name, plots.small_multiples(panels, columns)
+            yield name, plots.small_multiples(panels, columns, warmup)
     for i, item in enumerate(timelines, 1):
         if item.sentences:
             yield f"timeline_{i}", plots.timeline(item)
@@ -262,10 +271,11 @@ def _mask_table(metrics: RunMetrics, config: dict) -> str:
     return page.table(f"seed {_seed(config)}", header, rows, groups)
 
 
-def _training(figures: dict[str, bytes]) -> str:
+def _training(figures: dict[str, bytes], warmup: int) -> str:
     words = {"losses": page.LOSS_CURVES, "watched": page.WATCHED_CURVES}
     parts = [page.figure(_data_url(figures[k]), *words[k]) for k in words if k in figures]
-    return page.section("Training", "", parts)
+    text = f"Shaded: the first {warmup:,} steps, on single frames with one sentence each."
+    return page.section("Training", text if warmup else "", parts)
 
 
 def _run(metrics: RunMetrics, config: dict) -> str:

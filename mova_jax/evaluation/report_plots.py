@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from mova_jax.evaluation.grounding import frame_edges, predicted_run
 
 CARD, INK, FAINT, GRID = "#fcfcfa", "#2b2f36", "#8b9099", "#e4e5e1"
+SHADE = "#f2f0e8"  # of a part of the axis that is another kind of thing
 COLOURS = {"": "#44566c", "global": "#2f6db3", "modular": "#c9691c", "blend": "#1f8a63"}
 OTHERS = ("#7a55a6", "#b23a55", "#4d7f8c", "#8a7a2f")
 TRUTH = "#f3d68b"
@@ -85,8 +86,11 @@ class Timeline(NamedTuple):
     video_concepts: Float[np.ndarray, "f d"] | None = None  # mⱽ
 
 
-def small_multiples(panels: list[Panel], columns: int) -> bytes:
-    """Panels side by side over training steps, each with its own scale, lines labelled in place."""
+def small_multiples(panels: list[Panel], columns: int, warmup: int = 0) -> bytes:
+    """Panels side by side over training steps, each with its own scale, lines labelled in place.
+
+    The first `warmup` steps, whose batches are of another kind, are shaded.
+    """
     with matplotlib.rc_context(STYLE):
         columns = min(columns, len(panels))
         rows = -(-len(panels) // columns)
@@ -97,6 +101,7 @@ def small_multiples(panels: list[Panel], columns: int) -> bytes:
             axes.axis("off")
         for i, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
             _draw_panel(axes, panel)
+            axes.axvspan(0, warmup, color=SHADE, linewidth=0, zorder=0)
             if i + columns >= len(panels):
                 axes.set_xlabel("step")
         return _png(figure)

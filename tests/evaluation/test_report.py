@@ -82,6 +82,18 @@ def make_workdir(folder, masks: bool = True, timed: bool = True, steps: int = 20
     return folder
 
 
+def test_the_warm_up_on_images_is_shaded_and_said(tmp_path):
+    workdir = make_workdir(tmp_path / "run", steps=200)
+    plain = write_report(workdir, []).read_text()
+    curves = (workdir / "plots" / "losses.png").read_bytes()
+    config = json.loads((workdir / "config.json").read_text())
+    train = {"steps": 200, "image_share": 0.25}
+    (workdir / "config.json").write_text(json.dumps(config | {"train": train}))
+    text = write_report(workdir, []).read_text()
+    assert "the first 50 steps, on single frames" in text and "on single frames" not in plain
+    assert (workdir / "plots" / "losses.png").read_bytes() != curves
+
+
 def make_timeline(
     name: str, frames: np.ndarray, sentences, spans, masks: bool = True, seed: int = 0
 ) -> Timeline:
