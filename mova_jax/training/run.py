@@ -11,15 +11,15 @@ import numpy as np
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.data import pipeline, shards, storyboard
-from mova_jax.data.tokenizer import Tokenizer, is_tokenizer
+from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.evaluation.report import write_report
 from mova_jax.training import workdir as workdir_lib
-from mova_jax.training.checkpoint import Checkpoints, abstract_state, is_started
+from mova_jax.training.checkpoint import Checkpoints, abstract_state
+from mova_jax.training.initial import initial_weights, vocabulary_folder, with_weights
 from mova_jax.training.loop import Loop, StopSignal
-from mova_jax.training.optim import parameter_names, unflatten
 from mova_jax.training.progress import METRICS_FILE, MetricWriter, Progress, read_metrics
-from mova_jax.training.state import Recipe, TrainState, make_recipe
+from mova_jax.training.state import Recipe, make_recipe
 from mova_jax.training.step import make_train_step
 from mova_jax.training.workdir import RunError
 from mova_jax.weights.files import WeightsError
@@ -92,7 +92,7 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
             "JSONL, or let python -m mova_jax.prepare --splits share the videos out"
         )
     try:
-        vocabulary = _vocabulary(config, folder, workdir)
+        vocabulary = vocabulary_folder(config, folder / storyboard.TOKENIZER, workdir)
         tokenizer = Tokenizer(vocabulary, config.model.text.context)
         config = _with_vocabulary(config, tokenizer)
         mesh = mesh_lib.make_mesh(config.mesh.data)
@@ -103,7 +103,7 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
         mesh_lib.check_batch_size(mesh, config.eval.batch_size, "eval.batch_size")
         recipe = make_recipe(config, mesh_lib.replicated(mesh))
         batches = _batches(config, folder, tokenizer)
-        initial = {} if is_started(workdir) else _initial_weights(config, recipe)
+        initial = initial_weights(config, recipe, workdir)
     except WeightsError:
         raise
     except (ValueError, FileNotFoundError) as error:
@@ -123,32 +123,6 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
         batches,
         initial,
     )
-
-
-def _vocabulary(config: Config, folder: Path, workdir: Path) -> Path:
-    """The data's tokenizer; with initial weights theirs, of which a started run has a copy."""
-    if not config.init_from:
-        return folder / storyboard.TOKENIZER
-    kept = workdir_lib.tokenizer_folder(workdir)
-    if is_started(workdir) and is_tokenizer(kept):
-        return kept
-    from mova_jax.weights.init import vocabulary_beside
-
-    return vocabulary_beside(config.init_from)
-
-
-def _initial_weights(config: Config, recipe: Recipe) -> dict[str, np.ndarray]:
-    """What of the parameters `config.init_from` has, by name; its report is printed."""
-    if not config.init_from:
-        return {}
-    from mova_jax.weights.init import load_initial  # imports PyTorch for some files
-
-    shapes = jax.eval_shape(recipe.initial).params
-    like = {name: leaf.shape for name, leaf in parameter_names(shapes).items()}
-    bias = config.model.masks.init_bias
-    ours, report = load_initial(config.init_from, like, config.model.activation, init_bias=bias)
-    print(f"Weights of {config.init_from}", *report.lines(), sep="\n  ")
-    return ours
 
 
 def open_data(config: Config) -> Path:
@@ -192,7 +166,7 @@ def _train(setup: Setup, stop: StopSignal) -> None:
     batches = iter(setup.batches)
     start = checkpoints.last_step
     if start is None:
-        state = _first_state(setup)
+        state = with_weights(setup.recipe.initial(), setup.initial)
         _tell_start(setup, state)
     else:
         like = abstract_state(setup.recipe, mesh_lib.replicated(setup.mesh))
@@ -218,18 +192,6 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             loop.run(state, stop)
         finally:
             batches.close()
-
-
-def _first_state(setup: Setup) -> TrainState:
-    """The recipe's initial state, with the weights that the run starts from."""
-    state = setup.recipe.initial()
-    if not setup.initial:
-        return state
-    placed = parameter_names(state.params)
-    for name, value in setup.initial.items():
-        placed[name] = jax.device_put(value, placed[name].sharding)
-    setup.initial.clear()  # a second copy of the model, no longer needed
-    return dataclasses.replace(state, params=unflatten(placed, state.params))
 
 
 def _batches(config: Config, folder: Path, tokenizer: Tokenizer) -> pipeline.TrainDataset:

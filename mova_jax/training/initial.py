@@ -1,0 +1,73 @@
+"""What a run starts from besides its seed: the weights that `config.init_from` names.
+
+Read once, before a new run claims its workdir, so that weights which do not fit leave nothing
+behind. A run that goes on has its parameters and its vocabulary in the workdir, and needs neither.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mova_jax.config import Config
+from mova_jax.data.tokenizer import is_tokenizer
+from mova_jax.training.checkpoint import is_started
+from mova_jax.training.optim import parameter_names, unflatten
+from mova_jax.training.state import Recipe, TrainState
+from mova_jax.training.workdir import tokenizer_folder
+from mova_jax.weights.init import load_initial, vocabulary_beside
+
+
+def vocabulary_folder(config: Config, of_data: Path, workdir: Path) -> Path:
+    """The tokenizer of a run: the data's, or with initial weights the one that belongs to them.
+
+    Args:
+        config: of the run.
+        of_data: the tokenizer that was made with the shards.
+        workdir: a started run has a copy of its tokenizer in it.
+
+    Raises:
+        WeightsError: when there is none beside the initial weights.
+    """
+    if not config.init_from:
+        return of_data
+    kept = tokenizer_folder(workdir)
+    if is_started(workdir) and is_tokenizer(kept):
+        return kept
+    return vocabulary_beside(config.init_from)
+
+
+def initial_weights(config: Config, recipe: Recipe, workdir: Path) -> dict[str, np.ndarray]:
+    """The parameters that `config.init_from` has, by name; what was done to them is printed.
+
+    Returns:
+        float32 arrays; none without `init_from`, and for a run that goes on from a checkpoint.
+
+    Raises:
+        WeightsError: with all that does not fit the model.
+    """
+    if not config.init_from or is_started(workdir):
+        return {}
+    shapes = jax.eval_shape(recipe.initial).params
+    like = {name: leaf.shape for name, leaf in parameter_names(shapes).items()}
+    bias = config.model.masks.init_bias
+    ours, report = load_initial(config.init_from, like, config.model.activation, init_bias=bias)
+    print(f"Weights of {config.init_from}", *report.lines(), sep="\n  ")
+    return ours
+
+
+def with_weights(state: TrainState, weights: dict[str, np.ndarray]) -> TrainState:
+    """The state with some of its parameters replaced, each laid out as the one before it.
+
+    Args:
+        state: of a run that took no step.
+        weights: from `initial_weights`; emptied, for it is a second copy of the model.
+    """
+    if not weights:
+        return state
+    placed = parameter_names(state.params)
+    for name, value in weights.items():
+        placed[name] = jax.device_put(value, placed[name].sharding)
+    weights.clear()
+    return dataclasses.replace(state, params=unflatten(placed, state.params))
