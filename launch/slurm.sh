@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Trains on the GPUs of a Slurm cluster, one process a GPU:
+#
+#     sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh \
+#         --config=configs/activitynet.py:data=shards,init=CLIP --workdir=runs/activitynet
+#
+# JAX finds the processes of the job by Slurm's own variables. Before the time limit and at a
+# preemption Slurm sends SIGTERM: the run saves, ends with code 143, and the job is put into the
+# queue again, where it goes on. The workdir and the shards must be on a disk all nodes share.
+# DRY_RUN=1 prints the commands. Needs .venv with JAX for CUDA (launch/README.md).
+#
+#SBATCH --job-name=mova_jax
+#SBATCH --output=mova_jax-%j.log
+#SBATCH --open-mode=append
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@180
+#SBATCH --requeue
+
+set -euo pipefail
+# Slurm runs a copy of this script: the project is where the job was submitted from.
+cd -- "${SLURM_SUBMIT_DIR:-.}"
+[[ -f mova_jax/main.py ]] ||
+  { echo "slurm.sh: submit it from the project's root; this is $PWD" >&2 && exit 1; }
+
+do_it() {
+  if [[ -n "${DRY_RUN:-}" ]]; then
+    printf '%q ' "$@" && echo
+  else
+    "$@"
+  fi
+}
+
+code=0
+# A task that fails ends the others, which would wait for it.
+do_it srun --kill-on-bad-exit=1 .venv/bin/python -u -m mova_jax.main "$@" || code=$?
+if [[ $code == 143 || $code == 75 ]]; then
+  do_it scontrol requeue "${SLURM_JOB_ID:?}"
+fi
+exit "$code"

@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU slice, from nothing to a model and back to nothing.
+#
+#     bash launch/tpu.sh create --name mova --zone us-west4-a --type v5litepod-16 --spot
+#     bash launch/tpu.sh setup  --name mova --zone us-west4-a
+#     bash launch/tpu.sh run    --name mova --zone us-west4-a -- --config=configs/activitynet.py:\
+#         data=/mnt/data/shards,init=/mnt/data/CLIP --workdir=/mnt/data/runs/activitynet
+#     bash launch/tpu.sh logs   --name mova --zone us-west4-a
+#     bash launch/tpu.sh resume --name mova --zone us-west4-a --type v5litepod-16 --spot -- ...
+#     bash launch/tpu.sh stop | status | delete --name mova --zone us-west4-a
+#
+# create  asks for the slice as a queued resource and waits until it is there
+# setup   copies the committed state of this clone to all hosts, and makes their environments
+# run     starts the training on all hosts, in the background, under launch/supervise.sh
+# resume  what a spot slice needs after it was taken: delete, create, setup, run
+# stop    saves and ends the training; `run` goes on from there
+# delete  gives the slice back: from then on nothing is paid
+#
+# Options: --project P (gcloud's own), --version V (the runtime; by the type), --spot, --slices N
+# (several slices joined by the data centre's network), --dry_run (prints every command, does none).
+# Give the training flags after `--`. All hosts write to one --workdir: a disk that they share
+# (docs/pods.md).
+
+set -euo pipefail
+CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+say() { printf 'tpu: %s\n' "$*" >&2; }
+fail() {
+  say "$*"
+  exit 2
+}
+
+# Does a command, or prints it, quoted so that it can be pasted.
+do_it() {
+  if [[ -n "$dry_run" ]]; then
+    printf '%q ' "$@" && echo
+  else
+    "$@"
+  fi
+}
+
+parse() {
+  action=${1:-} name='' zone='' type='' version='' project='' spot='' slices=1 dry_run=''
+  [[ $# -gt 0 ]] && shift
+  while [[ $# -gt 0 ]]; do
+    case $1 in
+      --name | --zone | --type | --version | --project | --slices)
+        [[ $# -gt 1 ]] || fail "$1 needs a value"
+        printf -v "${1#--}" %s "$2" && shift 2
+        ;;
+      --spot) spot=yes && shift ;;
+      --dry_run) dry_run=yes && shift ;;
+      --) shift && break ;;
+      *) fail "unknown option $1; see the head of launch/tpu.sh" ;;
+    esac
+  done
+  flags=("$@")
+  [[ "$name" =~ ^[a-z]([a-z0-9-]{0,60}[a-z0-9])?$ ]] ||
+    fail "--name must be lower case letters, digits and dashes, got '$name'"
+  [[ -n "$zone" ]] || fail "--zone is missing, such as --zone us-west4-a"
+  [[ "$slices" =~ ^[1-9][0-9]*$ ]] || fail "--slices must be a positive number, got '$slices'"
+  at=(--zone "$zone" ${project:+--project "$project"})
+}
+
+runtime_version() {
+  case $type in
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v4-*) echo tpu-ubuntu2204-base ;;
+    *) fail "the runtime of '$type' is not known here: give it with --version" ;;
+  esac
+}
+
+# The machines of the request: NAME, or NAME-0, NAME-1, ... for several slices.
+nodes() {
+  if ((slices == 1)); then
+    echo "$name"
+  else
+    for ((i = 0; i < slices; i++)); do echo "$name-$i"; done
+  fi
+}
+
+create() {
+  [[ -n "$type" ]] || fail "--type is missing, such as --type v5litepod-16"
+  [[ -n "$version" ]] || version=$(runtime_version)
+  local request=(--accelerator-type "$type" --runtime-version "$version")
+  if ((slices == 1)); then
+    request+=(--node-id "$name")
+  else
+    request+=(--node-prefix "$name" --node-count "$slices")
+  fi
+  do_it gcloud compute tpus queued-resources create "$name" "${at[@]}" "${request[@]}" \
+    ${spot:+--spot}
+  wait_until_active
+}
+
+state() {
+  gcloud compute tpus queued-resources describe "$name" "${at[@]}" --format='value(state.state)'
+}
+
+wait_until_active() {
+  local now
+  if [[ -n "$dry_run" ]]; then
+    do_it gcloud compute tpus queued-resources describe "$name" "${at[@]}" \
+      '--format=value(state.state)'
+    return
+  fi
+  while now=$(state); [[ "$now" != ACTIVE ]]; do
+    case $now in
+      FAILED | SUSPENDED | SUSPENDING) fail "the slice is $now: delete it, then create it again" ;;
+      *) say "the slice is $now; waiting (Ctrl-C ends the waiting, not the request)" ;;
+    esac
+    sleep 30
+  done
+}
+
+# Runs a line of shell on all hosts of all slices.
+on_all_hosts() {
+  local node
+  for node in $(nodes); do
+    do_it gcloud compute tpus tpu-vm ssh "$node" "${at[@]}" --worker=all --command "$1"
+  done
+}
+
+setup() {
+  local archive node
+  archive=$(mktemp --suffix=.tar.gz)
+  # shellcheck disable=SC2064  # the name of now, not of then
+  trap "rm -f '$archive'" EXIT
+  do_it git archive --format=tar.gz --output "$archive" HEAD
+  for node in $(nodes); do
+    do_it gcloud compute tpus tpu-vm scp "$archive" "$node:mova_jax.tar.gz" "${at[@]}" \
+      --worker=all
+  done
+  on_all_hosts 'mkdir -p mova_jax && tar -xzf mova_jax.tar.gz -C mova_jax && cd mova_jax &&
+    sudo apt-get -qq install -y python3-venv && bash launch/setup.sh requirements-tpu.txt'
+}
+
+run_training() {
+  ((${#flags[@]})) || fail "give the flags of mova_jax.main after --"
+  local quoted
+  quoted=$(printf '%q ' "${flags[@]}")
+  # One training a slice: a second one finds the lock taken and says so.
+  on_all_hosts "cd mova_jax && nohup flock --nonblock .run.lock bash launch/supervise.sh \
+.venv/bin/python -u -m mova_jax.main $quoted >> mova_jax.log 2>&1 < /dev/null & sleep 1"
+}
+
+delete() {
+  do_it gcloud compute tpus queued-resources delete "$name" "${at[@]}" --force --quiet
+}
+
+parse "$@"
+case $action in
+  create) create ;;
+  setup) setup ;;
+  run) run_training ;;
+  logs)
+    do_it gcloud compute tpus tpu-vm ssh "$(nodes | head -n 1)" "${at[@]}" --worker=0 \
+      --command 'tail -n 100 -F mova_jax/mova_jax.log'
+    ;;
+  status)
+    do_it gcloud compute tpus queued-resources describe "$name" "${at[@]}"
+    ;;
+  stop) on_all_hosts "pkill -TERM -f '[l]aunch/supervise.sh'" ;;
+  resume) delete && create && setup && run_training ;;
+  delete) delete ;;
+  *) fail "unknown action '$action'; create, setup, run, logs, status, stop, resume, delete" ;;
+esac

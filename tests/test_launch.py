@@ -1,0 +1,194 @@
+"""The launch scripts: what they would do, what they refuse, and that supervise.sh starts again."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+TPU = ("--name", "mova", "--zone", "us-west4-a")
+GKE = (
+    *("--name", "mova", "--image", "region/project/image:1", "--claim", "mova-data"),
+    *("--accelerator", "tpu-v5-lite-podslice", "--topology", "4x4"),
+)
+
+
+def launch(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", f"launch/{script}", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def commands(done: subprocess.CompletedProcess) -> list[list[str]]:
+    """What a dry run printed, as the words that a shell would make of it."""
+    assert done.returncode == 0, done.stderr
+    return [line for line in map(shlex.split, done.stdout.replace("\\\n", "").splitlines()) if line]
+
+
+# -------------------------------------------------------------------------------------- Cloud TPU
+
+
+def test_tpu_create_asks_for_a_spot_queued_resource_with_the_runtime_of_its_type():
+    request, wait = commands(
+        launch("tpu.sh", "create", *TPU, "--type", "v6e-16", "--spot", "--dry_run")
+    )
+    assert request[:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", "mova"]
+    assert {"--spot", "v6e-16", "v2-alpha-tpuv6e"} <= set(request)
+    assert wait[4] == "describe"
+
+
+def test_tpu_run_passes_every_flag_whole_to_all_hosts_of_all_slices():
+    flags = ["--config=configs/base.py:data=a b", "--config.optim.groups=(('.*', 1.0),)", "$HOME"]
+    done = launch("tpu.sh", "run", *TPU, "--slices", "2", "--dry_run", "--", *flags)
+    nodes = commands(done)
+    assert [command[5] for command in nodes] == ["mova-0", "mova-1"]
+    for command in nodes:
+        assert "--worker=all" in command
+        words = shlex.split(command[command.index("--command") + 1])
+        start = words.index("mova_jax.main") + 1
+        assert words[start : start + len(flags)] == flags
+
+
+def test_tpu_resume_deletes_creates_sets_up_and_runs():
+    done = launch("tpu.sh", "resume", *TPU, "--type", "v5p-8", "--dry_run", "--", "--config=x")
+    said = [" ".join(command) for command in commands(done)]
+    order = ["queued-resources delete", "queued-resources create", "git archive", "scp", "main"]
+    places = [next(i for i, line in enumerate(said) if part in line) for part in order]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("create", "--name", "mova"), "--zone is missing"),
+        (("create", "--name", "Mova;ls", "--zone", "z"), "--name must be lower case"),
+        (("create", *TPU), "--type is missing"),
+        (("create", *TPU, "--type", "v9-8", "--dry_run"), "give it with --version"),
+        (("run", *TPU), "after --"),
+        (("fly", *TPU), "unknown action 'fly'"),
+        (("create", "--nmae", "mova"), "unknown option --nmae"),
+    ],
+)
+def test_tpu_says_what_is_wrong(arguments, message):
+    done = launch("tpu.sh", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+# -------------------------------------------------------------------------------------------- GKE
+
+
+def test_gke_renders_a_job_that_kubernetes_accepts():
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    flags = ["--config=configs/activitynet.py:data=/mnt/data/shards", "--a='b c'"]
+    done = launch("gke.sh", "render", *GKE, "--slices", "2", "--", *flags)
+    assert done.returncode == 0, done.stderr
+    jobset = yaml.safe_load(done.stdout)
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert jobset["metadata"]["labels"]["xpk.google.com/workload"] == "mova"
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    assert (replicated["name"], replicated["replicas"]) == ("slice-job", 2)
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "mova"}}
+    kubernetes_validate.validate(job | replicated["template"], "1.33", strict=True)
+    spec = replicated["template"]["spec"]
+    assert spec["parallelism"] == spec["completions"] == 4  # 16 chips, 4 a host
+    (container,) = spec["template"]["spec"]["containers"]
+    assert container["args"] == flags
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    rule = jobset["spec"]["failurePolicy"]["rules"][0]
+    assert {"name", "action"} <= rule.keys()  # both are required by JobSet's schema
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("render", "--name", "mova", "--", "--config=x"), "--image: got ''"),
+        (("render", *GKE, "--topology", "4x4;ls", "--", "--config=x"), "--topology: got '4x4;ls'"),
+        (("render", *GKE, "--chips", "5", "--", "--config=x"), "does not divide into hosts"),
+        (("render", *GKE, "--", '--config="x"'), "cannot be passed on"),
+        (("render", *GKE, "--", "--config=x\n"), "cannot be passed on"),
+        (("render", *GKE), "after --"),
+    ],
+)
+def test_gke_says_what_is_wrong(arguments, message):
+    done = launch("gke.sh", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not done.stdout
+
+
+def test_gke_dry_runs_print_the_commands():
+    apply = launch("gke.sh", "apply", *GKE, "--dry_run", "--", "--config=x")
+    assert commands(apply) == [["kubectl", "apply", "-f", "-"]]
+    delete = launch("gke.sh", "delete", "--name", "mova", "--dry_run")
+    assert commands(delete) == [["kubectl", "delete", "jobset", "mova"]]
+
+
+# ------------------------------------------------------------------------------ Slurm, supervising
+
+
+def test_slurm_starts_the_run_with_its_flags():
+    done = launch("slurm.sh", "--config=configs/base.py:data=a b", DRY_RUN="1")
+    (command,) = commands(done)
+    assert command[0] == "srun"
+    assert command[-3:] == ["-m", "mova_jax.main", "--config=configs/base.py:data=a b"]
+
+
+def supervised(tmp_path: Path, codes: list[int]) -> tuple[int, int]:
+    """Runs a command that ends with these codes in turn: its last code, and how often it ran."""
+    count = tmp_path / "count"
+    count.write_text("0")
+    script = (
+        "import pathlib, sys; p = pathlib.Path(sys.argv[1]); n = int(p.read_text()); "
+        "p.write_text(str(n + 1)); sys.exit(eval(sys.argv[2])[n])"
+    )
+    command = (sys.executable, "-c", script, str(count), str(codes))
+    done = launch("supervise.sh", "--attempts", "4", *command, SUPERVISE_PAUSE_S="0")
+    return done.returncode, int(count.read_text())
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ([0], (0, 1)),
+        ([1], (1, 1)),  # wrong flags do not get better by trying again
+        ([143, 75, 0], (0, 3)),
+        ([143, 1], (1, 2)),
+        ([75] * 9, (75, 4)),
+    ],
+)
+def test_supervise_starts_again_what_was_stopped_from_outside(codes, expected, tmp_path):
+    assert supervised(tmp_path, codes) == expected
+
+
+def test_supervise_hands_a_sigterm_on_and_ends(tmp_path):
+    script = (
+        "import signal, sys, time, pathlib\n"
+        "def save(*_):\n"
+        "    time.sleep(0.3); pathlib.Path(sys.argv[1]).write_text('saved'); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "pathlib.Path(sys.argv[1]).write_text('started')\n"
+        "time.sleep(60)\n"
+    )
+    told = tmp_path / "told"
+    process = subprocess.Popen(
+        ["bash", "launch/supervise.sh", sys.executable, "-c", script, str(told)], cwd=ROOT
+    )
+    deadline = time.monotonic() + 30
+    while not told.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    assert told.read_text() == "saved"
