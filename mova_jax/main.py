@@ -4,11 +4,13 @@
     python -m mova_jax.main --config=configs/base.py:objective=no_dfsm --config.train.steps=2000
 
 Exit codes: 0 the run is complete, 1 something is wrong (one message says what), 130 or 143 stopped
-by Ctrl-C or SIGTERM with everything saved.
+by Ctrl-C or SIGTERM with everything saved, 75 another process of the run was lost.
 """
 
 import errno
 import logging
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from mova_jax import config as config_lib
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Path of a config, such as configs/base.py.")
 flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/NAME_OF_THE_CONFIG.")
+flags.DEFINE_string("profile_steps", "", "FIRST:LAST, steps to trace into WORKDIR/profile.")
 
 
 def main(argv: list[str]) -> int:
@@ -29,8 +32,11 @@ def main(argv: list[str]) -> int:
     # JAX tells at level INFO of every accelerator that is not there.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     # Imported here, for the flags are checked before anything takes seconds to load.
+    from jax.errors import JaxRuntimeError
+
     from mova_jax.data.shards import ShardError
     from mova_jax.training.checkpoint import CheckpointError
+    from mova_jax.training.processes import LOST, lost_process
     from mova_jax.training.run import run
     from mova_jax.training.workdir import RunError
     from mova_jax.weights.files import WeightsError
@@ -40,7 +46,7 @@ def main(argv: list[str]) -> int:
     try:
         config = config_lib.from_config_dict(FLAGS.config)
         _tell_difference(config, path, argument)
-        return run(config, workdir)
+        return run(config, workdir, steps_to_trace(FLAGS.profile_steps))
     except (
         config_lib.ConfigError,
         RunError,
@@ -50,6 +56,11 @@ def main(argv: list[str]) -> int:
         FloatingPointError,
     ) as error:
         return _fail(str(error))
+    except JaxRuntimeError as error:
+        if not (reason := lost_process(error)):
+            raise
+        _fail(reason)
+        os._exit(LOST)  # JAX's own end would wait for the process that is gone
     except KeyboardInterrupt:
         _fail("interrupted; what was saved before is whole, and the same command goes on")
         return 130
@@ -76,6 +87,21 @@ def _tell_difference(config: config_lib.Config, path: str, argument: str) -> Non
     lines = [f"  {name}: {old!r} -> {new!r}" for name, (old, new) in changed.items()]
     suffix = f":{argument}" if argument else ""
     print(f"{path}{suffix}: {len(lines)} keys differ from {path}", *lines, sep="\n")
+
+
+def steps_to_trace(text: str) -> tuple[int, int]:
+    """First and last step of `--profile_steps=20:23`; (0, 0) of ''.
+
+    Raises:
+        ConfigError: for another form.
+    """
+    found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
+    if not text:
+        return 0, 0
+    if not found or int(found[1]) > int(found[2]):
+        expected = "FIRST:LAST, steps from 1, such as 20:23"
+        raise config_lib.ConfigError([f"--profile_steps: got {text!r}, expected {expected}"])
+    return int(found[1]), int(found[2])
 
 
 def _config_flag(argv: list[str]) -> str:

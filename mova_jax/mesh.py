@@ -5,6 +5,8 @@ losses are written for the global batch and know nothing of this: the compiler s
 all-pairs loss sees every pair whatever the number of devices.
 """
 
+import functools
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -52,6 +54,21 @@ def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
             f"{name} is {batch_size} over {size} devices: choose a multiple of {size}, or a "
             "smaller config.mesh.data"
         )
+
+
+def any_process(mesh: Mesh, flag: bool) -> jax.Array:
+    """Whether any process of the run has its flag up: a scalar on the devices, read it later.
+
+    It is queued behind the work at hand, so that asking costs the host no waiting.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    rows = np.full(len(mesh.local_devices), flag)
+    return _any(mesh)(jax.make_array_from_process_local_data(everywhere, rows))
+
+
+@functools.cache
+def _any(mesh: Mesh):
+    return jax.jit(lambda votes: votes.any(), out_shardings=replicated(mesh))
 
 
 def put_batch(mesh: Mesh, arrays: dict[str, np.ndarray]) -> Batch:

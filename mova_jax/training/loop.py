@@ -18,6 +18,7 @@ import numpy as np
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.training.checkpoint import Checkpoints
+from mova_jax.training.profile import Trace
 from mova_jax.training.progress import MetricWriter, Progress, Work
 from mova_jax.training.state import TrainState
 from mova_jax.training.workdir import RunError
@@ -34,6 +35,20 @@ class StopSignal:
 
     def __init__(self):
         self.number = 0
+        self._vote: jax.Array | None = None
+
+    def agreed(self, mesh: jax.sharding.Mesh) -> bool:
+        """Whether to stop before the next step: the same answer in every process of the run.
+
+        With several processes a request counts one step later, when all know of it.
+        """
+        if jax.process_count() == 1:
+            return self.requested
+        before, self._vote = self._vote, mesh_lib.any_process(mesh, self.requested)
+        if before is not None and bool(before):
+            self.number = self.number or signal.SIGTERM
+            return True
+        return False
 
     @property
     def requested(self) -> bool:
@@ -91,6 +106,7 @@ class Loop:
         progress: Progress,
         evaluate: Callable[[Any], dict[str, float]] | None,
         name_videos: Callable[[np.ndarray], list[str]],
+        trace: Trace | None = None,
     ):
         """Takes what a run is made of.
 
@@ -105,11 +121,13 @@ class Loop:
             evaluate: parameters to validation figures, `t2v/r1` and `blend/weight` among them;
                 None without a validation split.
             name_videos: `video_id`s to names, for errors.
+            trace: of some steps.
         """
         self._config, self._mesh, self._train_step = config, mesh, train_step
         self._batches, self._checkpoints = batches, checkpoints
         self._writer, self._progress = writer, progress
         self._evaluate, self._name_videos = evaluate, name_videos
+        self._trace = trace or Trace()
 
     def run(self, state: TrainState, stop: StopSignal) -> TrainState:
         """Trains from where `state` stands; saves when it leaves.
@@ -122,9 +140,12 @@ class Loop:
         """
         cfg, step = self._config.train, int(state.step)
         data_state, ahead, taken = self._batches.get_state(), None, None
-        while step < cfg.steps and not stop.requested:
+        while step < cfg.steps and not stop.agreed(self._mesh):
             fetched = ahead or self._fetch()
-            state, metrics = self._train_step(state, fetched.batch)
+            self._trace.before(step + 1)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
+                state, metrics = self._train_step(state, fetched.batch)
+            self._trace.after(step + 1, metrics)
             step, data_state = step + 1, fetched.data_state
             if taken:
                 self._settle(taken, state)

@@ -170,6 +170,7 @@ class Progress:
         *,
         warmup_steps: int = 0,
         window: int = 50,
+        started: float | None = None,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -182,11 +183,14 @@ class Progress:
                 last, the time left is not known.
             window: Steps that the rates are measured over. The first step of a process, which
                 compiles, is never among them.
+            started: When the process began, by `clock`, for the goodput; now by default.
             stream: Where to tell it; the standard error output by default.
             clock: Returns seconds.
         """
         self._total, self._step, self._warmup = total_steps, start_step, warmup_steps
         self._clock, self._paused_s = clock, 0.0
+        self._started = clock() if started is None else started
+        self._in_steps_s = 0.0
         self._ends: collections.deque[tuple[float, Work]] = collections.deque(maxlen=window + 1)
         self._stream = stream or sys.stderr
         self._silent = jax.process_index() != 0
@@ -215,6 +219,8 @@ class Progress:
         now = self._clock() - self._paused_s
         if self._ends and work[:2] != self._ends[-1][1][:2]:
             self._ends.clear()  # this step compiled, and those before it were of another size
+        if self._ends:
+            self._in_steps_s += max(now - self._ends[-1][0] - work.wait_s, 0.0)
         self._ends.append((now, work))
         self._step = step
         if not self._silent and (now >= self._next_draw or step == self._total):
@@ -225,8 +231,10 @@ class Progress:
         """Rates of the last steps of this size; empty until two were done.
 
         Returns:
-            `time/step_s`, `time/videos_per_s`, `time/frames_per_s` over all devices, and
-            `time/data_wait_share`, the share of the time spent waiting for batches.
+            `time/step_s`, `time/videos_per_s`, `time/frames_per_s` over all devices;
+            `time/data_wait_share`, the share of the time spent waiting for batches; and
+            `time/goodput`, the share of the time since this process began that it spent in steps,
+            all else (start, compiling, waiting for data, evaluation, saving) being the rest.
         """
         steps = len(self._ends) - 1
         if steps < 1:
@@ -238,6 +246,7 @@ class Progress:
             "time/videos_per_s": sum(work.videos for work in done) / seconds,
             "time/frames_per_s": sum(work.frames for work in done) / seconds,
             "time/data_wait_share": sum(work.wait_s for work in done) / seconds,
+            "time/goodput": self._in_steps_s / max(self._clock() - self._started, 1e-9),
         }
 
     @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """A run from its configuration to its report: what `python -m mova_jax.main` calls."""
 
+import contextlib
 import dataclasses
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from mova_jax.training import workdir as workdir_lib
 from mova_jax.training.checkpoint import Checkpoints, abstract_state
 from mova_jax.training.initial import initial_weights, vocabulary_folder, with_weights
 from mova_jax.training.loop import Loop, StopSignal
+from mova_jax.training.processes import is_main, meet, say
+from mova_jax.training.profile import Trace
 from mova_jax.training.progress import METRICS_FILE, MetricWriter, Progress, read_metrics
 from mova_jax.training.state import Recipe, make_recipe
 from mova_jax.training.step import make_train_step
@@ -43,14 +47,17 @@ class Setup:
     checkpoints: Checkpoints
     batches: pipeline.TrainDataset
     initial: dict[str, np.ndarray]  # parameters by name that a new run does not draw
+    started: float  # when the process began, by `time.monotonic`
+    profile_steps: tuple[int, int]  # first and last step to trace, (0, 0) for none
 
 
-def run(config: Config, workdir: str | os.PathLike) -> int:
+def run(config: Config, workdir: str | os.PathLike, profile_steps: tuple[int, int] = (0, 0)) -> int:
     """Trains, evaluates and reports; goes on where an earlier call stopped.
 
     Args:
         config: of the run; `model.text.vocab_size` 0 takes the tokenizer's.
-        workdir: of the run, see `training/workdir.py`.
+        workdir: of the run, see `training/workdir.py`; one that all its processes share.
+        profile_steps: first and last step to trace, from 1; (0, 0) for none.
 
     Returns:
         The exit code: 0 when the run is complete, 128 + number of the signal that stopped it.
@@ -58,31 +65,34 @@ def run(config: Config, workdir: str | os.PathLike) -> int:
     Raises:
         RunError, ShardError, CheckpointError: what is wrong and what to do.
     """
-    setup = set_up(config, workdir)
+    setup = set_up(config, workdir, profile_steps)
     try:
         if _is_complete(setup):
-            print(f"The run in {setup.workdir} is complete.\n\n{_summary(setup)}")
+            say(f"The run in {setup.workdir} is complete.\n\n{_summary(setup)}")
             return 0
         stop = StopSignal()
         with stop.caught():
             if setup.checkpoints.last_step != setup.config.train.steps:
                 _train(setup, stop)
         if stop.requested:
-            print(
+            say(
                 f"Stopped after step {setup.checkpoints.last_step} of {config.train.steps}; "
                 "the same command goes on from there."
             )
             return 128 + stop.number
         _finish(setup)
-        print(f"\nThe run is complete.\n\n{_summary(setup)}")
+        say(f"\nThe run is complete.\n\n{_summary(setup)}")
         return 0
     finally:
         setup.checkpoints.close()
 
 
-def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
+def set_up(
+    config: Config, workdir: str | os.PathLike, profile_steps: tuple[int, int] = (0, 0)
+) -> Setup:
     """Data, tokenizer, model and checkpoints of a run; makes the embedded data when asked for."""
-    workdir = Path(workdir)
+    started, workdir = time.monotonic(), Path(workdir)
+    keep_programs(config)
     workdir_lib.check(workdir, config)  # before anything that takes time
     folder = open_data(config)
     splits = tuple(shards.read_manifest(folder).splits)
@@ -108,8 +118,10 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
         raise
     except (ValueError, FileNotFoundError) as error:
         raise RunError(str(error)) from error
-    workdir_lib.claim(workdir, config)
-    workdir_lib.keep_tokenizer(workdir, tokenizer)
+    if is_main():
+        workdir_lib.claim(workdir, config)
+        workdir_lib.keep_tokenizer(workdir, tokenizer)
+    meet("the workdir is claimed")
     return Setup(
         config,
         workdir,
@@ -122,7 +134,18 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
         Checkpoints(workdir, config),
         batches,
         initial,
+        started,
+        profile_steps,
     )
+
+
+def keep_programs(config: Config) -> None:
+    """Keeps compiled programs beside the data, so that the next start need not compile them.
+
+    Whoever set JAX_COMPILATION_CACHE_DIR, or JAX's flag, is left alone.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache) / "programs"))
 
 
 def open_data(config: Config) -> Path:
@@ -173,10 +196,16 @@ def _train(setup: Setup, stop: StopSignal) -> None:
         saved = checkpoints.restore_last(like)
         state = saved.state
         batches.set_state(saved.data)
-        print(f"Going on from step {start} of {config.train.steps} in {setup.workdir}")
+        say(f"Going on from step {start} of {config.train.steps} in {setup.workdir}")
     writer = MetricWriter(setup.workdir, resume_step=start)
-    progress = Progress(config.train.steps, start or 0, warmup_steps=image_steps(config))
-    with writer, progress:
+    progress = Progress(
+        config.train.steps,
+        start or 0,
+        warmup_steps=image_steps(config),
+        started=setup.started,
+    )
+    trace = Trace(setup.workdir, *setup.profile_steps)
+    with writer, progress, contextlib.closing(trace):
         loop = Loop(
             config,
             setup.mesh,
@@ -187,6 +216,7 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             progress=progress,
             evaluate=_validation(setup),
             name_videos=lambda ids: pipeline.record_ids(setup.folder, "train", ids),
+            trace=trace,
         )
         try:
             loop.run(state, stop)
@@ -225,7 +255,7 @@ def _image_batch_size(config: Config, folder: Path) -> int:
 def _validation(setup: Setup):
     """Parameters to validation figures, None without a validation split."""
     if "validation" not in setup.splits:
-        print("There is no validation split: the last checkpoint is the one that is tested.")
+        say("There is no validation split: the last checkpoint is the one that is tested.")
         return None
     return lambda params: setup.evaluator.evaluate(params, "validation")
 
@@ -239,7 +269,7 @@ def _tell_start(setup: Setup, state: Any) -> None:
     if steps := image_steps(config):
         images = _image_batch_size(config, setup.folder)
         warmup = f"  warm-up  {steps} steps on {images} single frames, each with one sentence\n"
-    print(
+    say(
         f"Training {parameters:,} parameters, objective {config.objective}, seed {config.seed}, "
         f"for {config.train.steps} steps\n"
         f"  data     {setup.folder}: {', '.join(setup.splits)}\n"
@@ -261,11 +291,12 @@ def _finish(setup: Setup) -> None:
     params = saved.state.params
     tested = [split for split in config.eval.splits if split in setup.splits]
     for split in sorted({*config.eval.splits} - {*tested}):
-        print(f"There is no split {split} in {setup.folder}: it is not evaluated.")
+        say(f"There is no split {split} in {setup.folder}: it is not evaluated.")
     measured = _measured(setup)
+    meet("the splits to test are known")  # before the main process writes more figures
     with MetricWriter(setup.workdir, resume_step=config.train.steps) as writer:
         for split in (split for split in tested if split not in measured):
-            print(f"Evaluating on {split} with the checkpoint of step {int(saved.state.step)}")
+            say(f"Evaluating on {split} with the checkpoint of step {int(saved.state.step)}")
             figures = setup.evaluator.evaluate(params, split, weight, interval=True)
             figures["checkpoint_step"] = float(saved.state.step)
             writer.write(config.train.steps, {f"{split}/{k}": v for k, v in figures.items()})
@@ -273,7 +304,9 @@ def _finish(setup: Setup) -> None:
     drawn = []
     if config.eval.timelines and shown in setup.splits:
         drawn = setup.evaluator.timelines(params, shown, config.eval.timelines)
-    write_report(setup.workdir, drawn)
+    if is_main():
+        write_report(setup.workdir, drawn)
+    meet("the report is written")
 
 
 def _measured(setup: Setup) -> set[str]:

@@ -135,6 +135,7 @@ def test_rates_are_those_of_the_last_steps_without_the_first_and_pauses():
         "time/videos_per_s": 2.0,
         "time/frames_per_s": 16.0,
         "time/data_wait_share": 0.25,
+        "time/goodput": 1.5 / 62,  # of two seconds of the second step one half was waiting
     }
     assert bar.rates() == pytest.approx(expected)
 
@@ -145,6 +146,16 @@ def test_rates_are_those_of_the_last_steps_without_the_first_and_pauses():
         bar.update(step, 1.0, work(0.0))
     assert bar.rates()["time/step_s"] == pytest.approx(1.0)
     assert bar.rates()["time/data_wait_share"] == 0.0
+    assert bar.rates()["time/goodput"] == pytest.approx(4.5 / 1065)
+
+
+def test_goodput_counts_from_the_start_of_the_process_and_no_step_that_compiles():
+    clock = Clock()
+    bar = progress.Progress(100, 0, stream=io.StringIO(), clock=clock, started=clock.now - 10)
+    for videos, seconds in ((8, 40), (8, 5), (4, 30), (4, 5)):
+        clock.now += seconds
+        bar.update(1, 1.0, work(videos=videos))
+    assert bar.rates()["time/goodput"] == pytest.approx(10 / 90)
 
 
 def test_rates_begin_anew_where_batches_change():
