@@ -33,7 +33,7 @@ do_it() {
 code=0
 # A task that fails ends the others, which would wait for it.
 do_it srun --kill-on-bad-exit=1 .venv/bin/python -u -m mova_jax.main "$@" || code=$?
-if [[ $code == 143 || $code == 75 ]]; then
+if [[ $code == 143 || $code == 75 || $code == 134 ]]; then
   do_it scontrol requeue "${SLURM_JOB_ID:?}"
 fi
 exit "$code"

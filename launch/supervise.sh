@@ -3,7 +3,7 @@
 #
 #     bash launch/supervise.sh [--attempts N] COMMAND [ARGUMENT ...]
 #
-# Exit code 143 (SIGTERM: a preemption) and 75 (another process of the run was lost) say that the
+# Exit codes 143 (SIGTERM: a preemption), 75 and 134 (another process was lost) say that the
 # same command goes on from the last checkpoint, and start it again, up to N times (100). Any other
 # code is passed on. A SIGTERM or Ctrl-C to this script goes to the command, and ends both.
 #
@@ -12,7 +12,7 @@
 
 set -euo pipefail
 
-readonly preempted=143 lost=75
+readonly again=" 143 75 134 "
 readonly metadata=http://metadata.google.internal/computeMetadata/v1/instance
 
 say() { printf 'supervise: %s\n' "$*" >&2; }
@@ -64,7 +64,7 @@ for ((attempt = 1; ; attempt++)); do
   # A signal that is forwarded ends `wait` early: wait until the command itself is gone.
   while wait "$child" && code=0 || code=$?; kill -0 "$child" 2>/dev/null; do :; done
   kill "$watcher" 2>/dev/null || true
-  if [[ -n "$stopped" || ($code != "$preempted" && $code != "$lost") ]]; then
+  if [[ -n "$stopped" || "$again" != *" $code "* ]]; then
     exit "$code"
   fi
   if ((attempt >= attempts)); then

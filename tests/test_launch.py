@@ -164,7 +164,7 @@ def supervised(tmp_path: Path, codes: list[int]) -> tuple[int, int]:
     [
         ([0], (0, 1)),
         ([1], (1, 1)),  # wrong flags do not get better by trying again
-        ([143, 75, 0], (0, 3)),
+        ([143, 75, 134, 0], (0, 4)),
         ([143, 1], (1, 2)),
         ([75] * 9, (75, 4)),
     ],
