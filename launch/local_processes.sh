@@ -6,7 +6,7 @@
 #
 # N processes (2) with D CPU devices each (1); the batch is split over all N x D. Each line of the
 # output begins with the number of its process. When one fails the others end too. Exit code: 0 when
-# all are done, else that of the first process that failed.
+# all are done, else that of the first process that failed. Needs bash 5.1.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -45,15 +45,18 @@ for ((i = 0; i < processes; i++)); do
 done
 
 code=0
-for ((left = processes; left > 0; left--)); do
-  one=0
-  wait -n "${children[@]}" || one=$?
-  # 127: nothing is left to wait for; above 128 with children alive: a signal came to this script.
-  if ((one != 0 && one != 127 && code == 0)); then
+while ((${#children[@]})); do
+  one=0 gone=''
+  wait -n -p gone "${children[@]}" || one=$?
+  # A signal to this script ends the waiting, and no process is gone: wait for them again.
+  [[ -n "$gone" ]] || continue
+  left=()
+  for child in "${children[@]}"; do [[ "$child" == "$gone" ]] || left+=("$child"); done
+  children=("${left[@]}")
+  if ((one != 0 && code == 0)); then
     code=$one
     # The others notice a lost process by themselves within a minute.
-    ((one == 143 || one == 130)) || say "a process failed with exit code $one"
+    ((one == 143 || one == 130)) || say "a process ended with exit code $one"
   fi
 done
-wait
 exit "$code"

@@ -13,7 +13,7 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -184,6 +184,36 @@ def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
             f"{name} is {batch_size} over {size} devices: choose a multiple of {size}, or a "
             "smaller config.mesh.data or config.mesh.fsdp"
         )
+
+
+def on_devices(function: Callable[..., Any], inputs: Sequence[Any], output: Any):
+    """`jax.jit` of a function whose arguments may be NumPy arrays that every process has whole.
+
+    Args:
+        function: of trees of arrays.
+        inputs: a sharding, or a tree of them, for each argument.
+        output: sharding of all results.
+    """
+    compiled = jax.jit(function, in_shardings=tuple(inputs), out_shardings=output)
+    if jax.process_count() == 1:
+        return compiled
+
+    def place(tree, sharding):
+        # With several processes jit takes NumPy arrays for what is whole everywhere only.
+        return jax.tree.map(
+            lambda leaf: (
+                leaf
+                if isinstance(leaf, jax.Array)
+                else jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
+            ),
+            tree,
+        )
+
+    def call(*trees):
+        one_each = (s if isinstance(s, NamedSharding) else None for s in inputs)
+        return compiled(*(place(t, s) if s else t for t, s in zip(trees, one_each, strict=True)))
+
+    return call
 
 
 def any_process(mesh: Mesh, flag: bool) -> jax.Array:

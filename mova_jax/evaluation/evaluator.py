@@ -77,13 +77,11 @@ class Evaluator:
         functions = _Functions(recipe)
         whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
         params = mesh_lib.state_sharding(mesh, recipe.shapes.params)
-        compiled = functools.partial(jax.jit, out_shardings=whole)
-        self._encode = compiled(functions.encode, in_shardings=(params, split))
-        self._encode_text = jax.jit(
-            functions.encode_text, in_shardings=(params, split, split), out_shardings=split
-        )
-        self._pairs = compiled(functions.pairs, in_shardings=(params, split, whole))
-        self._matched = compiled(functions.matched, in_shardings=(params, split, split))
+        compiled = mesh_lib.on_devices
+        self._encode = compiled(functions.encode, (params, split), whole)
+        self._encode_text = compiled(functions.encode_text, (params, split, split), split)
+        self._pairs = compiled(functions.pairs, (params, split, whole), whole)
+        self._matched = compiled(functions.matched, (params, split, split), whole)
         self._own_scores = jax.jit(functions.own_scores)
 
     def evaluate(
@@ -140,7 +138,7 @@ class Evaluator:
             self.folder, split, self.tokenizer, self.settings, self.rows, limit
         )
         for arrays in batches:
-            batch = mesh_lib.put_batch(self.mesh, self._full_context(arrays))
+            batch = Batch(**self._full_context(arrays))
             valid = int((arrays["video_id"] >= 0).sum())
             part = Split(*self._encode(params, batch), arrays["timestamps"])
             parts.append(jax.tree.map(lambda leaf, n=valid: np.asarray(leaf)[:n], part))
