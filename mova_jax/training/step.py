@@ -26,10 +26,12 @@ def make_train_step(recipe: Recipe, mesh: jax.sharding.Mesh):
     """
     cfg = recipe.config
     rate = schedule(cfg.optim, cfg.train.steps)
+    parties = mesh_lib.parties(mesh)
     whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
 
     def loss_of(params, batch, step):
-        return objective(recipe.model(params), batch, cfg.losses, step)
+        model = recipe.model(params)
+        return objective(model, batch, cfg.losses, step, parties, cfg.train.microbatch)
 
     @partial(jax.jit, donate_argnums=0, in_shardings=(whole, split), out_shardings=(whole, whole))
     def train_step(state: TrainState, batch: Batch):
