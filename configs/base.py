@@ -133,6 +133,9 @@ def get_config(arg: str = "") -> ConfigDict:
     # that holds while it is shown.
     train.image_share = 0.3  # of the steps; 0 = no warm-up
     train.image_batch_size = 0  # frames, global; 0 = 4 * batch_size, at most the train split
+    # Rows that the towers take at a time, global, and again in the backward pass: memory for time.
+    # The losses see the whole batch all the same.
+    train.microbatch = 0  # 0 = all at once; else divides both batch sizes
     train.log_every = 10  # steps
     train.eval_every = 400  # steps; validation, and a checkpoint that may become the best
     train.checkpoint_every = 100  # steps; the last one is kept for a resume

@@ -146,6 +146,7 @@ class Train:
     checkpoint_every: int
     image_share: float = 0.0
     image_batch_size: int = 0
+    microbatch: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +256,7 @@ RANGES = {
     "train.batch_size": (2, None),
     "train.image_share": (0.0, 1.0),
     "train.image_batch_size": (0, None),
+    "train.microbatch": (0, None),
     "train.log_every": (1, None),
     "train.eval_every": (1, None),
     "train.checkpoint_every": (1, None),

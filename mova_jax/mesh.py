@@ -351,3 +351,55 @@ def layout(mesh: Mesh) -> Iterator[None]:
 
     with layers.laid_out_by(place):
         yield
+
+
+# -- the losses
+
+
+class Parties:
+    """The devices between which the batch is split, as the losses see them.
+
+    What is not about the batch stays with the compiler. `mova_jax.losses.ring.OneParty` says what
+    each method does, and stands in where there is only one.
+    """
+
+    def __init__(self, mesh: Mesh, axes: tuple[str, ...]):
+        self._mesh, self._axes = mesh, axes
+        self.size = math.prod(mesh.shape[axis] for axis in axes)
+
+    def index(self):
+        """The number of this party, from 0, in the order of the batch."""
+        return jax.lax.axis_index(self._axes)
+
+    def shift(self, tree):
+        """Hands a pytree to the next party; what the one before had comes in."""
+        ring = [(i, (i + 1) % self.size) for i in range(self.size)]
+        return jax.lax.ppermute(tree, self._axes, ring)
+
+    def sum(self, tree):
+        """The sum over all parties."""
+        return jax.lax.psum(tree, self._axes)
+
+    def gather(self, tree):
+        """The rows of all parties, in the order of the batch."""
+        return jax.lax.all_gather(tree, self._axes, tiled=True)
+
+    def local(self, tree):
+        """Marks what is made alike everywhere as each party's own: its gradients are summed."""
+        return jax.lax.pcast(tree, self._axes, to="varying")
+
+    def map(self, fn, whole, split):
+        """Runs `fn(whole, split)` at each party; it returns what is the same everywhere."""
+        return jax.shard_map(
+            lambda whole, split: fn(self.local(whole), split),
+            mesh=self._mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(self._axes)),
+            out_specs=PartitionSpec(),
+            axis_names=set(self._axes),
+        )(whole, split)
+
+
+def parties(mesh: Mesh) -> Parties | None:
+    """What the losses need to know of a mesh; None where one device has the whole batch."""
+    found = Parties(mesh, LOGICAL["batch"])
+    return found if found.size > 1 else None

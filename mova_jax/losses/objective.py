@@ -4,15 +4,19 @@
 
 A variant of the method is a set of weights and a layout in the config (`mova_jax/presets.py`),
 never another objective. Terms of weight 0 are not computed.
+
+Towers run on the whole batch, which the compiler may split over devices, or on some rows at a time.
+All that meets in pairs runs inside of `parties.map` on each party's rows (`ring.py`).
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mova_jax.losses import similarity, terms
+from mova_jax.losses import chosen, ring, similarity, terms
 from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
 
 
@@ -44,17 +48,19 @@ def pair_scores(model, video: VideoEmbedding, captions, candidates, how: Pairing
 
 def global_scores(video: VideoEmbedding, text: TextEmbedding) -> Float[Array, "b c"]:
     """Cosines of the global embeddings of all videos with all captions."""
-    return jnp.einsum("bd,cd->bc", video.pooled, similarity.normalise(text.pooled))
+    return similarity.cosines(video.pooled, similarity.normalise(text.pooled))
 
 
 def own_mask_scores(
     video: VideoEmbedding, masks: ConceptMasks, how: Pairing
 ) -> Float[Array, "b c"]:
     """Score of every video under each caption's own masks, those it has with its own video."""
-    return similarity.own_mask_scores(video, masks, pool=how.pool, scale=how.scale)
+    return similarity.own_mask_scores(
+        video, masks, video.frame_mask, pool=how.pool, scale=how.scale
+    )
 
 
-def objective(model, batch: Batch, cfg, step: Float[Array, ""]):
+def objective(model, batch: Batch, cfg, step: Float[Array, ""], parties=None, microbatch: int = 0):
     """The loss of a batch and what to watch of it.
 
     Args:
@@ -62,95 +68,178 @@ def objective(model, batch: Batch, cfg, step: Float[Array, ""]):
         batch: videos and their captions, row by row.
         cfg: `config.losses`.
         step: number of the step from 0, for the warm-up of the modular terms.
+        parties: between which the batch is split (`mova_jax.mesh.parties`); None: it is not.
+        microbatch: rows that go through the towers at a time, and again in the backward pass, so
+            that memory grows with them; the loss and its gradient are those of the whole batch.
+            0 takes all at once.
 
     Returns:
         The loss (float32 scalar), and a dict of scalars: each term unweighted, the masks' kept
         shares, the scales, the in-batch accuracy of the global score.
     """
-    video = model.encode_video(batch.frames, batch.frame_mask)
-    text = model.encode_text(batch.tokens, batch.token_mask)
+
+    def encode(rows: Batch):
+        video = model.encode_video(rows.frames, rows.frame_mask)
+        return video, model.encode_text(rows.tokens, rows.token_mask)
+
+    scales = {"scale": model.scale}
+    if cfg.sfdm or cfg.dfsm:
+        scales["modular_scale"] = model.modular_scale
+    embedded = similarity.map_blocks(encode, batch, microbatch)
+    parties = parties or ring.OneParty()
+    whole, split = (model.mask_networks(), scales), (*embedded, batch.example_mask)
+    found = parties.map(partial(_terms, parties, cfg), whole, split)
+    means = {name: term.mean for name, term in found.items()}
+    if cfg.sparsity:
+        means["sparsity"] = means["kept_text"] + means["kept_video"]
+    ramp = jnp.minimum(1.0, (step + 1) / cfg.warmup_steps) if cfg.warmup_steps else 1.0
+    total = cfg.contrast * means["contrast"]
+    for name in ("frame", "sfdm", "dfsm", "sparsity"):
+        if getattr(cfg, name):
+            total = total + ramp * getattr(cfg, name) * means[name]
+    return total, means | scales
+
+
+def _terms(parties, cfg, whole, split) -> dict[str, terms.Term]:
+    """Every term by its name, summed over the parties, from a party's rows."""
+    (networks, scales), (video, text, valid) = whole, split
     with jax.named_scope("global_contrast"):
-        scores = global_scores(video, text)
-        contrast = terms.global_contrast(scores, model.scale, batch.example_mask)
-    losses = {"contrast": (cfg.contrast, contrast)}
-    watched = {
-        "in_batch_r1": _in_batch_r1(scores, batch.example_mask).mean,
-        "scale": model.scale,
-    }
+        unit = similarity.normalise(text.pooled)
+        logits = terms.contrast(
+            parties, _global_tile, (), video.pooled, unit, scales["scale"], valid, floats=4
+        )
+        found = {
+            "contrast": terms.global_contrast(logits, valid),
+            "in_batch_r1": terms.found_first(logits, valid),
+        }
     if any((cfg.frame, cfg.sfdm, cfg.dfsm, cfg.sparsity)):
-        modular, also = _modular_terms(model, batch, video, text, scores, cfg)
-        ramp = jnp.minimum(1.0, (step + 1) / cfg.warmup_steps) if cfg.warmup_steps else 1.0
-        losses |= {name: (weight * ramp, term) for name, (weight, term) in modular.items()}
-        watched |= also
-    total = sum(weight * term.mean for weight, term in losses.values())
-    return total, watched | {name: term.mean for name, (_, term) in losses.items()}
+        found |= _modular_terms(parties, cfg, networks, scales, video, text, valid)
+    return parties.sum(found)
 
 
-def _in_batch_r1(scores: Float[Array, "b c"], example_mask: Bool[Array, "b"]) -> terms.Term:
-    """Captions whose own video scores highest in the batch; their number."""
-    best = jnp.argmax(jnp.where(example_mask[:, None], scores, -jnp.inf), axis=0)
-    found = (best == jnp.arange(scores.shape[1])) & example_mask
-    return terms.Term(found.sum(dtype=jnp.float32), example_mask.sum(dtype=jnp.float32))
+def _global_tile(_, video: Float[Array, "b d"], text: Float[Array, "c d"]):
+    return similarity.cosines(video, text)
 
 
-def _modular_terms(model, batch, video, text, scores, cfg):
-    """L_tv, sfdm, dfsm and L_s: {name: (weight, Term)}, and what to watch."""
-    how, valid = pairing(cfg), batch.example_mask
+def _modular_terms(parties, cfg, networks, scales, video, text, valid) -> dict[str, terms.Term]:
+    """L_tv, sfdm, dfsm and the masks' kept shares, of a party's rows."""
     if cfg.detach_towers:
         video, text = jax.lax.stop_gradient((video, text))
     with jax.named_scope("masks"):
-        captions = model.prepare(text)
-        masks = model.own_masks(video, captions)
-    found, watched = {}, {}
+        captions, masks = _own_pairs(networks, video, text)
+    found = {}
     if cfg.frame:
         with jax.named_scope("frame_contrast"):
-            found["frame"] = (
-                cfg.frame,
-                terms.frame_contrast(
-                    video.frames,
-                    masks.part,
-                    video.frame_mask,
-                    margin=cfg.margin,
-                    example_mask=valid,
-                    form=cfg.frame_form,
-                    negatives=cfg.frame_negatives,
-                ),
+            found["frame"] = terms.frame_contrast(
+                video.frames,
+                masks.part,
+                video.frame_mask,
+                margin=cfg.margin,
+                example_mask=valid,
+                form=cfg.frame_form,
+                negatives=cfg.frame_negatives,
+                parties=parties,
             )
-    if cfg.sfdm or (cfg.dfsm and cfg.dfsm_masks == "pair"):
-        with jax.named_scope("pairs"):
-            candidates = _candidates(scores, valid, cfg.hard_pairs)
-            pairs = pair_scores(model, video, captions, candidates, how).score
-    if cfg.sfdm:
+    if cfg.sfdm or cfg.dfsm:
+        scale = scales["modular_scale"]
+        rows = _Rows(video, text, captions, masks, valid)
+        found |= _contrast_terms(parties, cfg, networks, scale, rows)
+    if networks.has_masks:
+        kept_text, kept_video = terms.sparsity(masks, video.frame_mask & valid[:, None])
+        found |= {"kept_text": kept_text, "kept_video": kept_video}
+    return found
+
+
+class _Rows(NamedTuple):
+    """A party's videos and the captions of the same rows."""
+
+    video: VideoEmbedding
+    text: TextEmbedding
+    captions: Any  # prepared
+    masks: ConceptMasks
+    valid: Bool[Array, "r"]
+
+
+def _contrast_terms(parties, cfg, networks, scale, rows: _Rows) -> dict[str, terms.Term]:
+    """L_vt: sfdm and dfsm."""
+    how, valid, found = pairing(cfg), rows.valid, {}
+    frames, d = rows.video.frames.shape[1:]
+    own = cfg.dfsm_masks == "own"
+    contrast = partial(terms.contrast, parties, scale=scale, example_mask=valid)
+    if cfg.sfdm and cfg.hard_pairs:
         with jax.named_scope("sfdm"):
-            found["sfdm"] = cfg.sfdm, _sfdm(pairs, candidates, model.modular_scale, valid)
+            found["sfdm"] = _hard_sfdm(parties, cfg, networks, scale, rows)
+    elif cfg.sfdm or not own:
+        with jax.named_scope("pairs"):
+            logits = contrast(
+                partial(_pair_tile, how),
+                networks,
+                rows.video,
+                rows.captions,
+                floats=_PAIR_FLOATS * frames * d,
+                block=how.block,
+            )
+        if cfg.sfdm:
+            found["sfdm"] = terms.same_frame_different_masks(logits, valid)
     if cfg.dfsm:
         with jax.named_scope("dfsm"):
-            by_video = pairs if cfg.dfsm_masks == "pair" else own_mask_scores(video, masks, how)
-            term = terms.different_frames_same_mask(by_video, model.modular_scale, valid)
-            found["dfsm"] = cfg.dfsm, term
-    if model.has_masks:
-        kept_text, kept_video = terms.sparsity(masks, video.frame_mask & valid[:, None])
-        watched |= {"kept_text": kept_text.mean, "kept_video": kept_video.mean}
-        if cfg.sparsity:
-            both = kept_text.mean + kept_video.mean
-            found["sparsity"] = cfg.sparsity, terms.Term(both, jnp.ones(()))
-    if cfg.sfdm or cfg.dfsm:
-        watched["modular_scale"] = model.modular_scale
-    return found, watched
+            if own:
+                captions = rows.masks, rows.video.frame_mask
+                tile = partial(_own_mask_tile, how)
+                logits = contrast(tile, (), rows.video, captions, floats=8 * frames)
+            found["dfsm"] = terms.different_frames_same_mask(logits, valid)
+    return found
 
 
-def _candidates(scores, valid, hard_pairs: int):
-    """The own caption and the k hardest of each video by the global score; None for all."""
-    if not hard_pairs:
-        return None
-    return similarity.hard_candidates(jnp.where(valid, scores, -jnp.inf), hard_pairs)
+def _pair_tile(how: Pairing, networks, video: VideoEmbedding, captions) -> Float[Array, "b c"]:
+    return pair_scores(networks, video, captions, None, how._replace(block=0)).score
 
 
-def _sfdm(pairs, candidates, scale, valid):
-    """Same frame, different masks: cross-entropy of each video over its candidate captions."""
-    b = pairs.shape[0]
-    if candidates is None:
-        positive, candidate_mask = jnp.arange(b), jnp.broadcast_to(valid, (b, b))
-    else:
-        positive, candidate_mask = jnp.zeros(b, jnp.int32), valid[candidates]
-    return terms.same_frame_different_masks(pairs, scale, candidate_mask, valid, positive=positive)
+def _own_mask_tile(how: Pairing, _, video: VideoEmbedding, captions) -> Float[Array, "b c"]:
+    masks, frame_mask = captions
+    return similarity.own_mask_scores(video, masks, frame_mask, pool=how.pool, scale=how.scale)
+
+
+def _hard_sfdm(parties, cfg, networks, scale, rows: _Rows) -> terms.Term:
+    """sfdm over the own caption and the k hardest of each video by the global score."""
+    how, (f, d) = pairing(cfg), rows.video.frames.shape[1:]
+    unit = jax.lax.stop_gradient(similarity.normalise(rows.text.pooled))
+    everyone, valid = parties.gather((unit, rows.valid))
+    scores = jnp.where(valid, similarity.cosines(rows.video.pooled, everyone), -jnp.inf)
+    own = terms.Rows.of(parties, rows.valid).index
+    candidates = similarity.hard_candidates(scores, cfg.hard_pairs, own)
+    floats = _PAIR_FLOATS * f * d
+    pairs = how.block * candidates.shape[1] if how.block else candidates.size
+    found = chosen.score_chosen(
+        parties,
+        partial(_matched, how),
+        networks,
+        rows.video,
+        rows.captions,
+        candidates,
+        min(pairs, chosen.chunk_of(candidates.size, parties.size, floats)),
+    )
+    return terms.chosen_candidates(found, scale, valid[candidates], rows.valid)
+
+
+def _matched(how: Pairing, networks, video: VideoEmbedding, captions) -> Float[Array, "m"]:
+    masks_fn = networks.masks if networks.has_masks else None
+    return similarity.matched_scores(masks_fn, video, captions, pool=how.pool, scale=how.scale)
+
+
+# float32 numbers of the mask networks for a frame of a pair, or for a token of a caption, forwards
+# and backwards, in joint embeddings: measured on `select`.
+_PAIR_FLOATS, _TOKEN_FLOATS = 32, 64
+
+
+def _own_pairs(networks, video: VideoEmbedding, text: TextEmbedding):
+    """Prepared captions, and the masks of each with its own video."""
+    (_, f, d), (_, l, w) = video.frames.shape, text.tokens.shape
+    room = ring.TILE_FLOATS // max(_TOKEN_FLOATS * l * w, _PAIR_FLOATS * f * d)
+
+    def one_block(rows):
+        video, text = rows
+        captions = networks.prepare(text)
+        return captions, networks.own_masks(video, captions)
+
+    return similarity.map_blocks(one_block, (video, text), max(1, room))

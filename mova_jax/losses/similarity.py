@@ -54,6 +54,11 @@ def normalise(vectors: Float[Array, "... d"]) -> Float[Array, "... d"]:
     return vectors * _inverse_length(jnp.square(vectors).sum(-1, keepdims=True))
 
 
+def cosines(videos: Float[Array, "b d"], captions: Float[Array, "c d"]) -> Float[Array, "b c"]:
+    """Cosines of all vectors of length 1 with all others."""
+    return _einsum("bd,cd->bc", videos, captions)
+
+
 class CosineParts(NamedTuple):
     """The three sums over d of which the cosine of two masked vectors is made, `[... f]` each."""
 
@@ -122,23 +127,29 @@ def own_mask_parts(frames: Float[Array, "b f d"], masks: ConceptMasks) -> Cosine
 
 
 def own_mask_scores(
-    video: VideoEmbedding, masks: ConceptMasks, *, pool: Pool, scale: float | Float[Array, ""]
+    video: VideoEmbedding,
+    masks: ConceptMasks,
+    own_frame_mask: Bool[Array, "c f"],
+    *,
+    pool: Pool,
+    scale: float | Float[Array, ""],
 ) -> Float[Array, "b c"]:
     """Score of every video under each caption's own masks, those it has with its own video.
 
     Args:
         video: `frames[b f d]`, `frame_mask[b f]`.
-        masks: `[b f d]` m^V and s of each video with the caption of its row.
+        masks: `[c f d]` m^V and s of each caption with its own video.
+        own_frame_mask: `[c f]` valid frames of each caption's own video.
         pool: see `pool_frames`.
         scale: see `pool_frames`.
     """
     parts = own_mask_parts(video.frames, masks)
-    both = video.frame_mask[:, None] & video.frame_mask[None, :]
+    both = video.frame_mask[:, None] & own_frame_mask
     sums = frame_sums(video.frames, video.frame_mask)
     # The sum over the frames that are valid in both, for each pair, from the products of frames.
     unit = normalise(jnp.where(video.frame_mask[..., None], video.frames, 0))
     products = _einsum("bfd,bgd->bfg", unit, unit)
-    valid = video.frame_mask.astype(jnp.float32)
+    valid = own_frame_mask.astype(jnp.float32)
     total_sq = _einsum("cf,bfg,cg->bc", valid, products, valid)
     total = total_sq * _inverse_length(total_sq)
     return pool_frames(parts, both, pool, scale, FrameSums(sums.length[:, None], total))
@@ -240,13 +251,7 @@ def pair_scores(
         `score[b k]`, `cosine[b k f]`, float32.
     """
 
-    def one_pair(frames, frame_mask, sums, caption):
-        if masks_fn is None:
-            parts = _unmasked_parts(frames, caption.pooled)
-        else:
-            parts = pair_parts(frames, masks_fn(frames, frame_mask, caption))
-        score = pool_frames(parts, frame_mask, pool, scale, sums)
-        return PairScores(score, jnp.where(frame_mask, parts.cosine, 0.0))
+    one_pair = _pair_scorer(masks_fn, pool, scale)
 
     def one_video(row):
         frames, frame_mask, chosen = row
@@ -258,7 +263,36 @@ def pair_scores(
 
     frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
     rows = (frames, video.frame_mask, candidates)
-    return _map_blocks(one_video, rows, block) if block else jax.vmap(one_video)(rows)
+    return map_blocks(jax.vmap(one_video), rows, block)
+
+
+def matched_scores(
+    masks_fn: MasksFn | None,
+    video: VideoEmbedding,
+    captions: Any,
+    *,
+    pool: Pool,
+    scale: float | Float[Array, ""],
+) -> Float[Array, "b"]:
+    """`pair_scores` of each video with the caption of the same row alone."""
+    frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
+    sums = frame_sums(frames, video.frame_mask)
+    one_pair = _pair_scorer(masks_fn, pool, scale)
+    return jax.vmap(one_pair)(frames, video.frame_mask, sums, captions).score
+
+
+def _pair_scorer(masks_fn: MasksFn | None, pool: Pool, scale):
+    """The function that scores one video, padded frames zero, with one caption."""
+
+    def one_pair(frames, frame_mask, sums, caption):
+        if masks_fn is None:
+            parts = _unmasked_parts(frames, caption.pooled)
+        else:
+            parts = pair_parts(frames, masks_fn(frames, frame_mask, caption))
+        score = pool_frames(parts, frame_mask, pool, scale, sums)
+        return PairScores(score, jnp.where(frame_mask, parts.cosine, 0.0))
+
+    return one_pair
 
 
 def _unmasked_parts(frames: Float[Array, "f d"], text_pooled: Float[Array, "d"]) -> CosineParts:
@@ -269,26 +303,33 @@ def _unmasked_parts(frames: Float[Array, "f d"], text_pooled: Float[Array, "d"])
     return CosineParts(_einsum("fd,d->f", frames, text_pooled), video_sq, text_sq)
 
 
-def _map_blocks(fn: Callable, rows: Any, block: int) -> Any:
-    """`jax.vmap(fn)(rows)`, rematerialised, with no more than `block` rows alive at a time.
+def map_blocks(fn: Callable, rows: Any, block: int) -> Any:
+    """`fn(rows)` with no more than `block` rows alive at a time, computed again backwards.
 
     Row i goes into step i % steps, so that rows which are sharded in order over devices give every
     device its share of each step; blocks of neighbours would lie on one device.
+
+    Args:
+        fn: takes and returns pytrees of rows `[r ...]`, each row by itself.
+        rows: pytree of rows.
+        block: 0, or as many as there are, does all at once and keeps what the backward pass needs.
     """
     size = jax.tree.leaves(rows)[0].shape[0]
+    if not 0 < block < size:
+        return fn(rows)
     steps = -(-size // block)
     width = -(-size // steps)
 
     def split(leaf):
         # Filled up with copies of the last row: a row of zeros might not be legal input.
         filling = [(0, width * steps - size)] + [(0, 0)] * (leaf.ndim - 1)
-        filled = jnp.pad(leaf, filling, mode="edge")
+        filled = jnp.pad(leaf, filling, mode="edge") if width * steps > size else leaf
         return filled.reshape(width, steps, *leaf.shape[1:]).swapaxes(0, 1)
 
     def join(leaf):
         return leaf.swapaxes(0, 1).reshape(width * steps, *leaf.shape[2:])[:size]
 
-    mapped = jax.checkpoint(jax.vmap(fn), prevent_cse=False)
+    mapped = jax.checkpoint(fn, prevent_cse=False)
     return jax.tree.map(join, jax.lax.map(mapped, jax.tree.map(split, rows)))
 
 

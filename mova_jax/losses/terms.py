@@ -7,12 +7,14 @@ depends on them, whatever is stored there. Scores are cosines; logits are `scale
 scale that may be trained. All sums are float32.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mova_jax.losses import ring
 from mova_jax.losses.similarity import normalise
 from mova_jax.typing import ConceptMasks, Term
 
@@ -27,102 +29,158 @@ def _count(mask: Bool[Array, "..."]) -> Float[Array, ""]:
     return mask.sum(dtype=jnp.float32)
 
 
-def _require_square(scores: Float[Array, "b c"]) -> None:
-    if scores.ndim != 2 or scores.shape[0] != scores.shape[1]:
-        raise ValueError(
-            f"scores have shape {scores.shape}; expected [b c] with b == c, caption i belonging to "
-            "video i: score every video of the batch with every caption of the batch"
-        )
+class Rows(NamedTuple):
+    """Which rows of the whole batch these are; a video and its caption have the same index."""
+
+    index: Int[Array, "r"]
+    mask: Bool[Array, "r"]
+
+    @classmethod
+    def of(cls, parties, mask: Bool[Array, "r"]) -> "Rows":
+        """The rows of this party."""
+        return cls(parties.index() * len(mask) + jnp.arange(len(mask)), mask)
 
 
-def _cross_entropy(
-    scores: Float[Array, "r k"],
-    scale: Scale,
-    positive: Int[Array, "r"],
-    candidate_mask: Bool[Array, "r k"],
-    row_mask: Bool[Array, "r"],
-) -> Term:
-    """Cross-entropy of each valid row over its valid candidates; the positive is always one."""
-    is_positive = positive[:, None] == jnp.arange(scores.shape[1])
-    candidate_mask = candidate_mask | is_positive
-    scores = scores.astype(jnp.float32)
+class Contrast(NamedTuple):
+    """What cross-entropies need of the logits of all pairs of a batch, for the rows of a party."""
+
+    own: Float[Array, "r"]  # of a video and its caption
+    over_captions: Float[Array, "r"]  # logsumexp of a video with all captions
+    over_videos: Float[Array, "r"]  # logsumexp of a caption with all videos
+    best_other: Float[Array, "r"]  # highest of a caption with the other videos; no gradient
+
+
+def contrast(
+    parties,
+    score: Callable,
+    whole: Any,
+    videos: Any,
+    captions: Any,
+    scale: Float[Array, ""],
+    example_mask: Bool[Array, "r"],
+    *,
+    floats: int = 1,
+    block: int = 0,
+) -> Contrast:
+    """Scores all pairs of the batch, tile by tile. Inside of `parties.map`.
+
+    Args:
+        parties: `ring.OneParty`, or what splits the batch.
+        score: `(whole, videos[v ...], captions[c ...]) -> score[v c]`.
+        whole: pytree that every score depends on.
+        videos: pytree of rows `[r ...]`, this party's.
+        captions: pytree of rows `[r ...]`, each that of the video in its row.
+        scale: factor of the scores, an array.
+        example_mask: `[r]`; rows where it is False are never read.
+        floats: float32 numbers that one pair needs.
+        block: videos at a time; 0 lets the room decide.
+    """
+
+    def tile(shared, videos, captions):
+        (whole, scale), (videos, rows), (captions, columns) = shared, videos, captions
+        return _contrast_stats(score(whole, videos, captions), scale, rows, columns)
+
+    rows = Rows.of(parties, example_mask)
+    count = len(example_mask)
+    by_video, by_caption = ring.reduce_pairs(
+        parties,
+        tile,
+        (whole, scale),
+        (videos, rows),
+        (captions, rows),
+        ring.tile_of(count, count, floats, block),
+    )
+    return Contrast(by_caption.total, by_video.logsumexp, by_caption.logsumexp, by_caption.highest)
+
+
+def _contrast_stats(scores: Float[Array, "b c"], scale: Scale, rows: Rows, columns: Rows):
+    """Statistics of a tile, by video and by caption; what is masked out counts nothing."""
+    valid = rows.mask[:, None] & columns.mask
+    own = valid & (rows.index[:, None] == columns.index)
     # Zeros before the product keep what is padded out of the gradient of the scale.
-    logits = scale * jnp.where(candidate_mask & row_mask[:, None], scores, 0.0)
-    total = jax.nn.logsumexp(jnp.where(candidate_mask, logits, -jnp.inf), axis=-1)
-    own = jnp.where(is_positive, logits, 0.0).sum(-1)
-    return Term(_masked_sum(total - own, row_mask), _count(row_mask))
+    logits = scale * jnp.where(valid, scores.astype(jnp.float32), 0.0)
+    candidates = jnp.where(valid, logits, ring.NOTHING)
+    others = jax.lax.stop_gradient(jnp.where(own, ring.NOTHING, candidates))
+    by_video = ring.Stats(logsumexp=jax.nn.logsumexp(candidates, axis=1))
+    by_caption = ring.Stats(
+        total=jnp.where(own, logits, 0.0).sum(0),
+        logsumexp=jax.nn.logsumexp(candidates, axis=0),
+        highest=others.max(0),
+    )
+    return by_video, by_caption
 
 
-def global_contrast(
-    scores: Float[Array, "b c"], scale: Scale, example_mask: Bool[Array, "b"]
-) -> Term:
+def global_contrast(logits: Contrast, example_mask: Bool[Array, "r"]) -> Term:
     """L_g: symmetric cross-entropy over the batch (docs/method.md, 4; CLIP).
 
     Args:
-        scores: `[b c]` cosines of global embeddings, b == c, the own caption on the diagonal.
-        scale: factor of the cosines.
-        example_mask: `[b]`.
+        logits: of global embeddings.
+        example_mask: `[r]`.
 
     Returns:
         Sum over valid examples of the mean of both directions; count of valid examples.
-
-    Raises:
-        ValueError: when scores are not square.
     """
-    _require_square(scores)
-    own = jnp.arange(scores.shape[0])
-    candidates = jnp.broadcast_to(example_mask, scores.shape)
-    by_video = _cross_entropy(scores, scale, own, candidates, example_mask)
-    by_caption = _cross_entropy(scores.T, scale, own, candidates, example_mask)
-    return Term(0.5 * (by_video.sum + by_caption.sum), by_video.count)
+    both = 0.5 * (logits.over_captions + logits.over_videos) - logits.own
+    return Term(_masked_sum(both, example_mask), _count(example_mask))
 
 
-def same_frame_different_masks(
-    scores: Float[Array, "b k"],
-    scale: Scale,
-    candidate_mask: Bool[Array, "b k"],
-    example_mask: Bool[Array, "b"],
-    *,
-    positive: Int[Array, "b"] | None = None,
-) -> Term:
+def same_frame_different_masks(logits: Contrast, example_mask: Bool[Array, "r"]) -> Term:
     """sfdm: which caption's masks fit the frames of this video? Cross-entropy over captions.
 
     Args:
-        scores: `[b k]` of each video with its candidate captions, from `pair_scores`.
-        scale: factor of the scores.
-        candidate_mask: `[b k]`, False for candidates that are captions of padded examples.
-        example_mask: `[b]`.
-        positive: `[b]` column of the own caption, which always takes part; None: column 0.
+        logits: under each pair's own masks.
+        example_mask: `[r]`.
 
     Returns:
         Sum over valid videos; their count.
     """
-    if positive is None:
-        positive = jnp.zeros(scores.shape[0], jnp.int32)
-    return _cross_entropy(scores, scale, positive, candidate_mask, example_mask)
+    return Term(_masked_sum(logits.over_captions - logits.own, example_mask), _count(example_mask))
 
 
-def different_frames_same_mask(
-    scores: Float[Array, "b c"], scale: Scale, example_mask: Bool[Array, "b"]
-) -> Term:
+def different_frames_same_mask(logits: Contrast, example_mask: Bool[Array, "r"]) -> Term:
     """dfsm: on which video's frames do a caption's own masks fit? Cross-entropy over videos.
 
     Args:
-        scores: `[b c]` of every video under each caption's own masks (`own_mask_parts`, pooled),
-          b == c, the own video on the diagonal.
-        scale: factor of the scores.
-        example_mask: `[b]`.
+        logits: of every video under the masks of each caption.
+        example_mask: `[r]`.
 
     Returns:
         Sum over valid captions; their count.
-
-    Raises:
-        ValueError: when scores are not square.
     """
-    _require_square(scores)
-    candidates = jnp.broadcast_to(example_mask, scores.shape)
-    own = jnp.arange(scores.shape[0])
-    return _cross_entropy(scores.T, scale, own, candidates, example_mask)
+    return Term(_masked_sum(logits.over_videos - logits.own, example_mask), _count(example_mask))
+
+
+def found_first(logits: Contrast, example_mask: Bool[Array, "r"]) -> Term:
+    """Captions whose own video scores strictly highest, the rank 1 of an evaluation; their number.
+
+    A tie is no hit, so the order of the videos does not matter.
+    """
+    found = example_mask & (logits.own > logits.best_other)
+    return Term(_count(found), _count(example_mask))
+
+
+def chosen_candidates(
+    scores: Float[Array, "b k"],
+    scale: Scale,
+    candidate_mask: Bool[Array, "b k"],
+    example_mask: Bool[Array, "b"],
+) -> Term:
+    """sfdm over chosen captions: cross-entropy of each video over its candidates.
+
+    Args:
+        scores: `[b k]` of each video with its candidates, the own caption at column 0.
+        scale: factor of the scores.
+        candidate_mask: `[b k]`, False for candidates that are captions of padded examples; the own
+            caption always takes part.
+        example_mask: `[b]`.
+
+    Returns:
+        Sum over valid videos; their count.
+    """
+    candidate_mask = (candidate_mask | (jnp.arange(scores.shape[1]) == 0)) & example_mask[:, None]
+    logits = scale * jnp.where(candidate_mask, scores.astype(jnp.float32), 0.0)
+    total = jax.nn.logsumexp(jnp.where(candidate_mask, logits, ring.NOTHING), axis=-1)
+    return Term(_masked_sum(total - logits[:, 0], example_mask), _count(example_mask))
 
 
 def frame_contrast(
@@ -134,6 +192,7 @@ def frame_contrast(
     example_mask: Bool[Array, "b"],
     form: Literal["hinge", "relative"] = "hinge",
     negatives: Literal["same_index", "all"] = "same_index",
+    parties=None,
 ) -> Term:
     """L_tv: each frame near its own part of its caption, away from other parts (docs/method.md, 4).
 
@@ -158,7 +217,8 @@ def frame_contrast(
         margin: cosine up to which a negative is left alone, or by which c+ is to exceed c-.
         example_mask: `[b]`.
         form: `hinge` or `relative`.
-        negatives: `same_index` or `all`; the latter runs over one video's parts at a time.
+        negatives: `same_index` or `all`.
+        parties: between which the batch is split, the arrays being this party's rows; None: one.
 
     Returns:
         Sum over valid frames; their count.
@@ -175,48 +235,57 @@ def frame_contrast(
     parts = normalise(jnp.where(valid[..., None], text_parts, 0))
     positive = (frames * parts).sum(-1)
     threshold = positive - margin if form == "relative" else jnp.full_like(positive, margin)
-    collect = _same_index_negatives if negatives == "same_index" else _all_negatives
-    total, count = collect(frames, parts, valid, threshold)
+    total, count = _negatives(
+        parties or ring.OneParty(), frames, parts, valid, threshold, negatives == "all"
+    )
     cost = total / jnp.maximum(count, 1)
     if form == "hinge":
         cost = cost + 1 - positive
     return Term(_masked_sum(cost, valid), _count(valid))
 
 
-def _excess(cosine: Array, threshold: Array, mask: Array, axis: int) -> tuple[Array, Array]:
-    """Sum over an axis of how far the negatives lie above their threshold, and their number."""
-    over = jnp.where(mask, jax.nn.relu(cosine - threshold), 0.0)
-    return over.sum(axis), mask.sum(axis)
-
-
-def _same_index_negatives(frames, parts, valid, threshold):
-    """Total excess and number of negatives `[b f]`: the own video, and others at the same index."""
-    b, f = valid.shape
+def _negatives(parties, frames, parts, valid, threshold, every_index: bool):
+    """Total excess over the threshold, and number of negatives, of each frame `[r f]`."""
+    r, f = valid.shape
+    index = Rows.of(parties, valid[:, 0]).index
+    by_video, _ = ring.reduce_pairs(
+        parties,
+        _excess_at_every_index if every_index else _excess_at_same_index,
+        (),
+        (frames, threshold, index),
+        (parts, valid, index),
+        ring.tile_of(r, r, 4 * f * (f if every_index else 1)),
+    )
+    total, count = by_video.total
+    if every_index:
+        return total, count
     within = jnp.einsum("bfd,bgd->bfg", frames, parts, precision="highest")
-    within_mask = valid[:, None, :] & ~jnp.eye(f, dtype=bool)
-    across = jnp.einsum("bfd,cfd->bcf", frames, parts, precision="highest")
-    across_mask = valid[None] & ~jnp.eye(b, dtype=bool)[..., None]
-    own_sum, own_count = _excess(within, threshold[..., None], within_mask, axis=2)
-    other_sum, other_count = _excess(across, threshold[:, None], across_mask, axis=1)
-    return own_sum + other_sum, own_count + other_count
+    others = valid[:, None, :] & ~jnp.eye(f, dtype=bool)
+    own_total, own_count = _excess(within, threshold[..., None], others, axis=2)
+    return total + own_total, count + own_count
 
 
-def _all_negatives(frames, parts, valid, threshold):
-    """Total excess and number of negatives `[b f]`: all frames but the frame itself.
+def _excess(cosine: Array, threshold: Array, mask: Array, axis) -> tuple[Array, Array]:
+    """Sum over axes of how far the negatives lie above their threshold, and their number."""
+    over = jnp.where(mask, jax.nn.relu(cosine - threshold), 0.0)
+    return over.sum(axis), mask.sum(axis, dtype=jnp.float32)
 
-    One video's parts at a time, rematerialised: `[b f g]` is alive, never `[b f c g]`.
-    """
-    b, f = valid.shape
 
-    def one_video(row):
-        c, part, part_mask = row
-        cosine = jnp.einsum("bfd,gd->bfg", frames, part, precision="highest")
-        itself = (jnp.arange(b) == c)[:, None, None] & jnp.eye(f, dtype=bool)
-        return _excess(cosine, threshold[..., None], part_mask & ~itself, axis=2)
+def _excess_at_same_index(_, videos, captions):
+    """A tile of `_negatives`: the same frame of all other videos."""
+    (frames, threshold, b), (parts, valid, c) = videos, captions
+    cosine = jnp.einsum("bfd,cfd->bcf", frames, parts, precision="highest")
+    others = valid & (b[:, None] != c)[..., None]
+    return ring.Stats(_excess(cosine, threshold[:, None], others, axis=1)), ring.Stats()
 
-    rows = (jnp.arange(b), parts, valid)
-    sums, counts = jax.lax.map(jax.checkpoint(one_video, prevent_cse=False), rows)
-    return sums.sum(0), counts.sum(0)
+
+def _excess_at_every_index(_, videos, captions):
+    """A tile of `_negatives`: all frames of all videos, but for the frame itself."""
+    (frames, threshold, b), (parts, valid, c) = videos, captions
+    cosine = jnp.einsum("bfd,cgd->bfcg", frames, parts, precision="highest")
+    itself = (b[:, None] == c)[:, None, :, None] & jnp.eye(valid.shape[1], dtype=bool)[:, None]
+    others = valid & ~itself
+    return ring.Stats(_excess(cosine, threshold[..., None, None], others, (2, 3))), ring.Stats()
 
 
 def sparsity(masks: ConceptMasks, frame_mask: Bool[Array, "... f"]) -> tuple[Term, Term]:
@@ -257,7 +326,11 @@ def identity_leak(scores: Float[Array, "b c"], example_mask: Bool[Array, "b"]) -
     Raises:
         ValueError: when scores are not square.
     """
-    _require_square(scores)
+    if scores.ndim != 2 or scores.shape[0] != scores.shape[1]:
+        raise ValueError(
+            f"scores have shape {scores.shape}; expected [b c] with b == c, caption i belonging to "
+            "video i: score every video of the batch with every caption of the batch"
+        )
     scores = jax.lax.stop_gradient(scores).astype(jnp.float32)
     own = jnp.diagonal(scores)
     video_mask = example_mask[:, None]

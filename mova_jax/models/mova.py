@@ -36,66 +36,23 @@ class PreparedCaption:
     tokens: Float[Array, "c l d"] | None  # projected tokens, for the `tokens` layout only
 
 
-class Mova(nnx.Module):
-    """The whole model; every intermediate has a name and a method."""
+class MaskNetworks(nnx.Module):
+    """TMN and CMN with what they need of a caption: all parameters that a pair's masks depend on.
 
-    def __init__(self, cfg, *, rngs: nnx.Rngs):
-        """Makes the model.
+    Attributes `tmn`, `cmn` and `projection` (of tokens, for the `tokens` layout only) are not there
+    where the method has none.
+    """
 
-        Args:
-            cfg: `config.model`, with `text.vocab_size` set.
-            rngs: source of the initial weights.
-        """
-        dtype = jnp.dtype(cfg.dtype)
-        common = {"rngs": rngs, "dtype": dtype}
-        tower = {"activation": cfg.activation, "remat": cfg.remat, **common}
-        self.vision = VisionTower(cfg.vision, cfg.embed_dim, **tower)
-        self.text = TextTower(cfg.text, cfg.embed_dim, **tower)
-        self.head = global_head(cfg, **common)
-        self.logit_scale = nnx.Param(jnp.log(jnp.asarray(cfg.scale, jnp.float32)))
-        if cfg.tmn.layout != "none":
-            self.tmn = TMN_LAYOUTS[cfg.tmn.layout](cfg, **common)
-        if cfg.cmn.kind != "none":
-            self.cmn = ConceptMaskNetwork(cfg, **common)
-        if cfg.modular_scale:
-            self.modular_logit_scale = nnx.Param(
-                jnp.log(jnp.asarray(cfg.modular_scale, jnp.float32))
-            )
+    def __init__(self, cfg, parts: dict[str, nnx.Module]):
+        """Puts networks together; `cfg` is `config.model`."""
         self.cfg = cfg
+        for name, module in parts.items():
+            setattr(self, name, module)
 
     @property
     def has_masks(self) -> bool:
         """False for the controls without masks."""
         return hasattr(self, "tmn") or hasattr(self, "cmn")
-
-    @property
-    def scale(self) -> Float[Array, ""]:
-        """Trained scale of the global scores, at most 100 as in CLIP."""
-        return _capped_exp(self.logit_scale[...])
-
-    @property
-    def modular_scale(self) -> Float[Array, ""]:
-        """Trained scale of the modular scores, with the same cap."""
-        return _capped_exp(self.modular_logit_scale[...])
-
-    def encode_video(
-        self, frames: UInt8[Array, "b f H W 3"], frame_mask: Bool[Array, "b f"]
-    ) -> VideoEmbedding:
-        """Frames through the vision tower and the global head."""
-        b, f = frame_mask.shape
-        with jax.named_scope("vision_tower"):
-            zv = self.vision(frames.reshape(b * f, *frames.shape[2:])).reshape(b, f, -1)
-        # Padded frames become 0 here, once, so that no later term has to think of their content.
-        zv = jnp.where(frame_mask[..., None], zv, 0.0)
-        with jax.named_scope("global_head"):
-            return VideoEmbedding(zv, frame_mask, self.head(zv, frame_mask))
-
-    def encode_text(
-        self, tokens: Int[Array, "c l"], token_mask: Bool[Array, "c l"]
-    ) -> TextEmbedding:
-        """Captions through the text tower."""
-        with jax.named_scope("text_tower"):
-            return self.text(tokens, token_mask)
 
     def prepare(self, text: TextEmbedding) -> PreparedCaption:
         """The mask networks' own layers over the captions, once for all videos."""
@@ -110,7 +67,7 @@ class Mova(nnx.Module):
             token_mask=text.token_mask,
             temporal=temporal,
             concept=concept,
-            tokens=self.text.projection(text.tokens).astype(jnp.float32) if by_token else None,
+            tokens=self.projection(text.tokens).astype(jnp.float32) if by_token else None,
         )
 
     def masks(
@@ -153,6 +110,74 @@ class Mova(nnx.Module):
     def own_masks(self, video: VideoEmbedding, captions: PreparedCaption) -> ConceptMasks:
         """The masks of each video with the caption of the same row: [b f d]."""
         return jax.vmap(self.masks)(video.frames, video.frame_mask, captions)
+
+
+class Mova(MaskNetworks):
+    """The whole model; every intermediate has a name and a method."""
+
+    def __init__(self, cfg, *, rngs: nnx.Rngs):
+        """Makes the model.
+
+        Args:
+            cfg: `config.model`, with `text.vocab_size` set.
+            rngs: source of the initial weights.
+        """
+        dtype = jnp.dtype(cfg.dtype)
+        common = {"rngs": rngs, "dtype": dtype}
+        tower = {"activation": cfg.activation, "remat": cfg.remat, **common}
+        self.vision = VisionTower(cfg.vision, cfg.embed_dim, **tower)
+        self.text = TextTower(cfg.text, cfg.embed_dim, **tower)
+        self.head = global_head(cfg, **common)
+        self.logit_scale = nnx.Param(jnp.log(jnp.asarray(cfg.scale, jnp.float32)))
+        if cfg.tmn.layout != "none":
+            self.tmn = TMN_LAYOUTS[cfg.tmn.layout](cfg, **common)
+        if cfg.cmn.kind != "none":
+            self.cmn = ConceptMaskNetwork(cfg, **common)
+        if cfg.modular_scale:
+            self.modular_logit_scale = nnx.Param(
+                jnp.log(jnp.asarray(cfg.modular_scale, jnp.float32))
+            )
+        self.cfg = cfg
+
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """Trained scale of the global scores, at most 100 as in CLIP."""
+        return _capped_exp(self.logit_scale[...])
+
+    @property
+    def modular_scale(self) -> Float[Array, ""]:
+        """Trained scale of the modular scores, with the same cap."""
+        return _capped_exp(self.modular_logit_scale[...])
+
+    def encode_video(
+        self, frames: UInt8[Array, "b f H W 3"], frame_mask: Bool[Array, "b f"]
+    ) -> VideoEmbedding:
+        """Frames through the vision tower and the global head."""
+        b, f = frame_mask.shape
+        with jax.named_scope("vision_tower"):
+            zv = self.vision(frames.reshape(b * f, *frames.shape[2:])).reshape(b, f, -1)
+        # Padded frames become 0 here, once, so that no later term has to think of their content.
+        zv = jnp.where(frame_mask[..., None], zv, 0.0)
+        with jax.named_scope("global_head"):
+            return VideoEmbedding(zv, frame_mask, self.head(zv, frame_mask))
+
+    def encode_text(
+        self, tokens: Int[Array, "c l"], token_mask: Bool[Array, "c l"]
+    ) -> TextEmbedding:
+        """Captions through the text tower."""
+        with jax.named_scope("text_tower"):
+            return self.text(tokens, token_mask)
+
+    @property
+    def projection(self) -> nnx.Module:
+        """Tokens to the joint embedding."""
+        return self.text.projection
+
+    def mask_networks(self) -> MaskNetworks:
+        """The model without towers and head; the parameters are the model's own."""
+        names = [name for name in ("tmn", "cmn") if hasattr(self, name)]
+        names += ["projection"] if self.cfg.tmn.layout == "tokens" else []
+        return MaskNetworks(self.cfg, {name: getattr(self, name) for name in names})
 
 
 def _capped_exp(x: Float[Array, ""]) -> Float[Array, ""]:

@@ -122,7 +122,8 @@ def test_own_mask_scores_equal_the_dense_form_in_values_and_gradients(pool):
         frames, text, video, pooled = args
         masks = concept_masks(text, video, pooled[:, None])
         videos = VideoEmbedding(frames, jnp.asarray(FRAME_MASK), normal(5, B, D))
-        return similarity.own_mask_scores(videos, masks, pool=pool, scale=scale)
+        own = videos.frame_mask
+        return similarity.own_mask_scores(videos, masks, own, pool=pool, scale=scale)
 
     inputs = own_inputs(B)
     assert_same(cheap(inputs, SCALE), dense(inputs, SCALE))
@@ -373,6 +374,16 @@ def test_candidates_are_columns_of_all_pairs():
 
     assert_same(chosen(*pair_inputs()), picked(*pair_inputs()))
     assert_same(gradient(chosen), gradient(picked))
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_matched_scores_are_the_diagonal(masked):
+    network, video, captions = pair_inputs()
+    video = jax.tree.map(lambda leaf: leaf[:C], video)
+    masks_fn = functools.partial(attend_masks, network) if masked else None
+    got = similarity.matched_scores(masks_fn, video, captions, pool="softmax", scale=SCALE)
+    network = network if masked else None
+    assert_same(got, jnp.diagonal(pair_scores(network, video, captions, pool="softmax").score))
 
 
 def test_no_more_than_a_block_of_masks_exists():

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mova_jax.losses import terms
+from mova_jax.losses import ring, terms
 from mova_jax.typing import ConceptMasks, Term
 
 B, F, D, K = 4, 3, 5, 3
 ALL = jnp.ones(B, bool)
 SOME = jnp.array([True, False, True, True])
-OWN = jnp.arange(B)
 
 # Valid frames of a video: with a hole, none, one, all.
 FRAME_MASK = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], dtype=bool)
@@ -32,23 +31,24 @@ def assert_same(got, expected, rtol=1e-4, atol=1e-5):
     jax.tree.map(compare, got, expected)
 
 
-def square_losses():
-    """Name, loss of square scores `(scores, scale, example_mask) -> Term`."""
+def of_scores(loss):
+    """The loss of given scores `(scores, scale, example_mask) -> Term`, in one tile."""
 
-    def sfdm(scores, scale, example_mask):
-        candidate_mask = jnp.broadcast_to(example_mask, scores.shape)
-        return terms.same_frame_different_masks(
-            scores, scale, candidate_mask, example_mask, positive=OWN[: len(scores)]
+    def term(scores, scale, example_mask):
+        rows = jnp.arange(len(scores))
+        logits = terms.contrast(
+            ring.OneParty(), lambda x, *_: x, scores, rows, rows, scale, example_mask
         )
+        return loss(logits, example_mask)
 
-    return {
-        "global": terms.global_contrast,
-        "sfdm": sfdm,
-        "dfsm": terms.different_frames_same_mask,
-    }
+    return term
 
 
-LOSSES = square_losses()
+LOSSES = {
+    "global": of_scores(terms.global_contrast),
+    "sfdm": of_scores(terms.same_frame_different_masks),
+    "dfsm": of_scores(terms.different_frames_same_mask),
+}
 
 
 def loop_reference(name, scores, scale, example_mask):
@@ -142,27 +142,27 @@ def test_bfloat16_scores_give_float32_terms(name):
     assert_same(got, LOSSES[name](scores.astype(jnp.float32), 9.0, ALL), atol=1e-6)
 
 
-@pytest.mark.parametrize("loss", [LOSSES["global"], LOSSES["dfsm"]])
-def test_scores_that_are_not_square_are_refused(loss):
-    with pytest.raises(ValueError, match=r"\(4, 3\).*b == c"):
-        loss(jnp.ones((4, 3)), 1.0, ALL)
+# -- the best of the others
 
 
-# -- sfdm over candidates
+def test_found_first_worked_by_hand():
+    # Caption 0 finds its video; 1 is beaten; 2 ties, which is no hit; 3 is padded, and its video,
+    # which would beat caption 0's, does not count.
+    scores = jnp.array([[0.9, 0.8, 0.1, 0], [0.1, 0.7, 0.5, 0], [0.2, 0.1, 0.5, 0], [1, 0, 0.9, 1]])
+    mask = jnp.array([True, True, True, False])
+    assert_same(of_scores(terms.found_first)(scores, 7.0, mask), Term(1.0, 3.0))
+    assert not jax.grad(lambda x: of_scores(terms.found_first)(x, 7.0, mask).sum)(scores).any()
+
+
+# -- sfdm over chosen candidates
 
 
 def test_candidates_worked_by_hand():
     # Video 0: own at column 0, one candidate padded: log(e^1 + e^0) - 1.
-    # Video 1: own at column 2, all valid: log(e^0 + e^1 + e^2) - 2. Video 2 is padded.
-    scores = jnp.array([[1.0, 0, 5], [0, 1, 2], [3, 3, 3]])
+    # Video 1: all valid: log(e^2 + e^0 + e^1) - 2. Video 2 is padded.
+    scores = jnp.array([[1.0, 0, 5], [2, 0, 1], [3, 3, 3]])
     candidates = jnp.array([[True, True, False], [True, True, True], [True, True, True]])
-    got = terms.same_frame_different_masks(
-        scores,
-        1.0,
-        candidates,
-        jnp.array([True, True, False]),
-        positive=jnp.array([0, 2, 0]),
-    )
+    got = terms.chosen_candidates(scores, 1.0, candidates, jnp.array([True, True, False]))
     expected = np.log(np.e + 1) - 1 + np.log(1 + np.e + np.e**2) - 2
     assert_same(got, Term(expected, 2.0))
 
@@ -170,21 +170,20 @@ def test_candidates_worked_by_hand():
 def test_own_caption_is_column_zero_and_always_a_candidate():
     scores = cosines(6, B, K)
     everything = jnp.ones((B, K), bool)
-    given = terms.same_frame_different_masks(
-        scores, 9.0, everything, SOME, positive=jnp.zeros(B, jnp.int32)
-    )
-    assert_same(terms.same_frame_different_masks(scores, 9.0, everything, SOME), given)
-    alone = terms.same_frame_different_masks(scores, 9.0, ~everything, SOME)
-    assert_same(alone, Term(0.0, 3.0))
+    given = terms.chosen_candidates(scores, 9.0, everything.at[:, 0].set(False), SOME)
+    assert_same(terms.chosen_candidates(scores, 9.0, everything, SOME), given)
+    assert_same(terms.chosen_candidates(scores, 9.0, ~everything, SOME), Term(0.0, 3.0))
 
 
-def test_order_of_candidates_does_not_matter():
-    scores, mask = cosines(7, B, K), jax.random.bernoulli(jax.random.key(8), 0.7, (B, K))
-    order = np.array([2, 0, 1])
-    got = terms.same_frame_different_masks(
-        scores[:, order], 9.0, mask[:, order], SOME, positive=jnp.full(B, 1)
-    )
-    assert_same(got, terms.same_frame_different_masks(scores, 9.0, mask, SOME))
+def test_scores_of_candidates_that_are_masked_out_are_never_read():
+    scores, mask = cosines(7, B, K), jax.random.bernoulli(jax.random.key(8), 0.6, (B, K))
+    mask = mask.at[:, 0].set(True)
+    dirty = jnp.where(mask & SOME[:, None], scores, jnp.nan)
+    results = [
+        jax.value_and_grad(lambda x: terms.chosen_candidates(x, 9.0, mask, SOME).sum)(x)
+        for x in (scores, dirty)
+    ]
+    assert_same(*results, atol=0)
 
 
 # -- frame contrast
@@ -317,13 +316,15 @@ def test_padded_frames_and_examples_are_never_read(negatives, garbage):
     assert not np.where(valid, 0.0, results[1][1][0]).any()
 
 
-def test_all_negatives_never_exist_at_once():
-    def program(frames, parts):
+def test_negatives_that_do_not_fit_are_met_tile_by_tile(monkeypatch):
+    def value(frames, parts):
         return contrast(frames, parts, margin=0.2, negatives="all").sum
 
-    jaxpr = str(jax.make_jaxpr(jax.grad(program))(*contrast_inputs()))
-    sizes = f"{B},{B},{F},{F}", f"{B},{F},{B},{F}"
-    assert f"f32[{B},{F},{F}]" in jaxpr and not any(f"f32[{x}]" in jaxpr for x in sizes)
+    whole = jax.value_and_grad(value, (0, 1))(*contrast_inputs())
+    monkeypatch.setattr(ring, "TILE_FLOATS", 12 * 4 * F * F)  # 12 pairs: 3 videos
+    assert_same(jax.jit(jax.value_and_grad(value, (0, 1)))(*contrast_inputs()), whole)
+    jaxpr = str(jax.make_jaxpr(jax.grad(value))(*contrast_inputs()))
+    assert f"f32[2,{F},{B},{F}]" in jaxpr and f"f32[{B},{F},{B},{F}]" not in jaxpr
 
 
 def test_frame_contrast_of_bfloat16_is_float32():

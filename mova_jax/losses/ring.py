@@ -1,0 +1,287 @@
+"""All pairs of a batch that is split over parties, without any party ever holding all of them.
+
+A party is a device, or the group of devices that share a part of the batch. Captions stay where
+they are. Videos go around a ring: a party scores the videos that visit it with its own captions,
+then hands them on, and after as many steps as there are parties they are home again. Statistics
+over the videos of each caption stay; statistics over the captions of each video travel with it.
+Videos travel because they are small: their frames are a tenth of what the mask networks make of a
+caption.
+
+The backward pass goes around once more. It makes the scores of each tile of pairs again, which the
+final statistics turn into gradients: of logits in a logsumexp, exp(logit - logsumexp). Gradients of
+videos travel with them, in float32. Only one tile of pairs is ever alive.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+# In place of -inf for what takes no part, so that differences and gradients stay finite.
+NOTHING = -1e30
+
+# float32 numbers that a tile of pairs may need at once, forwards and backwards: 512 MB.
+TILE_FLOATS = 2**27
+
+
+class OneParty:
+    """The whole batch in one place: what `mova_jax.mesh.Parties` is for a batch that is split."""
+
+    size = 1
+
+    def index(self) -> Int[Array, ""] | int:
+        """The number of this party, from 0; inside of `map`."""
+        return 0
+
+    def shift(self, tree: Any) -> Any:
+        """What the party before this one hands on; inside of `map`."""
+        return tree
+
+    def sum(self, tree: Any) -> Any:
+        """The sum over all parties; inside of `map`."""
+        return tree
+
+    def gather(self, tree: Any) -> Any:
+        """The rows of all parties, in the order of the batch; inside of `map`."""
+        return tree
+
+    def local(self, tree: Any) -> Any:
+        """Marks arrays that are made alike everywhere as each party's own; inside of `map`."""
+        return tree
+
+    def map(self, fn: Callable, whole: Any, split: Any) -> Any:
+        """Runs `fn(whole, split)` at each party.
+
+        Args:
+            fn: returns what is the same everywhere, such as sums.
+            whole: pytree that each party gets entire. Its gradients are added up over the parties.
+            split: pytree of which each party gets its rows.
+        """
+        return fn(whole, split)
+
+
+class Stats(NamedTuple):
+    """What is kept of each row of pairs: pytrees of arrays that begin with the axis of the rows."""
+
+    total: Any = ()
+    logsumexp: Any = ()
+    highest: Any = ()  # passes no gradient
+
+
+def _merge(a: Stats, b: Stats) -> Stats:
+    return Stats(
+        jax.tree.map(jnp.add, a.total, b.total),
+        jax.tree.map(jnp.logaddexp, a.logsumexp, b.logsumexp),
+        jax.tree.map(jnp.maximum, a.highest, b.highest),
+    )
+
+
+def _cotangent(part: Stats, final: Stats, gradient: Stats) -> Stats:
+    """Gradient by the statistics of one tile, from that by the final ones."""
+    return Stats(
+        gradient.total,
+        jax.tree.map(
+            lambda g, x, y: g * jnp.exp(x - y), gradient.logsumexp, part.logsumexp, final.logsumexp
+        ),
+        jax.tree.map(jnp.zeros_like, part.highest),
+    )
+
+
+class Tile(NamedTuple):
+    """How many videos and captions are scored at once."""
+
+    videos: int
+    captions: int
+
+
+def tile_of(videos: int, captions: int, floats: int, block: int = 0) -> Tile:
+    """The largest tile that `TILE_FLOATS` leaves room for.
+
+    Args:
+        videos: of a party.
+        captions: of a party.
+        floats: float32 numbers that one pair needs, forwards and backwards.
+        block: videos of a tile, with all captions; 0 lets the room decide.
+    """
+    if block:
+        return Tile(min(block, videos), captions)
+    width = min(captions, max(1, TILE_FLOATS // floats))
+    return Tile(min(videos, max(1, TILE_FLOATS // (floats * width))), width)
+
+
+def _split(tree: Any, size: int) -> Any:
+    """Rows `[r ...]` as tiles `[t size ...]` of nearly equal sizes, filled up with zeros."""
+
+    def split(leaf):
+        steps = math.ceil(leaf.shape[0] / size)
+        width = math.ceil(leaf.shape[0] / steps)
+        filling = [(0, steps * width - leaf.shape[0])] + [(0, 0)] * (leaf.ndim - 1)
+        return jnp.pad(leaf, filling).reshape(steps, width, *leaf.shape[1:])
+
+    return jax.tree.map(split, tree)
+
+
+def _join(tree: Any, rows: int) -> Any:
+    """The inverse of `_split`."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:rows], tree)
+
+
+def rows_of(tree: Any) -> int:
+    """The length of the leading axis."""
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+class Leaves:
+    """A tree as its floats, which have gradients, and the rest, which has none."""
+
+    def __init__(self, tree: Any):
+        leaves, self._structure = jax.tree.flatten(tree)
+        self._is_float = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+        self.floats = [leaf for leaf, yes in zip(leaves, self._is_float, strict=True) if yes]
+        self.rest = [leaf for leaf, yes in zip(leaves, self._is_float, strict=True) if not yes]
+
+    def tree(self, floats: list, rest: list) -> Any:
+        """The tree of these leaves."""
+        floats, rest = iter(floats), iter(rest)
+        leaves = [next(floats) if yes else next(rest) for yes in self._is_float]
+        return jax.tree.unflatten(self._structure, leaves)
+
+
+def zeros(parties, leaves: list) -> list:
+    """Where gradients are added up: in float32, whatever the leaves are."""
+    return [parties.local(jnp.zeros(leaf.shape, jnp.float32)) for leaf in leaves]
+
+
+def add(sums: list, leaves: list) -> list:
+    """Sums and what is added to them."""
+    return [total + leaf.astype(total.dtype) for total, leaf in zip(sums, leaves, strict=True)]
+
+
+def typed(gradients: list, leaves: list) -> list:
+    """Gradients in the types of what they are gradients of."""
+    return [g.astype(leaf.dtype) for g, leaf in zip(gradients, leaves, strict=True)]
+
+
+def reduce_pairs(
+    parties, fn: Callable, whole: Any, videos: Any, captions: Any, tile: Tile
+) -> tuple[Stats, Stats]:
+    """Statistics of all pairs of the batch, by video and by caption. Inside of `parties.map`.
+
+    Args:
+        parties: `OneParty`, or what splits the batch.
+        fn: `(whole, videos, captions) -> (by_video, by_caption)`: the statistics of a tile of
+            pairs, by its videos and by its captions. Tiles are filled up with rows of zeros (False
+            in masks), which must count nothing. It may not close over traced arrays.
+        whole: pytree, such as parameters and scales.
+        videos: pytree of rows `[r ...]`, this party's.
+        captions: pytree of rows `[c ...]`, this party's.
+        tile: pairs at a time. One tile that holds all pairs of the only party is differentiated as
+            it stands, without computing it twice.
+
+    Returns:
+        `by_video[r ...]` over all captions, `by_caption[c ...]` over all videos.
+    """
+    rows, columns = rows_of(videos), rows_of(captions)
+    if parties.size == 1 and tile == (rows, columns):
+        return fn(whole, videos, captions)
+    tiles = _split(videos, tile.videos), _split(captions, tile.captions)
+    by_video, by_caption = _ring(parties, fn, whole, *tiles)
+    return _join(by_video, rows), _join(by_caption, columns)
+
+
+def _ring(parties, fn, whole, videos, captions):
+    """`reduce_pairs` on tiles, with the backward pass that the module's docstring describes."""
+    trees = Leaves(whole), Leaves(videos), Leaves(captions)
+
+    def score(floats, rest):
+        return fn(*(tree.tree(*leaves) for tree, *leaves in zip(trees, floats, rest, strict=True)))
+
+    def empty(videos, captions):
+        """Statistics of no pair, in tiles."""
+        first = jax.tree.map(lambda leaf: leaf[0], (videos, captions))
+        shapes = jax.eval_shape(lambda: fn(whole, *first))
+        counts = rows_of(videos), rows_of(captions)
+        values = Stats(0.0, NOTHING, NOTHING)
+        return tuple(
+            Stats(
+                *(jax.tree.map(partial(full, n, v), s) for v, s in zip(values, side, strict=True))
+            )
+            for n, side in zip(counts, shapes, strict=True)
+        )
+
+    def full(count, value, leaf):
+        return parties.local(jnp.full((count, *leaf.shape), value, leaf.dtype))
+
+    none = empty(videos, captions)
+
+    def forward(floats, rest):
+        (whole_f, video_f, caption_f), (whole_r, video_r, caption_r) = floats, rest
+
+        def over_captions(video, by_video, caption):
+            leaves, by_caption = caption
+            parts = score((whole_f, video[0], leaves[0]), (whole_r, video[1], leaves[1]))
+            return _merge(by_video, parts[0]), _merge(by_caption, parts[1])
+
+        def over_videos(by_caption, video):
+            leaves, by_video = video
+            tiles = (caption_f, caption_r), by_caption
+            by_video, by_caption = jax.lax.scan(partial(over_captions, leaves), by_video, tiles)
+            return by_caption, by_video
+
+        def visit(carry, _):
+            visitors, by_caption = carry
+            by_caption, by_video = jax.lax.scan(over_videos, by_caption, visitors)
+            return (parties.shift((visitors[0], by_video)), by_caption), None
+
+        start = ((video_f, video_r), none[0]), none[1]
+        ((_, by_video), by_caption), _ = jax.lax.scan(visit, start, length=parties.size)
+        return by_video, by_caption
+
+    def backward(residuals, gradients):
+        floats, rest, final = residuals
+        (whole_f, video_f, caption_f), (whole_r, video_r, caption_r) = floats, rest
+
+        def over_captions(video, sums, caption):
+            (floats_v, rest_v), final_v, gradient_v = video
+            (floats_c, rest_c), final_c, gradient_c, sum_c = caption
+            leaves = whole_f, floats_v, floats_c
+            parts, pull = jax.vjp(lambda x: score(x, (whole_r, rest_v, rest_c)), leaves)
+            cotangents = (
+                _cotangent(parts[0], final_v, gradient_v),
+                _cotangent(parts[1], final_c, gradient_c),
+            )
+            [(by_whole, by_video, by_caption)] = pull(cotangents)
+            return (add(sums[0], by_whole), add(sums[1], by_video)), add(sum_c, by_caption)
+
+        def over_videos(carry, visitor):
+            sum_whole, sum_c = carry
+            video, sum_v = visitor
+            tiles = (caption_f, caption_r), final[1], gradients[1], sum_c
+            sums, sum_c = jax.lax.scan(partial(over_captions, video), (sum_whole, sum_v), tiles)
+            return (sums[0], sum_c), sums[1]
+
+        def visit(carry, _):
+            visitors, sums = carry
+            sums, sum_v = jax.lax.scan(over_videos, sums, visitors)
+            return (parties.shift((visitors[0], sum_v)), sums), None
+
+        visitors = ((video_f, video_r), final[0], gradients[0]), zeros(parties, video_f)
+        start = visitors, (zeros(parties, whole_f), zeros(parties, caption_f))
+        ((_, sum_v), (sum_whole, sum_c)), _ = jax.lax.scan(visit, start, length=parties.size)
+        found = sum_whole, sum_v, sum_c
+        return tuple(typed(g, x) for g, x in zip(found, floats, strict=True)), None
+
+    @jax.custom_vjp
+    def run(floats, rest):
+        return forward(floats, rest)
+
+    def run_forward(floats, rest):
+        final = forward(floats, rest)
+        return final, (floats, rest, final)
+
+    run.defvjp(run_forward, backward)
+    return run(tuple(t.floats for t in trees), tuple(t.rest for t in trees))

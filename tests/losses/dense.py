@@ -1,0 +1,116 @@
+"""The objective once more, dense and plain: every pair at once, by the formulas of docs/method.md.
+
+Differentiable, so that gradients can be compared; it shares the model with the real objective, and
+of its code nothing. Padded rows and frames are left out by indices that the caller knows.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def cosine(v, s):
+    """Over the last axis; 0 where one of the vectors is 0."""
+    empty = (jnp.abs(v).max(-1) < 1e-6) | (jnp.abs(s).max(-1) < 1e-6)
+    v, s = (jnp.where(empty[..., None], 1.0, x) for x in (v, s))
+    lengths = jnp.linalg.norm(v, axis=-1) * jnp.linalg.norm(s, axis=-1)
+    return jnp.where(empty, 0.0, (v * s).sum(-1) / lengths)
+
+
+def pooled(v, s, zv, valid, cfg):
+    """Scores `[b c]` of masked frames and parts `[b c f d]` over the frames `valid[b c f]`."""
+    keep = valid[..., None]
+    v, s = jnp.where(keep, v, 0.0), jnp.where(keep, s, 0.0)
+    if cfg.pool == "joint":
+        return cosine(*(x.reshape(*x.shape[:2], -1) for x in (v, s)))
+    number = jnp.maximum(valid.sum(-1), 1)
+    if cfg.pool == "aligned":
+        lengths = jnp.linalg.norm(jnp.where(keep, zv[:, None], 1.0), axis=-1, keepdims=True)
+        unit = jnp.where(keep, zv[:, None] / lengths, 0.0)
+        dots = (v / lengths * s).sum((-1, -2))
+        total, power = jnp.square(unit.sum(-2)).sum(-1), jnp.square(s).sum((-1, -2)) / number
+        there = (total > 1e-9) & (power > 1e-9)
+        return jnp.where(there, dots / jnp.sqrt(jnp.where(there, total * power, 1.0)), 0.0)
+    cosines = cosine(v, s)
+    if cfg.pool == "mean":
+        return cosines.sum(-1) / number
+    weights = jnp.where(valid, jnp.exp(cfg.pool_scale * cosines), 0.0)
+    return (weights * cosines).sum(-1) / jnp.maximum(weights.sum(-1), 1e-30)
+
+
+def entropy(logits, axis):
+    """Mean cross-entropy over the rows (axis 1) or columns (axis 0) of a square of logits."""
+    return -jnp.diagonal(jax.nn.log_softmax(logits, axis)).mean()
+
+
+def frame_loss(zv, part, valid, cfg):
+    """L_tv from all cosines `[b f c g]`."""
+    b, f = valid.shape
+    c = cosine(zv[:, :, None, None], part[None, None])
+    same_video = np.eye(b, dtype=bool)[:, None, :, None]
+    same_index = np.eye(f, dtype=bool)[None, :, None, :]
+    negative = ~(same_video & same_index) & valid[None, None]
+    if cfg.frame_negatives == "same_index":
+        negative = negative & (same_video | same_index)
+    positive = cosine(zv, part)
+    floor = cfg.margin if cfg.frame_form == "hinge" else (positive - cfg.margin)[..., None, None]
+    over = jnp.where(negative, jnp.maximum(c - floor, 0.0), 0.0).sum((2, 3))
+    cost = over / jnp.maximum(negative.sum((2, 3)), 1)
+    cost = cost + (1 - positive if cfg.frame_form == "hinge" else 0.0)
+    return jnp.where(valid, cost, 0.0).sum() / valid.sum()
+
+
+def objective(model, batch, cfg, rows):
+    """The loss and its terms by name.
+
+    Args:
+        model: a Mova.
+        batch: a Batch.
+        cfg: `config.losses`.
+        rows: indices of the valid examples, the only ones that are read.
+    """
+    video = model.encode_video(batch.frames, batch.frame_mask)
+    text = model.encode_text(batch.tokens, batch.token_mask)
+    video, text, valid = jax.tree.map(lambda x: x[rows], (video, text, batch.frame_mask))
+    scores = cosine(video.pooled[:, None], text.pooled[None])
+    found = {"contrast": (entropy(model.scale * scores, 0) + entropy(model.scale * scores, 1)) / 2}
+    zv = video.frames
+    if model.has_masks:
+        captions = model.prepare(text)
+        all_captions = jax.vmap(model.masks, in_axes=(None, None, 0))
+        masks = jax.vmap(all_captions, in_axes=(0, 0, None))(zv, valid, captions)
+        part, of_video = masks.part, masks.video
+        own = jnp.arange(len(rows))
+        found["frame"] = frame_loss(zv, part[own, own], valid, cfg)
+        kept = masks.kept_text[own, own], of_video[own, own].mean(-1)
+        found["sparsity"] = sum(jnp.where(valid, x, 0.0).sum() for x in kept) / valid.sum()
+    else:
+        shape = len(rows), *zv.shape
+        part = jnp.broadcast_to(text.pooled[None, :, None], shape)
+        of_video = jnp.ones(shape)
+    if cfg.sfdm or cfg.dfsm:
+        # Where frames of the video are padded, so are those of all its pairs.
+        pairs = pooled(zv[:, None] * of_video, part, zv, _pairs(valid), cfg)
+        found["sfdm"] = _sfdm(model.modular_scale * pairs, scores, cfg)
+        if cfg.dfsm_masks == "own":
+            own_part, own_video = part[own, own][None], of_video[own, own][None]
+            shape = len(rows), *zv.shape
+            v, s = zv[:, None] * own_video, jnp.broadcast_to(own_part, shape)
+            pairs = pooled(v, s, zv, valid[:, None] & valid[None], cfg)
+        found["dfsm"] = entropy(model.modular_scale * pairs, 0)
+    return sum(getattr(cfg, name) * term for name, term in found.items()), found
+
+
+def _pairs(valid):
+    return jnp.broadcast_to(valid[:, None], (len(valid), *valid.shape))
+
+
+def _sfdm(logits, scores, cfg):
+    """Over all captions, or over the own one and the k others of the highest global score."""
+    if not cfg.hard_pairs:
+        return entropy(logits, 1)
+    own = np.eye(len(logits), dtype=bool)
+    others = jnp.where(own, -jnp.inf, scores)
+    least = jnp.sort(others, axis=1)[:, -cfg.hard_pairs][:, None]
+    taking_part = own | (others >= least)
+    return entropy(jnp.where(taking_part, logits, -1e9), 1)
