@@ -134,7 +134,8 @@ class VideoReader:
                         yield from self._sample(frames, first, spans)
                         return
         except av.error.FFmpegError as error:
-            raise DecodeError(f"not a video that can be decoded ({error.strerror})") from error
+            what = "its end is missing" if _is_cut_short(self._path) else error.strerror
+            raise DecodeError(f"not a video that can be decoded ({what})") from error
 
     def _check_file(self) -> None:
         if not self._path.is_file():
@@ -267,6 +268,23 @@ class _Frames:
         if end is not None and claimed > 1.1 * end + 0.5:
             notes.append(f"only {end:.1f} s of the {claimed:.1f} s it claims were decoded")
         return notes
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Whether an MP4 ends within a box; the index, without which it is nothing, is often last."""
+    size, position = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            header = file.read(16)
+            if position == 0 and header[4:8] != b"ftyp":
+                return False
+            length = int.from_bytes(header[:4])
+            length = int.from_bytes(header[8:]) if length == 1 else length
+            if length < 8:  # 0 reaches to the end
+                return False
+            position += length
+    return position != size
 
 
 def _video_stream(container):

@@ -125,6 +125,8 @@ def damaged(tmp_path_factory, write_video, ramp):
     folder = tmp_path_factory.mktemp("damaged")
     whole = write_video(folder / "whole.mp4", ramp(30)).read_bytes()
     (folder / "index_lost.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "index_cut.mp4").write_bytes(whole[:-200])
+    (folder / "zeros.mp4").write_bytes(bytes(5000))
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.mp4").write_text("This is no video.\n" * 100)
     with av.open(str(folder / "audio.mp4"), "w") as container:
@@ -143,7 +145,9 @@ def damaged(tmp_path_factory, write_video, ramp):
         (".", "no such file"),
         ("empty.mp4", "the file is empty"),
         ("text.mp4", "not a video that can be decoded"),
-        ("index_lost.mp4", "not a video that can be decoded"),
+        ("index_lost.mp4", r"not a video that can be decoded \(its end is missing\)"),
+        ("index_cut.mp4", r"not a video that can be decoded \(its end is missing\)"),
+        ("zeros.mp4", r"not a video that can be decoded \(Invalid data"),
         ("audio.mp4", "no video stream"),
     ],
 )
