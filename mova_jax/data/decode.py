@@ -9,6 +9,7 @@ Out: what is on the screen at 0, 1/fps, 2/fps ... seconds, as uint8 RGB, upright
 The time of a frame is its own time stamp; what headers say of rate and duration is not relied on.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -122,11 +123,7 @@ class VideoReader:
         self._check_file()
         try:
             for back in _BACK if self._start else (None,):
-                # Only files: a playlist in disguise must not reach out to the network.
-                with av.open(str(self._path), options={"protocol_whitelist": "file"}) as container:
-                    if playlist := _PLAYLISTS & set(container.format.name.split(",")):
-                        what = f"a list of other files ({', '.join(playlist)})"
-                        raise DecodeError(f"{what}, not a video")
+                with self._opened() as container:
                     frames = _Frames(container)
                     spans = self._spans(frames, back)
                     first = next(spans, None)
@@ -136,6 +133,19 @@ class VideoReader:
         except av.error.FFmpegError as error:
             what = "its end is missing" if _is_cut_short(self._path) else error.strerror
             raise DecodeError(f"not a video that can be decoded ({what})") from error
+
+    @contextlib.contextmanager
+    def _opened(self):
+        import av
+
+        # Only files: a playlist in disguise must not reach out to the network. Titles that are not
+        # UTF-8, as old cameras write them, must not cost the video.
+        options = {"protocol_whitelist": "file"}
+        with av.open(str(self._path), options=options, metadata_errors="replace") as container:
+            if playlist := _PLAYLISTS & set(container.format.name.split(",")):
+                names = ", ".join(playlist)
+                raise DecodeError(f"a list of other files ({names}), not a video")
+            yield container
 
     def _check_file(self) -> None:
         if not self._path.is_file():
@@ -309,6 +319,10 @@ def _decoded(container, stream) -> Iterator[Any]:
             yield from packet.decode()
         except av.error.InvalidDataError:
             yield None
+        except IndexError:  # a packet of a stream that appears on the way, which PyAV does not know
+            packets = container.demux(stream)
+        except av.error.EOFError:  # the decoder was emptied before the above
+            return
 
 
 # ------------------------------------------------------------------------------------------- JPEG
