@@ -9,6 +9,8 @@ Out: what is on the screen at 0, 1/fps, 2/fps ... seconds, as uint8 RGB, upright
 The time of a frame is its own time stamp; what headers say of rate and duration is not relied on.
 """
 
+import contextlib
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -18,11 +20,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import simplejpeg
 
+from mova_jax.data.pictures import Converter, exif_matrix
+
 MAX_FRAMES = 100_000
 JPEG_QUALITY = 90
 
 # Forms that name other files, which may lie anywhere.
 _PLAYLISTS = {"hls", "concat", "dash", "applehttp"}
+
+# Containers round times, some to milliseconds: a frame counts from so many seconds before its time.
+_SLACK = 6e-4
+# Seconds between the starts of sound and picture that are worth a warning.
+_LATE = 0.5
+# Seconds back in time after which frames are another recording, and no longer badly ordered.
+_JUMP = 1.0
+# Not every file can find the last key frame before a time; then one looks further back, and at last
+# from the start (None). In seconds.
+_BACK = (0.0, 10.0, None)
 
 
 class DecodeError(Exception):
@@ -108,13 +122,30 @@ class VideoReader:
 
         self._check_file()
         try:
-            # Only files: a playlist in disguise must not reach out to the network.
-            with av.open(str(self._path), options={"protocol_whitelist": "file"}) as container:
-                if playlist := _PLAYLISTS & set(container.format.name.split(",")):
-                    raise DecodeError(f"a list of other files ({', '.join(playlist)}), not a video")
-                yield from self._sample(container)
+            for back in _BACK if self._start else (None,):
+                with self._opened() as container:
+                    frames = _Frames(container)
+                    spans = self._spans(frames, back)
+                    first = next(spans, None)
+                    if back is None or (first and first.start <= self._start + _SLACK):
+                        yield from self._sample(frames, first, spans)
+                        return
         except av.error.FFmpegError as error:
-            raise DecodeError(f"not a video that can be decoded ({error.strerror})") from error
+            what = "its end is missing" if _is_cut_short(self._path) else error.strerror
+            raise DecodeError(f"not a video that can be decoded ({what})") from error
+
+    @contextlib.contextmanager
+    def _opened(self):
+        import av
+
+        # Only files: a playlist in disguise must not reach out to the network. Titles that are not
+        # UTF-8, as old cameras write them, must not cost the video.
+        options = {"protocol_whitelist": "file"}
+        with av.open(str(self._path), options=options, metadata_errors="replace") as container:
+            if playlist := _PLAYLISTS & set(container.format.name.split(",")):
+                names = ", ".join(playlist)
+                raise DecodeError(f"a list of other files ({names}), not a video")
+            yield container
 
     def _check_file(self) -> None:
         if not self._path.is_file():
@@ -122,15 +153,37 @@ class VideoReader:
         if not self._path.stat().st_size:
             raise DecodeError("the file is empty")
 
-    def _sample(self, container) -> Iterator[np.ndarray]:
+    def _spans(self, frames: "_Frames", back: float | None) -> Iterator[_Span]:
+        """Frames and when they are shown; from `back` seconds before the cut, or from the start."""
+        timed = iter(frames)
+        if back is not None:
+            next(timed, None)  # the first frame sets the clock
+            if not frames.seek(self._start - back):
+                return
+            # What is decoded before a key frame may lack what it refers to.
+            timed = itertools.dropwhile(lambda pair: not pair[0].key_frame, frames)
+        before, time = None, 0.0
+        for frame, now in timed:
+            if before is not None:
+                now = max(now, time)
+                yield _Span(before, time, now)
+            before, time = frame, now
+        if before is not None:
+            last = float(before.duration * before.time_base) if before.duration else frames.step
+            yield _Span(before, time, time + max(last, 2 * _SLACK))
+
+    def _sample(self, frames: "_Frames", first: _Span | None, spans) -> Iterator[np.ndarray]:
         """The image on the screen at each multiple of 1/fps within the cut."""
-        stream = _video_stream(container)
-        convert = _Converter(self._short_side, float(stream.sample_aspect_ratio or 1))
-        still = container.format.name.endswith("_pipe")  # an image, shown for as long as one likes
-        count, reached = 0, None
-        for span in self._spans(container, stream):
-            image, reached = None, span.end
-            while self._start + count / self._fps < min(span.end, self._end):
+        if first is None:
+            raise DecodeError("no frame could be decoded")
+        convert = Converter(self._short_side, frames.pixel_aspect, frames.matrix)
+        if first.start > max(_LATE, self._start):
+            late = f"its picture starts {first.start:.1f} s after its sound"
+            self.warnings.append(f"{late}; the first frame stands until then")
+        count, end = 0, 0.0
+        for span in itertools.chain([first], spans):
+            image, end = None, min(span.end, self._end)
+            while self._start + count / self._fps < end - _SLACK:
                 if count == MAX_FRAMES:
                     raise DecodeError(
                         f"more than {MAX_FRAMES} frames at {self._fps} a second; the time stamps "
@@ -139,52 +192,109 @@ class VideoReader:
                 image = convert(span.frame) if image is None else image
                 yield image
                 count += 1
-                if still:
+                if frames.still:
                     break
-            self.duration = min(span.end, self._end) - self._start
-            if span.end >= self._end:
-                return
+            if end == self._end:
+                break
         if not count:
-            raise DecodeError(
-                "no frame could be decoded"
-                if reached is None
-                else f"it ends before the cut starts ({self._start} s)"
-            )
+            raise DecodeError(f"it ends before the cut starts ({self._start} s)")
+        self.duration = end - self._start
+        self.warnings += frames.warnings(None if end == self._end else end) + convert.warnings()
 
-    def _spans(self, container, stream) -> Iterator[_Span]:
-        """Decoded frames with the time each is shown; the first is shown from 0 or earlier."""
+
+class _Frames:
+    """Decoded frames of the first video stream in order of presentation, each with its time.
+
+    Times are seconds on the clock of the file, which starts with the first of its streams: where
+    the sound starts first, the first frame comes later than 0.
+    """
+
+    def __init__(self, container):
+        self._container = container
+        self._stream = stream = _video_stream(container)
         stream.thread_count = 1  # videos are decoded in parallel, not their frames
-        damaged = 0
-        step = 1 / float(stream.average_rate or 25)
-        zero = None if stream.start_time is None else float(stream.start_time * stream.time_base)
-        if self._start and zero is not None:
-            container.seek(int((zero + self._start) / stream.time_base), stream=stream)
-        before, time = None, 0.0
-        for frame in _decoded(container, stream):
-            if frame is None:
-                damaged += 1
-                continue
-            stamp = frame.pts if frame.pts is not None else frame.dts
-            if stamp is None:
-                now = time + step if before is not None else (zero or 0.0)
-            else:
-                now = float(stamp * frame.time_base)
-            zero = now if zero is None else zero
-            if before is not None:
-                now = max(now, time)
-                yield _Span(before, time - zero, now - zero)
-            before, time = frame, now
-        if before is not None:
-            last = float(before.duration * before.time_base) if before.duration else step
-            yield _Span(before, time - zero, time + last - zero)
-            self._note_damage(stream, damaged, time + last - zero)
+        self.step = 1 / float(stream.average_rate or 25)
+        self.pixel_aspect = float(stream.sample_aspect_ratio or 1)
+        # It stores times of decoding only; those of presentation are a guess, and wrong for H.264.
+        self._is_avi = container.format.name == "avi"
+        self.still = container.format.name.endswith("_pipe")  # shown for as long as one likes
+        self.matrix = exif_matrix(container.name) if self.still else None
+        self._zero: float | None = None
+        self._damaged = self._jumps = 0
 
-    def _note_damage(self, stream, damaged: int, end: float) -> None:
-        if damaged:
-            self.warnings.append(f"{damaged} damaged packets were skipped")
-        claimed = float((stream.duration or 0) * stream.time_base)
-        if claimed > 1.1 * end + 0.5:
-            self.warnings.append(f"only {end:.1f} s of the {claimed:.1f} s it claims were decoded")
+    def __iter__(self) -> Iterator[tuple[Any, float]]:
+        time, shift = None, 0.0
+        for frame in _decoded(self._container, self._stream):
+            if frame is None:
+                self._damaged += 1
+                continue
+            stamp = frame.dts if self._is_avi or frame.pts is None else frame.pts
+            raw = None if stamp is None else float(stamp * frame.time_base)
+            if self._zero is None:
+                self._zero = self._clock(raw)
+            elif raw is None and time is None:
+                raw = math.inf  # not known after a jump: too late, so that one looks further back
+            if raw is not None:
+                now = raw - self._zero + shift
+            else:
+                now = 0.0 if time is None else time + self.step
+            if time is not None and now < time - _JUMP:  # recordings that were put together
+                self._jumps += 1
+                shift += time + self.step - now
+                now = time + self.step
+            time = now
+            yield frame, now
+
+    def _clock(self, first: float | None) -> float:
+        """What the first frame's time stamp, or the file, has where its clock is at 0."""
+        start = self._stream.start_time
+        if start is None or (self._is_avi and not self._damaged):
+            return first or 0.0
+        start = float(start * self._stream.time_base)
+        together = self._container.start_time
+        return start if together is None else min(start, together / 1e6)
+
+    def seek(self, time: float) -> bool:
+        """Goes to a key frame, most often one before `time`; False where the file does not."""
+        import av
+
+        if self._container.format.name == "mpeg":  # its times are wrong for a while after a jump
+            return False
+        try:
+            ticks = int((self._zero + max(0.0, time)) / self._stream.time_base)
+            self._container.seek(ticks, stream=self._stream)
+        except (av.error.FFmpegError, TypeError):  # TypeError: no frame was decoded
+            return False
+        return True
+
+    def warnings(self, end: float | None) -> list[str]:
+        """What was not in order, up to `end` seconds (None where a cut ends before)."""
+        notes = []
+        if self._damaged:
+            notes.append(f"{self._damaged} damaged packets were skipped")
+        if self._jumps:
+            notes.append(f"its clock jumps back {self._jumps} times; the parts follow each other")
+        claimed = float((self._stream.duration or 0) * self._stream.time_base)
+        if end is not None and claimed > 1.1 * end + 0.5:
+            notes.append(f"only {end:.1f} s of the {claimed:.1f} s it claims were decoded")
+        return notes
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Whether an MP4 ends within a box; the index, without which it is nothing, is often last."""
+    size, position = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            header = file.read(16)
+            if position == 0 and header[4:8] != b"ftyp":
+                return False
+            length = int.from_bytes(header[:4])
+            length = int.from_bytes(header[8:]) if length == 1 else length
+            if length < 8:  # 0 reaches to the end
+                return False
+            position += length
+    return position != size
 
 
 def _video_stream(container):
@@ -209,25 +319,10 @@ def _decoded(container, stream) -> Iterator[Any]:
             yield from packet.decode()
         except av.error.InvalidDataError:
             yield None
-
-
-class _Converter:
-    """Frames to RGB arrays; all get the size of the first, whatever the stream does later."""
-
-    def __init__(self, short_side: int, pixel_aspect: float):
-        self._short_side, self._pixel_aspect = short_side, pixel_aspect
-        self._size: tuple[int, int] | None = None
-
-    def __call__(self, frame) -> np.ndarray:
-        """One frame as u8[H W 3], contiguous, upright."""
-        if self._size is None:
-            width, height = frame.width * self._pixel_aspect, frame.height
-            scale = min(1.0, self._short_side / min(width, height)) if self._short_side else 1.0
-            self._size = max(1, round(width * scale)), max(1, round(height * scale))
-        width, height = self._size
-        small = frame.reformat(width, height, format="rgb24", interpolation="BICUBIC")
-        quarters = round(frame.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(small.to_ndarray(), quarters))
+        except IndexError:  # a packet of a stream that appears on the way, which PyAV does not know
+            packets = container.demux(stream)
+        except av.error.EOFError:  # the decoder was emptied before the above
+            return
 
 
 # ------------------------------------------------------------------------------------------- JPEG

@@ -1,6 +1,7 @@
 """Tests of decoding: the right frame at the right time, upright, or the reason why not."""
 
 import struct
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -125,6 +126,8 @@ def damaged(tmp_path_factory, write_video, ramp):
     folder = tmp_path_factory.mktemp("damaged")
     whole = write_video(folder / "whole.mp4", ramp(30)).read_bytes()
     (folder / "index_lost.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "index_cut.mp4").write_bytes(whole[:-200])
+    (folder / "zeros.mp4").write_bytes(bytes(5000))
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.mp4").write_text("This is no video.\n" * 100)
     with av.open(str(folder / "audio.mp4"), "w") as container:
@@ -143,7 +146,9 @@ def damaged(tmp_path_factory, write_video, ramp):
         (".", "no such file"),
         ("empty.mp4", "the file is empty"),
         ("text.mp4", "not a video that can be decoded"),
-        ("index_lost.mp4", "not a video that can be decoded"),
+        ("index_lost.mp4", r"not a video that can be decoded \(its end is missing\)"),
+        ("index_cut.mp4", r"not a video that can be decoded \(its end is missing\)"),
+        ("zeros.mp4", r"not a video that can be decoded \(Invalid data"),
         ("audio.mp4", "no video stream"),
     ],
 )
@@ -160,6 +165,32 @@ def test_a_truncated_video_gives_what_is_there_and_a_warning(tmp_path, write_vid
     video = decode_video(tmp_path / "half.mp4", fps=2.0)
     assert 1 <= len(video.frames) <= 6
     assert any("of the 4.0 s it claims were decoded" in warning for warning in video.warnings)
+
+
+def test_titles_that_are_not_utf8_cost_nothing(tmp_path, write_video, ramp):
+    path = write_video(tmp_path / "a.mp4", ramp(10))
+    path.write_bytes(path.read_bytes().replace(b"VideoHandler", b"Vid\xe9oHandler"))
+    assert _levels(decode_video(path, fps=5.0)) == [0, 2, 4, 6, 8]
+
+
+class _Packet:
+    def __init__(self, *frames):
+        self._frames = frames
+
+    def decode(self):
+        return self._frames
+
+
+def test_a_stream_that_appears_on_the_way_costs_nothing():
+    """PyAV knows the streams of the header only, and then ends; FLV can have more."""
+
+    def first():
+        yield _Packet(1, 2)
+        raise IndexError("list index out of range")
+
+    parts = [first(), iter([_Packet(3)])]
+    container = SimpleNamespace(demux=lambda stream: parts.pop(0))
+    assert list(decode._decoded(container, None)) == [1, 2, 3]
 
 
 def test_broken_time_stamps_do_not_fill_the_memory(tmp_path, write_video, ramp, monkeypatch):

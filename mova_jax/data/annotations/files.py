@@ -5,18 +5,23 @@ what was expected; what is wrong with one entry is left to the readers.
 """
 
 import csv
+import itertools
 import json
 import os
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mova_jax.data.annotations.items import InputError
 
 _LONGEST_CELL = (
     10_000_000  # characters; one quote that is never closed would take in the whole file
 )
+
+# Comes after a table, as a row of its own if all quotes are closed. Files cannot hold it: null
+# bytes in them count as spaces.
+_END = "\0end"
 
 
 def one_of(folder: Path, *names: str, alone: bool = False) -> Path:
@@ -100,21 +105,36 @@ def read_table(
     csv.field_size_limit(_LONGEST_CELL)
     try:
         with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-            rows = csv.reader(line.replace("\0", " ") for line in stream)
-            header = [cell.strip() for cell in next(rows, [])]
+            rows = _rows(file, stream)
+            header = [cell.strip() for cell in next(rows, (0, []))[1]]
             places = _places(file, header, needed, optional)
-            for row in rows:
+            for line, row in rows:
                 if not row:
                     continue
                 wrong = ""
                 if len(row) != len(header):
                     wrong = f"it has {len(row)} cells, the header {len(header)}"
                 cells = {name: row[i] if i < len(row) else "" for name, i in places.items()}
-                yield rows.line_num, cells, wrong
-    except csv.Error as error:
-        raise InputError(f"{file} is not a CSV: line {rows.line_num}: {error}.") from error
+                yield line, cells, wrong
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error}).") from error
+
+
+def _rows(file: Path, stream: TextIO) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table, each with the number of its last line."""
+    lines = (line.replace("\0", " ") for line in stream)
+    rows = csv.reader(itertools.chain(lines, [_END]))
+    begin = 1
+    try:
+        for row in rows:
+            if row == [_END]:
+                return
+            if row and row[-1].endswith(_END):
+                raise csv.Error("a quote in this row is never closed; is the file cut short?")
+            yield rows.line_num, row
+            begin = rows.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{file} is not a CSV: line {begin}: {error}") from error
 
 
 def _places(file: Path, header: list[str], needed, optional) -> dict[str, int]:
