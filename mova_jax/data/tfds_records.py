@@ -3,19 +3,22 @@
     record_of({"frames": [png, png], "captions": b"A cat sits."}, "train/0", fps=1.0, source="...")
 
 JPEG frames stay as they are, all others become PPM: `P6`, width and height, 255, a line each, and
-the pixels. No TensorFlow, and nothing of TFDS either.
+the pixels. That is done when a frame is asked for: PNG, in which TFDS stores a `Video`, takes ten
+times as long as JPEG, and few of the frames of a video go into a batch. No TensorFlow, and nothing
+of TFDS either.
 """
 
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mova_jax.data.annotations.items import clean, sentence_of
+from mova_jax.data.manifest import ShardError
 from mova_jax.data.records import Caption, VideoRecord
 
 _JPEG = b"\xff\xd8"
@@ -32,18 +35,19 @@ def record_of(values: Mapping[str, Any], fallback: str, fps: float, source: str)
         source: what the record says of where it comes from.
 
     Raises:
-        ValueError: there are no frames or no captions, an image does not open, or timestamps are
-            not one for each frame and in order.
+        ValueError: there are no frames or no captions, the first image does not open, or timestamps
+            are not one for each frame and in order.
     """
-    frames = _frames(values["frames"])
+    name = _id(values.get("id")) or fallback
+    frames = _frames(values["frames"], f"record {name!r} of {source}")
     if not frames:
         raise ValueError("it has no frames")
     captions, alternatives = _captions(values)
     timestamps = _timestamps(values.get("timestamps"), len(frames), fps)
     step = float(timestamps[-1] - timestamps[-2]) if len(frames) > 1 else 1 / fps
-    width, height = _size(frames[0])
+    height, width = frames.size if isinstance(frames, Frames) else _size(frames[0])
     return VideoRecord(
-        id=_id(values.get("id")) or fallback,
+        id=name,
         frames=frames,
         height=height,
         width=width,
@@ -55,12 +59,42 @@ def record_of(values: Mapping[str, Any], fallback: str, fps: float, source: str)
     )
 
 
-def _frames(value: Any) -> tuple[bytes, ...]:
-    if isinstance(value, bytes):
-        return (_readable(value),)
-    return tuple(
-        _readable(frame) if isinstance(frame, bytes) else ppm(np.asarray(frame)) for frame in value
-    )
+class Frames(Sequence):
+    """Frames that become JPEG or PPM when they are asked for; in place of a tuple of them."""
+
+    def __init__(self, stored: Sequence[bytes | np.ndarray], place: str):
+        """Takes encoded images, or pixels u8[H W 3], and what to call them in errors."""
+        self._stored, self._place = stored, place
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first one; ValueError when it is no image."""
+        return _size(self._stored[0])
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getitem__(self, index):
+        """A frame, or a tuple of them.
+
+        Raises:
+            ShardError: when it is no image, or damaged.
+        """
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(len(self))[index])
+        try:
+            return _readable(self._stored[index])
+        except ValueError as error:
+            raise ShardError(
+                f"Frame {index} of {self._place} cannot be used: {error}. Make the data set "
+                "without it."
+            ) from error
+
+
+def _frames(value: Any, place: str) -> tuple[bytes, ...] | Frames:
+    stored = (value,) if isinstance(value, bytes) else tuple(value)
+    ready = all(isinstance(frame, bytes) and _is_ready(frame) for frame in stored)
+    return stored if ready else Frames(stored, place)
 
 
 def ppm(frame: np.ndarray) -> bytes:
@@ -69,20 +103,28 @@ def ppm(frame: np.ndarray) -> bytes:
     return b"P6\n%d %d\n255\n" % (width, height) + frame.tobytes()
 
 
-def _readable(frame: bytes) -> bytes:
-    """An encoded image as JPEG or PPM."""
-    if frame.startswith(_JPEG) or _PPM.match(frame):
+def _is_ready(frame: bytes) -> bool:
+    return frame.startswith(_JPEG) or _PPM.match(frame) is not None
+
+
+def _readable(frame: bytes | np.ndarray) -> bytes:
+    """An image as JPEG or PPM."""
+    if isinstance(frame, np.ndarray):
+        return ppm(frame)
+    if _is_ready(frame):
         return frame
     with _clear_errors(frame), Image.open(io.BytesIO(frame)) as image:
         if image.mode.startswith(("I", "F")):
-            raise ValueError(f"a frame has pixels of {image.mode}, not of 8 bits")
+            raise ValueError(f"it has pixels of {image.mode}, not of 8 bits")
         return ppm(np.asarray(image.convert("RGB")))
 
 
-def _size(frame: bytes) -> tuple[int, int]:
-    """Width and height, from the header."""
+def _size(frame: bytes | np.ndarray) -> tuple[int, int]:
+    """Height and width; of an encoded image, from its header."""
+    if isinstance(frame, np.ndarray):
+        return frame.shape[:2]
     with _clear_errors(frame), Image.open(io.BytesIO(frame)) as image:
-        return image.size
+        return image.height, image.width
 
 
 @contextlib.contextmanager
@@ -90,7 +132,7 @@ def _clear_errors(frame: bytes) -> Iterator[None]:
     try:
         yield
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"a frame does not open as an image: {frame[:16]!r}...") from error
+        raise ValueError(f"it does not open as an image: {frame[:16]!r}...") from error
 
 
 def _captions(values: Mapping[str, Any]) -> tuple[tuple[Caption, ...], tuple[str, ...]]:
