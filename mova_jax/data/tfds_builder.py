@@ -1,13 +1,13 @@
 """Your videos as a TFDS data set that `tfds build` makes: the records that `prepare` makes.
 
-    python -m tensorflow_datasets.scripts.cli.main build clips \
+    python -m tensorflow_datasets.scripts.cli.main build own_videos \
         --imports=mova_jax.data.tfds_builder --manual_dir=FOLDER --file_format=array_record
 
 FOLDER holds captions.jsonl (its fields: `mova_jax.prepare --help`) and the videos. The command of
 TFDS needs TensorFlow, which is not among our requirements; the same without it:
 
     if __name__ == "__main__":  # the processes that decode import the script
-        builder = Clips(data_dir="data", file_format="array_record")
+        builder = OwnVideos(data_dir="data", file_format="array_record")
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(manual_dir="FOLDER")
         )
@@ -37,7 +37,7 @@ _DEFAULT = IngestSettings()
 
 
 @dataclasses.dataclass
-class ClipsConfig(tfds.core.BuilderConfig):
+class OwnVideosConfig(tfds.core.BuilderConfig):
     """What is asked for, in the words of `prepare`.
 
     Attributes:
@@ -51,11 +51,11 @@ class ClipsConfig(tfds.core.BuilderConfig):
     workers: int = os.cpu_count() or 1
 
 
-class Clips(tfds.core.GeneratorBasedBuilder):
+class OwnVideos(tfds.core.GeneratorBasedBuilder):
     """Videos and captions of a folder with a captions.jsonl."""
 
     VERSION = tfds.core.Version(VERSION)
-    BUILDER_CONFIGS: ClassVar = [ClipsConfig(name="default")]
+    BUILDER_CONFIGS: ClassVar = [OwnVideosConfig(name="default")]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"--manual_dir is a folder with {ANNOTATIONS} (one video a line, see python -m "
         "mova_jax.prepare --help) and the videos that it names."

@@ -32,10 +32,10 @@ def clips(tmp_path_factory, write_video, ramp):
 def _build(clips, data_dir, **config):
     from tensorflow_datasets.core.download import DownloadConfig
 
-    from mova_jax.data.tfds_builder import Clips, ClipsConfig
+    from mova_jax.data.tfds_builder import OwnVideos, OwnVideosConfig
 
-    config = ClipsConfig(name="test", workers=1, **config)
-    builder = Clips(data_dir=data_dir, config=config, file_format="array_record")
+    config = OwnVideosConfig(name="test", workers=1, **config)
+    builder = OwnVideos(data_dir=data_dir, config=config, file_format="array_record")
     builder.download_and_prepare(download_config=DownloadConfig(manual_dir=clips))
     return builder
 
@@ -43,7 +43,7 @@ def _build(clips, data_dir, **config):
 def test_tfds_builds_the_records_of_prepare(clips, tmp_path):
     builder = _build(clips, tmp_path / "data", fps=2.0, short_side=16)
     ingest(clips / "captions.jsonl", tmp_path / "shards", IngestSettings(fps=2.0, short_side=16))
-    name = f"tfds:clips/test/{VERSION}?data_dir={tmp_path / 'data'}"
+    name = f"tfds:own_videos/test/{VERSION}?data_dir={tmp_path / 'data'}"
     assert tfds_splits(name) == {"test": 1, "train": 2, "validation": 1}
     for split in SPLITS:
         ours, built = open_split(tmp_path / "shards", split), open_tfds(name, split)

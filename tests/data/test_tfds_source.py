@@ -263,7 +263,7 @@ with ThreadPoolExecutor(8) as pool:
     reads += [pool.submit(lambda: tfds_splits({name!r})) for _ in range(8)]
     assert [r.result() for r in reads] == ["A cat."] * 8 + [{{"train": 1, "extra": 1}}] * 8
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)  # or a deadlock
 
 
 # ---------------------------------------------------------------------------------------- refusals
