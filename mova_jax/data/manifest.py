@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mova_jax.data.records import SCHEMA_VERSION, features_dict
+from mova_jax.data.tfds_info import DATASET_INFO, dataset_info_json
 
 MANIFEST = "manifest.json"
 
@@ -92,10 +93,19 @@ def write_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
     try:
         with ClearErrors(f"The manifest could not be written to {folder}"):
             features_dict().save_config(str(folder))
+            (folder / DATASET_INFO).write_text(_dataset_info(manifest), encoding="utf-8")
             partial.write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
             partial.rename(folder / MANIFEST)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _dataset_info(manifest: Manifest) -> str:
+    shards = {
+        split: [(shard.records, shard.bytes) for shard in info.shards]
+        for split, info in manifest.splits.items()
+    }
+    return dataset_info_json(manifest.name, shards, licence=manifest.licence)
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:

@@ -15,7 +15,7 @@ import numpy as np
 SCHEMA_VERSION = 1
 
 # TFDS imports its parts when they are first named, which fails in two threads at once.
-_IMPORTING = threading.Lock()
+TFDS_IMPORT = threading.RLock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class VideoRecord:
 @functools.cache
 def features_dict():
     """The fields of a record as a TFDS `FeaturesDict`."""
-    with _IMPORTING:
+    with TFDS_IMPORT:
         # Half a second, and not needed to import us.
         from tensorflow_datasets import features as tfds
 

@@ -4,7 +4,7 @@ In:  `VideoRecord`s, one a video, from `prepare` (real clips) or from the embedd
 Out: a folder
 
     manifest.json                                  what is in it; written last, so it marks the end
-    features.json                                  the record's features, as TFDS describes them
+    features.json, dataset_info.json               what TFDS has to know, to read it as a data set
     <name>-<split>.array_record-00000-of-00004     ArrayRecord, one tf.train.Example a video
 
 that `open_split` reads at random, without TensorFlow, from any number of processes:

@@ -24,6 +24,7 @@ from mova_jax.data.shards import (
     write_manifest,
     write_split,
 )
+from mova_jax.data.tfds_info import DATASET_INFO
 
 
 def _record(index=0, frames=3, size=500):
@@ -113,7 +114,11 @@ def test_the_manifest_says_what_is_in_the_folder(tmp_path):
     manifest = read_manifest(tmp_path)
     assert manifest == Manifest("clips", {"train": info}, {"fps": 1.0})
     files = {shard.file for shard in info.shards}
-    assert {path.name for path in tmp_path.iterdir()} == files | {MANIFEST, "features.json"}
+    assert {path.name for path in tmp_path.iterdir()} == files | {
+        MANIFEST,
+        DATASET_INFO,
+        "features.json",
+    }
     for shard in info.shards:
         data = (tmp_path / shard.file).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
