@@ -156,6 +156,7 @@ class Eval:
     splits: tuple
     timelines: int
     pool: str = "training"
+    queries: str = "data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +192,7 @@ CHOICES = {
     "losses.frame_form": ("hinge", "relative"),
     "losses.frame_negatives": ("same_index", "all"),
     "losses.dfsm_masks": ("pair", "own"),
+    "eval.queries": ("data", "caption", "all"),
     "eval.pool": ("training", "aligned", "softmax", "mean", "joint"),
     "losses.pool": ("aligned", "softmax", "mean", "joint"),
 }
