@@ -146,6 +146,8 @@ def get_config(arg: str = "") -> ConfigDict:
     evaluate.gallery = 0  # videos of a split that are used; 0 = all
     evaluate.splits = ("test", "ood_time", "ood_domain")  # at the end, those that the data has
     evaluate.timelines = 4  # test videos drawn in the report
+    # Captions that ask for videos: data (as the data set's papers do) | caption (one a video) | all
+    evaluate.queries = "data"
     evaluate.pool = "aligned"  # of a pair's score: as losses.pool, or `training` = the same
 
     # Devices on each axis; one of the three may be -1, which takes what is left. `data` splits the

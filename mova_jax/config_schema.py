@@ -159,6 +159,7 @@ class Eval:
     splits: tuple
     timelines: int
     pool: str = "training"
+    queries: str = "data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +198,7 @@ CHOICES = {
     "losses.frame_form": ("hinge", "relative"),
     "losses.frame_negatives": ("same_index", "all"),
     "losses.dfsm_masks": ("pair", "own"),
+    "eval.queries": ("data", "caption", "all"),
     "eval.pool": ("training", "aligned", "softmax", "mean", "joint"),
     "losses.pool": ("aligned", "softmax", "mean", "joint"),
     "optim.moment_dtype": ("float32", "bfloat16"),

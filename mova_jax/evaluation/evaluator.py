@@ -8,40 +8,38 @@ In: a recipe, shards, parameters. Out: flat figures (`global/t2v/r1`, `grounding
     figures = evaluator.evaluate(params, "test", blend_weight=figures["blend/weight"])
 
 Every video and every caption goes through the towers once. The embeddings wait on the host, and
-blocks of videos meet blocks of captions on the devices, the videos split over the mesh.
+blocks of videos meet blocks of captions on the devices. `config.eval.queries` says by which
+captions the videos are searched; masks, leak, grounding and timelines are always those of a video
+with its first caption.
 """
 
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
-from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
-from mova_jax.data import pipeline
+from mova_jax.data import pipeline, queries, shards
+from mova_jax.data.bars import bar_of
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.data.transforms import bucket_length, pad_tokens
 from mova_jax.evaluation import retrieval
+from mova_jax.evaluation.gallery import CachedScores, PackedCaptions, Split, told
 from mova_jax.evaluation.grounding import SentenceScores, grounding_metrics
+from mova_jax.evaluation.programs import Programs, rows_of
 from mova_jax.evaluation.ranks import ScoreBlock
 from mova_jax.evaluation.report_plots import Timeline
-from mova_jax.losses import objective, similarity, terms
+from mova_jax.losses import terms
 from mova_jax.training.state import Recipe
-from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
+from mova_jax.typing import TextEmbedding
 
 LEAK_GALLERY = 256  # videos among which the leak is counted, for it needs all their masks at once
-
-
-class Split(NamedTuple):
-    """The embeddings of a split, on the host; row i of each belongs to video i."""
-
-    video: VideoEmbedding
-    text: TextEmbedding
-    timestamps: Float[np.ndarray, "b f"]  # seconds
+_LONG = 10.0  # seconds after which a bar is shown
 
 
 class Scored(NamedTuple):
@@ -70,19 +68,11 @@ class Evaluator:
             folder: of the shards.
             tokenizer: of the captions.
         """
-        self.config, self.mesh = recipe.config, mesh
+        self.config = recipe.config
         self.folder, self.tokenizer = folder, tokenizer
         self.settings = pipeline.settings_of(self.config, self.config.eval.frames)
         self.rows = self.config.eval.batch_size
-        functions = _Functions(recipe)
-        whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
-        params = mesh_lib.state_sharding(mesh, recipe.shapes.params)
-        compiled = mesh_lib.on_devices
-        self._encode = compiled(functions.encode, (params, split), whole)
-        self._encode_text = compiled(functions.encode_text, (params, split, split), split)
-        self._pairs = compiled(functions.pairs, (params, split, whole), whole)
-        self._matched = compiled(functions.matched, (params, split, split), whole)
-        self._own_scores = jax.jit(functions.own_scores)
+        self._programs = Programs(recipe, mesh)
 
     def evaluate(
         self, params, split: str, blend_weight: float | None = None, interval: bool = False
@@ -100,50 +90,90 @@ class Evaluator:
             Figures of `retrieval_metrics`; `t2v/...` and `v2t/...`, those of the score of record
             (the blend, or the global score of a model without another); `grounding/frame/...` by
             the cosine of frame and sentence and `grounding/modular/...` under the masks; with
-            masks `kept_text`, `kept_video` and `leak/...`.
+            masks `kept_text`, `kept_video` and `leak/...`. `gallery_captions` is greater than
+            `gallery` where every caption of a video is a query.
         """
         embedded = self.embed(params, split, self.config.eval.gallery)
         count = len(embedded.timestamps)
-        scores = _CachedScores(functools.partial(self._score_block, params, embedded))
-        metrics = retrieval.retrieval_metrics(
-            scores,
-            count,
-            np.arange(count),
-            blend_weights=retrieval.WEIGHTS if blend_weight is None else (blend_weight,),
-            blocks=(self.rows, self.rows),
-            interval_seed=self.config.seed if interval else None,
-        )
+        matching = self._scores_of(params, embedded, functools.partial(rows_of, embedded.text))
+        own = CachedScores(matching, self.rows, min(LEAK_GALLERY, count))
+        scores, owner = own, np.arange(count)
+        asked = self._all_captions(params, split, count)
+        if asked is not None:
+            owner, captions = asked
+            scores = self._scores_of(params, embedded, captions.rows)
+        with self._bar(f"{split}, scores", count * len(owner), "pair") as bar:
+            metrics = retrieval.retrieval_metrics(
+                told(scores, bar.update),
+                count,
+                owner,
+                blend_weights=retrieval.WEIGHTS if blend_weight is None else (blend_weight,),
+                blocks=(self.rows, self.rows),
+                interval_seed=self.config.seed if interval else None,
+            )
         record = "blend/" if "blend/t2v/r1" in metrics else "global/"
         ways = [name for name in metrics if name.startswith(record) and name.count("/") == 2]
         metrics |= {name.removeprefix(record): metrics[name] for name in ways}
         if has_masks(self.config):
-            metrics |= self._mask_metrics(params, embedded, scores)
+            metrics |= self._mask_metrics(params, embedded, own)
         return metrics | self._grounding(params, split, embedded)
 
     def scores(self, params, split: str) -> dict[str, np.ndarray]:
         """Every score `[b c]` of a split by name, whole on the host: for small galleries only.
 
-        `evaluate` ranks block by block and keeps no such array.
+        Caption i is the first one of video i, whatever `config.eval.queries` says. `evaluate` ranks
+        block by block and keeps no such array.
         """
         embedded = self.embed(params, split)
+        score_block = self._scores_of(params, embedded, functools.partial(rows_of, embedded.text))
         starts = range(0, len(embedded.timestamps), self.rows)
         blocks = [slice(start, start + self.rows) for start in starts]
-        rows = [[self._score_block(params, embedded, v, c) for c in blocks] for v in blocks]
+        rows = [[score_block(v, c) for c in blocks] for v in blocks]
         return {name: np.block([[b[name] for b in row] for row in rows]) for name in rows[0][0]}
 
     def embed(self, params, split: str, limit: int = 0) -> Split:
-        """Every video and caption of a split (the first `limit`) through the towers."""
+        """Every video of a split (the first `limit`), and its caption, through the towers."""
         parts = []
         batches = pipeline.eval_batches(
             self.folder, split, self.tokenizer, self.settings, self.rows, limit
         )
-        for arrays in batches:
-            batch = Batch(**self._full_context(arrays))
-            valid = int((arrays["video_id"] >= 0).sum())
-            part = Split(*self._encode(params, batch), arrays["timestamps"])
-            parts.append(jax.tree.map(lambda leaf, n=valid: np.asarray(leaf)[:n], part))
+        count = shards.read_manifest(self.folder).splits[split].videos
+        with self._bar(f"{split}, videos", min(limit or count, count), "video") as bar:
+            for arrays in batches:
+                video, text = self._programs.encode(params, arrays)
+                parts.append(Split(video, text, arrays["timestamps"][: len(text.pooled)]))
+                bar.update(len(text.pooled))
         embedded = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         return embedded._replace(text=self._shortest(embedded.text))
+
+    def _all_captions(
+        self, params, split: str, videos: int
+    ) -> tuple[np.ndarray, PackedCaptions] | None:
+        """The owners and embeddings of all captions of the first videos.
+
+        None where one caption a video asks, which `embed` has.
+        """
+        how = queries.protocol(self.folder, self.config.eval.queries)
+        if how == queries.CAPTION:
+            return None
+        captions = queries.eval_captions(self.folder, split, self.tokenizer, videos, how)
+        count = len(captions.ids)
+        if count == videos:
+            return None
+        length = bucket_length(int(captions.tokens.max()), self.settings.buckets)
+        config = self.config
+        read = has_masks(config) and config.model.modular_scale > 0
+        packed = PackedCaptions(captions.tokens, length, with_tokens=read)
+        with self._bar(f"{split}, captions", count, "caption") as bar:
+            for start in range(0, count, self.rows):
+                block = slice(start, min(start + self.rows, count))
+                tokens = pad_tokens(captions.ids[block], (length,), self.tokenizer.pad_id)
+                packed.put(block, self._programs.encode_text(params, *tokens))
+                bar.update(block.stop - start)
+        return captions.video, packed
+
+    def _bar(self, name: str, total: int, unit: str):
+        return bar_of(name, total, unit=unit, delay=_LONG, disable=jax.process_index() > 0)
 
     def _shortest(self, text: TextEmbedding) -> TextEmbedding:
         """The captions at the length that holds the longest of them: pairs cost by the token."""
@@ -158,7 +188,7 @@ class Evaluator:
         embedded = self.embed(params, split, count)
         masks = None
         if has_masks(self.config):
-            masks = self._matched_rows(params, embedded.video, embedded.text)[1]
+            masks = self._programs.matched(params, embedded.video, embedded.text)[1]
         scored = self._sentence_scores(params, split, embedded, timed_only=False)
         arrays = next(
             pipeline.eval_batches(self.folder, split, self.tokenizer, self.settings, count, count)
@@ -183,33 +213,17 @@ class Evaluator:
             )
         return found
 
-    def _full_context(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Tokens padded to the longest, so that captions of all batches can stand together."""
-        missing = self.config.model.text.context - arrays["tokens"].shape[1]
-        padding = ((0, 0), (0, missing))
-        names = ("tokens", "token_mask")
-        return arrays | {name: np.pad(arrays[name], padding) for name in names}
+    def _scores_of(
+        self, params, embedded: Split, captions: Callable[[slice], TextEmbedding]
+    ) -> ScoreBlock:
+        """Scores of blocks of the videos with blocks of captions."""
 
-    def _score_block(self, params, embedded: Split, videos: slice, captions: slice):
-        """Scores `[b c]` by name of a block of videos with a block of captions."""
-        video = jax.tree.map(lambda leaf: leaf[videos], embedded.video)
-        text = jax.tree.map(lambda leaf: leaf[captions], embedded.text)
-        shape = len(video.pooled), len(text.pooled)
-        video, text = _filled((video, text), self.rows)
-        scores = self._pairs(params, video, text)
-        return {name: np.asarray(s)[: shape[0], : shape[1]] for name, s in scores.items()}
+        def score_block(videos: slice, asked: slice) -> dict[str, np.ndarray]:
+            return self._programs.pairs(params, rows_of(embedded.video, videos), captions(asked))
 
-    def _matched_rows(self, params, video: VideoEmbedding, text: TextEmbedding):
-        """Frame cosines and masks of matched rows, block by block: numpy, `[r f]` and `[r f d]`."""
-        parts = []
-        for start in range(0, len(text.pooled), self.rows):
-            block = jax.tree.map(lambda leaf, s=start: leaf[s : s + self.rows], (video, text))
-            count = len(block[1].pooled)
-            matched = self._matched(params, *_filled(block, self.rows))
-            parts.append(jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], matched))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        return score_block
 
-    def _mask_metrics(self, params, embedded: Split, scores) -> dict[str, float]:
+    def _mask_metrics(self, params, embedded: Split, own: CachedScores) -> dict[str, float]:
         """Kept shares of the true pairs, and the leak of swapped ones (docs/method.md, 5).
 
         The swapped caption of a video is that of the video half a gallery away. `leak/own_masks`
@@ -217,7 +231,7 @@ class Evaluator:
         `leak/pairs` under masks of each pair's own; both count how often a caption finds the video
         it was given to. Chance is 1 / gallery.
         """
-        _, masks = self._matched_rows(params, embedded.video, embedded.text)
+        _, masks = self._programs.matched(params, embedded.video, embedded.text)
         valid = embedded.video.frame_mask
         metrics = {
             "kept_text": float(masks.kept_text[valid].mean()),
@@ -227,13 +241,12 @@ class Evaluator:
         if count < 2:
             return metrics
         given = np.roll(np.arange(count), count // 2)
-        video = jax.tree.map(lambda leaf: leaf[:count], embedded.video)
-        text = jax.tree.map(lambda leaf: leaf[given], embedded.text)
-        _, swapped = self._matched_rows(params, video, text)
-        own = self._own_scores(video, swapped)
-        metrics["leak/own_masks"] = float(terms.identity_leak(own, np.ones(count, bool)).mean)
+        video, text = rows_of(embedded.video, slice(count)), rows_of(embedded.text, given)
+        _, swapped = self._programs.matched(params, video, text)
+        leaked = self._programs.own_scores(video, swapped)
+        metrics["leak/own_masks"] = float(terms.identity_leak(leaked, np.ones(count, bool)).mean)
         if self.config.model.modular_scale:
-            pairs = scores.square("modular", count)[:, given]
+            pairs = own.square("modular")[:, given]
             metrics["leak/pairs"] = float(terms.identity_leak(pairs, np.ones(count, bool)).mean)
         return metrics | {"leak/chance": 1 / count}
 
@@ -269,87 +282,12 @@ class Evaluator:
             tokens = pad_tokens(
                 [sentence.ids for sentence in block], self.settings.buckets, self.tokenizer.pad_id
             )
-            text = self._encode_text(params, *_filled(tokens, self.rows))
-            rows = np.array([sentence.video for sentence in block])
-            video = _filled(jax.tree.map(lambda leaf, r=rows: leaf[r], embedded.video), self.rows)
-            cosines, _ = self._matched(params, video, text)
-            frame, modular = np.asarray(cosines["frame"]), np.asarray(cosines["modular"])
+            text = self._programs.encode_text(params, *tokens)
+            video = rows_of(embedded.video, [sentence.video for sentence in block])
+            cosines, _ = self._programs.matched(params, video, text)
+            frame, modular = cosines["frame"], cosines["modular"]
             found += [Scored(s, frame[i], modular[i]) for i, s in enumerate(block)]
         return found
-
-
-class _Functions:
-    """What is compiled; pure functions of parameters and arrays."""
-
-    def __init__(self, recipe: Recipe):
-        self._model, self._config = recipe.model, recipe.config
-        self._how = objective.pairing(recipe.config.losses, recipe.config.eval.pool)
-
-    def encode(self, params, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
-        model = self._model(params)
-        video = model.encode_video(batch.frames, batch.frame_mask)
-        return video, model.encode_text(batch.tokens, batch.token_mask)
-
-    def encode_text(self, params, tokens, token_mask) -> TextEmbedding:
-        return self._model(params).encode_text(tokens, token_mask)
-
-    def pairs(self, params, video: VideoEmbedding, text: TextEmbedding):
-        """`{"global": [b c], "modular": [b c]}`."""
-        model = self._model(params)
-        scores = {"global": objective.global_scores(video, text)}
-        if self._config.model.modular_scale:
-            captions = model.prepare(text)
-            pairs = objective.pair_scores(model, video, captions, None, self._how)
-            scores["modular"] = pairs.score
-        return scores
-
-    def matched(self, params, video: VideoEmbedding, text: TextEmbedding):
-        """Cosines `[b f]` of each video with the caption of its row, and the masks of the pair."""
-        model = self._model(params)
-        frame = similarity.normalise(video.frames) @ similarity.normalise(text.pooled)[..., None]
-        cosines = {"frame": frame[..., 0], "modular": frame[..., 0]}
-        if not model.has_masks:
-            return cosines, None
-        masks = model.own_masks(video, model.prepare(text))
-        return cosines | {"modular": similarity.pair_parts(video.frames, masks).cosine}, masks
-
-    def own_scores(self, video: VideoEmbedding, masks: ConceptMasks):
-        """Scores `[b c]` of every video under the masks that caption c has with video c."""
-        return objective.own_mask_scores(video, masks, self._how)
-
-
-class _CachedScores:
-    """A `score_block` that keeps the blocks of the leak's gallery, which are read again."""
-
-    def __init__(self, score_block: ScoreBlock):
-        self._score_block = score_block
-        self._kept: dict[tuple[int, int], dict[str, np.ndarray]] = {}
-
-    def __call__(self, videos: slice, captions: slice) -> dict[str, np.ndarray]:
-        key = videos.start, captions.start
-        if key in self._kept:
-            return self._kept[key]
-        scores = self._score_block(videos, captions)
-        if max(key) < LEAK_GALLERY:
-            self._kept[key] = scores
-        return scores
-
-    def square(self, name: str, count: int) -> np.ndarray:
-        """The kept scores of the first videos with the first captions, `[count count]`."""
-        rows = sorted({video for video, _ in self._kept})
-        columns = sorted({caption for _, caption in self._kept})
-        blocks = [[self._kept[row, column][name] for column in columns] for row in rows]
-        return np.block(blocks)[:count, :count]
-
-
-def _filled(tree, rows: int):
-    """Arrays with their last row repeated up to `rows` rows, so that one program serves all."""
-
-    def fill(leaf):
-        missing = rows - len(leaf)
-        return np.concatenate([leaf, np.repeat(leaf[-1:], missing, axis=0)]) if missing else leaf
-
-    return jax.tree.map(fill, tree)
 
 
 def has_masks(config: Config) -> bool:

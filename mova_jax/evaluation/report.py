@@ -205,8 +205,7 @@ def _retrieval_table(metrics: RunMetrics, split: str, config: dict) -> str:
     captions = metrics.last(f"{split}/gallery_captions")
     step = metrics.last(f"{split}/checkpoint_step") or metrics.last_step(f"{split}/t2v/r1")
     caption = [f"{split} split", f"checkpoint of step {step:,.0f}"]
-    caption += [f"gallery of {gallery:.0f} videos"] if gallery else []
-    caption += [f"{captions:.0f} captions"] if captions else []
+    caption += [f"gallery of {names.protocol(gallery, captions)}"] if gallery else []
     caption += [f"seed {_seed(config)}", f"score of record: {_score_of_record(metrics, split)}"]
     groups = [("", 1), *((title, len(FIGURES)) for title in WAYS.values())]
     return page.table(", ".join(caption), ["score", *list(FIGURES.values()) * 2], rows, groups)

@@ -116,6 +116,16 @@ def read_run(path: str | os.PathLike) -> RunMetrics:
     return RunMetrics(series)
 
 
+def protocol(videos: float, captions: float | None) -> str:
+    """What was searched and by what: `670 videos, 27,763 captions, each a query`."""
+    searched = f"{videos:,.0f} videos"
+    if captions is None:
+        return searched
+    if captions == videos:
+        return f"{searched}, one caption each"
+    return f"{searched}, {captions:,.0f} captions, each a query"
+
+
 def ordered(found: Iterable[str], known: Sequence[str] | dict[str, str]) -> list[str]:
     """The known ones in their order, then the others by name."""
     found = set(found)

@@ -12,9 +12,9 @@ RETRIEVAL = (
     "video searches all captions; where a video has several captions, each of them is a query and "
     "the best one counts as the answer. Rank = 1 + answers that score strictly higher + half of "
     "those that tie. R@K: queries with rank at most K, in %; small print: 95 % bootstrap interval "
-    "over queries. MdR, MnR: median and mean rank. Global: cosine of two vectors. Modular: the "
-    "pair's frames under the pair's own masks. Blend: global + weight x modular. The blend weight "
-    "is chosen on validation, never on a test split."
+    "over queries, or over videos where one has several. MdR, MnR: median and mean rank. Global: "
+    "cosine of two vectors. Modular: the pair's frames under the pair's own masks. Blend: global + "
+    "weight x modular. The blend weight is chosen on validation, never on a test split."
 )
 RETRIEVAL_CURVES = (
     "Validation while training",

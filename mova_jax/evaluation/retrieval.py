@@ -60,7 +60,9 @@ def retrieval_metrics(
             figures = ranks_lib.summary(ranks)
             del figures["gallery"]  # the same for every score: said once, below
             if interval_seed is not None:
-                figures["r1_low"], figures["r1_high"] = r1_interval(ranks, interval_seed)
+                asked_of = np.asarray(video_of_caption) if way == "t2v" else None
+                low, high = r1_interval(ranks, interval_seed, video_of_query=asked_of)
+                figures |= {"r1_low": low, "r1_high": high}
             metrics |= {f"{name}/{way}/{key}": value for key, value in figures.items()}
     metrics["gallery"] = float(swept["global"].t2v.gallery)
     metrics["gallery_captions"] = float(swept["global"].v2t.gallery)
@@ -87,18 +89,37 @@ def choose_blend(
     return _best_weight(swept, weights) if "modular" in swept else 0.0
 
 
-def r1_interval(ranks: Ranks, seed: int, samples: int = 1000) -> tuple[float, float]:
+def r1_interval(
+    ranks: Ranks,
+    seed: int,
+    samples: int = 1000,
+    video_of_query: Int[np.ndarray, "q"] | None = None,
+) -> tuple[float, float]:
     """The 95 % bootstrap interval of R@1 in percent, queries drawn with replacement.
 
     It tells how far the figure depends on which queries there are. What another training seed
-    would change is not in it, and captions of one video are taken as independent, which makes it
-    too narrow where videos have many captions.
+    would change is not in it.
+
+    Args:
+      ranks: of the queries.
+      seed: of the draws.
+      samples: how often all are drawn.
+      video_of_query: i32[q], where several captions of a video are queries: then videos are drawn,
+        each with all its captions. Captions of one video are found or missed together, and an
+        interval that takes them as independent is too narrow.
     """
-    hits = int(np.sum(ranks.values <= 1))
-    queries = len(ranks.values)
-    # The number of hits among queries drawn with replacement is binomial: no need to draw them.
-    drawn = np.random.default_rng(seed).binomial(queries, hits / queries, size=samples)
-    low, high = np.percentile(100.0 * drawn / queries, (2.5, 97.5))
+    hit, queries = ranks.values <= 1, len(ranks.values)
+    rng = np.random.default_rng(seed)
+    if video_of_query is None or len(np.unique(video_of_query)) == queries:
+        # The number of hits among queries drawn with replacement is binomial: no need to draw them.
+        found = rng.binomial(queries, int(hit.sum()) / queries, size=samples)
+        recalls = 100.0 * found / queries
+    else:
+        _, row, counts = np.unique(video_of_query, return_inverse=True, return_counts=True)
+        hits = np.bincount(row, hit)
+        drawn = (rng.integers(len(hits), size=len(hits)) for _ in range(samples))
+        recalls = [100.0 * hits[videos].sum() / counts[videos].sum() for videos in drawn]
+    low, high = np.percentile(recalls, (2.5, 97.5))
     return float(low), float(high)
 
 

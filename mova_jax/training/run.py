@@ -15,6 +15,7 @@ from mova_jax.data import pipeline, shards, storyboard
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.evaluation.report import write_report
+from mova_jax.evaluation.report_metrics import protocol
 from mova_jax.training import workdir as workdir_lib
 from mova_jax.training.checkpoint import Checkpoints, abstract_state
 from mova_jax.training.initial import initial_weights, vocabulary_folder, with_weights
@@ -341,7 +342,8 @@ def _summary(setup: Setup) -> str:
         if f"{split}/t2v/r1" in metrics:
             prefix = f"{split}/"
             found = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
-            lines.append(f"{split}, {found['gallery']:.0f} videos, seed {setup.config.seed}")
+            searched = protocol(found["gallery"], found.get("gallery_captions"))
+            lines.append(f"{split}, {searched}, seed {setup.config.seed}")
             lines += _split_summary(found)
     return "\n".join([*lines, f"Look at {setup.workdir / workdir_lib.REPORT}"])
 

@@ -186,7 +186,10 @@ def test_report_tables_say_what_was_measured(full):
     assert page.row(5, "test")[1:] == ["40.0", "65.0", "50.0", "0.8", "0.39"]
     assert page.row(6, "videos a second")[1].startswith("512.0")
     text = " ".join(page.words)
-    assert "test split, checkpoint of step 300, gallery of 256 videos, 256 captions, seed 7" in text
+    assert (
+        "test split, checkpoint of step 300, gallery of 256 videos, one caption each, seed 7"
+        in text
+    )
     assert "validation split, checkpoint of step 400, gallery of 256 videos" in text
     assert f"{metrics.last('test/t2v/r1'):.1f} %" in text
 

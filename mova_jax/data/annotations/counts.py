@@ -3,6 +3,8 @@
 `counts_of` goes into the manifest's settings under "dataset", `count_lines` reads it for the eye:
 
     train: 10,009 videos expected, 9,980 found; 29 files missing, listed in shards/missing.txt
+
+`queries` in it says by which captions papers search the data set: by one a video, or by all.
 """
 
 from typing import Any
@@ -17,6 +19,7 @@ def counts_of(reading: Reading) -> dict[str, Any]:
     return {
         "name": reading.source,
         "unit": reading.unit,
+        "queries": reading.queries,
         "expected": reading.expected,
         "named": reading.named,
         "found": reading.found,

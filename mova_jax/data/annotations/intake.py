@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mova_jax.data.annotations.items import (
+    CAPTION,
     Item,
     Reading,
     clean,
@@ -40,6 +41,7 @@ class Dataset:
         licence: a note for the manifest.
         extensions: of the files.
         recipe: the config that trains on it.
+        queries: by which captions papers search it: `caption`, one a video, or `all` of a video.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Dataset:
     licence: str = ""
     extensions: tuple[str, ...] = VIDEO_EXTENSIONS
     recipe: str = ""
+    queries: str = CAPTION
 
 
 class Intake:
@@ -156,6 +159,7 @@ class Intake:
             found=self._found,
             missing=self._missing,
             unit=self._dataset.unit,
+            queries=self._dataset.queries,
         )
 
 

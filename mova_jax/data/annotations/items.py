@@ -20,6 +20,7 @@ from mova_jax.data.records import Caption
 
 SHOWN = 300  # characters of an id or a reason, which repeat what may be megabytes
 LONGEST = 1e7  # seconds; what is beyond is no time in a video
+QUERIES = CAPTION, ALL = "caption", "all"  # what asks for a video: its caption, or all it has
 SPLIT_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 _SPLIT_NAMES = {"val": "validation", "valid": "validation", "validate": "validation"}
@@ -57,6 +58,7 @@ class Reading:
         found: those of them that are usable and have a file.
         missing: ids whose file is not in the videos folder, by split.
         unit: what is counted.
+        queries: whether `caption` or `all` captions of a video ask for it, where it is tested.
     """
 
     items: list[Item] = dataclasses.field(default_factory=list)
@@ -68,6 +70,7 @@ class Reading:
     found: dict[str, int] = dataclasses.field(default_factory=dict)
     missing: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     unit: str = "videos"
+    queries: str = CAPTION
 
 
 def split_name(split: Any) -> str:

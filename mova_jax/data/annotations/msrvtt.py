@@ -7,8 +7,8 @@
 
 `msrvtt` is 9k / 1k-A: 9,000 videos to train on, 1,000 to test with the one sentence of the table
 each. There is no validation split. `msrvtt_full` is the owner's division by "split" (train,
-validate, test) and needs the JSON alone. The first caption of a video is its caption, the other 19
-are alternatives.
+validate, test) and needs the JSON alone; there every caption is a query. The first caption of a
+video is its caption, the other 19 are alternatives.
 
 Form: CLIP4Clip, dataloaders/dataloader_msrvtt_retrieval.py, and the data set's own readme. Counts:
 github.com/danieljf24/hybrid_space, dataset/README.md.
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mova_jax.data.annotations.files import check, one_of, read_json, read_table
 from mova_jax.data.annotations.intake import Dataset, Intake
+from mova_jax.data.annotations.items import ALL
 
 _JSON, _TRAIN, _TEST = "MSRVTT_data.json", "MSRVTT_train.9k.csv", "MSRVTT_JSFUSION_test.csv"
 
@@ -86,4 +87,5 @@ FULL = Dataset(
     expected={"train": 6_513, "validation": 497, "test": 2_990},
     licence=_LICENCE,
     recipe="configs/msrvtt.py",
+    queries=ALL,
 )

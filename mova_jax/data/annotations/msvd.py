@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mova_jax.data.annotations.files import check, one_of, read_lines, read_plain_pickle
 from mova_jax.data.annotations.intake import Dataset, Intake
+from mova_jax.data.annotations.items import ALL
 
 _LISTS = {"train": "train_list.txt", "validation": "val_list.txt", "test": "test_list.txt"}
 
@@ -58,4 +59,5 @@ DATASET = Dataset(
     expected={"train": 1_200, "validation": 100, "test": 670},
     licence="MSVD (Microsoft Research Video Description Corpus): see its owner's page.",
     recipe="configs/msvd.py",
+    queries=ALL,
 )
