@@ -5,6 +5,9 @@ losses are written for the global batch and know nothing of this: the compiler s
 all-pairs loss sees every pair whatever the number of devices.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -14,24 +17,25 @@ from mova_jax.typing import Batch
 DATA = "data"
 
 
-def make_mesh(data: int = -1) -> Mesh:
-    """A mesh over this run's devices.
+def make_mesh(data: int = -1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over this run's devices, or over those of a machine that is not there.
 
     Args:
         data: devices on the batch axis; -1 takes all there are.
+        devices: of a topology; None: those of this run.
 
     Raises:
         ValueError: when there are fewer devices.
     """
-    available = jax.device_count()
+    devices = list(jax.devices() if devices is None else devices)
+    available = len(devices)
     size = available if data == -1 else data
     if not 1 <= size <= available:
         raise ValueError(
-            f"config.mesh.data is {data}, but there are {available} {jax.default_backend()} "
+            f"config.mesh.data is {data}, but there are {available} {devices[0].platform} "
             f"device(s): choose 1 to {available}, or -1 for all"
         )
-    devices = jax.devices()[:size]
-    return jax.make_mesh((size,), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
+    return jax.make_mesh((size,), (DATA,), axis_types=(AxisType.Auto,), devices=devices[:size])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
