@@ -31,7 +31,7 @@ class Collective:
     """One collective of the program, with all the times it runs in a step."""
 
     kind: str
-    part: str  # named scopes that it comes from
+    source: str  # operation and named scopes that it comes from
     times: float
     bytes: float  # a device receives, in all these times
     size: int  # devices of a group

@@ -100,10 +100,9 @@ def _collectives(made: dict[str, Any]) -> list[str]:
     lines = [f"Collectives: a device receives {size(found['bytes'])} a step"]
     for kind, sums in found["by_kind"].items():
         lines.append(_row(kind, f"{sums['count']:,.0f} times", size(sums["bytes"])))
-    if found["by_part"]:
-        largest = list(found["by_part"].items())[:4]
-        text = ", ".join(f"{part.replace('_', ' ')} {size(count)}" for part, count in largest)
-        lines.append(f"  most of them for: {text}")
+    for one in found["largest"][:3]:
+        what = f"{one['kind']} over {one['devices']}, {one['times']:,.0f} x"
+        lines.append(f"  largest: {size(one['bytes']):>11} {what}, {one['source'][-70:]}")
     return lines
 
 

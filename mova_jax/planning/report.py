@@ -17,6 +17,7 @@ from mova_jax.planning.topology import Topology
 
 MODULAR = ("tmn", "cmn", "modular_losses")
 HOUR = 3600.0
+LARGEST = 8  # collectives that are listed one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,17 +136,25 @@ def _flops(
 
 def _collectives(found: list[collectives.Collective]) -> dict[str, Any]:
     kinds: dict[str, dict[str, float]] = {}
-    parts: dict[str, float] = {}
     for collective in found:
         kind = kinds.setdefault(collective.kind, {"count": 0.0, "bytes": 0.0})
         kind["count"] += collective.times
         kind["bytes"] += collective.bytes
-        part = program.part_of(collective.part)
-        parts[part] = parts.get(part, 0.0) + collective.bytes
+    largest = sorted(found, key=lambda collective: -collective.bytes)[:LARGEST]
     return {
         "bytes": sum(kind["bytes"] for kind in kinds.values()),
         "by_kind": {kind: kinds[kind] for kind in collectives.KINDS if kind in kinds},
-        "by_part": dict(sorted(parts.items(), key=lambda item: -item[1])),
+        "largest": [
+            {
+                "kind": collective.kind,
+                "bytes": collective.bytes,
+                "times": collective.times,
+                "devices": collective.size,
+                # The compiler joins several: then this is one of them.
+                "source": collective.source,
+            }
+            for collective in largest
+        ],
     }
 
 

@@ -67,9 +67,10 @@ def _fused(lines: tuple[Instruction, ...], operands, results: tuple[Array, ...])
         if not _hbm(operand):
             continue
         readers = users.get(line.name, [])
-        if readers and all(reader.opcode in _SLICES for reader in readers):
+        first = bool(readers) and all(reader.operands[0] == line.name for reader in readers)
+        if first and all(reader.opcode in _SLICES for reader in readers):
             total += sum(array.bytes for reader in readers for array in reader.arrays)
-        elif not (readers and all(r in updates and r.operands[0] == line.name for r in readers)):
+        elif not (first and all(reader in updates for reader in readers)):
             total += _hbm(operand)
     for result in results:
         if result.memory != HBM:
