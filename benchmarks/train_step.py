@@ -101,7 +101,7 @@ def main() -> None:
     made.model.text.vocab_size = 1024 if args.model == "tiny" else 49408
     config = from_config_dict(made)
     mesh = mesh_lib.make_mesh()
-    recipe = make_recipe(config, mesh_lib.replicated(mesh))
+    recipe = make_recipe(config, mesh)
     state = recipe.initial()
     batch = mesh_lib.put_batch(mesh, random_batch(config, args.tokens))
     start = time.perf_counter()

@@ -57,7 +57,9 @@ def get_config(arg: str = "") -> ConfigDict:
     model.embed_dim = 128  # d, the joint embedding
     model.activation = "gelu"  # gelu | quick_gelu (CLIP's)
     model.dtype = "float32"  # of the matrix products: float32 | bfloat16
-    model.remat = False  # recompute the towers' blocks in the backward pass
+    # What of the towers' blocks is computed again in the backward pass: none | dots (all but the
+    # results of matrix products) | full (all but the input of each block)
+    model.remat = "none"
     model.global_head = "mean"  # mean | seq_transformer
     model.head_layers = 4  # blocks of seq_transformer
     # Rows of the frame position tables; frames lie between them by their place in the video.
@@ -119,6 +121,10 @@ def get_config(arg: str = "") -> ConfigDict:
     optim.clip_norm = 1.0  # of the whole gradient; 0 = none
     # (regex over parameter names, factor on the learning rate); the first match counts, 0 freezes.
     optim.groups = ((".*", 1.0),)
+    optim.moment_dtype = "float32"  # of the first moment: float32 | bfloat16
+    # Decay a step of an average of the parameters, which is then what is evaluated and exported,
+    # for example 0.999; 0 = none
+    optim.ema = 0.0
 
     config.train = train = ConfigDict()
     train.steps = args["steps"] or 800
@@ -139,7 +145,9 @@ def get_config(arg: str = "") -> ConfigDict:
     evaluate.timelines = 4  # test videos drawn in the report
     evaluate.pool = "aligned"  # of a pair's score: as losses.pool, or `training` = the same
 
-    config.mesh = ConfigDict({"data": -1})  # devices on the batch axis; -1 = all there are
+    # Devices on each axis; one of the three may be -1, which takes what is left. `data` splits the
+    # batch, `fsdp` the batch and the parameters, `tensor` heads and MLPs.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
 
     apply(config, MODELS, args["model"])
     apply(config, OBJECTIVES, args["objective"])

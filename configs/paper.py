@@ -34,7 +34,7 @@ def get_config(arg: str = "", videos: int = 10_000, epochs: int = 5) -> ConfigDi
     optim.final_fraction = 0.0
     optim.weight_decay = 0.2
     optim.clip_norm = 1.0
-    config.model.remat = True  # 256 videos of 64 frames
+    config.model.remat = "full"  # 256 videos of 64 frames
     config.data.short_caption_share = 0.0  # of data sets with short captions beside long ones
     config.eval.splits = ("test",)
     return config

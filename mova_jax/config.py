@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from mova_jax.config_rules import RULES
 from mova_jax.config_schema import (
     CHOICES,
+    FORMER,
     RANGES,
     ConceptMask,
     Config,
@@ -176,6 +177,8 @@ def _build(cls, values: dict[str, Any], prefix: str, sound: dict[str, Any], prob
             problems.append(f"missing key {name}")
         elif not dataclasses.is_dataclass(kind):
             value = _converted(values[key], kind)
+            if type(value) is bool:
+                value = FORMER.get(name, {}).get(value, value)
             if type(value) is kind:
                 kwargs[key] = sound[name] = value
             else:

@@ -82,10 +82,16 @@ def _image_batch(v: dict[str, Any]) -> list[str]:
     ]
 
 
-def _mesh_size(v: dict[str, Any]) -> list[str]:
-    if v["mesh.data"]:
-        return []
-    return ["mesh.data: got 0, expected a number of devices, or -1 for all there are"]
+def _mesh_sizes(v: dict[str, Any]) -> list[str]:
+    sizes = {name: v[name] for name in ("mesh.data", "mesh.fsdp", "mesh.tensor")}
+    lines = [
+        f"{name}: got 0, expected a number of devices, or -1 for what is left"
+        for name, size in sizes.items()
+        if not size
+    ]
+    if list(sizes.values()).count(-1) > 1:
+        lines.append(f"{', '.join(n for n in sizes if sizes[n] == -1)}: only one of them may be -1")
+    return lines
 
 
 def _groups(v: dict[str, Any]) -> list[str]:
@@ -121,6 +127,6 @@ RULES = (
     _at_most("losses.hard_pairs", "train.batch_size", below=True),
     _at_most("optim.warmup_steps", "train.steps", below=True),
     _image_batch,
-    _mesh_size,
+    _mesh_sizes,
     _groups,
 )

@@ -70,7 +70,7 @@ class Model:
     embed_dim: int
     activation: str
     dtype: str
-    remat: bool
+    remat: str
     global_head: str
     head_layers: int
     frame_positions: int
@@ -131,6 +131,8 @@ class Optim:
     weight_decay: float
     clip_norm: float
     groups: tuple
+    moment_dtype: str = "float32"
+    ema: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +165,8 @@ class Mesh:
     """Devices."""
 
     data: int
+    fsdp: int = 1
+    tensor: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +188,7 @@ class Config:
 CHOICES = {
     "model.activation": ("gelu", "quick_gelu"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "dots", "full"),
     "model.global_head": ("mean", "seq_transformer"),
     "model.tmn.layout": ("select", "cross", "joint", "tokens", "none"),
     "model.cmn.kind": ("pool", "none"),
@@ -193,7 +198,10 @@ CHOICES = {
     "losses.dfsm_masks": ("pair", "own"),
     "eval.pool": ("training", "aligned", "softmax", "mean", "joint"),
     "losses.pool": ("aligned", "softmax", "mean", "joint"),
+    "optim.moment_dtype": ("float32", "bfloat16"),
 }
+# Values of earlier versions, and what they are now.
+FORMER = {"model.remat": {False: "none", True: "full"}}
 # (lowest, highest) legal value; None = no bound.
 RANGES = {
     "model.vision.image_size": (1, None),
@@ -242,6 +250,7 @@ RANGES = {
     "optim.final_fraction": (0.0, 1.0),
     "optim.weight_decay": (0.0, None),
     "optim.clip_norm": (0.0, None),
+    "optim.ema": (0.0, 0.999999),
     "train.steps": (1, None),
     "train.batch_size": (2, None),
     "train.image_share": (0.0, 1.0),
@@ -254,4 +263,6 @@ RANGES = {
     "eval.gallery": (0, None),
     "eval.timelines": (0, None),
     "mesh.data": (-1, None),
+    "mesh.fsdp": (-1, None),
+    "mesh.tensor": (-1, None),
 }

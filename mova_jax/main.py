@@ -3,6 +3,9 @@
     python -m mova_jax.main --config=configs/base.py --workdir=runs/base
     python -m mova_jax.main --config=configs/base.py:objective=no_dfsm --config.train.steps=2000
 
+One process runs on every host. On Cloud TPU, GKE and Slurm they find each other; elsewhere each is
+told where they meet: --coordinator=HOST:PORT --processes=4 --process=0 (1, 2, 3 on the others).
+
 Exit codes: 0 the run is complete, 1 something is wrong (one message says what), 130 or 143 stopped
 by Ctrl-C or SIGTERM with everything saved.
 """
@@ -20,6 +23,9 @@ from mova_jax import config as config_lib
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Path of a config, such as configs/base.py.")
 flags.DEFINE_string("workdir", None, "Folder of the run; by default runs/NAME_OF_THE_CONFIG.")
+flags.DEFINE_string("coordinator", "", "host:port of process 0, where nothing else says it.")
+flags.DEFINE_integer("processes", 0, "Number of processes, with --coordinator.")
+flags.DEFINE_integer("process", -1, "Number of this process from 0, with --coordinator.")
 
 
 def main(argv: list[str]) -> int:
@@ -29,6 +35,7 @@ def main(argv: list[str]) -> int:
     # JAX tells at level INFO of every accelerator that is not there.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     # Imported here, for the flags are checked before anything takes seconds to load.
+    from mova_jax import mesh
     from mova_jax.data.shards import ShardError
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.run import run
@@ -39,10 +46,12 @@ def main(argv: list[str]) -> int:
     workdir = FLAGS.workdir or str(Path("runs") / Path(path).stem)
     try:
         config = config_lib.from_config_dict(FLAGS.config)
+        mesh.start_processes(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
         _tell_difference(config, path, argument)
         return run(config, workdir)
     except (
         config_lib.ConfigError,
+        mesh.MeshError,
         RunError,
         ShardError,
         CheckpointError,

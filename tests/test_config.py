@@ -1,6 +1,7 @@
 """Configurations: everything that is wrong is said at once, and nothing else passes."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -25,7 +26,7 @@ def problems_of(**changes):
 def test_base_is_valid_frozen_and_small():
     config = from_config_dict(get_config())
     assert problems_of() == []
-    assert len(flatten(config)) <= 85
+    assert len(flatten(config)) <= 89
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.model.tmn.layers = 3
 
@@ -36,7 +37,7 @@ def test_everything_wrong_is_said_at_once():
         config.model.tmn.layot = "select"  # unknown
         config.losses.margim = 0.1  # unknown
         config.optim.learning_rate = "fast"  # another type
-        config.model.remat = 1  # an int is no bool
+        config.model.cmn.sees_frame = 1  # an int is no bool
         config.model.dtype = "float16"  # no choice
         config.losses.margin = 3.0  # out of range
         config.model.vision.image_size = 60  # contradicts the patch size
@@ -51,7 +52,7 @@ def test_everything_wrong_is_said_at_once():
             "unknown key model.tmn.layot; did you mean model.tmn.layout?",
             "unknown key losses.margim; did you mean losses.margin?",
             "optim.learning_rate: got 'fast' (str), expected float",
-            "model.remat: got 1 (int), expected bool",
+            "model.cmn.sees_frame: got 1 (int), expected bool",
             "model.dtype: got 'float16', expected one of float32, bfloat16",
             "losses.margin: got 3.0, expected from -1.0 to 2.0",
             "model.vision.image_size 60 is not a multiple of model.vision.patch_size 16",
@@ -63,7 +64,9 @@ def test_everything_wrong_is_said_at_once():
 
 
 def test_a_key_like_no_other_lists_what_there_is():
-    assert problems_of(mesh__qqqq=1) == ["unknown key mesh.qqqq; there are: mesh.data"]
+    assert problems_of(mesh__qqqq=1) == [
+        "unknown key mesh.qqqq; there are: mesh.data, mesh.fsdp, mesh.tensor"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,8 @@ def test_a_key_like_no_other_lists_what_there_is():
         ({"model__tmn__layout": "none", "model__cmn__kind": "none"}, "need masks"),
         ({"losses__hard_pairs": 2}, "losses.dfsm_masks = 'pair' needs the score of every pair"),
         ({"mesh__data": 0}, "mesh.data: got 0"),
+        ({"mesh__tensor": 0}, "mesh.tensor: got 0"),
+        ({"mesh__fsdp": -1}, "mesh.data, mesh.fsdp: only one of them may be -1"),
         ({"mesh__data": -2}, "mesh.data: got -2, expected at least -1"),
         ({"optim__learning_rate": float("nan")}, "expected a finite number"),
         ({"model__masks__init_bias": float("inf")}, "expected a finite number"),
@@ -154,6 +159,14 @@ def test_json_brings_the_same_configuration_back():
         config_lib.from_json(text)
 
 
+def test_a_value_of_an_earlier_version_is_read_as_what_it_is_now():
+    text = config_lib.to_json(from_config_dict(get_config()))
+    for old, new in ((False, "none"), (True, "full")):
+        then = text.replace('"remat": "none"', f'"remat": {json.dumps(old)}')
+        assert config_lib.from_json(then).model.remat == new
+    assert problems_of(model__remat=1) == ["model.remat: got 1 (int), expected str"]
+
+
 def test_difference_names_old_and_new():
     base = from_config_dict(get_config())
     changed = from_config_dict(get_config("objective=no_dfsm,steps=777"))
@@ -203,7 +216,7 @@ def test_overrides_are_checked_at_once():
     good = {
         "train.steps": "20",
         "losses.margin": "1",
-        "model.remat": "True",
+        "model.cmn.sees_frame": "True",
         "model.dtype": "bfloat16",
         "data.token_buckets": "(64, 248)",
         "optim.groups": "(('text/.*', 0.0), ('.*', 1.0))",
@@ -214,7 +227,7 @@ def test_overrides_are_checked_at_once():
         "train.stepz": "20",
         "train.steps": "2.5",
         "losses.margin": "wide",
-        "model.remat": "perhaps",
+        "model.cmn.sees_frame": "perhaps",
         "model.tmn": "cross",
         "data.token_buckets": "64;248",
     }
@@ -223,7 +236,7 @@ def test_overrides_are_checked_at_once():
         "unknown key train.stepz",
         "train.steps",
         "losses.margin",
-        "model.remat",
+        "model.cmn.sees_frame",
         "unknown key model.tmn",
         "data.token_buckets",
     ]

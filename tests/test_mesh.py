@@ -1,35 +1,126 @@
-"""The mesh over eight simulated devices."""
+"""The mesh over eight simulated devices, and where parameters lie on it."""
+
+import types
 
 import jax
 import numpy as np
 import pytest
 
+from configs.base import get_config
 from mova_jax import mesh as mesh_lib
+from mova_jax.config import Mesh, from_config_dict
+from mova_jax.models import layers
+from mova_jax.models.masks import TMN_LAYOUTS
+from mova_jax.presets import MODELS
+from mova_jax.training.optim import parameter_names
+from mova_jax.training.state import make_recipe
 from tests import tiny
 
-
-@pytest.mark.parametrize(("asked", "size"), [(-1, 8), (8, 8), (2, 2), (1, 1)])
-def test_size_of_the_mesh(asked, size):
-    mesh = mesh_lib.make_mesh(asked)
-    assert dict(mesh.shape) == {mesh_lib.DATA: size}
-    assert list(mesh.devices.flat) == jax.devices()[:size]
+# -- the mesh
 
 
-@pytest.mark.parametrize("asked", [0, 9, -2])
+@pytest.mark.parametrize(
+    ("asked", "shape"),
+    [
+        ((-1, 1, 1), (8, 1, 1)),
+        ((8, 1, 1), (8, 1, 1)),
+        ((1, -1, 2), (1, 4, 2)),
+        ((2, 2, -1), (2, 2, 2)),
+        ((1, 2, 1), (1, 2, 1)),  # fewer than there are
+    ],
+)
+def test_sizes_of_the_mesh(asked, shape):
+    mesh = mesh_lib.make_mesh(Mesh(*asked))
+    assert tuple(mesh.shape.items()) == tuple(zip(mesh_lib.AXES, shape, strict=True))
+    assert list(mesh.devices.flat) == jax.devices()[: mesh.size]
+    assert mesh_lib.make_mesh(data=asked[0], fsdp=asked[1], tensor=asked[2]) == mesh
+
+
+@pytest.mark.parametrize(
+    "asked", [(0, 1, 1), (9, 1, 1), (-2, 1, 1), (4, 4, 1), (-1, 3, 1), (-1, -1, 1), (3, 0, 1)]
+)
 def test_sizes_that_there_are_not(asked):
-    with pytest.raises(ValueError, match=rf"mesh\.data is {asked}, but there are 8 cpu .* 1 to 8"):
-        mesh_lib.make_mesh(asked)
+    with pytest.raises(ValueError, match=rf"mesh is data {asked[0]} x .* there are 8 cpu device"):
+        mesh_lib.make_mesh(Mesh(*asked))
+
+
+class FakeDevice(types.SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+def fake_devices(processes, each, slices=1):
+    """Devices that are not there, as the compiler's topologies give them."""
+    count = processes * each
+    return [
+        FakeDevice(
+            id=i,
+            platform="gpu",
+            device_kind="fake",
+            process_index=i // each,
+            slice_index=i * slices // count,
+        )
+        for i in range(count)
+    ]
+
+
+def test_slices_are_joined_by_the_data_axis():
+    devices = fake_devices(4, 2, slices=2)
+    mesh = mesh_lib.make_mesh(data=-1, fsdp=2, tensor=2, devices=devices)
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    for i, part in enumerate(mesh.devices):
+        assert {device.slice_index for device in part.flat} == {i}
+    with pytest.raises(ValueError, match=r"mesh\.data is 1, but the devices are 2 slices"):
+        mesh_lib.make_mesh(data=1, fsdp=4, tensor=2, devices=devices)
+
+
+def test_devices_of_several_processes_are_all_used():
+    with pytest.raises(ValueError, match="there are 8 gpu device"):
+        mesh_lib.make_mesh(data=4, devices=fake_devices(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "process", "share"),
+    [
+        ((4, 2, 1), 0, (0, 4)),
+        ((4, 2, 1), 3, (3, 4)),
+        ((1, 4, 2), 2, (2, 4)),
+        ((1, 2, 4), 3, (1, 2)),  # two processes read the same rows
+        ((1, 1, 8), 2, (0, 1)),
+    ],
+)
+def test_every_process_reads_the_rows_of_its_devices(shape, process, share, monkeypatch):
+    data, fsdp, tensor = shape
+    mesh = mesh_lib.make_mesh(data=data, fsdp=fsdp, tensor=tensor, devices=fake_devices(4, 2))
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    assert mesh_lib.process_share(mesh) == share
+
+
+def test_processes_that_share_some_rows_only_are_refused():
+    mesh = mesh_lib.make_mesh(data=4, tensor=3, devices=fake_devices(6, 2))
+    with pytest.raises(ValueError, match=r"choose a config\.mesh\.tensor"):
+        mesh_lib.process_share(mesh)
+
+
+@pytest.mark.parametrize(
+    "given", [("host:1", 0, -1), ("", 2, 0), ("host:1", 2, 2), ("host:1", 2, -1)]
+)
+def test_processes_are_described_whole_or_not_at_all(given):
+    with pytest.raises(ValueError, match="or none of the three"):
+        mesh_lib.start_processes(*given)
+
+
+# -- the batch
 
 
 def test_batches_have_to_divide_over_the_devices():
-    mesh = mesh_lib.make_mesh(4)
+    mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
     mesh_lib.check_batch_size(mesh, 8, "train.batch_size")
-    with pytest.raises(ValueError, match=r"train\.batch_size is 6 over 4 devices.*multiple of 4"):
+    with pytest.raises(ValueError, match=r"train\.batch_size is 6 over 4 .*multiple of 4"):
         mesh_lib.check_batch_size(mesh, 6, "train.batch_size")
 
 
 def test_put_batch_splits_rows_in_order_and_keeps_values_and_types():
-    mesh = mesh_lib.make_mesh(4)
+    mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
     arrays = tiny.batch_arrays(8)
     batch = mesh_lib.put_batch(mesh, arrays)
     for name, array in arrays.items():
@@ -38,12 +129,12 @@ def test_put_batch_splits_rows_in_order_and_keeps_values_and_types():
         assert got.dtype == array.dtype
         assert got.sharding.is_equivalent_to(mesh_lib.batch_sharding(mesh), got.ndim)
         shards = sorted(got.addressable_shards, key=lambda shard: shard.device.id)
-        for i, shard in enumerate(shards):
-            np.testing.assert_array_equal(shard.data, array[2 * i : 2 * i + 2])
+        for i, shard in enumerate(shards):  # the two of a tensor group have the same rows
+            np.testing.assert_array_equal(shard.data, array[2 * (i // 2) : 2 * (i // 2) + 2])
 
 
 def test_replicated_is_whole_on_every_device():
-    mesh = mesh_lib.make_mesh(4)
+    mesh = mesh_lib.make_mesh(data=4)
     array = jax.device_put(np.arange(6.0), mesh_lib.replicated(mesh))
     assert [shard.data.shape for shard in array.addressable_shards] == [(6,)] * 4
 
@@ -52,5 +143,95 @@ def test_example_mask_needs_a_frame_and_a_token():
     arrays = tiny.batch_arrays(4)
     arrays["frame_mask"][1] = False
     arrays["token_mask"][2] = False
-    batch = mesh_lib.put_batch(mesh_lib.make_mesh(1), arrays)
+    batch = mesh_lib.put_batch(mesh_lib.make_mesh(data=1), arrays)
     assert batch.example_mask.tolist() == [True, False, False, True]
+
+
+# -- parameters
+
+
+def recipe_of(size, tmn, mesh, **changes):
+    made = get_config(f"model={size}")
+    made.update_from_flattened_dict(
+        {
+            "model.text.vocab_size": 49408,
+            "model.text.frozen_positions": 20,
+            "model.global_head": "seq_transformer",
+            "model.tmn.layout": tmn,
+            "model.tmn.token_layers": 1,
+            "model.cmn.sees_frame": True,
+            **changes,
+        }
+    )
+    return make_recipe(from_config_dict(made), mesh)
+
+
+@pytest.mark.parametrize(
+    ("size", "tmn"), [(size, "cross") for size in MODELS] + [("b16", tmn) for tmn in TMN_LAYOUTS]
+)
+def test_every_parameter_has_one_rule_and_all_that_is_large_is_split(size, tmn):
+    mesh = mesh_lib.make_mesh(data=1, fsdp=4, tensor=2)
+    state = recipe_of(size, tmn, mesh).shapes
+    shardings = parameter_names(mesh_lib.state_sharding(mesh, state.params))
+    for name, leaf in parameter_names(state.params).items():
+        rules = [
+            axes
+            for pattern, axes in mesh_lib.PARAMETERS
+            if mesh_lib.re.fullmatch(rf"(.*/)?({pattern})", name)
+        ]
+        assert len(rules) == 1, name
+        if not name.endswith(("kernel", "token_embedding", "positions", "positions_frozen")):
+            continue
+        ways = 8 if {"heads", "mlp"} & set(rules[0]) else 4
+        if size == "tiny" and "heads" in rules[0] and not name.startswith("head/"):
+            ways = 4  # its three heads stay together
+        part = shardings[name].shard_shape(leaf.shape)
+        assert np.prod(part) * ways == leaf.size, name
+        if "/blocks/blocks/" in name:
+            assert part[0] == leaf.shape[0], name
+    whole = mesh_lib.whole_dimensions(mesh, parameter_names(state.params))
+    assert bool(whole) == (size == "tiny") and all(
+        "heads 3 over 2 devices" in line for line in whole
+    )
+
+
+def test_a_state_is_split_as_its_parameters_and_takes_so_much_less():
+    one, eight = (mesh_lib.make_mesh(data=1, fsdp=n) for n in (1, 8))
+    state = recipe_of("b16", "cross", eight, **{"optim.ema": 0.9}).shapes
+    sizes = []
+    for mesh in (one, eight):
+        placed = mesh_lib.state_sharding(mesh, state)
+        parts = jax.tree.map(lambda x, s: np.prod(s.shard_shape(x.shape)), state, placed)
+        sizes.append(sum(jax.tree.leaves(parts)))
+    assert sizes[1] == pytest.approx(sizes[0] / 8, rel=0.02)
+    named = parameter_names(mesh_lib.state_sharding(eight, state.params))
+    moments = jax.tree_util.tree_leaves_with_path(mesh_lib.state_sharding(eight, state.opt_state))
+    for path, sharding in moments:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        found = [value for ours, value in named.items() if name.endswith(f"/{ours}")]
+        assert (found == [sharding]) if found else sharding.is_fully_replicated, name
+
+
+def test_a_parameter_without_a_rule_is_refused():
+    tree = {"vision": {"gate": jax.ShapeDtypeStruct((8, 8), np.float32)}}
+    with pytest.raises(ValueError, match=r"where 'vision/gate' lies: add one to PARAMETERS"):
+        mesh_lib.state_sharding(mesh_lib.make_mesh(), tree)
+
+
+# -- activations
+
+
+def test_activations_are_placed_by_name_and_what_does_not_divide_stays_whole():
+    mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
+
+    def place(x):
+        with mesh_lib.layout(mesh):
+            return layers.laid_out(x, "batch", None, "heads")
+
+    placed = jax.jit(place)
+    assert placed(np.ones((4, 3, 2))).sharding.shard_shape((4, 3, 2)) == (1, 3, 1)
+    assert placed(np.ones((2, 3, 3))).sharding.is_fully_replicated
+    # Without a mesh, and for one row under vmap, names mean nothing.
+    x = np.ones((4, 3, 2))
+    assert layers.laid_out(x, "batch", None, "heads") is x
+    assert jax.jit(jax.vmap(place))(x).shape == x.shape

@@ -76,13 +76,14 @@ class Evaluator:
         self.rows = self.config.eval.batch_size
         functions = _Functions(recipe)
         whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
+        params = mesh_lib.state_sharding(mesh, recipe.shapes.params)
         compiled = functools.partial(jax.jit, out_shardings=whole)
-        self._encode = compiled(functions.encode, in_shardings=(whole, split))
+        self._encode = compiled(functions.encode, in_shardings=(params, split))
         self._encode_text = jax.jit(
-            functions.encode_text, in_shardings=(whole, split, split), out_shardings=split
+            functions.encode_text, in_shardings=(params, split, split), out_shardings=split
         )
-        self._pairs = compiled(functions.pairs, in_shardings=(whole, split, whole))
-        self._matched = compiled(functions.matched, in_shardings=(whole, split, split))
+        self._pairs = compiled(functions.pairs, in_shardings=(params, split, whole))
+        self._matched = compiled(functions.matched, in_shardings=(params, split, split))
         self._own_scores = jax.jit(functions.own_scores)
 
     def evaluate(

@@ -5,19 +5,42 @@ one pair under `jax.vmap`, and all pairs. Parameters are float32; `dtype` is the
 products; softmax and layer norms are computed in float32.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu": functools.partial(nnx.gelu, approximate=False),
     # CLIP's own: x * sigmoid(1.702 x).
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
+
+_LAYOUT: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("layout", default=None)
+
+
+@contextlib.contextmanager
+def laid_out_by(place: Callable[[Array, tuple[str | None, ...]], Array]) -> Iterator[None]:
+    """Inside, `laid_out(x, *axes)` is `place(x, axes)`; models know no more of devices."""
+    token = _LAYOUT.set(place)
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(token)
+
+
+def laid_out(x: Float[Array, "..."], *axes: str | None) -> Float[Array, "..."]:
+    """`x` with its axes by their logical names (None: whole).
+
+    As it is outside `laid_out_by`, and for one row under `jax.vmap`, which has no batch axis.
+    """
+    place = _LAYOUT.get()
+    return place(x, axes) if place and x.ndim == len(axes) else x
 
 
 def linear(features_in, features_out, *, std, rngs, dtype, axis=-1, use_bias=True):
@@ -77,7 +100,7 @@ class SelfAttention(nnx.Module):
     def __call__(
         self, x: Float[Array, "... l w"], mask: Bool[Array, "... l l"]
     ) -> Float[Array, "... l w"]:
-        qkv = self.qkv(x)
+        qkv = laid_out(self.qkv(x), "batch", None, None, "heads", None)
         query, key, value = (qkv[..., i, :, :] for i in range(3))
         return self.out(attend(query, key, value, mask))
 
@@ -91,7 +114,8 @@ class Mlp(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "... w"]) -> Float[Array, "... w"]:
-        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+        hidden = laid_out(self.up(x), "batch", None, "mlp")
+        return self.down(ACTIVATIONS[self.activation](hidden))
 
 
 class Block(nnx.Module):
@@ -110,8 +134,21 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "... l w"], mask: Bool[Array, "... l l"]
     ) -> Float[Array, "... l w"]:
-        x = x + self.attention(self.norm_attention(x), mask)
-        return x + self.mlp(self.norm_mlp(x))
+        x = laid_out(x, "batch", None, None)
+        x = laid_out(x + self.attention(self.norm_attention(x), mask), "batch", None, None)
+        return laid_out(x + self.mlp(self.norm_mlp(x)), "batch", None, None)
+
+
+# How a block is run forwards, by `model.remat`: what it keeps for the backward pass.
+REMAT: dict[str, Callable] = {
+    "none": lambda block: block,  # everything
+    # The results of the four dense maps (query, key and value in one; out; up; down), which are
+    # nearly all of the work. Attention weights, norms and activations are made again.
+    "dots": functools.partial(
+        jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+    "full": jax.checkpoint,  # its input
+}
 
 
 class Stack(nnx.Module):
@@ -129,7 +166,7 @@ class Stack(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype,
-        remat: bool = False,
+        remat: str = "none",
     ):
         @nnx.split_rngs(splits=depth)
         @nnx.vmap(in_axes=0, out_axes=0)
@@ -147,13 +184,24 @@ class Stack(nnx.Module):
         def step(x, layer):
             return nnx.merge(graphdef, layer)(x, mask), None
 
-        x, _ = jax.lax.scan(jax.checkpoint(step) if self.remat else step, x, params)
+        x, _ = jax.lax.scan(REMAT[self.remat](step), x, params)
         return x
 
 
 def table(rows: int, width: int, *, std: float, rngs: nnx.Rngs) -> nnx.Param:
     """A trained table of `rows` vectors: positions, tokens."""
     return nnx.Param(nnx.initializers.normal(std)(rngs.params(), (rows, width)))
+
+
+def look_up(rows: Float[Array, "r w"], index: Int[Array, "b l"]) -> Float[Array, "b l w"]:
+    """The rows of a table at each place of a batch.
+
+    Where the table's width is split, every device looks its part up for all the rows of the batch
+    that the others of its group have, and they exchange what they found: neither the whole table
+    nor the whole result is ever on one device.
+    """
+    found = laid_out(rows[laid_out(index, "group", None)], "group", None, "width")
+    return laid_out(found, "batch", None, None)
 
 
 def positions_of(

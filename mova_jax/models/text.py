@@ -22,7 +22,7 @@ class TextTower(nnx.Module):
             activation: a name of `layers.ACTIVATIONS`.
             rngs: source of the initial weights.
             dtype: type of the matrix products.
-            remat: recompute the blocks in the backward pass.
+            remat: a name of `layers.REMAT`: what the blocks keep for the backward pass.
         """
         width = cfg.width
         self.token_embedding = layers.table(cfg.vocab_size, width, std=0.02, rngs=rngs)
@@ -42,16 +42,17 @@ class TextTower(nnx.Module):
     def __call__(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> TextEmbedding:
         """Encodes captions of at most `context` tokens, the last valid one end-of-text."""
         length = tokens.shape[-1]
-        x = self.token_embedding[tokens] + self._positions()[:length]
+        x = layers.look_up(self.token_embedding[...], tokens) + self._positions()[:length]
         x = self.blocks(x.astype(self.dtype), layers.causal_mask(mask))
         # Padding is cleared here, once, so that nothing behind can read it.
         y = jnp.where(mask[..., None], self.norm_final(x), 0.0)
         last = jnp.maximum(mask.sum(-1) - 1, 0)
         end = jnp.take_along_axis(y, last[:, None, None], axis=1)[:, 0]
+        end = layers.laid_out(end, "batch", None)
         return TextEmbedding(
             tokens=y.astype(jnp.float32),
             token_mask=mask,
-            pooled=self.projection(end).astype(jnp.float32),
+            pooled=layers.laid_out(self.projection(end), "batch", None).astype(jnp.float32),
         )
 
     def _positions(self) -> Float[Array, "r w"]:

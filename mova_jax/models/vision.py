@@ -24,7 +24,7 @@ class VisionTower(nnx.Module):
             activation: a name of `layers.ACTIVATIONS`.
             rngs: source of the initial weights.
             dtype: type of the matrix products.
-            remat: recompute the blocks in the backward pass.
+            remat: a name of `layers.REMAT`: what the blocks keep for the backward pass.
         """
         width, patch = cfg.width, cfg.patch_size
         std = width**-0.5
@@ -56,7 +56,9 @@ class VisionTower(nnx.Module):
         rows, columns = frames.shape[1] // size, frames.shape[2] // size
         x = x.reshape(n, rows, size, columns, size, 3).transpose(0, 1, 3, 2, 4, 5)
         x = self.patch_embedding(x.reshape(n, rows * columns, -1).astype(self.dtype))
+        x = layers.laid_out(x, "batch", None, None)
         first = jnp.broadcast_to(self.class_embedding.astype(x.dtype), (n, 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1) + self.positions.astype(x.dtype)
         x = self.blocks(self.norm_pre(x), jnp.ones((1, x.shape[1]), bool))
-        return self.projection(self.norm_post(x[:, 0])).astype(jnp.float32)
+        x = layers.laid_out(self.norm_post(x[:, 0]), "batch", None)
+        return layers.laid_out(self.projection(x), "batch", None).astype(jnp.float32)

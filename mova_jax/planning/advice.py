@@ -20,11 +20,8 @@ def advice(config: Config, made: dict[str, Any]) -> list[str]:
     lines = []
     if config.model.dtype == "float32":
         lines.append("model.dtype=bfloat16: half the activations; parameters stay float32")
-    if config.model.remat in (False, "none"):
-        kind = "full" if isinstance(config.model.remat, str) else "True"
-        lines.append(f"model.remat={kind}: the towers' blocks are computed again, not kept")
-    elif config.model.remat == "dots":
-        lines.append("model.remat=full: keeps no result of the towers' blocks")
+    if config.model.remat != "full":
+        lines.append("model.remat=full: the towers' blocks are computed again, not kept")
     if _pairs_are_made(config) and not config.losses.pair_block:
         lines.append("losses.pair_block=16: masks of so many videos' pairs at a time")
     rows = keys.get("train.microbatch")

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
-from mova_jax.training.optim import group_factors
+from mova_jax.planning.flops import TOWERS
 from mova_jax.training.state import make_recipe
 from mova_jax.training.step import make_train_step
 from mova_jax.typing import Batch
@@ -51,7 +51,7 @@ class Step:
     config: Config
     mesh: jax.sharding.Mesh
     traced: jax.stages.Traced
-    parameters: dict[str, int]  # numbers in each, by name
+    parameters: int  # numbers in all of them
     state_bytes: float  # of the whole state, one copy
     frozen: frozenset[str]  # towers without any trained parameter
 
@@ -108,23 +108,18 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
     Raises:
         ValueError: when mesh or batch do not fit the devices.
     """
-    mesh = mesh_lib.make_mesh(config.mesh.data, devices=devices)
+    mesh = mesh_lib.make_mesh(config.mesh, devices=devices)
     mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
-    recipe = make_recipe(config, mesh_lib.replicated(mesh))
-    state = jax.eval_shape(recipe.initial)
+    recipe = make_recipe(config, mesh)
+    state = recipe.shapes
     traced = make_train_step(recipe, mesh).trace(state, abstract_batch(config, tokens))
-    factors = group_factors(config.optim, state.params)
+    trained = {name for name, factor in recipe.factors.items() if factor}
     frozen = {
-        tower
-        for tower in ("vision", "text")
-        if not any(f for name, f in factors.items() if name.startswith(f"{tower}/"))
-    }
-    sizes = {
-        "/".join(str(key.key) for key in path): leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+        tower for tower in TOWERS if not any(name.startswith(f"{tower}/") for name in trained)
     }
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    return Step(config, mesh, traced, sizes, float(size), frozenset(frozen))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return Step(config, mesh, traced, parameters, float(size), frozenset(frozen))
 
 
 def compile_step(step: Step, cache: str | os.PathLike | None = None) -> Answer:

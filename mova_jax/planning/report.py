@@ -86,7 +86,7 @@ def _what(step: Step, order: Order, devices: list[Any]) -> dict[str, Any]:
         "tokens": order.tokens,
         "vocabulary": config.model.text.vocab_size,
         "dtype": config.model.dtype,
-        "parameters": sum(step.parameters.values()),
+        "parameters": step.parameters,
         "frozen_towers": sorted(step.frozen),
     }
 

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
-from mova_jax.training.state import TrainState
+from mova_jax.training.state import Recipe, TrainState
 
 FOLDER = "checkpoints"
 
@@ -182,21 +183,21 @@ def is_started(workdir: str | os.PathLike) -> bool:
 class SavedModel(NamedTuple):
     """What of a checkpoint is needed to use its model."""
 
-    params: Any
+    params: Any  # `TrainState.weights`
     step: int  # steps done
     record: dict[str, Any]  # see `Saved`
     which: str  # best or last
 
 
 def restore_model(workdir: str | os.PathLike, like: TrainState) -> SavedModel:
-    """The parameters of a run's best checkpoint, of its last one where none was validated.
+    """The weights of a run's best checkpoint, of its last one where none was validated.
 
     The optimizer's state is not read, so it takes a third of the memory, and a checkpoint stays
     readable when the optimizer of a later version has another state. Nothing is written.
 
     Args:
         workdir: of the run.
-        like: shapes, types and shardings; of its `params` and `step` only.
+        like: shapes, types and shardings; of all but its `opt_state`.
 
     Raises:
         CheckpointError: when there is none, or it is not of this shape.
@@ -209,14 +210,15 @@ def restore_model(workdir: str | os.PathLike, like: TrainState) -> SavedModel:
         with _clear_errors(folder, "read"), _manager(folder / which, read_only=True) as manager:
             if (step := manager.latest_step()) is None:
                 continue
-            item = {"step": like.step, "params": like.params}
+            item = _as_dict(dataclasses.replace(like, opt_state=None))
             restore_args = ocp.checkpoint_utils.construct_restore_args(item)
             args = ocp.args.Composite(
                 state=ocp.args.PyTreeRestore(item, restore_args, partial_restore=True),
                 record=ocp.args.JsonRestore(),
             )
             saved = manager.restore(step, args=args)
-        return SavedModel(saved["state"]["params"], step, saved["record"], which)
+        state = TrainState(opt_state=None, **saved["state"])
+        return SavedModel(state.weights, step, saved["record"], which)
     raise CheckpointError(f"{folder} holds no checkpoint: train first, or give another workdir.")
 
 
@@ -247,13 +249,16 @@ def _manager(folder: Path, read_only: bool = False) -> ocp.CheckpointManager:
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
-    # Names on disk that do not depend on how the class is registered with JAX.
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    # Names on disk that do not depend on how the class is registered with JAX; what a run does not
+    # have is not there, so that runs from before it was thought of are read.
+    named = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in named.items() if value is not None}
 
 
-def abstract_state(recipe, sharding: jax.sharding.Sharding) -> TrainState:
-    """Shapes, types and shardings of a recipe's state, without allocating it."""
-    shapes = jax.eval_shape(recipe.initial)
+def abstract_state(recipe: Recipe, mesh: jax.sharding.Mesh) -> TrainState:
+    """Shapes, types and shardings of a recipe's state on a mesh, without allocating it."""
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        recipe.shapes,
+        mesh_lib.state_sharding(mesh, recipe.shapes),
     )

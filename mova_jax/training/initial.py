@@ -8,12 +8,13 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mova_jax.config import Config
 from mova_jax.data.tokenizer import is_tokenizer
 from mova_jax.training.checkpoint import is_started
-from mova_jax.training.optim import parameter_names, unflatten
+from mova_jax.training.optim import parameter_names, split_trained, unflatten
 from mova_jax.training.state import Recipe, TrainState
 from mova_jax.training.workdir import tokenizer_folder
 from mova_jax.weights.init import load_initial, vocabulary_beside
@@ -49,7 +50,7 @@ def initial_weights(config: Config, recipe: Recipe, workdir: Path) -> dict[str, 
     """
     if not config.init_from or is_started(workdir):
         return {}
-    shapes = jax.eval_shape(recipe.initial).params
+    shapes = recipe.shapes.params
     like = {name: leaf.shape for name, leaf in parameter_names(shapes).items()}
     bias = config.model.masks.init_bias
     ours, report = load_initial(config.init_from, like, config.model.activation, init_bias=bias)
@@ -57,10 +58,11 @@ def initial_weights(config: Config, recipe: Recipe, workdir: Path) -> dict[str, 
     return ours
 
 
-def with_weights(state: TrainState, weights: dict[str, np.ndarray]) -> TrainState:
+def with_weights(recipe: Recipe, state: TrainState, weights: dict[str, np.ndarray]) -> TrainState:
     """The state with some of its parameters replaced, each laid out as the one before it.
 
     Args:
+        recipe: of the run.
         state: of a run that took no step.
         weights: from `initial_weights`; emptied, for it is a second copy of the model.
     """
@@ -70,4 +72,9 @@ def with_weights(state: TrainState, weights: dict[str, np.ndarray]) -> TrainStat
     for name, value in weights.items():
         placed[name] = jax.device_put(value, placed[name].sharding)
     weights.clear()
-    return dataclasses.replace(state, params=unflatten(placed, state.params))
+    params = unflatten(placed, state.params)
+    if state.ema is None:
+        return dataclasses.replace(state, params=params)
+    # The average starts where the parameters do, in buffers of its own: both are donated.
+    trained, _ = split_trained(recipe.factors, params)
+    return dataclasses.replace(state, params=params, ema=jax.tree.map(jnp.copy, trained))

@@ -6,6 +6,7 @@ same steps on the same batches as one that never stopped.
 """
 
 import contextlib
+import dataclasses
 import os
 import signal
 import time
@@ -173,7 +174,7 @@ class Loop:
         if self._evaluate is None:
             return
         with self._progress.paused():
-            figures = self._evaluate(state.params)
+            figures = self._evaluate(state.weights)
         self._writer.write(step, {f"validation/{k}": value for k, value in figures.items()})
         score, weight = figures["t2v/r1"], figures.get("blend/weight", 0.0)
         best = self._checkpoints.save_best(state, data_state, score, weight)
@@ -185,7 +186,7 @@ class Loop:
     def _stop_not_finite(self, taken: _Taken, metrics: dict[str, float], state: TrainState):
         """Saves the last good state, at which the step left it, and raises."""
         names = ", ".join(self._name_videos(taken.fetched.video_ids))
-        state = TrainState(state.step, state.params, state.opt_state, ~state.finite)
+        state = dataclasses.replace(state, finite=~state.finite)
         before = {"next_batch": taken.step - 1}
         self._checkpoints.save_last(state, before)
         self._checkpoints.wait()

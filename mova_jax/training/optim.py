@@ -3,7 +3,9 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
 from mova_jax.config import Optim
 
@@ -51,6 +53,23 @@ def group_factors(cfg: Optim, params) -> dict[str, float]:
     return factors
 
 
+def split_trained(factors: dict[str, float], params) -> tuple[dict, dict]:
+    """Parameters as two nested dicts: those that are trained, and those of factor 0."""
+    flat = traverse_util.flatten_dict(params)
+    parts = {}, {}
+    for path, leaf in flat.items():
+        parts[factors["/".join(map(str, path))] == 0][path] = leaf
+    return tuple(traverse_util.unflatten_dict(part) for part in parts)
+
+
+def merged(*parts: dict) -> dict:
+    """Nested dicts as one; where several have a leaf, the last counts."""
+    flat = {}
+    for part in parts:
+        flat |= traverse_util.flatten_dict(part)
+    return traverse_util.unflatten_dict(flat)
+
+
 def make_optimizer(cfg: Optim, steps: int, params) -> optax.GradientTransformation:
     """Clipping over the whole gradient, then AdamW for each learning-rate group.
 
@@ -87,7 +106,13 @@ def _adamw(cfg: Optim, rate) -> optax.GradientTransformation:
         )
 
     return optax.adamw(
-        rate, b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=matrices
+        rate,
+        b1=cfg.b1,
+        b2=cfg.b2,
+        eps=cfg.eps,
+        mu_dtype=jnp.dtype(cfg.moment_dtype),
+        weight_decay=cfg.weight_decay,
+        mask=matrices,
     )
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,8 +17,9 @@ from mova_jax.training import workdir as workdir_lib
 from mova_jax.training.checkpoint import Checkpoints, abstract_state
 from mova_jax.training.initial import initial_weights, vocabulary_folder, with_weights
 from mova_jax.training.loop import Loop, StopSignal
+from mova_jax.training.optim import parameter_names
 from mova_jax.training.progress import METRICS_FILE, MetricWriter, Progress, read_metrics
-from mova_jax.training.state import Recipe, make_recipe
+from mova_jax.training.state import Recipe, TrainState, make_recipe
 from mova_jax.training.step import make_train_step
 from mova_jax.training.workdir import RunError
 from mova_jax.weights.files import WeightsError
@@ -95,14 +95,14 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
         vocabulary = vocabulary_folder(config, folder / storyboard.TOKENIZER, workdir)
         tokenizer = Tokenizer(vocabulary, config.model.text.context)
         config = _with_vocabulary(config, tokenizer)
-        mesh = mesh_lib.make_mesh(config.mesh.data)
+        mesh = mesh_lib.make_mesh(config.mesh)
         mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
         if image_steps(config):
             size = _image_batch_size(config, folder)
             mesh_lib.check_batch_size(mesh, size, "train.image_batch_size")
         mesh_lib.check_batch_size(mesh, config.eval.batch_size, "eval.batch_size")
-        recipe = make_recipe(config, mesh_lib.replicated(mesh))
-        batches = _batches(config, folder, tokenizer)
+        recipe = make_recipe(config, mesh)
+        batches = _batches(config, folder, tokenizer, mesh)
         initial = initial_weights(config, recipe, workdir)
     except WeightsError:
         raise
@@ -166,10 +166,10 @@ def _train(setup: Setup, stop: StopSignal) -> None:
     batches = iter(setup.batches)
     start = checkpoints.last_step
     if start is None:
-        state = with_weights(setup.recipe.initial(), setup.initial)
+        state = with_weights(setup.recipe, setup.recipe.initial(), setup.initial)
         _tell_start(setup, state)
     else:
-        like = abstract_state(setup.recipe, mesh_lib.replicated(setup.mesh))
+        like = abstract_state(setup.recipe, setup.mesh)
         saved = checkpoints.restore_last(like)
         state = saved.state
         batches.set_state(saved.data)
@@ -194,19 +194,22 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             batches.close()
 
 
-def _batches(config: Config, folder: Path, tokenizer: Tokenizer) -> pipeline.TrainDataset:
+def _batches(
+    config: Config, folder: Path, tokenizer: Tokenizer, mesh: jax.sharding.Mesh
+) -> pipeline.TrainDataset:
     """The training batches of this process."""
+    part, parts = mesh_lib.process_share(mesh)
     return pipeline.train_dataset(
         folder,
         "train",
         tokenizer,
         pipeline.settings_of(config, config.data.frames),
         seed=config.seed,
-        batch_size=config.train.batch_size // jax.process_count(),
+        batch_size=config.train.batch_size // parts,
         image_steps=image_steps(config),
-        image_batch_size=_image_batch_size(config, folder) // jax.process_count(),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        image_batch_size=_image_batch_size(config, folder) // parts,
+        process_index=part,
+        process_count=parts,
     )
 
 
@@ -230,11 +233,11 @@ def _validation(setup: Setup):
     return lambda params: setup.evaluator.evaluate(params, "validation")
 
 
-def _tell_start(setup: Setup, state: Any) -> None:
+def _tell_start(setup: Setup, state: TrainState) -> None:
     """What is about to run, for the first lines of a log."""
     config, mesh = setup.config, setup.mesh
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    devices = mesh.devices.size
+    shards = mesh_lib.batch_shards(mesh)
     warmup = ""
     if steps := image_steps(config):
         images = _image_batch_size(config, setup.folder)
@@ -244,21 +247,33 @@ def _tell_start(setup: Setup, state: Any) -> None:
         f"for {config.train.steps} steps\n"
         f"  data     {setup.folder}: {', '.join(setup.splits)}\n"
         f"{warmup}"
-        f"  batch    {config.train.batch_size} videos of {config.data.frames} frames, "
-        f"{config.train.batch_size // devices} on each of {devices} "
-        f"{mesh.devices.flat[0].device_kind} device(s)\n"
+        f"  batch    {config.train.batch_size} videos of {config.data.frames} frames over all "
+        f"devices, {config.train.batch_size // shards} on each\n"
+        f"  mesh     {mesh_lib.describe(mesh)}\n"
+        f"{_state_lines(mesh, state)}"
         f"  workdir  {setup.workdir}"
     )
+
+
+def _state_lines(mesh: jax.sharding.Mesh, state: TrainState) -> str:
+    """How much of the state a device holds, and what could not be split."""
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    own = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    lines = f"  state    {total / 1e6:,.1f} MB, {own / 1e6:,.1f} MB on each device\n"
+    if whole := mesh_lib.whole_dimensions(mesh, parameter_names(state.params)):
+        largest = max(whole, key=lambda line: whole[line])
+        lines += f"  whole    {len(whole)} sizes that do not divide, such as {largest}\n"
+    return lines
 
 
 def _finish(setup: Setup) -> None:
     """Tests the best checkpoint, writes the figures and the report."""
     config, checkpoints = setup.config, setup.checkpoints
-    like = abstract_state(setup.recipe, mesh_lib.replicated(setup.mesh))
+    like = abstract_state(setup.recipe, setup.mesh)
     is_best = checkpoints.best_step is not None
     saved = checkpoints.restore_best(like) if is_best else checkpoints.restore_last(like)
     weight = saved.record.get("blend_weight", 1.0)
-    params = saved.state.params
+    params = saved.state.weights
     tested = [split for split in config.eval.splits if split in setup.splits]
     for split in sorted({*config.eval.splits} - {*tested}):
         print(f"There is no split {split} in {setup.folder}: it is not evaluated.")

@@ -9,9 +9,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
+from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.models.mova import Mova
-from mova_jax.training.optim import make_optimizer
+from mova_jax.training.optim import group_factors, make_optimizer, merged, split_trained
 
 
 @jax.tree_util.register_dataclass
@@ -25,6 +26,13 @@ class TrainState:
     # False from the first loss or gradient that was not finite: later steps then change nothing,
     # so that the state at hand is the last good one however late the host looks.
     finite: Bool[Array, ""]
+    # Average of the trained parameters by `optim.ema`, a part of the nested dict; None without.
+    ema: Any = None
+
+    @property
+    def weights(self) -> Any:
+        """The parameters to evaluate and export: the average of those that are averaged."""
+        return self.params if self.ema is None else merged(self.params, self.ema)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,19 +42,21 @@ class Recipe:
     config: Config
     graphdef: Any
     optimizer: optax.GradientTransformation
-    initial: Any  # jitted () -> TrainState
+    factors: dict[str, float]  # on the learning rate, by parameter name; 0 = frozen
+    shapes: TrainState  # of `jax.ShapeDtypeStruct`
+    initial: Any  # jitted () -> TrainState, on the mesh
 
     def model(self, params) -> Mova:
         """The model with these parameters."""
         return nnx.merge(self.graphdef, params)
 
 
-def make_recipe(config: Config, sharding: jax.sharding.Sharding) -> Recipe:
+def make_recipe(config: Config, mesh: jax.sharding.Mesh) -> Recipe:
     """Prepares a run without allocating anything.
 
     Args:
         config: with `model.text.vocab_size` set.
-        sharding: of the state's arrays.
+        mesh: that `initial` lays the state out on, also one of devices that are not there.
     """
 
     def build():
@@ -61,6 +71,7 @@ def make_recipe(config: Config, sharding: jax.sharding.Sharding) -> Recipe:
 
     abstract = jax.eval_shape(shapes)
     optimizer = make_optimizer(config.optim, config.train.steps, abstract)
+    factors = group_factors(config.optim, abstract)
 
     def initial() -> TrainState:
         _, params = build()
@@ -69,6 +80,9 @@ def make_recipe(config: Config, sharding: jax.sharding.Sharding) -> Recipe:
             params=params,
             opt_state=optimizer.init(params),
             finite=jnp.ones((), bool),
+            ema=split_trained(factors, params)[0] if config.optim.ema else None,
         )
 
-    return Recipe(config, captured["graphdef"], optimizer, jax.jit(initial, out_shardings=sharding))
+    state = jax.eval_shape(initial)
+    start = jax.jit(initial, out_shardings=mesh_lib.state_sharding(mesh, state))
+    return Recipe(config, captured["graphdef"], optimizer, factors, state, start)

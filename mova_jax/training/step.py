@@ -1,5 +1,6 @@
 """The one train step. A variant is an objective, a head or a layout in the config, not a step."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -8,7 +9,7 @@ import optax
 
 from mova_jax import mesh as mesh_lib
 from mova_jax.losses.objective import objective
-from mova_jax.training.optim import schedule
+from mova_jax.training.optim import merged, schedule, split_trained
 from mova_jax.training.state import Recipe, TrainState
 from mova_jax.typing import Batch
 
@@ -16,40 +17,68 @@ from mova_jax.typing import Batch
 def make_train_step(recipe: Recipe, mesh: jax.sharding.Mesh):
     """The compiled step `(state, batch) -> (state, metrics)`; the state is donated.
 
+    Gradients are of the trained parameters alone: nothing is kept or computed for the backward pass
+    of a frozen tower.
+
     Args:
         recipe: model, optimizer and configuration.
-        mesh: the batch is split over it, the state is whole on every device.
+        mesh: the batch and the state are split over it.
 
     Returns:
-        A jitted function. Metrics are float32 scalars: `loss`, its terms, `grad_norm`,
-        `learning_rate`, `finite` (1.0, or 0.0 when this step's loss or gradient was not).
+        A jitted function. Metrics are float32 scalars: `loss`, its terms, `grad_norm` (of what is
+        trained), `learning_rate`, `finite` (1.0, or 0.0 when this step's loss or gradient was not).
     """
     cfg = recipe.config
     rate = schedule(cfg.optim, cfg.train.steps)
+    laid_out = mesh_lib.state_sharding(mesh, recipe.shapes)
     whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
 
-    def loss_of(params, batch, step):
-        return objective(recipe.model(params), batch, cfg.losses, step)
+    def loss_of(trained, frozen, batch, step):
+        with mesh_lib.layout(mesh):
+            model = recipe.model(merged(trained, frozen))
+            return objective(model, batch, cfg.losses, step)
 
-    @partial(jax.jit, donate_argnums=0, in_shardings=(whole, split), out_shardings=(whole, whole))
+    @partial(
+        jax.jit,
+        donate_argnums=0,
+        in_shardings=(laid_out, split),
+        out_shardings=(laid_out, whole),
+    )
     def train_step(state: TrainState, batch: Batch):
+        trained, frozen = split_trained(recipe.factors, state.params)
         grad_fn = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, watched), grads = grad_fn(state.params, batch, state.step)
+        (loss, watched), grads = grad_fn(trained, frozen, batch, state.step)
         norm = optax.tree.norm(grads)
         with jax.named_scope("optimizer"):
-            updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            new, opt_state = _updated(recipe, state, trained, grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updated = TrainState(state.step + 1, params, opt_state, finite)
+        ema = state.ema
+        if ema is not None:
+            ema = optax.incremental_update(new, ema, 1 - cfg.optim.ema)
+        updated = TrainState(state.step + 1, merged(new, frozen), opt_state, finite, ema)
         keep = state.finite & finite
-        frozen = TrainState(state.step, state.params, state.opt_state, keep)
-        new = jax.tree.map(lambda a, b: jnp.where(keep, a, b), updated, frozen)
+        stopped = dataclasses.replace(state, finite=keep)
+        after = jax.tree.map(lambda a, b: jnp.where(keep, a, b), updated, stopped)
         metrics = watched | {
             "loss": loss,
             "grad_norm": norm,
             "learning_rate": rate(state.step),
             "finite": finite,
         }
-        return new, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
+        return after, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
 
     return train_step
+
+
+def _updated(recipe: Recipe, state: TrainState, trained, grads):
+    """The trained parameters after an update, and the optimizer's state.
+
+    The optimizer is one of all parameters, and leaves out the frozen ones itself: what it keeps is
+    named alike whatever is frozen. Zeros stand for the gradients that there are none of.
+    """
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    updates, opt_state = recipe.optimizer.update(
+        merged(zeros, grads), state.opt_state, state.params
+    )
+    updates, _ = split_trained(recipe.factors, updates)
+    return optax.apply_updates(trained, updates), opt_state

@@ -29,7 +29,7 @@ class Trained:
     workdir: Path
     config: Config
     recipe: Recipe
-    params: Any
+    params: Any  # their average in a run with `optim.ema`
     step: int  # steps that the parameters were trained for
     blend_weight: float  # of the modular score, chosen on validation
 
@@ -71,8 +71,8 @@ def load(workdir: str | os.PathLike) -> Trained:
         ) from error
     except ValueError as error:
         raise RunError(f"{workdir / CONFIG} cannot be read: {error}") from error
-    whole = mesh_lib.replicated(mesh_lib.make_mesh(1))
-    recipe = make_recipe(config, whole)
-    saved = restore_model(workdir, abstract_state(recipe, whole))
+    mesh = mesh_lib.make_mesh(data=1)
+    recipe = make_recipe(config, mesh)
+    saved = restore_model(workdir, abstract_state(recipe, mesh))
     weight = float(saved.record.get("blend_weight", 1.0))
     return Trained(workdir, config, recipe, saved.params, saved.step, weight)

@@ -16,7 +16,8 @@ from mova_jax.training.checkpoint import FOLDER
 CONFIG = "config.json"
 REPORT = "report.html"
 
-# Keys that change how fast a run goes or what is told of it, never its numbers.
+# Keys that change how fast a run goes or what is told of it, and its numbers by no more than the
+# order of a sum does.
 FREE = (
     "data.cache",
     "data.threads",
@@ -24,6 +25,10 @@ FREE = (
     "data.prefetch",
     "train.checkpoint_every",
     "eval.timelines",
+    "model.remat",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.tensor",
 )
 
 

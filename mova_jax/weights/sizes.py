@@ -92,7 +92,7 @@ def towers(sizes: Mapping[str, Any], context: int) -> Model:
         "vision": {},
         "text": {"context": context},
         "dtype": "float32",
-        "remat": False,
+        "remat": "none",
         "global_head": "mean",
         "head_layers": 1,
         "frame_positions": 1,

@@ -68,7 +68,7 @@ def test_masks():
     np.testing.assert_array_equal(layers.causal_mask(MASK), lower & MASK[:, None])
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_a_stack_is_its_blocks_one_after_another(remat):
     width, heads, depth = 8, 2, 3
     options = {"dtype": jnp.float32, "remat": remat}

@@ -15,7 +15,7 @@ LENGTHS = [6, 3, 2, 4]
 MASK = tiny.masks_of_lengths(LENGTHS, tiny.L)
 
 
-def tower(activation="gelu", dtype=jnp.float32, remat=False, frozen=0):
+def tower(activation="gelu", dtype=jnp.float32, remat="none", frozen=0):
     changes = {"model__text__layers": 2, "model__text__frozen_positions": frozen}
     cfg = tiny.config(**changes).model.text
     options = {"dtype": dtype, "remat": remat}

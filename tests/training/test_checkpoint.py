@@ -10,12 +10,12 @@ from mova_jax.training.checkpoint import CheckpointError, Checkpoints, abstract_
 from mova_jax.training.state import TrainState, make_recipe
 from tests import tiny
 
-SHARDING = mesh_lib.replicated(mesh_lib.make_mesh())
+MESH = mesh_lib.make_mesh(data=2, fsdp=4)
 
 
 @pytest.fixture(scope="module")
 def recipe():
-    return make_recipe(tiny.config(), SHARDING)
+    return make_recipe(tiny.config(), MESH)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_state_data_and_config_come_back_exactly(recipe, state, checkpoints, tmp
     checkpoints.wait()
     reopened = Checkpoints(tmp_path, tiny.config())
     assert reopened.last_step == 7 and reopened.best_step is None
-    found = reopened.restore_last(abstract_state(recipe, SHARDING))
+    found = reopened.restore_last(abstract_state(recipe, MESH))
     reopened.close()
     assert_same(found.state, saved)
     assert jax.tree.structure(found.state) == jax.tree.structure(saved)
@@ -61,7 +61,7 @@ def test_a_state_may_be_donated_as_soon_as_it_is_being_saved(recipe, state, chec
     spoil = jax.jit(lambda s: jax.tree.map(lambda leaf: leaf * 0, s), donate_argnums=0)
     checkpoints.save_last(saved, {"next_batch": 1})
     jax.block_until_ready(spoil(saved))
-    found = checkpoints.restore_last(abstract_state(recipe, SHARDING))
+    found = checkpoints.restore_last(abstract_state(recipe, MESH))
     assert_same(found.state.params, expected)
 
 
@@ -80,7 +80,7 @@ def test_the_best_is_that_of_the_highest_score(recipe, state, checkpoints):
     }
     assert taken == {1: True, 2: True, 3: False, 4: False}
     assert checkpoints.best_step == 2
-    found = checkpoints.restore_best(abstract_state(recipe, SHARDING))
+    found = checkpoints.restore_best(abstract_state(recipe, MESH))
     assert (found.record["score"], found.record["blend_weight"]) == (30.0, 0.5)
 
 
@@ -91,7 +91,7 @@ def test_going_on_from_an_earlier_step_saves_nothing_twice(state, checkpoints):
 
 def test_restoring_nothing_says_so(recipe, checkpoints):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        checkpoints.restore_last(abstract_state(recipe, SHARDING))
+        checkpoints.restore_last(abstract_state(recipe, MESH))
 
 
 def test_a_damaged_checkpoint_is_a_clear_error(recipe, state, checkpoints):
@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_a_clear_error(recipe, state, checkpoints):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match="could not be read"):
-        checkpoints.restore_last(abstract_state(recipe, SHARDING))
+        checkpoints.restore_last(abstract_state(recipe, MESH))
 
 
 def test_a_leftover_of_a_killed_save_is_no_checkpoint(state, checkpoints, tmp_path):

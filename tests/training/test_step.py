@@ -19,9 +19,9 @@ ROWS = 8
 @functools.cache
 def compiled(devices, **options):
     """Mesh, how to start, and the step compiled quickly."""
-    mesh = mesh_lib.make_mesh(devices)
+    mesh = mesh_lib.make_mesh(data=devices)
     config = tiny.config(train__batch_size=ROWS, **options)
-    recipe = make_recipe(config, mesh_lib.replicated(mesh))
+    recipe = make_recipe(config, mesh)
     shapes = jax.eval_shape(recipe.initial)
     batch = jax.eval_shape(lambda: tiny.batch(ROWS))
     step = make_train_step(recipe, mesh).lower(shapes, batch).compile(tiny.QUICK)
