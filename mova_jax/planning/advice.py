@@ -18,6 +18,12 @@ def advice(config: Config, made: dict[str, Any]) -> list[str]:
         return _of_a_program_that_fits(config, made)
     keys, devices = flatten(config), made["devices"]
     lines = []
+    memory = made["memory"]
+    if memory["usable"] and memory["batch"] > 0.5 * memory["usable"]:
+        lines.append(
+            f"the frames of the batch alone take {memory['batch'] / 2**30:.1f} GiB of a device: "
+            "only a smaller train.batch_size, fewer data.frames or more chips help"
+        )
     if config.model.dtype == "float32":
         lines.append("model.dtype=bfloat16: half the activations; parameters stay float32")
     if config.model.remat != "full":
@@ -31,11 +37,10 @@ def advice(config: Config, made: dict[str, Any]) -> list[str]:
             f"train.microbatch={fewer}: so many videos go through the towers at once; the same "
             "gradient"
         )
-    state = made["memory"]["state_whole"]
     if made["mesh"].get("fsdp", 0) == 1 and devices > 1:
         lines.append(
-            f"mesh.fsdp={min(devices, 16)}: parameters and optimizer state, {state / 2**30:.1f} "
-            "GiB a device when whole, are split"
+            f"mesh.fsdp={min(devices, 16)}: parameters and optimizer state, "
+            f"{memory['state_whole'] / 2**30:.1f} GiB a device when whole, are split"
         )
     if config.data.frames > 8:
         lines.append(

@@ -53,6 +53,7 @@ class Step:
     traced: jax.stages.Traced
     parameters: int  # numbers in all of them
     state_bytes: float  # of the whole state, one copy
+    batch_bytes: float  # of the batch on one device
     frozen: frozenset[str]  # towers without any trained parameter
 
 
@@ -112,14 +113,25 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
     mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
     recipe = make_recipe(config, mesh)
     state = recipe.shapes
-    traced = make_train_step(recipe, mesh).trace(state, abstract_batch(config, tokens))
+    batch = abstract_batch(config, tokens)
+    traced = make_train_step(recipe, mesh).trace(state, batch)
     trained = {name for name, factor in recipe.factors.items() if factor}
     frozen = {
         tower for tower in TOWERS if not any(name.startswith(f"{tower}/") for name in trained)
     }
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    return Step(config, mesh, traced, parameters, float(size), frozenset(frozen))
+    return Step(
+        config,
+        mesh,
+        traced,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        state_bytes=_bytes(state),
+        batch_bytes=_bytes(batch) / mesh_lib.batch_shards(mesh),
+        frozen=frozenset(frozen),
+    )
+
+
+def _bytes(tree: Any) -> float:
+    return float(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))
 
 
 def compile_step(step: Step, cache: str | os.PathLike | None = None) -> Answer:

@@ -62,11 +62,11 @@ def parse(name: str) -> Topology:
     if name == LOCAL:
         return Topology(name, LOCAL, None, (), 1)
     match = _FORM.fullmatch(name)
-    known = ", ".join(chip for chip in CHIPS if CHIPS[chip].torus_axes)
-    if not match or (match["name"] != "cpu" and match["name"] not in known.split(", ")):
+    tpus = [chip.name for chip in CHIPS.values() if chip.torus_axes]
+    if not match or match["name"] not in ("cpu", *tpus):
         raise TopologyError(
             f"--topology: got {name!r}, expected CHIP:SHAPE such as v5e:16x16 or v5p:4x4x4 (chips: "
-            f"{known}), CHIP:SHAPE*SLICES, cpu:8, or local"
+            f"{', '.join(tpus)}), CHIP:SHAPE*SLICES, cpu:8, or local"
         )
     shape = tuple(int(n) for n in match["shape"].split("x"))
     slices = int(match["slices"] or 1)

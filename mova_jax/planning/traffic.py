@@ -39,15 +39,16 @@ def _moved(module: Module, instruction: Instruction, known: dict[str, tuple[Arra
             return _fused(module.computations[name], operands, instruction.arrays)
         case "custom-call" if "AllocateBuffer" in instruction.attributes:
             return 0.0
-        case "copy-start":
-            # Its result is (copy, original, token).
-            return _hbm(operands[0]) + _hbm(instruction.arrays[:1])
+        case "slice-start":
+            # Its result is (the whole, the slice, a token).
+            part = instruction.arrays[1]
+            return part.bytes * (bool(_hbm(operands[0])) + (part.memory == HBM))
         case "dynamic-update-slice":
             return 2 * _hbm(operands[1])
         case opcode if opcode in _SLICES:
             return 2 * _hbm(instruction.arrays)
         case opcode if opcode.endswith("-start"):
-            return 2 * sum(map(_hbm, operands))
+            return _hbm(instruction.arrays)  # what it reads, and what it writes
     return sum(map(_hbm, operands)) + _hbm(instruction.arrays)
 
 
