@@ -93,7 +93,7 @@ def test_the_report_of_a_machine_without_figures_has_no_roofline(step, kept):
     assert made["fits"] and made["memory"]["free"] is None
     assert "roofline" not in made and "cost" not in made
     assert made["mesh"]["data"] == made["devices"] == 8
-    assert made["flops"]["model_global"] == pytest.approx(made["flops"]["program_global"])
+    assert 0 < made["flops"]["model_global"] <= 1.000001 * made["flops"]["program_global"]
     assert made["collectives"]["by_kind"]["all-reduce"]["bytes"] > 0
     json.dumps(made)
     assert "no roofline, no cost" in page(made)

@@ -24,7 +24,7 @@ def both(cfg):
         ("frame_weighting", {}),
         ("cmn_only", {}),
         ("token_mask", {"model__tmn__token_layers": 1}),
-        ("paper", {"losses__hard_pairs": 2}),
+        ("paper", {}),
         ("full", {"model__tmn__layout": "joint", "model__cmn__sees_frame": True}),
         ("full", {"model__tmn__token_layers": 1, "model__tmn__detach_tokens": True}),
     ],
@@ -33,6 +33,15 @@ def both(cfg):
 def test_the_formula_of_the_method_is_what_the_step_computes(objective, changes):
     needed, counted = both(tiny.config(objective, **changes))
     assert counted.total == pytest.approx(needed, rel=1e-6)
+
+
+def test_hard_pairs_are_those_that_are_scored_and_may_be_scored_again_backwards():
+    cfg = tiny.config("paper", losses__hard_pairs=1)
+    needed, counted = both(cfg)
+    every = flops.model_flops(tiny.config("paper"), cfg.model.text.context)
+    fewer = flops.model_flops(cfg, cfg.model.text.context)
+    assert fewer["tmn"].forward < every["tmn"].forward
+    assert needed <= counted.total <= needed + sum(cost.forward for cost in fewer.values())
 
 
 def test_remat_adds_to_the_program_and_not_to_the_method():
