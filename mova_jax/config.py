@@ -63,6 +63,7 @@ __all__ = [
     "from_config_dict",
     "from_json",
     "load_file",
+    "override",
     "parse_argument",
     "section",
     "to_json",
@@ -281,6 +282,27 @@ def check_overrides(config: ConfigDict, overrides: dict[str, str]) -> list[str]:
             kind = type(known[key]).__name__
             problems.append(f"{key}: got {text!r}, expected {kind}")
     return problems
+
+
+def override(config: ConfigDict, overrides: dict[str, str]) -> None:
+    """Sets the keys of `--config.key=value` flags, each by the type that the key has.
+
+    Args:
+        config: is changed.
+        overrides: the text of each value by dotted key, without a problem in `check_overrides`.
+    """
+    known = _leaves(config.to_dict())
+    for key, text in overrides.items():
+        match known[key]:
+            case str():
+                value = text
+            case bool():
+                value = text.lower() in ("true", "1", "")
+            case float():
+                value = float(ast.literal_eval(text))
+            case _:
+                value = ast.literal_eval(text)
+        config.update_from_flattened_dict({key: value})
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,12 +1,17 @@
 """What the benchmarks count and print; their timings are looked at, not tested."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import compare_objectives, train_step
+from benchmarks import compare_objectives, plan_table, train_step
+from mova_jax import plan
+from mova_jax.planning.topology import parse
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
@@ -53,3 +58,26 @@ def test_the_table_has_the_mean_and_the_range_of_the_last_figures(tmp_path):
     assert "| seeds | 2 | 1 |" in lines
     assert "| T2V R@1, %: global | 45.0 (40.0 to 50.0) | 30.0 |" in lines
     assert "| Masks: kept of the caption, % | 60.0 (50.0 to 70.0) |  |" in lines
+
+
+def test_rows_of_the_plan_table_name_presets_and_keys_that_there_are():
+    rows = [*plan_table.paper_rows(), *plan_table.scaling_rows(), *plan_table.cost_rows()]
+    assert len(rows) == 24 + 4 + 2
+    for row in rows:
+        _, config, topology, *keys = row.command()
+        parse(topology.removeprefix("--topology="))
+        plan.load(str(ROOT / config.removeprefix("--config=")), keys)
+
+
+def test_the_plan_table_has_a_line_a_row_and_says_what_does_not_fit():
+    row = plan_table.Row("b16", 256, "v5e:4x4")
+    made = {"fits": False, "chips": 16, "devices": 16, "flops": {"program": 2e12}}
+    made["memory"] = {"wanted": 32 * 2**30, "usable": 15.75 * 2**30}
+    fits = made | {"fits": True, "cost": {"epoch_usd": 1.5}, "collectives": {"bytes": 2**30}}
+    fits["memory"] = {"total": 2**30, "temporaries": 2**29, "usable": 2**34}
+    times = {"step_seconds": 0.1, "step_seconds_without_overlap": 0.2, "communication_share": 0.25}
+    fits["roofline"] = times | {"mfu": 0.5, "mfu_without_overlap": 0.25}
+    lines = plan_table.table([row, row], [made, fits]).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert "b16/256 v5e:4x4" in lines[2] and "wants 32.0 of 15.75" in lines[2]
+    assert "1.0 of 16.00 | 0.50 | 2.00 | 1.00 | 100 to 200 | 25 to 50 | 25 | 1.50" in lines[3]

@@ -22,6 +22,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "docs/data.md",
     "docs/method.md",
+    "docs/plan.md",
     "docs/weights.md",
 )
 TEXTS = {name: (ROOT / name).read_text() for name in DOCUMENTS}

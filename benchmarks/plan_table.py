@@ -1,0 +1,141 @@
+"""One table of plans: models, batches and topologies, compiled one after the other.
+
+    python -m benchmarks.plan_table                     # the table of docs/pods.md
+    python -m benchmarks.plan_table b16/256 v5e:16x16   # rows whose name holds all these words
+    python -m benchmarks.plan_table scaling             # one model from 4 to 256 chips
+    python -m benchmarks.plan_table cost                # what the modular part adds
+
+Needs libtpu (requirements-tpu.txt) and minutes a row. The compiler's answers are kept by
+`mova_jax.plan`: stopped and started again, it goes on where it was.
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+RECIPE = "configs/activitynet.py"
+TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v6e:16x16", "v5p:4x4x4")
+FRAMES = {"b16": 64, "l14": 96}
+BATCHES = (256, 4096, 32768)
+# What all rows have, and what some need to fit: the first rule whose words are in the row's name.
+COMMON = {"model.dtype": "bfloat16", "model.remat": "full"}
+SETTINGS: dict[tuple[str, ...], dict[str, Any]] = {
+    ("/32768",): {"losses.hard_pairs": 15, "losses.pair_block": 16},
+    ("/4096",): {"losses.hard_pairs": 15, "losses.pair_block": 16},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One call of `plan`."""
+
+    model: str
+    batch: int
+    topology: str
+    objective: str = "paper"
+    changes: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`b16/256 v5e:16x16`."""
+        objective = "" if self.objective == "paper" else f" {self.objective}"
+        return f"{self.model}/{self.batch} {self.topology}{objective}"
+
+    def settings(self) -> dict[str, Any]:
+        """Keys that the row changes of the recipe."""
+        fitting = (made for words, made in SETTINGS.items() if all(w in self.name for w in words))
+        return COMMON | next(fitting, {}) | dict(self.changes)
+
+    def command(self) -> list[str]:
+        """The call, one argument a string."""
+        argument = f"model={self.model},objective={self.objective},batch={self.batch}"
+        config = f"{RECIPE}:{argument},frames={FRAMES[self.model]}"
+        keys = [f"--config.{key}={value}" for key, value in self.settings().items()]
+        return ["--json", f"--config={config}", f"--topology={self.topology}", *keys]
+
+
+def paper_rows() -> list[Row]:
+    """Both models at all batches on all topologies."""
+    return [Row(m, b, t) for m in FRAMES for b in BATCHES for t in TOPOLOGIES]
+
+
+def scaling_rows() -> list[Row]:
+    """The same rows of a batch on each chip, on 4 to 256 chips."""
+    shapes = {4: "2x2", 16: "4x4", 64: "8x8", 256: "16x16"}
+    changes = (("losses.hard_pairs", 15), ("losses.pair_block", 16))
+    return [Row("b16", 8 * n, f"v5e:{shape}", changes=changes) for n, shape in shapes.items()]
+
+
+def cost_rows() -> list[Row]:
+    """The whole method beside its global loss alone."""
+    return [Row("b16", 256, "v5e:16x16", objective) for objective in ("paper", "global_only")]
+
+
+def plan(row: Row) -> dict[str, Any]:
+    """What `plan --json` says of a row.
+
+    Raises:
+        RuntimeError: when the command fails for another reason than too little memory.
+    """
+    command = [sys.executable, "-m", "mova_jax.plan", *row.command()]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode not in (0, 3):
+        raise RuntimeError(f"{row.name}: plan ended with {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def table(rows: Iterable[Row], plans: Iterable[dict[str, Any]]) -> str:
+    """Markdown: one line a plan."""
+    heads = (
+        "row", "chips", "settings", "memory a chip, GiB", "of it temporaries", "TFLOP a chip",
+        "received a chip, GiB", "step, ms", "MFU, %", "communication, %", "USD an epoch",
+    )  # fmt: skip
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row, made in zip(rows, plans, strict=True):
+        settings = ", ".join(f"`{key}={value}`" for key, value in row.settings().items())
+        cells = [row.name, str(made["chips"]), settings, *_figures(made)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _figures(made: dict[str, Any]) -> list[str]:
+    gib, memory = 2**30, made["memory"]
+    flops = f"{made['flops']['program'] * made['devices'] / made['chips'] / 1e12:.2f}"
+    if not made["fits"]:
+        wanted = memory.get("wanted") or memory.get("total")
+        says = f"wants {wanted / gib:.1f}" if wanted else "too large"
+        return [f"{says} of {memory['usable'] / gib:.2f}", "", flops, "", "", "", "", ""]
+    bounds, usd = made["roofline"], made["cost"]["epoch_usd"]
+    return [
+        f"{memory['total'] / gib:.1f} of {memory['usable'] / gib:.2f}",
+        f"{memory['temporaries'] / gib:.2f}",
+        flops,
+        f"{made['collectives']['bytes'] / gib:.2f}",
+        f"{bounds['step_seconds'] * 1e3:.0f} to {bounds['step_seconds_without_overlap'] * 1e3:.0f}",
+        f"{bounds['mfu_without_overlap']:.0%} to {bounds['mfu']:.0%}".replace("%", ""),
+        f"{bounds['communication_share']:.0%}".replace("%", ""),
+        f"{usd:.2f}" if usd is not None else "",
+    ]
+
+
+def main() -> None:
+    """Plans the rows and prints their table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", help="scaling, cost, or what a row's name holds")
+    words = parser.parse_args().words
+    sets = {"scaling": scaling_rows, "cost": cost_rows}
+    rows = next((sets[word]() for word in words if word in sets), None) or paper_rows()
+    rows = [row for row in rows if all(w in row.name for w in words if w not in sets)]
+    plans = []
+    for i, row in enumerate(rows, 1):
+        print(f"{i} of {len(rows)}: {row.name}", file=sys.stderr)
+        plans.append(plan(row))
+    print(table(rows, plans))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Compiles a config for devices that are not here: memory, FLOPs, collectives, time and cost.
+
+    python -m mova_jax.plan --config=configs/activitynet.py --topology=v5e:16x16
+    python -m mova_jax.plan --config=configs/base.py --topology=cpu:8 --config.mesh.data=4
+    python -m mova_jax.plan --config=configs/base.py --topology=local --json
+
+The real train step is compiled ahead of time, a TPU's by libtpu (requirements-tpu.txt), which needs
+no TPU. Minutes for a large model; the compiler's answer is kept in --cache. A topology is v5e:16x16
+(v4, v5e, v5p, v6e, tpu7x), v5e:16x16*2 for two slices, cpu:8, or local, the machine at hand.
+
+Exit codes: 0 it fits, 1 something is wrong (one message says what), 2 an argument is wrong, 3 it
+does not fit.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mova_jax import config as config_lib
+from mova_jax.main import check_flags
+from mova_jax.planning import topology as topology_lib
+
+DONE, FAILED, TOO_LARGE = 0, 1, 3
+CACHE = ".data/plan"
+VOCABULARY = 49408  # CLIP's; for `model.text.vocab_size` 0, which takes that of a tokenizer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code, see the module."""
+    args, overrides = _parser().parse_known_args(argv)
+    try:
+        config = load(args.config, overrides)
+        made = plan(config, args)
+    except (config_lib.ConfigError, topology_lib.TopologyError) as error:
+        print(f"plan: {error}", file=sys.stderr)
+        return FAILED
+    from mova_jax.planning.page import page
+
+    print(json.dumps(made, indent=2) if args.json else page(made))
+    return DONE if made["fits"] else TOO_LARGE
+
+
+def load(flag: str, overrides: Sequence[str] = ()) -> config_lib.Config:
+    """The configuration that `--config` and `--config.key=value` name, with a vocabulary.
+
+    Args:
+        flag: the path of a config file, with or without `:argument`.
+        overrides: the other flags.
+
+    Raises:
+        ConfigError: with all that is wrong.
+    """
+    problems = check_flags(["plan", f"--config={flag}", *overrides])
+    forms = [text for text in overrides if not text.startswith("--config.") or "=" not in text]
+    problems += [f"got {text!r}, expected a flag of --help or --config.key=value" for text in forms]
+    if problems:
+        raise config_lib.ConfigError(problems)
+    path, _, argument = flag.partition(":")
+    made = config_lib.load_file(path).get_config(*([argument] if argument else []))
+    pairs = (text.removeprefix("--config.").partition("=") for text in overrides)
+    config_lib.override(made, {name: value for name, _, value in pairs})
+    config = config_lib.from_config_dict(made)
+    text = config.model.text
+    text = dataclasses.replace(text, vocab_size=text.vocab_size or VOCABULARY)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
+
+
+def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
+    """Compiles and reports, see `planning/report.py`.
+
+    Raises:
+        ConfigError, TopologyError: what does not go together, and what to do.
+    """
+    topology = topology_lib.parse(args.topology)
+    topology_lib.prepare_environment(topology)
+    # Imported here, for JAX reads the environment when it is imported.
+    from mova_jax.planning import compiled
+    from mova_jax.planning.report import Order, report
+
+    devices = topology_lib.devices(topology)
+    chip = topology_lib.chip_of(topology, devices)
+    tokens = args.tokens or config.data.token_buckets[-1]
+    try:
+        step = compiled.trace(config, devices, tokens)
+    except ValueError as error:
+        raise config_lib.ConfigError([str(error)]) from error
+    answer = compiled.compile_step(step, args.cache or None)
+    epoch = args.videos or _train_videos(config)
+    return report(step, answer, Order(args.config, topology, chip, tokens, epoch, args.price))
+
+
+def _train_videos(config: config_lib.Config) -> int:
+    """Of the shards that the configuration names; of the embedded data where there are none."""
+    if not (Path(config.data.source) / "manifest.json").exists():
+        return config.data.train_videos
+    from mova_jax.data.manifest import read_manifest
+
+    split = read_manifest(config.data.source).splits.get("train")
+    return split.videos if split else config.data.train_videos
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m mova_jax.plan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Any key of the configuration can be set: --config.key=value",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, help="a config file, such as configs/base.py")
+    parser.add_argument("--topology", default="local", help="such as v5e:16x16, cpu:8, local")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument("--tokens", type=int, default=0, help="of a caption; 0: the longest bucket")
+    parser.add_argument("--videos", type=int, default=0, help="of an epoch; 0: of the train split")
+    parser.add_argument("--price", type=float, help="USD a chip-hour; by default a list price")
+    parser.add_argument("--cache", default=CACHE, help="of the compiler's answers; '' keeps none")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

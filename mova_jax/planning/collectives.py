@@ -1,0 +1,174 @@
+"""The collectives of a compiled program: which, how many bytes, over which links.
+
+Bytes are those that a device has to receive, which for a bandwidth-bound ring is what takes time:
+
+    all-gather          result x (n - 1) / n        over n devices
+    reduce-scatter      operand x (n - 1) / n
+    all-reduce          2 x size x (n - 1) / n      a reduce-scatter and an all-gather
+    all-to-all          size x (n - 1) / n
+    collective-permute  size
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mova_jax.planning.hlo import Instruction, Module
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_LISTS = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})\}")
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH = re.compile(r"replica_groups=@?(?:mesh|\w+)\[([^\]]*)\]([^{]*)\{([^}]*)\}")
+_PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{} ]*\})\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective of the program, with all the times it runs in a step."""
+
+    kind: str
+    source: str  # operation and named scopes that it comes from
+    times: float
+    bytes: float  # a device receives, in all these times
+    size: int  # devices of a group
+    group: tuple[int, ...]  # one group, as numbers of devices; for a permute, one pair
+
+
+def of_program(module: Module, devices: int) -> list[Collective]:
+    """All collectives; one that the compiler split into several steps counts once.
+
+    Args:
+        module: the parsed program.
+        devices: in all, for a collective that names no groups.
+    """
+    found: dict[str, Collective] = {}
+    for instruction, times, computation in _with_fused(module):
+        kind = instruction.opcode.removesuffix("-start")
+        if kind not in KINDS:
+            continue
+        channel = re.search(r"channel_id=(\d+)", instruction.attributes)
+        key = channel[1] if channel else f"{computation}/{instruction.name}"
+        collective = _collective(kind, instruction, times, devices)
+        if key not in found or collective.bytes > found[key].bytes:
+            found[key] = collective
+    return [collective for collective in found.values() if collective.size > 1]
+
+
+def _with_fused(module: Module):
+    """`module.running()`, and what fusions hold: a collective can be a step of one."""
+    for instruction, times, computation in module.running():
+        yield instruction, times, computation
+        if instruction.opcode == "fusion":
+            for name in instruction.called().get("calls", ()):
+                for inner in _inside(module, name):
+                    yield inner, times, name
+
+
+def _inside(module: Module, computation: str):
+    for instruction in module.computations[computation]:
+        yield instruction
+        if instruction.opcode == "fusion":
+            for name in instruction.called().get("calls", ()):
+                yield from _inside(module, name)
+
+
+def _collective(kind: str, instruction: Instruction, times: float, devices: int) -> Collective:
+    arrays = instruction.arrays
+    if instruction.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
+        # A start's result is (operands, results, ...): the results are the second half.
+        arrays = [a for a in arrays if a.dims or len(arrays) < 4]
+        arrays = arrays[len(arrays) // 2 :]
+    size = float(sum(array.bytes for array in arrays))
+    if kind == "collective-permute":
+        pairs = _pairs(instruction.attributes)
+        group = next((pair for pair in pairs if pair[0] != pair[1]), ())
+        return Collective(kind, instruction.op_name, times, size * times, len(group), group)
+    group = _group(instruction.attributes, devices)
+    n = len(group)
+    share = (n - 1) / n
+    received = {
+        "all-gather": size * share,
+        "all-reduce": 2 * size * share,
+        "reduce-scatter": size * n * share,
+        "all-to-all": size * share,
+    }[kind]
+    return Collective(kind, instruction.op_name, times, received * times, n, group)
+
+
+def _pairs(attributes: str) -> list[tuple[int, ...]]:
+    match = _PAIRS.search(attributes)
+    return _lists(match[1]) if match else []
+
+
+def _lists(text: str) -> list[tuple[int, ...]]:
+    groups = re.findall(r"\{([\d, ]*)\}", text)
+    return [tuple(int(n) for n in group.split(",") if n.strip()) for group in groups]
+
+
+def _group(attributes: str, devices: int) -> tuple[int, ...]:
+    """The first of a collective's groups, in any of the three ways in which they are written."""
+    if match := _LISTS.search(attributes):
+        return _lists(match[1])[0]
+    if match := _IOTA.search(attributes):
+        shape, dims = ([int(n) for n in match[i].split(",")] for i in (1, 2))
+        numbers = np.arange(math.prod(dims)).reshape(dims)
+        if match[3]:
+            numbers = numbers.transpose([int(n) for n in match[3].split(",")])
+        return tuple(int(n) for n in numbers.reshape(shape)[0])
+    if match := _MESH.search(attributes):
+        return _mesh_group(*match.groups())
+    return tuple(range(devices))
+
+
+def _mesh_group(axes: str, order: str, used: str) -> tuple[int, ...]:
+    """`mesh['x'=4,'y'=2] {'y'}`: devices that differ in these axes only.
+
+    `'x':(2)2` is a part of an axis: 2 places of it, 2 x ... apart as (before)size says.
+    """
+    named = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", axes)}
+    numbers = np.arange(math.prod(named.values())).reshape(tuple(named.values()))
+    if listed := re.search(
+        r"device_ids=\[([^\]]*)\]<=\[([^\]]*)\](?:T\(([\d,]+)\))?", axes + order
+    ):
+        dims = [int(n) for n in listed[2].split(",")]
+        numbers = np.arange(math.prod(dims)).reshape(dims)
+        if listed[3]:
+            numbers = numbers.transpose([int(n) for n in listed[3].split(",")])
+        numbers = numbers.reshape(tuple(named.values()))
+    index: list[Any] = [0] * len(named)
+    for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", used):
+        place, total = list(named).index(name), named[name]
+        if not size:
+            index[place] = slice(None)
+        else:
+            step = total // (int(before) * int(size))
+            index[place] = slice(0, step * int(size), step)
+    return tuple(int(n) for n in np.atleast_1d(numbers[tuple(index)]).ravel())
+
+
+def links(group: Sequence[int], devices: Sequence[Any], shape: tuple[int, ...], chip) -> float:
+    """How many links a chip of this group can receive over at once.
+
+    A group that lies along an axis of the torus uses that axis: two links where the axis is a
+    ring, one where it is a line, whose end has one neighbour only.
+
+    Args:
+        group: numbers of devices.
+        devices: in the order of the numbers, with `coords`.
+        shape: of the slice, chips an axis.
+        chip: from `chips.py`.
+    """
+    if not chip.torus_axes:
+        return 1.0
+    coords = np.array([devices[i].coords for i in group])
+    count = 0.0
+    ring_everywhere = all(n % chip.wraps_at == 0 for n in shape)
+    for axis, length in enumerate(shape):
+        if len(set(coords[:, axis])) > 1:
+            wraps = length == chip.wraps_at if chip.torus_axes == 2 else ring_everywhere
+            count += 2.0 if wraps else 1.0
+    return max(count, 1.0)

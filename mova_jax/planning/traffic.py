@@ -1,0 +1,86 @@
+"""Bytes that a compiled program moves between the main memory of a device and its cores.
+
+Counted as the compiler wrote the program: each instruction that runs by itself reads its operands
+and writes its result once. What lies in a faster memory (VMEM) costs nothing, a fusion that takes
+slices of an operand reads the slices, and one that updates a part of a buffer writes that part.
+Reading an operand more than once, and padding to tiles, is not counted: the true traffic is more.
+"""
+
+from mova_jax.planning.hlo import Array, Instruction, Module
+
+HBM = 0
+# They move nothing by themselves: names, addresses, or the end of what began elsewhere.
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
+    "call", "after-all", "partition-id", "replica-id", "opt-barrier", "optimization-barrier",
+    "add-dependency", "get-dimension-size", "domain", "async-done", "async-update", "copy-done",
+}  # fmt: skip
+_SLICES = {"dynamic-slice", "slice", "gather"}
+
+
+def bytes_moved(module: Module) -> float:
+    """Bytes between a device's main memory and its cores, in one step."""
+    shapes: dict[str, dict[str, tuple[Array, ...]]] = {
+        name: {line.name: line.arrays for line in lines}
+        for name, lines in module.computations.items()
+    }
+    return sum(
+        times * _moved(module, instruction, shapes[computation])
+        for instruction, times, computation in module.running()
+        if instruction.opcode not in _FREE and not instruction.opcode.endswith("-done")
+    )
+
+
+def _moved(module: Module, instruction: Instruction, known: dict[str, tuple[Array, ...]]) -> float:
+    operands = [known.get(name, ()) for name in instruction.operands]
+    match instruction.opcode:
+        case "fusion":
+            (name,) = instruction.called()["calls"]
+            return _fused(module.computations[name], operands, instruction.arrays)
+        case "custom-call" if "AllocateBuffer" in instruction.attributes:
+            return 0.0
+        case "slice-start":
+            # Its result is (the whole, the slice, a token).
+            part = instruction.arrays[1]
+            return part.bytes * (bool(_hbm(operands[0])) + (part.memory == HBM))
+        case "dynamic-update-slice":
+            return 2 * _hbm(operands[1])
+        case opcode if opcode in _SLICES:
+            return 2 * _hbm(instruction.arrays)
+        case opcode if opcode.endswith("-start"):
+            return _hbm(instruction.arrays)  # what it reads, and what it writes
+    return sum(map(_hbm, operands)) + _hbm(instruction.arrays)
+
+
+def _fused(lines: tuple[Instruction, ...], operands, results: tuple[Array, ...]) -> float:
+    """A fusion: what is read of each operand, and what is written."""
+    users: dict[str, list[Instruction]] = {}
+    for line in lines:
+        for name in line.operands:
+            users.setdefault(name, []).append(line)
+    updates = [line for line in lines if line.opcode == "dynamic-update-slice"]
+    shapes = {line.name: line.arrays for line in lines}
+    total = 0.0
+    for line in lines:
+        if line.opcode != "parameter":
+            continue
+        operand = operands[int(line.operands[0])]
+        if not _hbm(operand):
+            continue
+        readers = users.get(line.name, [])
+        first = bool(readers) and all(reader.operands[0] == line.name for reader in readers)
+        if first and all(reader.opcode in _SLICES for reader in readers):
+            total += sum(array.bytes for reader in readers for array in reader.arrays)
+        elif not (first and all(reader in updates for reader in readers)):
+            total += _hbm(operand)
+    for result in results:
+        if result.memory != HBM:
+            continue
+        parts = [line for line in updates if line.arrays[0].dims == result.dims]
+        written = sum(a.bytes for part in parts for a in shapes.get(part.operands[1], ()))
+        total += written if parts else result.bytes
+    return total
+
+
+def _hbm(arrays: tuple[Array, ...]) -> float:
+    return sum(array.bytes for array in arrays if array.memory == HBM)
