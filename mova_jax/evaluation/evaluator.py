@@ -77,13 +77,16 @@ class Evaluator:
         functions = _Functions(recipe)
         whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
         params = mesh_lib.state_sharding(mesh, recipe.shapes.params)
+        laid_out = mesh_lib.layout(mesh)
         compiled = functools.partial(jax.jit, out_shardings=whole)
-        self._encode = compiled(functions.encode, in_shardings=(params, split))
+        self._encode = compiled(laid_out(functions.encode), in_shardings=(params, split))
         self._encode_text = jax.jit(
-            functions.encode_text, in_shardings=(params, split, split), out_shardings=split
+            laid_out(functions.encode_text),
+            in_shardings=(params, split, split),
+            out_shardings=split,
         )
         self._pairs = compiled(functions.pairs, in_shardings=(params, split, whole))
-        self._matched = compiled(functions.matched, in_shardings=(params, split, split))
+        self._matched = compiled(laid_out(functions.matched), in_shardings=(params, split, split))
         self._own_scores = jax.jit(functions.own_scores)
 
     def evaluate(
