@@ -1,16 +1,20 @@
 """The mesh over eight simulated devices, and where parameters lie on it."""
 
+import re
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from configs.base import get_config
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Mesh, from_config_dict
 from mova_jax.models import layers
 from mova_jax.models.masks import TMN_LAYOUTS
+from mova_jax.models.vision import VisionTower
 from mova_jax.presets import MODELS
 from mova_jax.training.optim import parameter_names
 from mova_jax.training.state import make_recipe
@@ -177,7 +181,7 @@ def test_every_parameter_has_one_rule_and_all_that_is_large_is_split(size, tmn):
         rules = [
             axes
             for pattern, axes in mesh_lib.PARAMETERS
-            if mesh_lib.re.fullmatch(rf"(.*/)?({pattern})", name)
+            if re.fullmatch(rf"(.*/)?({pattern})", name)
         ]
         assert len(rules) == 1, name
         if not name.endswith(("kernel", "token_embedding", "positions", "positions_frozen")):
@@ -219,6 +223,75 @@ def test_a_parameter_without_a_rule_is_refused():
 
 
 # -- activations
+
+
+def tower_program(data, fsdp, tensor):
+    """The gradient of a tower of four layers over 16 frames, compiled."""
+    mesh = mesh_lib.make_mesh(data=data, fsdp=fsdp, tensor=tensor)
+    sizes = {"width": WIDTH, "heads": HEADS, "layers": 4, "image_size": 12}
+    cfg = tiny.config(**{f"model__vision__{name}": n for name, n in sizes.items()}).model.vision
+    made = nnx.eval_shape(
+        lambda: VisionTower(cfg, 8, "gelu", rngs=nnx.Rngs(0), dtype=jnp.float32, remat="none")
+    )
+    graphdef, state = nnx.split(made)
+    tree = {"vision": nnx.to_pure_dict(state)}
+    placed = mesh_lib.state_sharding(mesh, tree)
+
+    def loss(tree, frames):
+        with mesh_lib.layout(mesh):
+            return jnp.square(nnx.merge(graphdef, tree["vision"])(frames)).sum()
+
+    step = jax.jit(
+        jax.grad(loss),
+        in_shardings=(placed, mesh_lib.batch_sharding(mesh)),
+        out_shardings=placed,
+    )
+    frames = jax.ShapeDtypeStruct((FRAMES, 12, 12, 3), jnp.uint8)
+    return step.lower(tree, frames).compile(tiny.QUICK)
+
+
+WIDTH, HEADS, FRAMES = 64, 4, 48
+LAYER = {  # shapes of a layer's weights
+    (WIDTH, 3, HEADS, WIDTH // HEADS),
+    (HEADS, WIDTH // HEADS, WIDTH),
+    (WIDTH, 4 * WIDTH),
+    (4 * WIDTH, WIDTH),
+}
+
+
+def collectives(program, kind):
+    """Shapes that the collectives of a kind make inside the loops over the layers."""
+    found = []
+    for line in program.as_text().splitlines():
+        made = re.match(rf"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) {kind}(-start)?\(", line)
+        if made and "/while/body" in line:
+            found += [
+                tuple(map(int, x.split(","))) for x in re.findall(r"f32\[([\d,]+)\]", made[1])
+            ]
+    return found
+
+
+def test_a_layer_gathers_its_own_weights_and_activations_stay_where_they_are():
+    program = tower_program(1, 8, 1)
+    assert sorted(set(collectives(program, "all-gather"))) == sorted(LAYER)
+    assert not collectives(program, "all-to-all")
+    assert not collectives(program, "collective-permute")
+    # What is summed over the devices are gradients of weights, nothing with an axis of frames.
+    summed = collectives(program, "all-reduce")
+    assert summed and not [shape for shape in summed if shape[0] in (FRAMES, FRAMES // 8)]
+
+
+def test_over_tensor_a_device_sums_two_activations_a_layer_of_its_own_rows():
+    program = tower_program(2, 2, 2)
+    rows = [s for s in collectives(program, "all-reduce") if s[-1] == WIDTH and len(s) == 3]
+    rows = [shape for shape in rows if shape[0] == FRAMES // 4]
+    assert len(rows) == 4  # after attention and MLP, forwards and backwards
+    assert not [s for s in collectives(program, "all-gather") if FRAMES in s]
+
+
+def test_temporaries_fall_as_devices_are_added():
+    bytes_of = [tower_program(1, n, 1).memory_analysis().temp_size_in_bytes for n in (1, 2, 8)]
+    assert bytes_of[0] > 1.6 * bytes_of[1] > 1.6 * 2 * bytes_of[2]
 
 
 def test_activations_are_placed_by_name_and_what_does_not_divide_stays_whole():

@@ -172,3 +172,18 @@ def test_the_base_recipe_compiled_for_a_pod(capsys, tmp_path):
     made = json.loads(capsys.readouterr().out)
     assert made["chips"] == 16 and 0 < made["memory"]["free"] < made["memory"]["usable"]
     assert 0 < made["roofline"]["mfu"] < 1 and made["cost"]["price_chip_hour"] == 1.2
+
+
+@pytest.mark.slow
+def test_weak_scaling_has_flat_flops_and_bounded_messages_a_device():
+    made = {}
+    for count in (2, 4, 8):
+        cfg = tiny.config("global_only", train__batch_size=2 * count)
+        step = compiled.trace(cfg, jax.devices()[:count], cfg.model.text.context)
+        topology = parse(f"cpu:{count}")
+        made[count] = report(step, compiled.compile_step(step), order(topology=topology))
+    flops = [made[count]["flops"]["program"] for count in made]
+    received = [made[count]["collectives"]["bytes"] for count in made]
+    assert max(flops) < 1.02 * min(flops)
+    # A ring's share (n - 1) / n of the gradients, and the embeddings of all.
+    assert received[2] < 1.1 * 2 * (7 / 8) * received[0]

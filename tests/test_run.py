@@ -39,6 +39,8 @@ def config(cache, **changes):
         "eval.batch_size": 8,
         "eval.splits": ("test",),
         "eval.timelines": 1,
+        "optim.ema": 0.7,
+        "mesh.fsdp": 2,
     }
     made.update_from_flattened_dict(sizes | {k.replace("__", "."): v for k, v in changes.items()})
     return from_config_dict(made)

@@ -34,11 +34,12 @@ class Programs:
         functions = _Functions(recipe)
         whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
         params = mesh_lib.state_sharding(mesh, recipe.shapes.params)
+        laid_out = mesh_lib.layout(mesh)
         compiled = functools.partial(mesh_lib.on_devices, output=whole)
-        self._encode = compiled(functions.encode, (params, split))
-        self._encode_text = compiled(functions.encode_text, (params, split, split))
+        self._encode = compiled(laid_out(functions.encode), (params, split))
+        self._encode_text = compiled(laid_out(functions.encode_text), (params, split, split))
         self._pairs = compiled(functions.pairs, (params, split, whole))
-        self._matched = compiled(functions.matched, (params, split, split))
+        self._matched = compiled(laid_out(functions.matched), (params, split, split))
         self._own_scores = jax.jit(functions.own_scores)
 
     def encode(self, params, arrays: dict[str, np.ndarray]) -> tuple[VideoEmbedding, TextEmbedding]:

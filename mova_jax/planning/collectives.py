@@ -23,6 +23,7 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 _LISTS = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"replica_groups=@?(?:mesh|\w+)\[([^\]]*)\]([^{]*)\{([^}]*)\}")
+_ORDER = re.compile(r"device_ids=\(?\[([^\]]*)\]<=\[([^\]]*)\](?:T\(([\d,]+)\))?")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{} ]*\})\}")
 
 
@@ -127,13 +128,11 @@ def _group(attributes: str, devices: int) -> tuple[int, ...]:
 def _mesh_group(axes: str, order: str, used: str) -> tuple[int, ...]:
     """`mesh['x'=4,'y'=2] {'y'}`: devices that differ in these axes only.
 
-    `'x':(2)2` is a part of an axis: 2 places of it, 2 x ... apart as (before)size says.
+    `'x':(m)k` is a part of an axis of n: the middle one when it is folded to m, k and n / (m k).
     """
     named = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", axes)}
     numbers = np.arange(math.prod(named.values())).reshape(tuple(named.values()))
-    if listed := re.search(
-        r"device_ids=\[([^\]]*)\]<=\[([^\]]*)\](?:T\(([\d,]+)\))?", axes + order
-    ):
+    if listed := _ORDER.search(axes + order):
         dims = [int(n) for n in listed[2].split(",")]
         numbers = np.arange(math.prod(dims)).reshape(dims)
         if listed[3]:

@@ -130,12 +130,9 @@ _PRODUCTS = {"dot_general": _dot, "conv_general_dilated": _convolution}
 
 
 def _passes(equation: Any) -> int:
+    """How many products of bfloat16 a product takes."""
     precision = equation.params.get("precision")
     if equation.invars[0].aval.dtype != "float32" or precision is None:
         return 1
-    names = (
-        [getattr(p, "name", str(p)) for p in precision]
-        if isinstance(precision, tuple)
-        else [getattr(precision, "name", str(precision))]
-    )
-    return max(_PASSES.get(name, 1) for name in names)
+    both = precision if isinstance(precision, tuple) else (precision,)
+    return max(_PASSES.get(getattr(one, "name", ""), 1) for one in both)

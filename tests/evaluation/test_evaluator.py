@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 def make(folder, objective_name="full", **changes):
     config = tiny.config(objective_name, **SIZES | changes)
-    mesh = mesh_lib.make_mesh()
+    mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
     recipe = make_recipe(config, mesh)
     evaluator = Evaluator(recipe, mesh, folder, Tokenizer(folder / TOKENIZER, 160))
     return evaluator, recipe, recipe.initial().params

@@ -153,3 +153,33 @@ def test_links_of_a_group_are_those_of_the_axes_it_spans(chip, shape, group, exp
     places = np.stack(np.unravel_index(range(int(np.prod(shape))), shape[::-1]), 1)[:, ::-1]
     devices = [Device(*place) for place in places]
     assert collectives.links(tuple(group), devices, shape, CHIPS[chip]) == expected
+
+
+def test_a_collective_that_is_done_in_several_steps_counts_once():
+    gather = (
+        "  %g{0} = f32[8]{{0}} all-gather(%x), channel_id={1}, replica_groups=[1,8]<=[8], "
+        "dimensions={{0}}"
+    )
+    lines = "\n".join([gather.format(1, 5), gather.format(2, 5), gather.format(3, 6)])
+    text = f"ENTRY %m (x: f32[1]) -> f32[8] {{\n  %x = f32[1]{{0}} parameter(0)\n{lines}\n}}\n"
+    assert len(collectives.of_program(hlo.parse(text), 8)) == 2
+
+
+def test_a_collective_inside_a_fusion_and_one_that_starts_early_are_found():
+    text = """
+%step (p: f32[4]) -> f32[32] {
+  %p = f32[4]{0} parameter(0)
+  ROOT %g = f32[32]{0} all-gather(%p), channel_id=1, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+ENTRY %m (x: f32[4]) -> f32[32] {
+  %x = f32[4]{0} parameter(0)
+  %early = (f32[4]{0}, f32[4]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x), \
+channel_id=2, source_target_pairs={{0,1},{1,2},{2,0}}
+  %late = f32[4]{0} collective-permute-done(%early)
+  ROOT %f = f32[32]{0} fusion(%late), kind=kCustom, calls=%step
+}
+"""
+    found = {c.kind: c for c in collectives.of_program(hlo.parse(text), 8)}
+    assert found["all-gather"].bytes == 4 * 32 * 7 / 8
+    assert (found["collective-permute"].bytes, found["collective-permute"].group) == (16, (0, 1))

@@ -55,6 +55,21 @@ def test_state_data_and_config_come_back_exactly(recipe, state, checkpoints, tmp
     assert found.record["config"]["model"]["tmn"]["layout"] == "select"
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 1), (4, 1, 2), (1, 4, 2)])
+def test_a_state_goes_on_on_another_mesh_with_the_same_bits(shape, checkpoints):
+    config = tiny.config(optim__ema=0.5)
+    recipe = make_recipe(config, MESH)
+    saved = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), tiny.initial(recipe))
+    checkpoints.save_last(saved, {"next_batch": 1})
+    mesh = mesh_lib.make_mesh(**dict(zip(mesh_lib.AXES, shape, strict=True)))
+    # Also a recipe of the other mesh: what a restart of the command makes.
+    like = abstract_state(make_recipe(config, mesh), mesh)
+    found = checkpoints.restore_last(like).state
+    assert_same(found, saved)
+    for leaf, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(like), strict=True):
+        assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
+
+
 def test_a_state_may_be_donated_as_soon_as_it_is_being_saved(recipe, state, checkpoints):
     saved = jax.tree.map(jnp.copy, at(state, 1, add=0.5))
     expected = jax.tree.map(np.array, saved.params)

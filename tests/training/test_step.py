@@ -1,6 +1,8 @@
 """The train step: the same on one device and on eight, and safe against a loss that blows up."""
 
+import collections
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from mova_jax import mesh as mesh_lib
+from mova_jax.losses.objective import objective
 from mova_jax.training.optim import parameter_names, schedule
 from mova_jax.training.state import make_recipe
 from mova_jax.training.step import make_train_step
@@ -16,26 +19,38 @@ from tests import tiny
 ROWS = 8
 
 
-@functools.cache
-def compiled(devices, **options):
-    """Mesh, how to start, and the step compiled quickly."""
-    mesh = mesh_lib.make_mesh(data=devices)
-    config = tiny.config(train__batch_size=ROWS, **options)
-    recipe = make_recipe(config, mesh)
-    shapes = jax.eval_shape(recipe.initial)
+ONE, EIGHT, MIXED = (1, 1, 1), (8, 1, 1), (2, 2, 2)  # data, fsdp, tensor
+AVERAGE = {"optim__ema": 0.75}
+
+
+def recipe_on(shape, **options):
+    mesh = mesh_lib.make_mesh(**dict(zip(mesh_lib.AXES, shape, strict=True)))
+    return mesh, make_recipe(tiny.config(train__batch_size=ROWS, **options), mesh)
+
+
+def lowered(shape, **options):
+    mesh, recipe = recipe_on(shape, **options)
     batch = jax.eval_shape(lambda: tiny.batch(ROWS))
-    step = make_train_step(recipe, mesh).lower(shapes, batch).compile(tiny.QUICK)
+    return make_train_step(recipe, mesh).lower(recipe.shapes, batch)
+
+
+@functools.cache
+def compiled(shape, **options):
+    """Mesh, how to start, and the step compiled quickly."""
+    mesh, recipe = recipe_on(shape, **options)
+    step = lowered(shape, **options).compile(tiny.QUICK)
     start = jax.device_get(tiny.initial(recipe))  # the step donates its state
-    return mesh, lambda: jax.device_put(start, mesh_lib.replicated(mesh)), step
+    laid_out = mesh_lib.state_sharding(mesh, recipe.shapes)
+    return mesh, lambda: jax.device_put(start, laid_out), step
 
 
 def batch_of(mesh, seed):
     return mesh_lib.put_batch(mesh, tiny.batch_arrays(ROWS, seed))
 
 
-def train(devices, steps=3, **options):
+def train(shape, steps=3, **options):
     """State and metrics of a few steps on batches of their own."""
-    mesh, start, step = compiled(devices, **options)
+    mesh, start, step = compiled(shape, **options)
     state, history = start(), []
     for seed in range(steps):
         state, metrics = step(state, batch_of(mesh, seed))
@@ -43,20 +58,26 @@ def train(devices, steps=3, **options):
     return state, history
 
 
-def test_eight_devices_train_as_one():
-    (one, losses), (eight, sharded) = train(1), train(8)
-    for a, b in zip(losses, sharded, strict=True):
+@pytest.mark.parametrize(
+    "shape",
+    [EIGHT, MIXED]
+    + [pytest.param(s, marks=pytest.mark.slow) for s in ((1, 8, 1), (4, 1, 2), (1, 4, 2))],
+)
+def test_every_mesh_trains_as_one_device(shape):
+    # An average beside the parameters changes nothing of them.
+    (one, losses), (many, split) = train(ONE), train(shape, **(AVERAGE if shape == MIXED else {}))
+    for a, b in zip(losses, split, strict=True):
         assert a == pytest.approx(b, rel=1e-5, abs=1e-5)
     for name, leaf in parameter_names(one.params).items():
         # Adam turns a gradient of rounding errors into a step: leave those of no consequence.
-        other = parameter_names(eight.params)[name]
+        other = parameter_names(many.params)[name]
         np.testing.assert_allclose(other, leaf, rtol=1e-5, atol=1e-5, err_msg=name)
     assert losses[0]["loss"] != losses[1]["loss"]
-    assert int(one.step) == int(eight.step) == 3
+    assert int(one.step) == int(many.step) == 3
 
 
 def test_the_same_seed_twice_is_the_same_run():
-    (first, losses), (second, again) = train(8), train(8)
+    (first, losses), (second, again) = train(EIGHT), train(EIGHT)
     assert losses == again
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -64,7 +85,7 @@ def test_the_same_seed_twice_is_the_same_run():
 
 def test_metrics_are_scalars_that_say_what_happened():
     config = tiny.config()
-    _, history = train(1)
+    _, history = train(ONE)
     expected = {"loss", "grad_norm", "learning_rate", "finite"}
     assert expected | {"contrast", "frame", "sfdm", "dfsm", "sparsity"} <= set(history[0])
     rate = schedule(config.optim, config.train.steps)
@@ -74,7 +95,7 @@ def test_metrics_are_scalars_that_say_what_happened():
 
 
 def test_the_loss_of_one_batch_falls():
-    mesh, start, step = compiled(8)
+    mesh, start, step = compiled(EIGHT)
     state, history = start(), []
     for _ in range(8):
         state, metrics = step(state, batch_of(mesh, 0))
@@ -82,18 +103,21 @@ def test_the_loss_of_one_batch_falls():
     assert history[-1] < 0.9 * history[0]
 
 
-def test_the_state_is_donated_and_stays_whole():
-    mesh, start, step = compiled(8)
+def test_the_state_is_donated_and_stays_where_it_is():
+    mesh, start, step = compiled(MIXED, **AVERAGE)
     old = start()
-    new, _ = step(old, batch_of(mesh, 0))
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
-    for leaf in jax.tree.leaves(new):
-        assert leaf.sharding.is_equivalent_to(mesh_lib.replicated(mesh), leaf.ndim)
+    new, metrics = step(old, batch_of(mesh, 0))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+    placed = jax.tree.leaves(mesh_lib.state_sharding(mesh, new))
+    for leaf, sharding in zip(jax.tree.leaves(new), placed, strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    assert not new.params["vision"]["projection"]["kernel"].sharding.is_fully_replicated
+    assert all(value.sharding.is_fully_replicated for value in metrics.values())
 
 
 @pytest.mark.parametrize("name", ["logit_scale", "vision/projection/kernel"])
 def test_a_loss_that_is_not_finite_changes_nothing_for_good(name):
-    mesh, start, step = compiled(8)
+    mesh, start, step = compiled(EIGHT)
     state, _ = step(start(), batch_of(mesh, 0))
     good = jax.device_get(state)
     healthy = parameter_names(good.params)[name]
@@ -120,10 +144,12 @@ def test_a_loss_that_is_not_finite_changes_nothing_for_good(name):
         np.testing.assert_array_equal(a, b)
 
 
+FROZEN = (("(vision|text)/.*", 0.0), ("cmn/.*", 0.1), (".*", 1.0))
+
+
 def test_frozen_towers_stay_and_the_rest_moves():
-    groups = (("(vision|text)/.*", 0.0), ("cmn/.*", 0.1), (".*", 1.0))
-    state, history = train(8, optim__groups=groups)
-    start = parameter_names(compiled(8, optim__groups=groups)[1]().params)
+    state, history = train(EIGHT, optim__groups=FROZEN)
+    start = parameter_names(compiled(EIGHT, optim__groups=FROZEN)[1]().params)
     for name, leaf in parameter_names(state.params).items():
         moved = np.abs(leaf - start[name]).max()
         if name.startswith(("vision/", "text/")):
@@ -135,8 +161,106 @@ def test_frozen_towers_stay_and_the_rest_moves():
     assert start["text/token_embedding"].shape not in kept
 
 
+def test_the_gradient_norm_is_of_what_is_trained():
+    groups = (("logit_scale", 1.0), (".*", 0.0))
+    mesh, start, step = compiled(ONE, optim__groups=groups)
+
+    def measured(change):
+        state = start()
+        state.params["logit_scale"] += change
+        return {name: float(x) for name, x in step(state, batch_of(mesh, 0))[1].items()}
+
+    slope = (measured(0.02)["loss"] - measured(-0.02)["loss"]) / 0.04
+    assert measured(0.0)["grad_norm"] == pytest.approx(abs(slope), rel=1e-2) and slope != 0
+
+
+def test_a_frozen_tower_has_no_backward_pass_and_no_moments():
+    sizes = {"model__vision__width": 48}
+    groups = (("vision/.*", 0.0), (".*", 1.0))
+    flops, backward, kept = [], [], []
+    for options in (sizes, sizes | {"optim__groups": groups}):
+        step = lowered(ONE, **options)
+        flops.append(step.cost_analysis()["flops"])
+        backward.append("transpose(jvp(vision_tower))" in step.as_text(debug_info=True))
+        shapes = recipe_on(ONE, **options)[1].shapes
+        vision = sum(leaf.size for leaf in jax.tree.leaves(shapes.params["vision"]))
+        kept.append(sum(leaf.size for leaf in jax.tree.leaves(shapes.opt_state)))
+    # One block over 4 patches and a class token: 12 w^2 weights; two products each backwards.
+    forward = 2 * ROWS * tiny.F * 5 * 12 * 48**2
+    assert flops[0] - flops[1] > 1.9 * forward
+    assert backward == [True, False]
+    assert kept[0] - kept[1] == 2 * vision
+
+
+def test_the_average_follows_the_parameters_by_its_recursion():
+    mesh, start, step = compiled(MIXED, **AVERAGE)
+    state, decay = start(), AVERAGE["optim__ema"]
+    expected = {name: np.asarray(x) for name, x in parameter_names(state.ema).items()}
+    for seed in range(3):
+        state, _ = step(state, batch_of(mesh, seed))
+        now = parameter_names(state.params)
+        expected = {n: decay * x + (1 - decay) * np.asarray(now[n]) for n, x in expected.items()}
+    weights = parameter_names(state.weights)
+    assert list(weights) == list(now)
+    for name, leaf in weights.items():
+        np.testing.assert_allclose(leaf, expected[name], rtol=1e-6, atol=1e-7)
+    assert np.abs(weights["tmn/out/kernel"] - now["tmn/out/kernel"]).max() > 1e-5
+
+
+def test_frozen_parameters_are_not_averaged():
+    shapes = recipe_on(ONE, **AVERAGE, optim__groups=(("text/.*", 0.0), (".*", 1.0)))[1].shapes
+    assert set(shapes.params) - set(shapes.ema) == {"text"}
+    assert parameter_names(shapes.weights).keys() == parameter_names(shapes.params).keys()
+
+
+def test_without_an_average_the_parameters_are_evaluated():
+    state = compiled(ONE)[1]()
+    assert state.ema is None and state.weights is state.params
+
+
+def test_the_first_moment_may_be_of_half_the_size():
+    shapes = recipe_on(ONE, optim__moment_dtype="bfloat16")[1].shapes
+    moments = [leaf for leaf in jax.tree.leaves(shapes.opt_state) if leaf.ndim]
+    dtypes = [leaf.dtype for leaf in moments]
+    assert dtypes.count(jnp.bfloat16) == dtypes.count(jnp.float32) == len(moments) / 2
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes.params))
+
+
+def equations(jaxpr, scope=""):
+    """Every equation of a program with the named scopes that it is in."""
+    for equation in jaxpr.eqns:
+        inside = f"{scope}/{equation.source_info.name_stack}"
+        held = [x for value in equation.params.values() for x in jax.tree.leaves(value)]
+        inner = [getattr(x, "jaxpr", x) for x in held]
+        inner = [x for x in inner if hasattr(x, "eqns")]
+        for part in inner:
+            yield from equations(part, inside)
+        if not inner:
+            yield inside, equation
+
+
+@pytest.mark.parametrize("objective_name", ["full", "paper"])
+def test_bfloat16_is_for_matrix_products_and_not_for_softmax_norms_and_losses(objective_name):
+    config = tiny.config(objective_name, model__dtype="bfloat16")
+    model = tiny.model(objective_name, model__dtype="bfloat16")
+
+    def loss(batch):
+        return objective(model, batch, config.losses, jnp.float32(0))[0]
+
+    products = collections.Counter()
+    for scope, equation in equations(jax.make_jaxpr(loss)(tiny.batch()).jaxpr):
+        half = any(x.aval.dtype == jnp.bfloat16 for x in (*equation.invars, *equation.outvars))
+        name, in_network = equation.primitive.name, re.search("tower|tmn|cmn|head", scope)
+        if name == "dot_general":
+            products[half, bool(in_network)] += 1
+        sums = {"exp", "log", "rsqrt", "sqrt", "div", "reduce_sum", "reduce_max", "cumsum"}
+        assert not (half and name in sums), (name, scope)
+        assert not (half and not in_network and name != "convert_element_type"), (name, scope)
+    assert products[True, True] > 10 and products[True, False] == 0 < products[False, False]
+
+
 def test_padded_rows_are_not_needed_but_allowed():
-    mesh, start, step = compiled(8)
+    mesh, start, step = compiled(EIGHT)
     arrays = tiny.batch_arrays(ROWS)
     for name in ("frame_mask", "token_mask"):
         arrays[name][5:] = False

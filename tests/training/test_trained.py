@@ -1,15 +1,20 @@
 """Runs that are read back for their models, also those that earlier code wrote."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from mova_jax import mesh as mesh_lib
 from mova_jax.losses import objective
 from mova_jax.training import trained
-from mova_jax.training.checkpoint import CheckpointError
-from mova_jax.training.workdir import RunError
+from mova_jax.training.checkpoint import CheckpointError, Checkpoints
+from mova_jax.training.optim import parameter_names
+from mova_jax.training.state import make_recipe
+from mova_jax.training.workdir import RunError, claim
 from tests import tiny
 
 # Written before image-caption steps, initial weights and frozen positions came in: `config.json`
@@ -53,6 +58,20 @@ def test_reading_a_run_leaves_it_as_it_was(tmp_path):
     run = trained.load(tmp_path / "run")
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
     assert run.tokenizer.is_dir() and run.metrics() == {}
+
+
+def test_an_average_is_read_in_place_of_the_parameters(tmp_path):
+    config = tiny.config(optim__ema=0.9, optim__groups=(("text/.*", 0.0), (".*", 1.0)))
+    recipe = make_recipe(config, mesh_lib.make_mesh(data=1))
+    state = tiny.initial(recipe)
+    state = dataclasses.replace(state, ema=jax.tree.map(lambda leaf: leaf + 1, state.ema))
+    claim(tmp_path, config)
+    checkpoints = Checkpoints(tmp_path, config)
+    checkpoints.save_last(state, {"next_batch": 0})
+    checkpoints.close()
+    found = parameter_names(trained.load(tmp_path).params)
+    for name, leaf in parameter_names(state.params).items():
+        np.testing.assert_array_equal(found[name], leaf + (not name.startswith("text/")))
 
 
 def test_what_is_no_run_is_said_clearly(tmp_path):
