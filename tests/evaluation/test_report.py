@@ -301,6 +301,16 @@ def test_chance_with_several_captions_a_video():
     assert metrics.chance("validation", "t2v") == {}
 
 
+def test_the_protocol_is_told_beside_the_figures(tmp_path):
+    assert report_metrics.protocol(670.0, 27763.0) == "670 videos, 27,763 captions, each a query"
+    assert report_metrics.protocol(1000.0, None) == "1,000 videos"
+    folder = make_workdir(tmp_path, masks=False, timed=False, steps=200)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 200, "test/gallery_captions": 5120.0}) + "\n")
+    text = write_report(folder, []).read_text()
+    assert "gallery of 256 videos, 5,120 captions, each a query, seed 7" in text
+
+
 @pytest.mark.parametrize("frames", [1, 2, 40])
 def test_pictures_of_short_and_long_videos(tmp_path, frames):
     folder = make_workdir(tmp_path, masks=False, timed=False, steps=200)

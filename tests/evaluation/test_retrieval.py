@@ -122,3 +122,32 @@ def test_interval_of_no_hit_and_its_seed():
     )
     low, r1, high = (figures[f"global/v2t/{key}"] for key in ("r1_low", "r1", "r1_high"))
     assert low < r1 < high
+
+
+def test_interval_draws_videos_where_they_have_several_captions():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 9, 40)
+    owner = np.repeat(np.arange(40), counts)
+    values = np.where(np.repeat(rng.random(40) < 0.5, counts), 1.0, 3.0)  # all found, or none
+    drawn = []
+    for _ in range(4000):
+        videos = rng.integers(40, size=40)
+        drawn.append(100 * np.mean(np.concatenate([values[owner == v] for v in videos]) <= 1))
+    expected = np.percentile(drawn, (2.5, 97.5))
+    low, high = r1_interval(Ranks(values, 40), 0, 4000, video_of_query=owner)
+    np.testing.assert_allclose((low, high), expected, atol=1.5)
+    narrow = r1_interval(Ranks(values, 40), 0, 4000)
+    assert high - low > 1.7 * (narrow[1] - narrow[0])
+
+
+def test_interval_of_one_caption_a_video_is_that_of_queries():
+    values = np.arange(1.0, 40) % 3
+    plain = r1_interval(Ranks(values, 39), 5)
+    assert r1_interval(Ranks(values, 39), 5, video_of_query=np.arange(39)[::-1]) == plain
+    scores = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+    owner = np.array([0, 0, 0, 1, 1, 2])
+    got = retrieval_metrics(blocks_of(**{"global": scores}), 3, owner, interval_seed=4)
+    both = blockwise_ranks(blocks_of(s=scores), 3, owner, 3, 6)["s"]
+    clustered = r1_interval(both.t2v, 4, video_of_query=owner)
+    assert (got["global/t2v/r1_low"], got["global/t2v/r1_high"]) == clustered
+    assert (got["global/v2t/r1_low"], got["global/v2t/r1_high"]) == r1_interval(both.v2t, 4)
