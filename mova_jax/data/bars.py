@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from tqdm import tqdm
 
 
-def bar_of(name: str, total: int, items: Iterable | None = None, disable: bool = False) -> tqdm:
+def bar_of(
+    name: str, total: int, items: Iterable | None = None, disable: bool = False, initial: int = 0
+) -> tqdm:
     """A bar with videos a second and the time left; every ten seconds where there is no terminal.
 
     Args:
@@ -14,6 +16,17 @@ def bar_of(name: str, total: int, items: Iterable | None = None, disable: bool =
         total: number of videos.
         items: iterated over by the bar; None for a bar that is moved on by `update`.
         disable: shows nothing.
+        initial: videos that were done before, which do not count as this call's speed.
     """
     seconds = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(items, name, total, unit="video", mininterval=seconds, disable=disable)
+    return tqdm(
+        items, name, total, unit="video", mininterval=seconds, disable=disable, initial=initial
+    )
+
+
+def show_frames(bar: tqdm, frames: int) -> None:
+    """Moves a bar on by a video of so many frames, and shows the frames a second so far."""
+    bar.frames = getattr(bar, "frames", 0) + frames
+    if not bar.disable and (elapsed := bar.format_dict["elapsed"]) > 0:
+        bar.set_postfix_str(f"{bar.frames / elapsed:,.0f} frame/s", refresh=False)
+    bar.update()
