@@ -259,6 +259,11 @@ def encode_ppm(image: np.ndarray) -> bytes:
     return b"P6\n%d %d\n255\n" % (width, height) + image.tobytes()
 
 
+def is_ppm(data: bytes) -> bool:
+    """Whether a stored frame is raw; a JPEG starts with FF D8."""
+    return data.startswith(b"P6")
+
+
 def ppm_size(data: bytes) -> tuple[int, int, int]:
     """Height and width of a frame of `encode_ppm`, and where in its bytes the pixels begin.
 
@@ -268,17 +273,17 @@ def ppm_size(data: bytes) -> tuple[int, int, int]:
     found = _PPM.match(data)
     height, width = (int(found[2]), int(found[1])) if found else (0, 0)
     if not found or len(data) != found.end() + 3 * height * width:
-        raise DecodeError(f"{len(data)} bytes are not a whole PPM image")
+        raise DecodeError(f"{len(data)} bytes are not a whole PPM of 8-bit colours")
     return height, width, found.end()
 
 
-def decode_frame_bytes(data: bytes) -> np.ndarray:
+def decode_image(data: bytes) -> np.ndarray:
     """A stored frame, of either codec, to u8[H W 3] RGB; of a raw one a view that is read only.
 
     Raises:
         DecodeError: when the data are cut short or no frame.
     """
-    if not data.startswith(b"P6"):
+    if not is_ppm(data):
         return decode_jpeg(data)
     height, width, start = ppm_size(data)
     return np.frombuffer(data, np.uint8, offset=start).reshape(height, width, 3)

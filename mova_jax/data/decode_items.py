@@ -9,6 +9,7 @@ video has no record.
 
 import collections
 import concurrent.futures
+import contextlib
 import math
 import multiprocessing
 import os
@@ -58,9 +59,13 @@ def decode_or_raise(item: Item, fps: float, short_side: int, codec: str) -> Deco
         OSError: it cannot be read, or not be copied from its URL.
     """
     encode = decode.CODECS[codec]
-    with local_file(item.path) as path:
+    frames, image, shape = [], None, (0, 0)
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(local_file(item.path))
+        except FileNotFoundError:
+            raise decode.DecodeError("no such file") from None
         reader = decode.VideoReader(path, fps, short_side, start=item.start, end=item.end)
-        frames, image, shape = [], None, (0, 0)
         for frame in reader:
             repeated = frame is image
             frames.append(frames[-1] if repeated else encode(frame))

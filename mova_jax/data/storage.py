@@ -144,6 +144,10 @@ class LocalFolder:
         """A path to read a file from."""
         yield Path(self._of(name))
 
+    def fetch(self, name: str, path: Path) -> None:
+        """Copies a file to a path on this machine."""
+        shutil.copyfile(self._of(name), path)
+
     def move(self, name: str, to: str) -> None:
         """Gives a file another name, or a place in another folder of this one."""
         target = Path(self._of(to))
@@ -239,9 +243,13 @@ class RemoteFolder(LocalFolder):
         """See `LocalFolder.reading`; a copy, which is removed after."""
         with tempfile.TemporaryDirectory(prefix="mova_jax-") as scratch:
             path = Path(scratch) / f"copy{posixpath.splitext(name)[1]}"
-            with _os_errors(f"{self.path}/{name}"):
-                self._fs.get_file(self._of(name), str(path))
+            self.fetch(name, path)
             yield path
+
+    def fetch(self, name: str, path: Path) -> None:
+        """See `LocalFolder.fetch`."""
+        with _os_errors(f"{self.path}/{name}"):
+            self._fs.get_file(self._of(name), str(path))
 
     def move(self, name: str, to: str) -> None:
         """See `LocalFolder.move`."""

@@ -7,12 +7,15 @@ import functools
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 
 from mova_jax.data.annotations import InputError, read_annotations
+from mova_jax.data.decode import decode_image, decode_video
 from mova_jax.data.decode_items import Decoded, decode_all, decode_item, decode_or_raise
 from mova_jax.data.ingest import IngestSettings, ingest
 from mova_jax.data.output import is_unfinished
@@ -187,6 +190,48 @@ def test_a_folder_in_use_stays_as_it_is(made, annotations, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(ShardError, match="cannot be written"):
         ingest_quietly(annotations, tmp_path / "notes.txt")
+
+
+def test_videos_and_shards_at_a_url(made, annotations, tmp_path, monkeypatch):
+    """In an object store: nothing of it is a file of this machine."""
+    store = fsspec.filesystem("memory")
+    store.put(f"{annotations.parent}/", f"{tmp_path}/clips", recursive=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="at the end"):
+        patch.setattr("mova_jax.data.ingest.write_manifest", _fail_at_the_end)
+        ingest_quietly(f"memory:/{tmp_path}/clips/all.jsonl", f"memory:/{tmp_path}/shards")
+    assert [path.suffix for path in (tmp_path / "temporary").iterdir()] == [".lock"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mova_jax.data.tasks.decode_or_raise", None)  # all is decoded
+        ingest_quietly(f"memory:/{tmp_path}/clips/all.jsonl", f"memory:/{tmp_path}/shards")
+    store.get(f"{tmp_path}/shards/", str(tmp_path / "got"), recursive=True)
+    _same_files(made[0], tmp_path / "got")
+
+
+def test_urls_with_several_workers(made, annotations, tmp_path):
+    url = f"file://{tmp_path}/shards"
+    ingest_quietly(f"file://{annotations}", url, workers=2)
+    _same_files(made[0], tmp_path / "shards")
+    with pytest.raises(ShardError, match="has shards already"):
+        ingest_quietly(f"file://{annotations}", url)
+
+
+def test_no_line_leads_out_of_the_folder_of_a_url(clips, tmp_path):
+    videos = ["../x.mp4", "/etc/passwd", f"0.mp4::file://{clips}/0.mp4", f"file://{clips}/0.mp4"]
+    path = _write_lines(tmp_path, map(_line, videos))
+    with pytest.raises(InputError, match=r"4 skipped: \.\./x.mp4: .*leaves the folder"):
+        ingest_quietly(f"file://{path}", tmp_path / "shards")
+
+
+def test_raw_frames_are_what_jpeg_frames_come_from(annotations, tmp_path):
+    settings = dataclasses.replace(SETTINGS, codec="raw")
+    manifest = ingest(annotations, tmp_path, settings, progress=False)
+    assert manifest.settings["codec"] == "raw"
+    record = open_split(tmp_path, "test")[0]
+    video = decode_video(annotations.parent / "4.mp4", 2.0, 16)
+    assert record.frames[3] == b"P6\n24 16\n255\n" + video.frames[3].tobytes()
+    np.testing.assert_array_equal(list(map(decode_image, record.frames)), video.frames)
 
 
 @pytest.fixture
