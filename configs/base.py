@@ -100,8 +100,8 @@ def get_config(arg: str = "") -> ConfigDict:
     losses.detach_towers = False  # keep the modular gradients out of the towers
 
     config.data = data = ConfigDict()
-    data.source = args["data"]  # `storyboard` (generated) or a folder of shards
-    data.cache = ".data"  # where the generated shards are kept
+    data.source = args["data"]  # `storyboard` (generated), or a folder or URL of shards
+    data.cache = ".data"  # where generated shards are kept, and copies of shards at a URL
     data.frames = 8  # a video, in training
     # A batch is padded to the first length that holds it.
     data.token_buckets = (48, 64, 96, 128, 160, 192, 248)

@@ -14,6 +14,7 @@ Exit code: 0 when every entry went in, 3 when some were skipped, 1 when nothing 
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import shlex
 import signal
@@ -23,10 +24,13 @@ from collections.abc import Sequence
 from mova_jax.data.annotations import FIELDS, InputError, Reading
 from mova_jax.data.annotations.counts import count_lines
 from mova_jax.data.annotations.registry import DATASETS, read_dataset
+from mova_jax.data.decode import CODECS
 from mova_jax.data.ingest import MISSING, IngestSettings, ingest
 from mova_jax.data.manifest import MANIFEST, Manifest, ShardError, SplitInfo
+from mova_jax.data.output import is_unfinished
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
+_GOES_ON = "what is done is kept in {}/.partial, and the same command goes on from there."
 _SHOWN = 10  # skipped videos in the summary
 # `train.batch_size` of a recipe, which the train split has to fill; 256 where none is given.
 _BATCHES = {"configs/base.py": 32, "configs/warmup.py": 1024}
@@ -44,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = IngestSettings(
         fps=args.fps,
         short_side=args.short_side,
+        codec=args.codec,
         splits=args.splits,
         vocab_size=args.vocab_size,
         tokenizer=args.tokenizer,
@@ -55,12 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         source: str | Reading = args.input
         if dataset:
             source = read_dataset(dataset.name, args.annotations or args.videos, args.videos)
-        manifest = ingest(source, args.output, settings, args.workers)
+        manifest = ingest(source, args.output, settings, args.workers, beam=_beam_options(args))
     except (InputError, ShardError, OSError) as error:
         print("prepare:", " ".join(str(error).split()), file=sys.stderr)
+        if not isinstance(error, InputError) and is_unfinished(args.output):
+            print(f"prepare: {_GOES_ON.format(args.output)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("prepare: interrupted; nothing was kept.", file=sys.stderr)
+        kept = is_unfinished(args.output)
+        what = _GOES_ON.format(args.output) if kept else "nothing was done yet."
+        print(f"prepare: interrupted; {what}", file=sys.stderr)
         return INTERRUPTED
     print(summary(manifest, args.output))
     return SOME_SKIPPED if manifest.skipped else DONE
@@ -100,6 +109,19 @@ def next_command(manifest: Manifest, folder: str) -> str:
     )
 
 
+def _beam_options(args: argparse.Namespace) -> list[str]:
+    """The options of a pipeline, none where this machine does the work.
+
+    Raises:
+        InputError: when Beam is asked for and is not installed.
+    """
+    if args.runner and not importlib.util.find_spec("apache_beam"):
+        raise InputError(
+            "--runner needs Apache Beam: pip install -r requirements-beam.txt (docs/data.md)"
+        )
+    return [f"--runner={args.runner}", *args.beam] if args.runner else []
+
+
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     args = parser.parse_args(argv)
@@ -109,6 +131,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"{args.dataset} needs --videos, the folder of its videos")
     if args.input and (args.videos or args.annotations):
         parser.error("--videos and --annotations belong to a data set; --input has its own videos")
+    if args.beam and not args.runner:
+        parser.error("--beam has options of a runner: name one with --runner")
     return args
 
 
@@ -134,6 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--fps", type=float, default=default.fps, help="frames a second (%(default)s)")
     add("--short_side", type=int, default=default.short_side, metavar="PIXELS",
         help="of the stored frames, 0 for the videos' own (%(default)s)")  # fmt: skip
+    add("--codec", choices=sorted(CODECS), default=default.codec,
+        help="of the stored frames; raw takes about 12 times the room (%(default)s)")  # fmt: skip
     add("--splits", type=_splits, default=default.splits, metavar="NAME=SHARE,...",
         help="for entries that name no split (train=0.8,validation=0.1,test=0.1)")  # fmt: skip
     add("--vocab_size", type=int, default=default.vocab_size, metavar="TOKENS",
@@ -141,6 +167,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokenizer", default="", metavar="FOLDER", help="a CLIP tokenizer to use instead")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
         help="processes that decode; the result does not depend on it (%(default)s)")  # fmt: skip
+    add("--runner", default="", metavar="RUNNER",
+        help="of Apache Beam, in place of --workers: DirectRunner, DataflowRunner, FlinkRunner, "
+        "SparkRunner")  # fmt: skip
+    add("--beam", action="append", default=[], metavar="OPTION",
+        help="of the runner, may be repeated: --beam=--project=P")  # fmt: skip
     add("--name", help=f"of the data set (its own, or {default.name})")
     add("--licence", metavar="TEXT", help="a note kept in the manifest (the data set's own)")
     return parser

@@ -136,7 +136,7 @@ def test_the_summary_shows_ten_and_says_where_the_rest_is(clips, tmp_path, capsy
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interrupt_leaves_nothing(clips, tmp_path, name):
+def test_an_interrupt_says_how_to_go_on(clips, tmp_path, name):
     line = {"video": "b.mp4", "caption": "A cat sits."}
     lines = [json.dumps({**line, "id": str(i)}) for i in range(20_000)]
     (clips / "long.jsonl").write_text("\n".join(lines))
@@ -153,10 +153,14 @@ def test_an_interrupt_leaves_nothing(clips, tmp_path, name):
         preexec_fn=take_signals,
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("s/.partial/*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("s/.partial/items/*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(run.pid, getattr(signal, name))
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert "prepare: interrupted; nothing was kept." in err and "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("prepare: interrupted; what is done is kept in")
+    assert last.endswith("/s/.partial, and the same command goes on from there.")
+    assert "Traceback" not in err
+    names = {path.name.partition(".")[2] for path in tmp_path.glob("s/.partial/items/*")}
+    assert names == {"record", "json"}

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import simplejpeg
 from PIL import Image, ImageDraw, ImageFont
 
+from mova_jax.data.decode import decode_image
 from mova_jax.data.inspect_checks import frame_fault
 
 COLUMNS = 6  # frames of a strip
@@ -154,7 +154,7 @@ def _draw_strip(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int, strip: 
 
 def _paste(sheet: Image.Image, box: tuple[int, int, int, int], jpeg: bytes) -> None:
     """Puts a frame into the middle of its box, as large as the box allows."""
-    image = Image.fromarray(simplejpeg.decode_jpeg(jpeg))
+    image = Image.fromarray(decode_image(jpeg))
     scale = min(BOX[0] / image.width, BOX[1] / image.height)
     size = [max(1, round(side * scale)) for side in image.size]
     image = image.resize(size, Image.Resampling.LANCZOS)

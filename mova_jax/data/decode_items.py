@@ -1,4 +1,4 @@
-"""Lines of a JSONL to records, on several processes.
+"""Items to records, on several processes.
 
     for item, (record, reason, warnings) in decode_all(items, work, workers=4): ...
 
@@ -9,19 +9,23 @@ video has no record.
 
 import collections
 import concurrent.futures
+import contextlib
 import math
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mova_jax.data import decode
 from mova_jax.data.annotations import Item
 from mova_jax.data.records import Caption, VideoRecord
+from mova_jax.data.storage import local_file
 from mova_jax.data.workers import follow
+
+DIED = "the decoder's process died on it (a crash, or no memory)"
 
 
 class Decoded(NamedTuple):
@@ -32,35 +36,55 @@ class Decoded(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def decode_item(item: Item, fps: float, short_side: int) -> Decoded:
+def decode_item(item: Item, fps: float, short_side: int, codec: str = "jpeg") -> Decoded:
     """Decodes one item to a record; what goes wrong becomes a reason, so that the rest goes on."""
     try:
-        cut = {"start": item.start, "end": item.end}
-        reader = decode.VideoReader(item.path, fps, short_side, **cut)
-        frames, image, shape = [], None, (0, 0)
+        return decode_or_raise(item, fps, short_side, codec)
+    except Exception as error:
+        return Decoded(None, reason_of(error), ())
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says against a video."""
+    if isinstance(error, decode.DecodeError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def decode_or_raise(item: Item, fps: float, short_side: int, codec: str) -> Decoded:
+    """`decode_item` for callers that look at what went wrong.
+
+    Raises:
+        DecodeError: the video cannot be decoded.
+        OSError: it cannot be read, or not be copied from its URL.
+    """
+    encode = decode.CODECS[codec]
+    frames, image, shape = [], None, (0, 0)
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(local_file(item.path))
+        except FileNotFoundError:
+            raise decode.DecodeError("no such file") from None
+        reader = decode.VideoReader(path, fps, short_side, start=item.start, end=item.end)
         for frame in reader:
             repeated = frame is image
-            frames.append(frames[-1] if repeated else decode.encode_jpeg(frame))
+            frames.append(frames[-1] if repeated else encode(frame))
             image, shape = frame, frame.shape
-        captions, warnings = _place(item, reader.duration)
-        if not captions:
-            return Decoded(None, "no sentence lies within the cut", ())
-        record = VideoRecord(
-            id=item.id,
-            frames=tuple(frames),
-            height=shape[0],
-            width=shape[1],
-            timestamps=np.arange(len(frames), dtype=np.float32) / np.float32(fps),
-            duration=reader.duration,
-            captions=captions,
-            alternatives=item.alternatives,
-            source=item.video,
-        )
-        return Decoded(record, "", (*item.warnings, *reader.warnings, *warnings))
-    except decode.DecodeError as error:
-        return Decoded(None, str(error), ())
-    except Exception as error:
-        return Decoded(None, f"{type(error).__name__}: {error}", ())
+    captions, warnings = _place(item, reader.duration)
+    if not captions:
+        return Decoded(None, "no sentence lies within the cut", ())
+    record = VideoRecord(
+        id=item.id,
+        frames=tuple(frames),
+        height=shape[0],
+        width=shape[1],
+        timestamps=np.arange(len(frames), dtype=np.float32) / np.float32(fps),
+        duration=reader.duration,
+        captions=captions,
+        alternatives=item.alternatives,
+        source=item.video,
+    )
+    return Decoded(record, "", (*item.warnings, *reader.warnings, *warnings))
 
 
 def _place(item: Item, duration: float) -> tuple[tuple[Caption, ...], list[str]]:
@@ -84,11 +108,23 @@ def _place(item: Item, duration: float) -> tuple[tuple[Caption, ...], list[str]]
 
 
 def decode_all(
-    items: Iterable[Item], work: Callable[[Item], Decoded], workers: int
-) -> Iterator[tuple[Item, Decoded]]:
+    items: Iterable[Any],
+    work: Callable[[Any], Any],
+    workers: int,
+    *,
+    died: Any = Decoded(None, DIED, ()),  # noqa: B008
+    ahead: int = 4,
+) -> Iterator[tuple[Any, Any]]:
     """Yields (item, work(item)) in the order of the items.
 
-    With more than one worker, a video on which a worker process dies costs that video only.
+    With more than one worker, an item on which a worker process dies costs that item only.
+
+    Args:
+        items: consumed as workers get free.
+        work: a function of a module, or a partial of one.
+        workers: processes; 0 or 1 for none beside this one.
+        died: the result of an item on which its process died.
+        ahead: how many items a worker may be before the one that is waited for.
     """
     items = iter(items)
     if workers <= 1:
@@ -100,7 +136,7 @@ def decode_all(
         while True:
             for item in items:
                 pending.append((item, _submit(pool, work, item)))
-                if len(pending) >= 4 * workers:
+                if len(pending) >= ahead * workers:
                     break
             if not pending:
                 return
@@ -108,17 +144,18 @@ def decode_all(
             try:
                 result = future.result()
             except BrokenProcessPool:
-                result = _alone(item, work)
                 pool.shutdown(wait=False)
+                rest = [item, *(waiting for waiting, _ in pending)]
+                pending.clear()
+                yield from _one_by_one(rest, work, died)
                 pool = _pool(workers)
-                rest = [waiting for waiting, _ in pending]
-                pending = collections.deque((it, _submit(pool, work, it)) for it in rest)
-            yield item, result
+            else:
+                yield item, result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _submit(pool, work: Callable[[Item], Decoded], item: Item) -> concurrent.futures.Future:
+def _submit(pool, work: Callable[[Any], Any], item: Any) -> concurrent.futures.Future:
     """A future in any case: one of a broken pool fails like those that broke with it."""
     try:
         return pool.submit(work, item)
@@ -128,13 +165,19 @@ def _submit(pool, work: Callable[[Item], Decoded], item: Item) -> concurrent.fut
         return future
 
 
-def _alone(item: Item, work: Callable[[Item], Decoded]) -> Decoded:
-    """Tries an item in a process of its own, for another one may have broken the pool."""
-    with _pool(1) as pool:
-        try:
-            return pool.submit(work, item).result()
-        except BrokenProcessPool:
-            return Decoded(None, "the decoder's process died on it (a crash, or no memory)", ())
+def _one_by_one(items: list[Any], work: Callable[[Any], Any], died: Any):
+    """Works on items in one process, so that it is known which of them a process dies on."""
+    pool = _pool(1)
+    try:
+        for item in items:
+            try:
+                result = pool.submit(work, item).result()
+            except BrokenProcessPool:
+                pool.shutdown(wait=False)
+                pool, result = _pool(1), died
+            yield item, result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:

@@ -7,21 +7,24 @@ Out: shards of every split, `tokenizer/`, the manifest with all that was skipped
     manifest = ingest("clips/captions.jsonl", "shards", IngestSettings(fps=1.0), workers=4)
     manifest = ingest(read_dataset("msvd", "captions", "videos"), "shards", IngestSettings())
 
-The output is the same, byte for byte, for any number of workers. All is made in `.partial` in the
-output folder and moved when whole, the manifest last; an error or Ctrl-C leaves nothing behind.
+The output is the same, byte for byte, for any number of workers, under Beam, and however often it
+was stopped on the way: every video becomes a record of its own (`tasks.py`), records are packed to
+shards in the order of the items (`unfinished.py`), and all gets its name at the end (`output.py`).
+Until then it is in `.partial` of the output folder, from where the next call goes on.
 """
 
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import math
 import os
-import shutil
-from collections.abc import Iterator
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mova_jax.data import storage
 from mova_jax.data.annotations import (
     SPLIT_NAME,
     InputError,
@@ -30,10 +33,20 @@ from mova_jax.data.annotations import (
     read_annotations,
 )
 from mova_jax.data.annotations.counts import counts_of
-from mova_jax.data.bars import bar_of
-from mova_jax.data.decode_items import decode_all, decode_item
-from mova_jax.data.manifest import MANIFEST, ClearErrors, Manifest, ShardError, write_manifest
-from mova_jax.data.shards import ShardWriter
+from mova_jax.data.bars import bar_of, show_frames
+from mova_jax.data.decode import CODECS
+from mova_jax.data.decode_items import DIED, decode_all
+from mova_jax.data.manifest import (
+    ClearErrors,
+    Manifest,
+    ShardError,
+    ShardInfo,
+    SplitInfo,
+    write_manifest,
+)
+from mova_jax.data.output import discard, open_output, publish
+from mova_jax.data.shards import shard_file, stem_of
+from mova_jax.data.tasks import Form, Task, do, tasks_of
 from mova_jax.data.tokenizer import (
     MAX_TOKENS,
     MIN_VOCAB,
@@ -41,10 +54,11 @@ from mova_jax.data.tokenizer import (
     copy_tokenizer,
     train_tokenizer,
 )
+from mova_jax.data.unfinished import Outcome, ShardPlan, Unfinished, shard_name
 
 TOKENIZER = "tokenizer"
 MISSING = "missing.txt"  # split and id of every video without a file, a line each
-_PARTIAL = ".partial"
+_AHEAD = 64  # items a worker may be before the one that is waited for: results are small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +68,7 @@ class IngestSettings:
     Attributes:
         fps: frames a second.
         short_side: of the stored frames, pixels; 0 keeps the videos' own size.
+        codec: how frames are stored, a key of `decode.CODECS`.
         splits: share of each split, for videos that name none.
         vocab_size: of the tokenizer that is learned.
         tokenizer: folder of a pretrained CLIP tokenizer to use instead, or ''.
@@ -64,6 +79,7 @@ class IngestSettings:
 
     fps: float = 1.0
     short_side: int = 224
+    codec: str = "jpeg"
     splits: tuple[tuple[str, float], ...] = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
     vocab_size: int = 4096
     tokenizer: str = ""
@@ -82,6 +98,7 @@ class IngestSettings:
         wrong = [
             ("fps", self.fps, "positive", 0 < self.fps < math.inf),
             ("short_side", self.short_side, "0 or more pixels", self.short_side >= 0),
+            ("codec", self.codec, f"one of {', '.join(CODECS)}", self.codec in CODECS),
             (
                 "splits",
                 self.splits,
@@ -110,56 +127,134 @@ def ingest(
     settings: IngestSettings,
     workers: int = 1,
     progress: bool = True,
+    beam: Sequence[str] = (),
 ) -> Manifest:
     """Makes frame shards of the videos of a JSONL or of a data set.
 
     Args:
         annotations: the JSONL, in whose folder the videos lie; or a data set that was read.
-        folder: of the shards; made when absent, must be empty.
+        folder: of the shards, a path or a URL; made when absent, must be empty but for what an
+            earlier call left unfinished.
         settings: what is asked for.
         workers: processes that decode, 0 or 1 for none beside this one.
         progress: whether to show a bar on stderr.
+        beam: options of an Apache Beam pipeline that decodes in place of the workers.
 
     Returns:
         The manifest, as it is in the folder.
 
     Raises:
         InputError: on settings or annotations of which nothing can be made.
-        ShardError: when the folder is in use or cannot be written; it is then as it was.
+        ShardError: when the folder is in use or cannot be written. What was done stays in its
+            `.partial`, and the next call goes on from there.
     """
     settings.check()
     reading = annotations if isinstance(annotations, Reading) else _read_jsonl(annotations)
     items = assign_splits(reading.items, settings.splits)
-    folder = Path(folder).absolute()
-    with _whole_or_nothing(folder) as partial:
-        splits, texts, failed, warnings = _write_splits(items, partial, settings, workers, progress)
-        skipped = reading.skipped + failed
-        if not splits:
-            reasons = "; ".join(f"{entry['id']}: {entry['reason']}" for entry in skipped[:3])
-            raise InputError(
-                f"No video of {reading.source} could be used ({len(skipped)} skipped"
-                + (f": {reasons}" if reasons else "")
-                + f"); {reading.hint}."
-            )
-        truncated = _write_tokenizer(texts, partial / TOKENIZER, settings)
-        _write_missing(reading, partial / MISSING)
+    form = Form(settings.fps, settings.short_side, settings.codec)
+    with open_output(os.fspath(folder)) as output:
+        unfinished = Unfinished(output)
+        tasks = tasks_of(items, form)
+        with ClearErrors(f"{folder} cannot be written"):
+            known = unfinished.restore([(task.item.split, task.key) for task in tasks])
+        if known and progress:
+            print(f"{len(known):,} of {len(tasks):,} videos are done already.", file=sys.stderr)
+        if beam:
+            from mova_jax.data.beam import decode_and_pack  # only those who ask for it have it
+
+            outcomes, plan = decode_and_pack(tasks, known, output, form, beam)
+        else:
+            work = functools.partial(do, unfinished=unfinished, form=form)
+            outcomes, plan = _decode_and_pack(tasks, known, unfinished, work, workers, progress)
+        pairs = [(task.item, outcomes[task.key]) for task in tasks]
+        return _finish(output, reading, settings, pairs, outcomes, plan)
+
+
+def _read_jsonl(path: str | os.PathLike) -> Reading:
+    with contextlib.ExitStack() as stack:
+        try:
+            local = stack.enter_context(storage.local_file(path))
+        except FileNotFoundError as error:
+            raise InputError(f"There is no file {path}.") from error
+        folder = os.fspath(path).rpartition("/")[0] if storage.is_url(path) else None
+        items, skipped = read_annotations(local, folder)
+    hint = 'the lines must look like {"video": "a.mp4", "caption": "A cat sits."}'
+    return Reading(items, skipped, source=str(path), hint=hint)
+
+
+def _decode_and_pack(tasks: Sequence[Task], known, unfinished: Unfinished, work, workers, progress):
+    """Makes all records and shards; returns what became of each key, and the plan of the shards."""
+    plan = ShardPlan()
+    outcomes: dict[str, Outcome] = {}
+    todo = [task for task in tasks if task.key not in known]
+    new = decode_all(todo, work, workers, died=Outcome(reason=DIED), ahead=_AHEAD)
+    bar = bar_of("videos", len(tasks), disable=not progress, initial=len(tasks) - len(todo))
+    with contextlib.closing(new), bar:
+        for task in tasks:
+            outcome = known.get(task.key)
+            if outcome is None:
+                _, outcome = next(new)
+                show_frames(bar, outcome.frames)
+            outcomes[task.key] = outcome
+            if outcome.size and (full := plan.add(task.item.split, task.key, outcome.size)):
+                unfinished.pack(full)
+        for keys in plan.open_shards().values():
+            unfinished.pack(keys)
+    return outcomes, plan
+
+
+def _finish(output, reading: Reading, settings: IngestSettings, pairs, outcomes, plan) -> Manifest:
+    """Tokenizer, list of what is missing, manifest; and all get their names."""
+    skipped = list(reading.skipped)
+    warnings = []
+    texts = collections.defaultdict(list)
+    for item, outcome in pairs:
+        if not outcome.size:
+            skipped.append({"id": item.id, "reason": outcome.reason})
+            continue
+        texts[item.split] += outcome.texts
+        warnings += [{"id": item.id, "reason": note} for note in outcome.warnings]
+    if not plan.shards:
+        discard(output)
+        reasons = "; ".join(f"{entry['id']}: {entry['reason']}" for entry in skipped[:3])
+        raise InputError(
+            f"No video of {reading.source} could be used ({len(skipped)} skipped"
+            + (f": {reasons}" if reasons else "")
+            + f"); {reading.hint}."
+        )
+    names, splits = {}, {}
+    for split in sorted(plan.shards):
+        infos = []
+        stem = stem_of(settings.name, split)
+        for index, keys in enumerate(plan.shards[split]):
+            packed = Unfinished(output).pack(keys)  # it is, this says how
+            file = shard_file(stem, index, len(plan.shards[split]))
+            infos.append(ShardInfo(file, len(keys), packed.size, packed.sha256))
+            names[shard_name(keys)] = file
+        splits[split] = _split_info(
+            [outcomes[key] for keys in plan.shards[split] for key in keys], infos
+        )
+    with tempfile.TemporaryDirectory(prefix="mova_jax-") as staged:
+        staged = Path(staged)
+        truncated = _write_tokenizer(texts, staged / TOKENIZER, settings)
+        _write_missing(reading, staged / MISSING)
         manifest = Manifest(
             name=settings.name,
-            splits={split: splits[split] for split in sorted(splits)},
+            splits=splits,
             settings=_as_json(settings, reading),
             skipped=tuple(skipped),
             warnings=tuple(warnings),
             truncated_captions=truncated,
             licence=settings.licence,
         )
-        write_manifest(partial, manifest)
+        write_manifest(staged, manifest)
+        publish(output, names, staged)
     return manifest
 
 
-def _read_jsonl(path: str | os.PathLike) -> Reading:
-    items, skipped = read_annotations(path)
-    hint = 'the lines must look like {"video": "a.mp4", "caption": "A cat sits."}'
-    return Reading(items, skipped, source=str(path), hint=hint)
+def _split_info(outcomes: Iterable[Outcome], shards: list[ShardInfo]) -> SplitInfo:
+    frames, captions = zip(*((o.frames, o.captions) for o in outcomes), strict=True)
+    return SplitInfo(len(frames), sum(frames), sum(captions), tuple(shards))
 
 
 def _write_missing(reading: Reading, path: Path) -> None:
@@ -175,78 +270,6 @@ def _as_json(settings: IngestSettings, reading: Reading) -> dict:
     if counts := counts_of(reading):
         fields["dataset"] = counts
     return {**fields, "splits": dict(settings.splits)}
-
-
-@contextlib.contextmanager
-def _whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """A folder to write to, whose files move up to `folder` when the block ends without error."""
-    new, made = not folder.exists(), False
-    partial = folder / _PARTIAL
-    moved: list[Path] = []
-    with ClearErrors(f"{folder} cannot be written"):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
-    try:
-        with ClearErrors(f"{folder} cannot be written"):
-            if any(path.name != _PARTIAL for path in folder.iterdir()):
-                what = "has shards already" if (folder / MANIFEST).exists() else "is not empty"
-                raise ShardError(f"{folder} {what} and stays as it is; give another output folder.")
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-            partial.mkdir()
-            made = True
-        yield partial
-        with ClearErrors(f"{folder} cannot be written"):
-            for path in sorted(partial.iterdir(), key=lambda path: path.name == MANIFEST):
-                moved.append(folder / path.name)
-                path.rename(moved[-1])
-    except BaseException:
-        for path in moved:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        raise
-    finally:
-        if made:
-            shutil.rmtree(partial, ignore_errors=True)
-        if new and not any(folder.iterdir()):
-            folder.rmdir()
-        os.close(lock)
-
-
-def _lock(folder: Path) -> int:
-    """Keeps a second run out of the folder, until the handle is closed."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise ShardError(
-            f"Another process is writing to {folder}; wait for it, or give another output folder."
-        ) from error
-    except OSError:
-        pass  # some network file systems have no locks
-    return handle
-
-
-def _write_splits(items, folder: Path, settings: IngestSettings, workers: int, progress: bool):
-    """Decodes and stores; returns splits, their texts, and who was skipped or warned about."""
-    work = functools.partial(decode_item, fps=settings.fps, short_side=settings.short_side)
-    texts = collections.defaultdict(list)
-    writers: dict[str, ShardWriter] = {}
-    skipped: list[dict[str, str]] = []
-    warnings: list[dict[str, str]] = []
-    with contextlib.ExitStack() as stack:
-        results = stack.enter_context(contextlib.closing(decode_all(items, work, workers)))
-        bar = bar_of("videos", len(items), results, disable=not progress)
-        for item, (record, reason, notes) in bar:
-            if record is None:
-                skipped.append({"id": item.id, "reason": reason})
-                continue
-            if item.split not in writers:
-                writer = ShardWriter(folder, item.split, name=settings.name)
-                writers[item.split] = stack.enter_context(writer)
-            writers[item.split].write(record)
-            texts[item.split] += [record.caption, *record.alternatives]
-            warnings += [{"id": item.id, "reason": note} for note in notes]
-    return {split: writer.info for split, writer in writers.items()}, texts, skipped, warnings
 
 
 def _write_tokenizer(texts: dict[str, list[str]], folder: Path, settings: IngestSettings) -> int:

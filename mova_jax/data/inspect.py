@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mova_jax.data.bars import bar_of
+from mova_jax.data.cached import local_folder
 from mova_jax.data.contact_sheet import COLUMNS, Section, Strip, draw_sheet, save_sheet
 from mova_jax.data.ingest import TOKENIZER
 from mova_jax.data.inspect_checks import (
@@ -57,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
     if args.sheet and not Path(args.sheet).absolute().parent.is_dir():
         parser.error(f"argument --sheet: there is no folder for {args.sheet}")
     try:
+        args.shards = local_folder(args.shards)
         manifest = read_manifest(args.shards)
         if args.split and args.split not in manifest.splits:
             there = ", ".join(plain(split) for split in manifest.splits) or "none"
@@ -72,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _inspect(args: argparse.Namespace, manifest: Manifest) -> int:
     """Reads, prints and draws; returns the exit code."""
-    folder = Path(args.shards)
+    folder: Path = args.shards
     tokenizer, tokenizer_note, faults = _tokenizer(folder / TOKENIZER)
     splits = [args.split] if args.split else list(manifest.splits)
     seen: dict[str, Inspected] = {}

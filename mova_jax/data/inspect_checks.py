@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 
+from mova_jax.data.decode import DecodeError, decode_image, is_ppm, ppm_size
 from mova_jax.data.shards import ShardInfo, SplitInfo, VideoRecord, parse, whole_chunks
 
 # A header of some bytes may claim 65535 x 65535 pixels, which would fill the memory.
@@ -146,7 +147,7 @@ def _picture_faults(record: VideoRecord, run: Callable) -> list[str]:
     different = list(dict.fromkeys(record.frames))
     size = (record.height, record.width)
     reasons = dict(
-        zip(different, run(lambda jpeg: frame_fault(jpeg, size), different), strict=True)
+        zip(different, run(lambda data: frame_fault(data, size), different), strict=True)
     )
     bad = [(i, reasons[jpeg]) for i, jpeg in enumerate(record.frames) if reasons[jpeg]]
     if not bad:
@@ -155,17 +156,19 @@ def _picture_faults(record: VideoRecord, run: Callable) -> list[str]:
     return [f"{len(bad)} of {len(record.frames)} frames are damaged, first frame {first}: {reason}"]
 
 
-def frame_fault(jpeg: bytes, size: tuple[int, int]) -> str:
-    """Why a frame is not a whole JPEG of (height, width) pixels, or ''."""
+def frame_fault(data: bytes, size: tuple[int, int]) -> str:
+    """Why a frame is not a whole JPEG or PPM of (height, width) pixels, or ''."""
+    kind = "PPM" if is_ppm(data) else "JPEG"
     try:
-        height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
+        header = ppm_size if kind == "PPM" else simplejpeg.decode_jpeg_header
+        height, width = header(data)[:2]
         if (height, width) != size:
             return f"is {width} x {height} pixels, its record says {size[1]} x {size[0]}"
         if height * width > MAX_PIXELS:
             return f"{width} x {height} pixels are too many to decode"
-        simplejpeg.decode_jpeg(jpeg)
-    except ValueError as error:
-        return f"not a whole JPEG of {len(jpeg)} bytes ({error})"
+        decode_image(data)
+    except (ValueError, DecodeError) as error:
+        return f"not a whole {kind} of {len(data)} bytes ({error})"
     return ""
 
 

@@ -21,7 +21,7 @@ import hashlib
 import operator
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mova_jax.data.manifest import (
@@ -94,14 +94,8 @@ class ShardWriter:
         Raises:
             ValueError: when `name` or `split` is not a lower case identifier.
         """
-        for what, value in (("name", name), ("split", split)):
-            if not _NAME.fullmatch(value):
-                raise ValueError(
-                    f"The {what} of a data set must be lower case letters, digits and "
-                    f"underscores, starting with a letter; got {value!r}."
-                )
         self._folder = Path(folder)
-        self._stem = f"{name}-{split}.array_record"
+        self._stem = stem_of(name, split)
         self._split = split
         self._limits = shard_records, shard_bytes
         self._writer = None
@@ -163,10 +157,8 @@ class ShardWriter:
             raise ShardError(f"Split {self._split!r} has no records; leave it out.")
         shards = []
         for index, (partial, records) in enumerate(zip(self._partials, self._records, strict=True)):
-            file = f"{self._stem}-{index:05d}-of-{len(self._partials):05d}"
-            with partial.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            shards.append(ShardInfo(file, records, partial.stat().st_size, digest))
+            file = shard_file(self._stem, index, len(self._partials))
+            shards.append(_describe(partial, file, records))
         for partial, shard in zip(self._partials, shards, strict=True):
             partial.rename(self._folder / shard.file)
         self.info = SplitInfo(sum(self._records), self._frames, self._captions, tuple(shards))
@@ -182,6 +174,51 @@ class ShardWriter:
 
     def _clear_errors(self):
         return ClearErrors(f"Split {self._split!r} could not be written to {self._folder}")
+
+
+def stem_of(name: str, split: str) -> str:
+    """What the shards of a split are called, before their number.
+
+    Raises:
+        ValueError: when name or split is not a lower case identifier.
+    """
+    for what, value in (("name", name), ("split", split)):
+        if not _NAME.fullmatch(value):
+            raise ValueError(
+                f"The {what} of a data set must be lower case letters, digits and "
+                f"underscores, starting with a letter; got {value!r}."
+            )
+    return f"{name}-{split}.array_record"
+
+
+def shard_file(stem: str, index: int, count: int) -> str:
+    """The name of a shard among `count` of them."""
+    return f"{stem}-{index:05d}-of-{count:05d}"
+
+
+def write_shard(path: Path, records: Iterable[bytes]) -> ShardInfo:
+    """Writes serialized records to one file, which is as `ShardWriter` makes it.
+
+    Raises:
+        RuntimeError, OSError: when they cannot be stored; what was written stays.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    count = 0
+    writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+    try:
+        for record in records:
+            writer.write(record)
+            count += 1
+    finally:
+        writer.close()
+    return _describe(path, path.name, count)
+
+
+def _describe(path: Path, file: str, records: int) -> ShardInfo:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return ShardInfo(file, records, path.stat().st_size, digest)
 
 
 def write_split(
@@ -218,6 +255,24 @@ def write_split(
 
 
 # ---------------------------------------------------------------------------------------- reading
+
+
+def read_shard(path: Path) -> Iterator[bytes]:
+    """The serialized records of one file, in order.
+
+    Raises:
+        RuntimeError: when it is damaged.
+    """
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
+    if not reader.ok():
+        raise RuntimeError(f"{path} is damaged")
+    try:
+        for position in range(reader.num_records()):
+            yield reader.read([position])[0]
+    finally:
+        reader.close()
 
 
 class SplitSource(Sequence):

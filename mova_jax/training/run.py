@@ -12,6 +12,7 @@ import numpy as np
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.data import pipeline, shards, storyboard
+from mova_jax.data.cached import local_folder
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.evaluation.report import write_report
@@ -150,10 +151,10 @@ def keep_programs(config: Config) -> None:
 
 
 def open_data(config: Config) -> Path:
-    """The folder of shards that `data.source` names; Storyboard is made when it is not there."""
+    """The folder of shards that `data.source` names: made for Storyboard, copied from a URL."""
     data, size = config.data, config.model.vision.image_size
     if data.source != STORYBOARD:
-        return Path(data.source)
+        return local_folder(data.source, data.cache)
     counts = dict.fromkeys(storyboard.SPLITS, data.eval_videos) | {"train": data.train_videos}
     # One folder a setting: two runs of different settings must not replace each other's data.
     name = f"{STORYBOARD}-{data.train_videos}-{data.eval_videos}-{size}px"

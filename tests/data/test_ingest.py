@@ -1,17 +1,24 @@
 """Tests of the intake of real videos: what goes in, what is skipped and why, no half folders."""
 
+import dataclasses
+import errno
 import filecmp
 import functools
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 
 from mova_jax.data.annotations import InputError, read_annotations
-from mova_jax.data.decode_items import Decoded, decode_all, decode_item
+from mova_jax.data.decode import decode_image, decode_video
+from mova_jax.data.decode_items import Decoded, decode_all, decode_item, decode_or_raise
 from mova_jax.data.ingest import IngestSettings, ingest
+from mova_jax.data.output import is_unfinished
 from mova_jax.data.shards import MANIFEST, Caption, ShardError, open_split, read_manifest
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 
@@ -185,32 +192,159 @@ def test_a_folder_in_use_stays_as_it_is(made, annotations, tmp_path):
         ingest_quietly(annotations, tmp_path / "notes.txt")
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
-@pytest.mark.parametrize("step", ["decode_item", "write_manifest"])
-def test_a_run_that_stops_leaves_nothing(annotations, tmp_path, monkeypatch, kind, step):
-    def stop(*args, **kwargs):
-        raise kind("stop")
+def test_videos_and_shards_at_a_url(made, annotations, tmp_path, monkeypatch):
+    """In an object store: nothing of it is a file of this machine."""
+    store = fsspec.filesystem("memory")
+    store.put(f"{annotations.parent}/", f"{tmp_path}/clips", recursive=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="at the end"):
+        patch.setattr("mova_jax.data.ingest.write_manifest", _fail_at_the_end)
+        ingest_quietly(f"memory:/{tmp_path}/clips/all.jsonl", f"memory:/{tmp_path}/shards")
+    assert [path.suffix for path in (tmp_path / "temporary").iterdir()] == [".lock"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mova_jax.data.tasks.decode_or_raise", None)  # all is decoded
+        ingest_quietly(f"memory:/{tmp_path}/clips/all.jsonl", f"memory:/{tmp_path}/shards")
+    store.get(f"{tmp_path}/shards/", str(tmp_path / "got"), recursive=True)
+    _same_files(made[0], tmp_path / "got")
 
-    monkeypatch.setattr(f"mova_jax.data.ingest.{step}", stop)
-    with pytest.raises(kind):
-        ingest_quietly(annotations, tmp_path / "shards")
-    assert list(tmp_path.iterdir()) == []
+
+def test_urls_with_several_workers(made, annotations, tmp_path):
+    url = f"file://{tmp_path}/shards"
+    ingest_quietly(f"file://{annotations}", url, workers=2)
+    _same_files(made[0], tmp_path / "shards")
+    with pytest.raises(ShardError, match="has shards already"):
+        ingest_quietly(f"file://{annotations}", url)
 
 
-def test_the_manifest_moves_last_and_a_failed_move_is_undone(annotations, tmp_path, monkeypatch):
-    rename, seen = Path.rename, []
+def test_no_line_leads_out_of_the_folder_of_a_url(clips, tmp_path):
+    videos = ["../x.mp4", "/etc/passwd", f"0.mp4::file://{clips}/0.mp4", f"file://{clips}/0.mp4"]
+    path = _write_lines(tmp_path, map(_line, videos))
+    with pytest.raises(InputError, match=r"4 skipped: \.\./x.mp4: .*leaves the folder"):
+        ingest_quietly(f"file://{path}", tmp_path / "shards")
 
-    def fail_at_the_manifest(self, target):
-        if Path(target) == tmp_path / "shards" / MANIFEST:
-            seen.extend(sorted(path.name for path in Path(target).parent.glob("[a-z]*")))
+
+def test_raw_frames_are_what_jpeg_frames_come_from(annotations, tmp_path):
+    settings = dataclasses.replace(SETTINGS, codec="raw")
+    manifest = ingest(annotations, tmp_path, settings, progress=False)
+    assert manifest.settings["codec"] == "raw"
+    record = open_split(tmp_path, "test")[0]
+    video = decode_video(annotations.parent / "4.mp4", 2.0, 16)
+    assert record.frames[3] == b"P6\n24 16\n255\n" + video.frames[3].tobytes()
+    np.testing.assert_array_equal(list(map(decode_image, record.frames)), video.frames)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Names of the items that are decoded, as they are; `.stop_at` raises `.error` at the nth."""
+
+    class Decoded(list):
+        stop_at, error = 0, KeyboardInterrupt
+
+    names, decode = Decoded(), decode_or_raise
+
+    def counted(item, *args):
+        names.append(item.id)
+        if len(names) == names.stop_at:
+            raise names.error("stop")
+        return decode(item, *args)
+
+    monkeypatch.setattr("mova_jax.data.tasks.decode_or_raise", counted)
+    return names
+
+
+def _start_and_stop(decoded, annotations, folder, at=4):
+    decoded.clear()
+    decoded.stop_at = at
+    with pytest.raises(KeyboardInterrupt):
+        ingest_quietly(annotations, folder)
+    decoded.stop_at = 0
+    decoded.clear()
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(made, annotations, tmp_path, decoded, capsys):
+    _start_and_stop(decoded, annotations, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".partial"]
+    assert is_unfinished(tmp_path)
+    (tmp_path / ".partial/items/other.record.1f.partial").write_bytes(b"half")
+    ingest(annotations, tmp_path, SETTINGS)
+    assert decoded == ["3.mp4", "4.mp4", "empty.mp4", "text.mp4", "missing.mp4", "5.mp4"]
+    assert "3 of 9 videos are done already." in capsys.readouterr().err
+    _same_files(made[0], tmp_path)
+
+
+def test_records_are_used_again_by_a_command_that_needs_the_same(annotations, tmp_path, decoded):
+    _start_and_stop(decoded, annotations, tmp_path / "a")
+    shares = dataclasses.replace(SETTINGS, splits=(("all", 1.0),), vocab_size=520, name="b")
+    ingest(annotations, tmp_path / "a", shares, progress=False)
+    assert not {"0.mp4", "1.mp4", "2.mp4"} & set(decoded)
+    _start_and_stop(decoded, annotations, tmp_path / "b")
+    ingest(annotations, tmp_path / "b", dataclasses.replace(SETTINGS, fps=1.0), progress=False)
+    assert {"0.mp4", "1.mp4", "2.mp4"} < set(decoded)
+
+
+def test_a_video_that_changed_is_decoded_again(clips, tmp_path, decoded, write_video, ramp):
+    for name in "abc":
+        shutil.copy(clips / "0.mp4", tmp_path / f"{name}.mp4")
+    path = _write_lines(tmp_path, [_line(f"{name}.mp4") for name in "abc"])
+    _start_and_stop(decoded, path, tmp_path / "s", at=3)
+    write_video(tmp_path / "a.mp4", ramp(30))
+    ingest_quietly(path, tmp_path / "s")
+    assert decoded == ["a.mp4", "c.mp4"]
+
+
+def test_only_reasons_that_stay_are_remembered(made, annotations, tmp_path, decoded):
+    """A file that cannot be read may be readable next time; one that is no video stays none."""
+    decoded.stop_at, decoded.error = 2, PermissionError
+    with pytest.raises(OSError, match="at the end"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mova_jax.data.ingest.write_manifest", _fail_at_the_end)
+        ingest_quietly(annotations, tmp_path)
+    decoded.stop_at = 0
+    decoded.clear()
+    ingest_quietly(annotations, tmp_path)
+    assert decoded == ["1.mp4"]
+    _same_files(made[0], tmp_path)
+
+
+def _fail_at_the_end(*args):
+    raise OSError("at the end")
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_is_done(made, annotations, tmp_path, decoded):
+    decoded.stop_at, decoded.error = 3, functools.partial(OSError, errno.ENOSPC)
+    with pytest.raises(ShardError, match="make room"):
+        ingest_quietly(annotations, tmp_path)
+    decoded.stop_at = 0
+    decoded.clear()
+    ingest_quietly(annotations, tmp_path)
+    assert decoded[0] == "2.mp4"
+    _same_files(made[0], tmp_path)
+
+
+@pytest.mark.parametrize("file", ["0-of-00001", "tokenizer/tokenizer.json", MANIFEST])
+def test_names_that_were_given_are_taken_back(made, annotations, tmp_path, monkeypatch, file):
+    """By the call itself when it fails, by the next one when it was killed."""
+    replace, seen, alive = os.replace, [], True
+
+    def fail(source, target):
+        if alive and str(target).endswith(file):
+            seen.extend(sorted(path.name for path in tmp_path.glob("[a-z]*")))
             raise OSError("no space")
-        return rename(self, target)
+        replace(source, target)
 
-    monkeypatch.setattr(Path, "rename", fail_at_the_manifest)
-    with pytest.raises(ShardError, match="shards cannot be written: no space"):
-        ingest_quietly(annotations, tmp_path / "shards")
-    assert {"tokenizer", "features.json"} < set(seen)
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(Path, "replace", lambda self, target: os.replace(self, target))
+    with pytest.raises(ShardError, match="no space"):
+        ingest_quietly(annotations, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".partial"]
+    assert (file == MANIFEST) == ({"tokenizer", "features.json"} < set(seen))
+    monkeypatch.setattr("mova_jax.data.output._undo", lambda folder: None)
+    with pytest.raises(ShardError, match="no space"):
+        ingest_quietly(annotations, tmp_path)
+    monkeypatch.undo()
+    alive = False
+    ingest_quietly(annotations, tmp_path)
+    _same_files(made[0], tmp_path)
 
 
 def test_two_runs_do_not_share_a_folder(annotations, tmp_path, monkeypatch):
@@ -219,16 +353,9 @@ def test_two_runs_do_not_share_a_folder(annotations, tmp_path, monkeypatch):
             ingest_quietly(annotations, tmp_path)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mova_jax.data.ingest.decode_item", run_again)
+    monkeypatch.setattr("mova_jax.data.ingest.do", run_again)
     with pytest.raises(KeyboardInterrupt):
         ingest_quietly(annotations, tmp_path)
-
-
-def test_what_a_killed_run_left_is_replaced(made, annotations, tmp_path):
-    (tmp_path / ".partial").mkdir()
-    (tmp_path / ".partial" / "clips-train.array_record-00000.partial").write_bytes(b"half")
-    ingest_quietly(annotations, tmp_path)
-    _same_files(made[0], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +368,7 @@ def test_what_a_killed_run_left_is_replaced(made, annotations, tmp_path):
         ({"splits": (("train", 0.0),)}, "splits must be"),
         ({"splits": (("a/b", 1.0),)}, "splits must be"),
         ({"splits": (("train", 1.0), ("train", 1.0))}, "splits must be"),
+        ({"codec": "png"}, "codec must be one of jpeg, raw"),
         ({"vocab_size": 100}, "vocab_size must be 514 or more"),
         ({"name": "No Name"}, "name must be a lower case name"),
         ({"tokenizer": "/nowhere"}, "tokenizer: There is no tokenizer in /nowhere"),

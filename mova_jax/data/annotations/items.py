@@ -35,7 +35,7 @@ class Item(NamedTuple):
 
     id: str
     video: str  # relative path, without detours
-    path: Path
+    path: Path | str  # a text where it is a URL
     captions: tuple[Caption, ...]  # with the times of the file
     alternatives: tuple[str, ...]
     start: float

@@ -21,6 +21,7 @@ from mova_jax.data.annotations.items import (
     valid_unicode,
 )
 from mova_jax.data.records import Caption
+from mova_jax.data.storage import join
 
 FIELDS = """\
   video         path of the file, relative to the folder of the JSONL, inside of it
@@ -35,8 +36,14 @@ FIELDS = """\
 Other fields are ignored."""
 
 
-def read_annotations(path: str | os.PathLike) -> tuple[list[Item], list[dict[str, str]]]:
+def read_annotations(
+    path: str | os.PathLike, folder: str | os.PathLike | None = None
+) -> tuple[list[Item], list[dict[str, str]]]:
     """Reads a JSONL.
+
+    Args:
+        path: of the file.
+        folder: of the videos, a path or a URL; that of the file where it is not given.
 
     Returns:
         The usable lines in order, and {"id", "reason"} of the others.
@@ -58,7 +65,7 @@ def read_annotations(path: str | os.PathLike) -> tuple[list[Item], list[dict[str
                 name = _identity(fields)
                 if name in seen:
                     raise ValueError(f"the id was already used in line {seen[name]}")
-                items.append(_item(name, fields, path.parent))
+                items.append(_item(name, fields, path.parent if folder is None else folder))
                 seen[name] = number
             except ValueError as error:
                 where = "" if name == f"line {number}" else f"line {number}: "
@@ -92,7 +99,7 @@ def _identity(fields: dict[str, Any]) -> str:
     return clean(str(name))
 
 
-def _item(name: str, fields: dict[str, Any], folder: Path) -> Item:
+def _item(name: str, fields: dict[str, Any], folder: str | os.PathLike) -> Item:
     video = fields["video"]
     inside = posixpath.normpath(video)
     if posixpath.isabs(video) or inside.split("/")[0] == "..":
@@ -103,7 +110,7 @@ def _item(name: str, fields: dict[str, Any], folder: Path) -> Item:
     return Item(
         id=name,
         video=inside,
-        path=folder / inside,
+        path=join(folder, inside),
         captions=captions,
         alternatives=alternatives,
         start=start,

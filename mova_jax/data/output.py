@@ -1,0 +1,115 @@
+"""The output folder of `prepare`: one writer at a time, and whole or not there.
+
+    with open_output("shards") as folder:            # or a URL
+        ...                                          # all work is in PARTIAL, see unfinished.py
+        publish(folder, {".partial/shards/1f.array_record": "clips-train..."}, staged)
+
+Files get their names at the end, the manifest last. Which ones do is written down before, so that a
+call that was killed in between is undone by the next one.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mova_jax.data.manifest import MANIFEST, ClearErrors, ShardError
+from mova_jax.data.storage import LocalFolder, folder_of, only_user
+from mova_jax.data.unfinished import PARTIAL, Unfinished
+
+_MOVES = f"{PARTIAL}/moves.json"
+_MOVES_AT_ONCE = 8  # of use where a store is far away
+
+
+@contextlib.contextmanager
+def open_output(path: str) -> Iterator[LocalFolder]:
+    """The folder, for this process alone; as it was where nothing was done when the block ends.
+
+    Raises:
+        ShardError: when another process has it, it holds something else, or cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with ClearErrors(f"{path} cannot be written"):
+            folder = folder_of(path)
+            new = not os.path.isdir(folder.path)
+            folder.make()
+            try:
+                stack.enter_context(only_user(folder.path))
+            except BlockingIOError as error:
+                raise ShardError(
+                    f"Another process is writing to {path}; wait for it, or give another output "
+                    "folder."
+                ) from error
+            if folder.size(MANIFEST) < 0:
+                _undo(folder)
+            elif folder.size(_MOVES) >= 0:
+                discard(folder)  # of a call that was killed when all was done
+            if others := [name for name in folder.names() if name != PARTIAL]:
+                what = "has shards already" if MANIFEST in others else "is not empty"
+                raise ShardError(f"{path} {what} and stays as it is; give another output folder.")
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(OSError):
+                if Unfinished(folder).is_empty():
+                    discard(folder, new)
+
+
+def is_unfinished(path: str) -> bool:
+    """Whether a call left something in the folder from which the next one can go on."""
+    try:
+        return not Unfinished(folder_of(path)).is_empty()
+    except OSError:
+        return False
+
+
+def discard(folder: LocalFolder, also_itself: bool = False) -> None:
+    """Removes what an unfinished call keeps, and the folder where it is empty then."""
+    folder.remove_folder(PARTIAL)
+    if also_itself and not folder.names():
+        folder.remove_folder()
+
+
+def publish(folder: LocalFolder, shards: dict[str, str], staged: Path) -> None:
+    """Gives all files their names: shards, then small files, then the manifest.
+
+    Args:
+        folder: of the output.
+        shards: where each is in the folder, and its name.
+        staged: a folder on this machine with all other files.
+
+    Raises:
+        ShardError: when one cannot be stored; those that were are taken back.
+    """
+    files = [file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file()]
+    files.sort(key=lambda name: (name == MANIFEST, name))
+    moves = json.dumps({"moved": shards, "written": files}).encode()
+    try:
+        with ClearErrors(f"{folder} cannot be written"):
+            folder.write(_MOVES, moves)
+            with ThreadPoolExecutor(_MOVES_AT_ONCE) as pool:
+                list(pool.map(folder.move, shards.keys(), shards.values()))
+            for name in files:
+                folder.write(name, (staged / name).read_bytes())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _undo(folder)
+        raise
+    discard(folder)
+
+
+def _undo(folder: LocalFolder) -> None:
+    """Takes back the names that a call gave that did not come to its end."""
+    try:
+        moves = json.loads(folder.read(_MOVES))
+    except FileNotFoundError:
+        return
+    for place, name in moves["moved"].items():
+        if folder.size(name) >= 0:
+            folder.move(name, place)
+    folder.remove(moves["written"])
+    for name in {name.partition("/")[0] for name in moves["written"] if "/" in name}:
+        folder.remove_folder(name)
+    folder.remove([_MOVES])

@@ -1,0 +1,126 @@
+"""Tests of folders on this machine and at URLs, which are to do the same."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from mova_jax.data.storage import folder_of, is_url, join, local_file, only_user, stamp
+
+
+@pytest.fixture(params=["path", "file", "memory"])
+def folder(request, tmp_path):
+    """A folder that nobody made yet: a path, a URL of this machine's files, one of a store."""
+    path = tmp_path / "a" / "b"
+    return folder_of(
+        {"path": path, "file": f"file://{path}", "memory": f"memory:/{path}"}[request.param]
+    )
+
+
+def test_what_is_written_is_read(folder):
+    folder.write("x/one", b"1")
+    folder.write("two", b"2")
+    folder.write("two", b"22")
+    again = pickle.loads(pickle.dumps(folder))
+    assert again.names() == ["two", "x"] and again.names("x") == ["one"]
+    assert again.read_all(["two", "x/one"]) == [b"22", b"1"]
+    assert (folder.size("two"), folder.size("x/one"), folder.size("three")) == (2, 1, -1)
+    assert sorted(folder.stamps()) == ["two", "x/one"]
+    assert folder.names("nowhere") == []
+    with pytest.raises(FileNotFoundError):
+        folder.read("three")
+
+
+def test_large_files_go_by_a_file_on_this_machine(folder):
+    with folder.writing("x/big.bin") as path:
+        path.write_bytes(b"big")
+        assert folder.size("x/big.bin") == -1
+    with folder.reading("x/big.bin") as path:
+        assert path.read_bytes() == b"big"
+        assert path.suffix == ".bin"
+    with local_file(join(folder.path, "x/big.bin")) as path:
+        assert path.read_bytes() == b"big"
+    assert path.exists() != is_url(folder.path)  # a copy is gone
+
+
+def test_an_error_leaves_no_file(folder):
+    folder.write("a", b"old")
+    for name in ("a", "b"):
+        with pytest.raises(RuntimeError), folder.writing(name) as path:
+            path.write_bytes(b"half")
+            raise RuntimeError
+    assert folder.names() == ["a"] and folder.read("a") == b"old"
+
+
+def test_moved_and_removed(folder):
+    for name in ("a", "b", "x/c"):
+        folder.write(name, name.encode())
+    folder.move("a", "y/d")
+    assert folder.read("y/d") == b"a" and folder.size("a") == -1
+    folder.remove(["b", "no such file"])
+    folder.remove_folder("x")
+    folder.remove_folder("no such folder")
+    assert folder.names() == ["y"]
+    folder.remove_folder()
+    assert folder.names() == []
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "."])
+def test_no_name_leads_out(folder, name):
+    folder.write("a", b"")
+    with pytest.raises((ValueError, OSError), match="leads out of"):
+        folder.write(name, b"")
+    with pytest.raises((ValueError, OSError), match="leads out of"):
+        folder.read(name)
+
+
+def test_a_url_is_one_place_and_no_chain(tmp_path):
+    """`a::b` asks fsspec for a place in another place, which a name must not be able to do."""
+    (tmp_path / "secret").write_text("secret")
+    folder = folder_of(f"file://{tmp_path}/inside")
+    with pytest.raises(OSError):
+        folder.read(f"x::file://{tmp_path}/secret")
+    with pytest.raises(OSError, match="Protocol not known"):
+        folder_of(f"simplecache::file://{tmp_path}")
+
+
+def test_a_protocol_that_is_not_known_or_not_installed(monkeypatch):
+    with pytest.raises(OSError, match=r"nonsense://a.*Protocol not known"):
+        folder_of("nonsense://a")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(OSError, match=r"gs://a cannot be used: .*gcsfs"):
+        folder_of("gs://a")
+
+
+def test_a_stamp_changes_with_the_file(folder):
+    folder.write("a", b"1")
+    first = folder.stamps()
+    assert folder.stamps() == first
+    folder.write("a", b"12")
+    assert folder.stamps() != first
+
+
+def test_a_stamp_of_a_local_file_knows_its_time(tmp_path):
+    path = tmp_path / "a"
+    assert stamp(path) == ""
+    path.write_bytes(b"1")
+    os.utime(path, ns=(0, 1))
+    assert stamp(path) == "1-1"
+
+
+def test_one_user_at_a_time_of_this_machine(folder):
+    folder.make()
+    with only_user(folder.path), pytest.raises(BlockingIOError), only_user(folder.path):
+        pass
+    with only_user(folder.path):
+        code = (
+            "import sys\nfrom mova_jax.data.storage import only_user\n"
+            "try:\n  with only_user(sys.argv[1]): print('in')\n"
+            "except BlockingIOError: print('out')"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", code, folder.path], capture_output=True, text=True, check=True
+        )
+    assert run.stdout.strip() == "out"
