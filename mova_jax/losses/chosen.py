@@ -14,18 +14,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mova_jax.losses.ring import TILE_FLOATS, Leaves, add, rows_of, typed, zeros
+from mova_jax.losses.ring import Leaves, add, rows_at_once, rows_of, typed, zeros
 
 
-def chunk_of(pairs: int, parties: int, floats: int) -> int:
+def chunk_of(parties, pairs: int, floats: int) -> int:
     """Pairs to score at once: what one visit brings on average, as far as there is room.
 
     Args:
+        parties: `ring.OneParty`, or what splits the batch.
         pairs: of a party's videos with the captions they chose.
-        parties: that these captions lie at.
         floats: float32 numbers that one pair needs, forwards and backwards.
     """
-    return max(1, min(math.ceil(pairs / parties), TILE_FLOATS // floats))
+    return min(math.ceil(pairs / parties.size), rows_at_once(pairs, floats))
 
 
 def score_chosen(

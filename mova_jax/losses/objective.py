@@ -82,12 +82,25 @@ def objective(model, batch: Batch, cfg, step: Float[Array, ""], parties=None, mi
         video = model.encode_video(rows.frames, rows.frame_mask)
         return video, model.encode_text(rows.tokens, rows.token_mask)
 
+    video, text = similarity.map_blocks(encode, batch, microbatch)
+    return loss_of_embeddings(model, video, text, batch.example_mask, cfg, step, parties)
+
+
+def loss_of_embeddings(
+    model,
+    video: VideoEmbedding,
+    text: TextEmbedding,
+    example_mask: Bool[Array, "b"],
+    cfg,
+    step: Float[Array, ""],
+    parties=None,
+):
+    """`objective` from what the towers made of the batch."""
     scales = {"scale": model.scale}
     if cfg.sfdm or cfg.dfsm:
         scales["modular_scale"] = model.modular_scale
-    embedded = similarity.map_blocks(encode, batch, microbatch)
     parties = parties or ring.OneParty()
-    whole, split = (model.mask_networks(), scales), (*embedded, batch.example_mask)
+    whole, split = (model.mask_networks(), scales), (video, text, example_mask)
     found = parties.map(partial(_terms, parties, cfg), whole, split)
     means = {name: term.mean for name, term in found.items()}
     if cfg.sparsity:
@@ -217,7 +230,7 @@ def _hard_sfdm(parties, cfg, networks, scale, rows: _Rows) -> terms.Term:
         rows.video,
         rows.captions,
         candidates,
-        min(pairs, chosen.chunk_of(candidates.size, parties.size, floats)),
+        min(pairs, chosen.chunk_of(parties, candidates.size, floats)),
     )
     return terms.chosen_candidates(found, scale, valid[candidates], rows.valid)
 
@@ -227,19 +240,20 @@ def _matched(how: Pairing, networks, video: VideoEmbedding, captions) -> Float[A
     return similarity.matched_scores(masks_fn, video, captions, pool=how.pool, scale=how.scale)
 
 
-# float32 numbers of the mask networks for a frame of a pair, or for a token of a caption, forwards
-# and backwards, in joint embeddings: measured on `select`.
-_PAIR_FLOATS, _TOKEN_FLOATS = 32, 64
+# float32 numbers, forwards and backwards, that the mask networks need for each frame of a pair and
+# for each token of a caption, in widths d. Measured on a CPU for a frame: 42 d + 7 tokens * heads
+# under `select`, 70 d + 7 tokens * heads under `cross`.
+_PAIR_FLOATS, _TOKEN_FLOATS = 64, 64
 
 
 def _own_pairs(networks, video: VideoEmbedding, text: TextEmbedding):
     """Prepared captions, and the masks of each with its own video."""
-    (_, f, d), (_, l, w) = video.frames.shape, text.tokens.shape
-    room = ring.TILE_FLOATS // max(_TOKEN_FLOATS * l * w, _PAIR_FLOATS * f * d)
+    (rows, f, d), (_, tokens, width) = video.frames.shape, text.tokens.shape
 
     def one_block(rows):
         video, text = rows
         captions = networks.prepare(text)
         return captions, networks.own_masks(video, captions)
 
-    return similarity.map_blocks(one_block, (video, text), max(1, room))
+    block = ring.rows_at_once(rows, _PAIR_FLOATS * f * d + _TOKEN_FLOATS * tokens * width)
+    return similarity.map_blocks(one_block, (video, text), block)

@@ -24,8 +24,10 @@ from jaxtyping import Array, Int
 # In place of -inf for what takes no part, so that differences and gradients stay finite.
 NOTHING = -1e30
 
-# float32 numbers that a tile of pairs may need at once, forwards and backwards: 512 MB.
-TILE_FLOATS = 2**27
+# float32 numbers, forwards and backwards, that may be alive at once: of all pairs of an only party,
+# which then computes nothing twice (1 GB), else of a tile of pairs (128 MB). Larger tiles are no
+# faster: even one video with a caption is a matrix product of as many rows as it has frames.
+WHOLE_FLOATS, TILE_FLOATS = 2**28, 2**25
 
 
 class OneParty:
@@ -98,19 +100,26 @@ class Tile(NamedTuple):
     captions: int
 
 
-def tile_of(videos: int, captions: int, floats: int, block: int = 0) -> Tile:
-    """The largest tile that `TILE_FLOATS` leaves room for.
+def tile_of(parties, rows: int, floats: int, block: int = 0) -> Tile:
+    """The tile in which a party scores its videos with its captions.
 
     Args:
-        videos: of a party.
-        captions: of a party.
+        parties: `OneParty`, or what splits the batch.
+        rows: videos, and captions, of a party.
         floats: float32 numbers that one pair needs, forwards and backwards.
         block: videos of a tile, with all captions; 0 lets the room decide.
     """
     if block:
-        return Tile(min(block, videos), captions)
-    width = min(captions, max(1, TILE_FLOATS // floats))
-    return Tile(min(videos, max(1, TILE_FLOATS // (floats * width))), width)
+        return Tile(min(block, rows), rows)
+    if parties.size == 1 and rows * rows * floats <= WHOLE_FLOATS:
+        return Tile(rows, rows)
+    captions = min(rows, max(1, TILE_FLOATS // floats))
+    return Tile(min(rows, max(1, TILE_FLOATS // (floats * captions))), captions)
+
+
+def rows_at_once(rows: int, floats: int) -> int:
+    """How many of a party's rows to take at once, where one needs so many float32 numbers."""
+    return rows if rows * floats <= WHOLE_FLOATS else max(1, TILE_FLOATS // floats)
 
 
 def _split(tree: Any, size: int) -> Any:

@@ -81,14 +81,13 @@ def contrast(
         return _contrast_stats(score(whole, videos, captions), scale, rows, columns)
 
     rows = Rows.of(parties, example_mask)
-    count = len(example_mask)
     by_video, by_caption = ring.reduce_pairs(
         parties,
         tile,
         (whole, scale),
         (videos, rows),
         (captions, rows),
-        ring.tile_of(count, count, floats, block),
+        ring.tile_of(parties, len(example_mask), floats, block),
     )
     return Contrast(by_caption.total, by_video.logsumexp, by_caption.logsumexp, by_caption.highest)
 
@@ -254,7 +253,7 @@ def _negatives(parties, frames, parts, valid, threshold, every_index: bool):
         (),
         (frames, threshold, index),
         (parts, valid, index),
-        ring.tile_of(r, r, 4 * f * (f if every_index else 1)),
+        ring.tile_of(parties, r, 4 * f * (f if every_index else 1)),
     )
     total, count = by_video.total
     if every_index:

@@ -60,19 +60,20 @@ def frame_loss(zv, part, valid, cfg):
     return jnp.where(valid, cost, 0.0).sum() / valid.sum()
 
 
-def objective(model, batch, cfg, rows):
+def objective(model, video, text, cfg, rows):
     """The loss and its terms by name.
 
     Args:
-        model: a Mova.
-        batch: a Batch.
+        model: a Mova, of which the mask networks and the scales are used.
+        video: what its tower made of the videos.
+        text: what its tower made of the captions.
         cfg: `config.losses`.
         rows: indices of the valid examples, the only ones that are read.
     """
-    video = model.encode_video(batch.frames, batch.frame_mask)
-    text = model.encode_text(batch.tokens, batch.token_mask)
-    video, text, valid = jax.tree.map(lambda x: x[rows], (video, text, batch.frame_mask))
-    scores = cosine(video.pooled[:, None], text.pooled[None])
+    video, text = jax.tree.map(lambda x: x[rows], (video, text))
+    valid = video.frame_mask
+    unit = text.pooled / jnp.linalg.norm(text.pooled, axis=-1, keepdims=True)
+    scores = video.pooled @ unit.T
     found = {"contrast": (entropy(model.scale * scores, 0) + entropy(model.scale * scores, 1)) / 2}
     zv = video.frames
     if model.has_masks:

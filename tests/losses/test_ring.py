@@ -171,13 +171,19 @@ def test_scores_of_chosen_pairs(devices, chunk):
 
 
 def test_tiles_fill_the_room_there_is(monkeypatch):
+    monkeypatch.setattr(ring, "WHOLE_FLOATS", 9000)
     monkeypatch.setattr(ring, "TILE_FLOATS", 1000)
-    assert ring.tile_of(8, 8, 10) == (8, 8)
-    assert ring.tile_of(30, 20, 10) == (5, 20)
-    assert ring.tile_of(30, 200, 10) == (1, 100)
-    assert ring.tile_of(30, 200, 5000) == (1, 1)
-    assert ring.tile_of(30, 200, 10, block=4) == (4, 200)
-    assert ring.tile_of(3, 200, 10, block=4) == (3, 200)
+    one, two = ring.OneParty(), parties_of(2)
+    assert ring.tile_of(one, 30, 10) == (30, 30)
+    assert ring.tile_of(two, 30, 10) == (3, 30)
+    assert ring.tile_of(two, 8, 10) == (8, 8)
+    assert ring.tile_of(one, 200, 10) == (1, 100)
+    assert ring.tile_of(one, 200, 5000) == (1, 1)
+    assert ring.tile_of(two, 200, 10, block=4) == (4, 200)
+    assert ring.tile_of(one, 3, 10, block=4) == (3, 3)
+    assert [ring.rows_at_once(rows, 300) for rows in (30, 31)] == [30, 3]
+    assert chosen.chunk_of(one, 30, 300) == 30 and chosen.chunk_of(one, 31, 300) == 3
+    assert chosen.chunk_of(two, 30, 300) == 15 and chosen.chunk_of(two, 1, 10**6) == 1
 
 
 def test_gradients_of_bfloat16_captions_are_added_up_in_float32():
