@@ -58,7 +58,7 @@ def compiled(loss_of):
 
 def split(devices, name="full", **options):
     """A function of the garbage: results of the objective on so many devices."""
-    mesh = mesh_lib.make_mesh(devices)
+    mesh = mesh_lib.make_mesh(data=devices)
     cfg, model = tiny.config(name, **options).losses, tiny.model(name, **options)
 
     def loss_of(model, video, text):
@@ -125,7 +125,7 @@ def test_split_batch_equals_the_dense_objective(devices, name, options):
 
 @pytest.mark.parametrize(("devices", "microbatch"), [(1, 6), (8, 8)])
 def test_towers_in_microbatches_change_nothing(devices, microbatch):
-    mesh = mesh_lib.make_mesh(devices)
+    mesh = mesh_lib.make_mesh(data=devices)
     cfg, model = tiny.config("global_only").losses, tiny.model("global_only")
     batch = jax.device_put(tiny.batch(ROWS), mesh_lib.batch_sharding(mesh))
 

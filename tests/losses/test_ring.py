@@ -15,7 +15,7 @@ B, D, K = 24, 3, 4  # videos, width, captions a video chooses
 
 
 def parties_of(devices):
-    return mesh_lib.parties(mesh_lib.make_mesh(devices)) or ring.OneParty()
+    return mesh_lib.parties(mesh_lib.make_mesh(data=devices)) or ring.OneParty()
 
 
 def inputs():
