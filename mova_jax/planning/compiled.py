@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
-from mova_jax.planning.flops import TOWERS
+from mova_jax.planning.flops import frozen_towers
 from mova_jax.training.state import make_recipe
 from mova_jax.training.step import make_train_step
 from mova_jax.typing import Batch
@@ -115,10 +115,6 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
     state = recipe.shapes
     batch = abstract_batch(config, tokens)
     traced = make_train_step(recipe, mesh).trace(state, batch)
-    trained = {name for name, factor in recipe.factors.items() if factor}
-    frozen = {
-        tower for tower in TOWERS if not any(name.startswith(f"{tower}/") for name in trained)
-    }
     return Step(
         config,
         mesh,
@@ -126,7 +122,7 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         state_bytes=_bytes(state),
         batch_bytes=_bytes(batch) / mesh_lib.batch_shards(mesh),
-        frozen=frozenset(frozen),
+        frozen=frozen_towers(recipe.factors),
     )
 
 

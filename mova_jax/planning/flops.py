@@ -10,11 +10,17 @@ as much for that of the values, where something behind them is trained.
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from mova_jax.config import Config
 
 TOWERS = ("vision", "text")
+
+
+def frozen_towers(factors: Mapping[str, float]) -> frozenset[str]:
+    """Those of `TOWERS` without any trained parameter, by the factors on the learning rate."""
+    trained = {name.partition("/")[0] for name, factor in factors.items() if factor}
+    return frozenset(TOWERS) - trained
 
 
 @dataclasses.dataclass(frozen=True)

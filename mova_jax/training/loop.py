@@ -22,6 +22,7 @@ from mova_jax.training.checkpoint import Checkpoints
 from mova_jax.training.profile import Trace
 from mova_jax.training.progress import MetricWriter, Progress, Work
 from mova_jax.training.state import TrainState
+from mova_jax.training.use import DeviceUse
 from mova_jax.training.workdir import RunError
 from mova_jax.typing import Batch
 
@@ -108,6 +109,7 @@ class Loop:
         evaluate: Callable[[Any], dict[str, float]] | None,
         name_videos: Callable[[np.ndarray], list[str]],
         trace: Trace | None = None,
+        use: DeviceUse | None = None,
     ):
         """Takes what a run is made of.
 
@@ -123,12 +125,13 @@ class Loop:
                 None without a validation split.
             name_videos: `video_id`s to names, for errors.
             trace: of some steps.
+            use: measures how well the devices are used.
         """
         self._config, self._mesh, self._train_step = config, mesh, train_step
         self._batches, self._checkpoints = batches, checkpoints
         self._writer, self._progress = writer, progress
         self._evaluate, self._name_videos = evaluate, name_videos
-        self._trace = trace or Trace()
+        self._trace, self._use = trace or Trace(), use
 
     def run(self, state: TrainState, stop: StopSignal) -> TrainState:
         """Trains from where `state` stands; saves when it leaves.
@@ -188,7 +191,10 @@ class Loop:
         self._progress.update(taken.step, metrics["loss"], taken.fetched.work)
         if taken.step % self._config.train.log_every == 0 or taken.step == 1:
             named = {f"train/{name}": value for name, value in metrics.items()}
-            self._writer.write(taken.step, named | self._progress.rates())
+            rates = self._progress.rates()
+            if self._use:
+                rates |= self._use.figures(taken.fetched.batch, rates.get("time/step_s"))
+            self._writer.write(taken.step, named | rates)
 
     def _validate(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
         """Evaluates on validation, and saves the state if it is the best so far."""

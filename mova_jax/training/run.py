@@ -27,6 +27,7 @@ from mova_jax.training.profile import Trace
 from mova_jax.training.progress import METRICS_FILE, MetricWriter, Progress, read_metrics
 from mova_jax.training.state import Recipe, TrainState, make_recipe
 from mova_jax.training.step import make_train_step
+from mova_jax.training.use import DeviceUse
 from mova_jax.training.workdir import RunError
 from mova_jax.weights.files import WeightsError
 
@@ -219,6 +220,7 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             evaluate=_validation(setup),
             name_videos=lambda ids: pipeline.record_ids(setup.folder, "train", ids),
             trace=trace,
+            use=DeviceUse(setup.recipe, setup.mesh),
         )
         try:
             loop.run(state, stop)
