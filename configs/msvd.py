@@ -5,7 +5,8 @@
     python -m mova_jax.main --workdir=runs/msvd --config=configs/msvd.py:data=shards/msvd,init=CLIP
 
 Clips are about 10 seconds: six frames a second give about 64. An epoch of other work goes over
-every pair of clip and caption; so many steps are taken here. See docs/data.md.
+every pair of clip and caption; so many steps are taken here. Every caption of a clip is a query, in
+validation and test. See docs/data.md.
 """
 
 from ml_collections import ConfigDict

@@ -12,6 +12,7 @@ import pytest
 from mova_jax import mesh as mesh_lib
 from mova_jax import prepare
 from mova_jax.data import pipeline, queries
+from mova_jax.data.annotations.registry import DATASETS
 from mova_jax.data.manifest import Manifest, read_manifest, write_manifest
 from mova_jax.data.shards import MANIFEST, ShardError, write_split
 from mova_jax.data.storyboard import TOKENIZER, make_record
@@ -240,6 +241,13 @@ def test_the_shards_say_by_which_captions_they_are_searched(folder, tmp_path):
     write_manifest(tmp_path, Manifest("x", {}, settings={"dataset": {"queries": "some"}}))
     with pytest.raises(ShardError, match="queries 'some', expected one of caption, all"):
         queries.protocol(tmp_path)
+
+
+def test_two_data_sets_are_searched_by_every_caption():
+    assert {name for name, one in DATASETS.items() if one.queries == "all"} == {
+        "msvd",
+        "msrvtt_full",
+    }
 
 
 def test_msvd_goes_from_its_files_to_figures_of_every_caption(tmp_path, write_video, ramp):
