@@ -82,6 +82,26 @@ def _image_batch(v: dict[str, Any]) -> list[str]:
     ]
 
 
+def _mixture(v: dict[str, Any]) -> list[str]:
+    """Each source a (name, weight) pair, once."""
+    mixture = v["data.mixture"]
+    if all(map(_is_share, mixture)) and len({name for name, _ in mixture}) == len(mixture):
+        return []
+    return [
+        f"data.mixture: got {mixture}, expected (folder or tfds:name, weight > 0) pairs, each "
+        "source once"
+    ]
+
+
+def _is_share(share) -> bool:
+    match share:
+        case (str(), bool()):
+            return False
+        case (str(name), int() | float() as weight):
+            return bool(name) and 0 < weight < math.inf
+    return False
+
+
 def _mesh_size(v: dict[str, Any]) -> list[str]:
     if v["mesh.data"]:
         return []
@@ -115,6 +135,7 @@ RULES = (
     _heads("model.tmn.heads", "model.text.width"),
     _heads("model.cmn.heads", "model.text.width"),
     _token_buckets,
+    _mixture,
     _masks_are_there,
     _modular_scale_is_there,
     _dfsm_sees_all_pairs,

@@ -10,7 +10,7 @@ import numpy as np
 
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
-from mova_jax.data import pipeline, shards, storyboard
+from mova_jax.data import pipeline, sources, storyboard
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.evaluation.report import write_report
@@ -34,7 +34,7 @@ class Setup:
 
     config: Config
     workdir: Path
-    folder: Path  # of the shards
+    folder: Path | str  # of the shards, or the name of a TFDS data set
     splits: tuple[str, ...]
     tokenizer: Tokenizer
     mesh: jax.sharding.Mesh
@@ -85,14 +85,14 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
     workdir = Path(workdir)
     workdir_lib.check(workdir, config)  # before anything that takes time
     folder = open_data(config)
-    splits = tuple(shards.read_manifest(folder).splits)
-    if "train" not in splits:
+    splits = tuple(sources.splits_of(folder))
+    if "train" not in splits and not config.data.mixture:
         raise RunError(
             f"{folder} has the splits {', '.join(splits)}, but none named train: name one in the "
             "JSONL, or let python -m mova_jax.prepare --splits share the videos out"
         )
     try:
-        vocabulary = vocabulary_folder(config, folder / storyboard.TOKENIZER, workdir)
+        vocabulary = vocabulary_folder(config, Path(folder, storyboard.TOKENIZER), workdir)
         tokenizer = Tokenizer(vocabulary, config.model.text.context)
         config = _with_vocabulary(config, tokenizer)
         mesh = mesh_lib.make_mesh(config.mesh.data)
@@ -125,9 +125,11 @@ def set_up(config: Config, workdir: str | os.PathLike) -> Setup:
     )
 
 
-def open_data(config: Config) -> Path:
-    """The folder of shards that `data.source` names; Storyboard is made when it is not there."""
+def open_data(config: Config) -> Path | str:
+    """The shards or TFDS data set of `data.source`; Storyboard is made when it is not there."""
     data, size = config.data, config.model.vision.image_size
+    if sources.is_tfds(data.source):
+        return data.source
     if data.source != STORYBOARD:
         return Path(data.source)
     counts = dict.fromkeys(storyboard.SPLITS, data.eval_videos) | {"train": data.train_videos}
@@ -186,7 +188,7 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             writer=writer,
             progress=progress,
             evaluate=_validation(setup),
-            name_videos=lambda ids: pipeline.record_ids(setup.folder, "train", ids),
+            name_videos=setup.batches.record_ids,
         )
         try:
             loop.run(state, stop)
@@ -194,10 +196,18 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             batches.close()
 
 
-def _batches(config: Config, folder: Path, tokenizer: Tokenizer) -> pipeline.TrainDataset:
+def _mixture(config: Config, folder: Path | str) -> pipeline.Mixture:
+    """What is trained on, by weight; `data.source` may be a part of the mixture by its name."""
+    if not config.data.mixture:
+        return [(folder, 1)]
+    named = {config.data.source: folder}
+    return [(named.get(name, name), weight) for name, weight in config.data.mixture]
+
+
+def _batches(config: Config, folder: Path | str, tokenizer: Tokenizer) -> pipeline.TrainDataset:
     """The training batches of this process."""
     return pipeline.train_dataset(
-        folder,
+        _mixture(config, folder),
         "train",
         tokenizer,
         pipeline.settings_of(config, config.data.frames),
@@ -215,11 +225,13 @@ def image_steps(config: Config) -> int:
     return round(config.train.image_share * config.train.steps)
 
 
-def _image_batch_size(config: Config, folder: Path) -> int:
+def _image_batch_size(config: Config, folder: Path | str) -> int:
     """Frames in a step on images: a multiple of the batch size that the train split can fill."""
-    size = config.train.batch_size
-    videos = shards.read_manifest(folder).splits["train"].videos
-    return config.train.image_batch_size or size * max(1, min(4, videos // size))
+    if config.train.image_batch_size:
+        return config.train.image_batch_size
+    sizes = [times * config.train.batch_size for times in (4, 3, 2, 1)]
+    train = _mixture(config, folder)
+    return next((size for size in sizes if pipeline.can_fill(train, "train", size)), sizes[-1])
 
 
 def _validation(setup: Setup):
@@ -235,7 +247,10 @@ def _tell_start(setup: Setup, state: Any) -> None:
     config, mesh = setup.config, setup.mesh
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     devices = mesh.devices.size
-    warmup = ""
+    warmup = mixture = ""
+    if config.data.mixture:
+        shares = ", ".join(f"{name} ({weight:g})" for name, weight in config.data.mixture)
+        mixture = f"  trains   on {shares}\n"
     if steps := image_steps(config):
         images = _image_batch_size(config, setup.folder)
         warmup = f"  warm-up  {steps} steps on {images} single frames, each with one sentence\n"
@@ -243,7 +258,7 @@ def _tell_start(setup: Setup, state: Any) -> None:
         f"Training {parameters:,} parameters, objective {config.objective}, seed {config.seed}, "
         f"for {config.train.steps} steps\n"
         f"  data     {setup.folder}: {', '.join(setup.splits)}\n"
-        f"{warmup}"
+        f"{mixture}{warmup}"
         f"  batch    {config.train.batch_size} videos of {config.data.frames} frames, "
         f"{config.train.batch_size // devices} on each of {devices} "
         f"{mesh.devices.flat[0].device_kind} device(s)\n"
