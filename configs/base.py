@@ -100,11 +100,17 @@ def get_config(arg: str = "") -> ConfigDict:
     losses.detach_towers = False  # keep the modular gradients out of the towers
 
     config.data = data = ConfigDict()
-    data.source = args["data"]  # `storyboard` (generated), or a folder or URL of shards
+    # `storyboard` (generated), a folder or URL of shards, or a TFDS data set, `tfds:NAME`
+    data.source = args["data"]
+    # (folder, URL or tfds:NAME, weight) of several sources whose train splits are trained on, in
+    # place of that of data.source; () = none. Each batch has of them by weight.
+    data.mixture = ()
     data.cache = ".data"  # where generated shards are kept, and copies of shards at a URL
     data.frames = 8  # a video, in training
     # A batch is padded to the first length that holds it.
     data.token_buckets = (48, 64, 96, 128, 160, 192, 248)
+    data.frame_policy = "jittered"  # in training: jittered | even | dense | fps1
+    data.caption_policy = "all"  # sentences in training: all | prefix (the first n) | one
     data.short_caption_share = 0.25  # of training captions, where a video has short ones
     data.threads = 2  # that read and decode; used when worker_processes = 0
     data.worker_processes = 0

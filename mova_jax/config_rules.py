@@ -94,6 +94,26 @@ def _mesh_sizes(v: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _mixture(v: dict[str, Any]) -> list[str]:
+    """Each source a (name, weight) pair, once."""
+    mixture = v["data.mixture"]
+    if all(map(_is_share, mixture)) and len({name for name, _ in mixture}) == len(mixture):
+        return []
+    return [
+        f"data.mixture: got {mixture}, expected (folder or tfds:name, weight > 0) pairs, each "
+        "source once"
+    ]
+
+
+def _is_share(share) -> bool:
+    match share:
+        case (str(), bool()):
+            return False
+        case (str(name), int() | float() as weight):
+            return bool(name) and 0 < weight < math.inf
+    return False
+
+
 def _groups(v: dict[str, Any]) -> list[str]:
     """Each group a (regex, factor) pair; the last catches all."""
     groups = v["optim.groups"]
@@ -121,6 +141,7 @@ RULES = (
     _heads("model.tmn.heads", "model.text.width"),
     _heads("model.cmn.heads", "model.text.width"),
     _token_buckets,
+    _mixture,
     _masks_are_there,
     _modular_scale_is_there,
     _dfsm_sees_all_pairs,

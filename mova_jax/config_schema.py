@@ -116,6 +116,9 @@ class Data:
     prefetch: int
     train_videos: int
     eval_videos: int
+    mixture: tuple = ()
+    caption_policy: str = "all"
+    frame_policy: str = "jittered"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +202,8 @@ CHOICES = {
     "losses.frame_negatives": ("same_index", "all"),
     "losses.dfsm_masks": ("pair", "own"),
     "eval.queries": ("data", "caption", "all"),
+    "data.caption_policy": ("all", "prefix", "one"),
+    "data.frame_policy": ("jittered", "even", "dense", "fps1"),
     "eval.pool": ("training", "aligned", "softmax", "mean", "joint"),
     "losses.pool": ("aligned", "softmax", "mean", "joint"),
     "optim.moment_dtype": ("float32", "bfloat16"),

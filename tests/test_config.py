@@ -26,7 +26,7 @@ def problems_of(**changes):
 def test_base_is_valid_frozen_and_small():
     config = from_config_dict(get_config())
     assert problems_of() == []
-    assert len(flatten(config)) <= 89
+    assert len(flatten(config)) <= 92
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.model.tmn.layers = 3
 
@@ -100,6 +100,10 @@ def test_a_key_like_no_other_lists_what_there_is():
         ({"optim__groups": (("text/.*", "slow"), (".*", 1.0))}, "factor >= 0"),
         ({"optim__groups": (("text/(", 0.1), (".*", 1.0))}, "regex"),
         ({"optim__groups": ("text", (".*", 1.0))}, "pairs"),
+        ({"data__mixture": (("shards", 0.0),)}, "data.mixture: got (('shards', 0.0),), expected"),
+        ({"data__mixture": (("shards", True),)}, "weight > 0"),
+        ({"data__mixture": ("shards", "tfds:b")}, "weight > 0"),
+        ({"data__mixture": (("shards", 1), ("shards", 2.0))}, "each source once"),
     ],
 )
 def test_one_problem_gives_one_line(changes, expected):

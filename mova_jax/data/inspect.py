@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from mova_jax.data.bars import bar_of
 from mova_jax.data.cached import local_folder
+from mova_jax.data.choices import even_numbers
 from mova_jax.data.contact_sheet import COLUMNS, Section, Strip, draw_sheet, save_sheet
 from mova_jax.data.ingest import TOKENIZER
 from mova_jax.data.inspect_checks import (
@@ -34,7 +35,6 @@ from mova_jax.data.inspect_figures import SplitFigures, table
 from mova_jax.data.manifest import MANIFEST, Manifest, ShardError, read_manifest
 from mova_jax.data.shards import SplitInfo, VideoRecord
 from mova_jax.data.tokenizer import Tokenizer
-from mova_jax.data.transforms import sample_frame_indices
 
 RIGHT, WRONG, INTERRUPTED = 0, 1, 130
 SHEET = "contact_sheet.png"
@@ -114,7 +114,7 @@ def inspect_split(
             that cannot be read is a fault in any case.
     """
     seen = Inspected(SplitFigures(), [], [])
-    wanted = set(sample_frame_indices(info.videos, strips).tolist()) if strips else set()
+    wanted = set(even_numbers(info.videos, strips).tolist()) if strips else set()
     first: dict[str, str] = {}  # where an id was seen first
     records = read_records(folder, info, seen.faults, hashes=verify)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -159,7 +159,7 @@ def _strip(record: VideoRecord, tokens: int | None) -> Strip:
         facts.append(f"{timed} timed sentences")
     # A damaged record may lack some.
     frames = list(zip(record.timestamps, record.frames, strict=False))
-    picked = [frames[i] for i in sample_frame_indices(len(frames), COLUMNS)]
+    picked = [frames[i] for i in even_numbers(len(frames), COLUMNS)]
     return Strip(
         title=plain(record.id),
         note=" · ".join(facts),

@@ -1,7 +1,7 @@
-"""From frame shards to batches of NumPy arrays, for training, evaluation and grounding.
+"""From sources of records to batches of NumPy arrays, for training, evaluation and grounding.
 
-In goes a shard folder (`shards.py`) and a tokenizer folder's `Tokenizer`, out come dicts with
-exactly the fields of `mova_jax.typing.Batch`:
+In goes the name of a source (`sources.py`: a shard folder, a TFDS data set) and a tokenizer
+folder's `Tokenizer`, out come dicts with exactly the fields of `mova_jax.typing.Batch`:
 
     dataset = train_dataset(folder, "train", tokenizer, settings, seed=0, batch_size=64)
     batches = iter(dataset)
@@ -11,13 +11,12 @@ exactly the fields of `mova_jax.typing.Batch`:
 
     for batch in eval_batches(folder, "validation", tokenizer, settings, batch_size=64): ...
 
-Training batch n is a function of (seed, n) alone. The number of threads, of worker processes and
-of batches made ahead changes the speed and nothing else, and n is the whole state, so that a run
-resumes exactly, also with other values of these. Over several processes, the rows of process 0, 1,
-... of step n put together are the batch that one process of the whole batch size would have made.
+Training batch n is a function of (seed, n) and of its size over all processes. How many processes,
+threads and worker processes there are, and how many batches are made ahead, changes the speed and
+nothing else; n is the whole state, so that a run resumes exactly, also with other values of these.
+The rows of process 0, 1, ... of step n put together are the batch that one process would have made.
 
-An epoch is a new shuffle of all records, cut into whole batches: every record is in it at most
-once, and all are but for the (records modulo global batch size) that end up last in that shuffle.
+Every record is seen exactly once in each epoch, and never twice in a batch; see `order.py`.
 """
 
 import dataclasses
@@ -28,59 +27,39 @@ import grain
 import numpy as np
 from absl import flags
 
-from mova_jax.config import Config
-from mova_jax.data import shards, transforms
+from mova_jax.data.batches import (
+    ArrayDict,
+    LoadExample,
+    LoadImage,
+    MakeBatch,
+    PipelineSettings,
+    settings_of,
+)
+from mova_jax.data.order import Order, Turns
+from mova_jax.data.records import VideoRecord
+from mova_jax.data.sources import Joined, open_source, splits_of
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.data.workers import follow
 
-ArrayDict = dict[str, np.ndarray]
+# What users of the pipeline need, whichever file it lives in.
+__all__ = [
+    "PipelineSettings",
+    "Sentence",
+    "TrainDataset",
+    "TrainIterator",
+    "can_fill",
+    "eval_batches",
+    "eval_sentences",
+    "record_ids",
+    "settings_of",
+    "train_dataset",
+]
+
 # (number of its first batch, its batches at random access), one after the other.
 Stages = list[tuple[int, grain.MapDataset[ArrayDict]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class PipelineSettings:
-    """How records become batches.
-
-    Attributes:
-        frames: frames of a video (f).
-        image_size: side of the square frames (H = W), pixels.
-        max_tokens: longest caption, tokens with start and end.
-        token_buckets: lengths to which captions are padded, ascending; those of `max_tokens` and
-            above stand for `max_tokens`. Each is a shape that the step is compiled for.
-        short_caption_share: training only, probability of a short alternative caption.
-        threads: threads that make batches, in each process; 0 makes them when they are asked for.
-        worker_processes: processes that make batches; 0 leaves the work to the threads.
-        prefetch: batches made ahead (each held in memory).
-    """
-
-    frames: int
-    image_size: int
-    max_tokens: int = 248
-    token_buckets: tuple[int, ...] = (64, 128, 192, 248)
-    short_caption_share: float = 0.0
-    threads: int = 2
-    worker_processes: int = 0
-    prefetch: int = 4
-
-    @property
-    def buckets(self) -> tuple[int, ...]:
-        """The lengths in use: ascending, the last one is `max_tokens`."""
-        return (*sorted(b for b in self.token_buckets if b < self.max_tokens), self.max_tokens)
-
-
-def settings_of(config: Config, frames: int) -> PipelineSettings:
-    """The settings of a run's configuration, for so many frames a video."""
-    return PipelineSettings(
-        frames=frames,
-        image_size=config.model.vision.image_size,
-        max_tokens=config.model.text.context,
-        token_buckets=config.data.token_buckets,
-        short_caption_share=config.data.short_caption_share,
-        threads=config.data.threads,
-        worker_processes=config.data.worker_processes,
-        prefetch=config.data.prefetch,
-    )
+# (name of a source, weight), ...
+Mixture = Sequence[tuple[str | os.PathLike, float]]
+_ENDLESS = 2**48  # examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,128 +81,21 @@ class Sentence:
     ids: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """A record with its choices made: which frames, which caption. Frames are still JPEG."""
-
-    index: int
-    id: str
-    frames: tuple[bytes, ...]
-    timestamps: np.ndarray
-    tokens: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadExample:
-    """Reads a record and chooses frames and caption; the random choices come from `rng`."""
-
-    source: shards.SplitSource
-    tokenizer: Tokenizer
-    settings: PipelineSettings
-
-    def __call__(self, index: int, rng: np.random.Generator | None = None) -> Example:
-        index = int(index)
-        record = self.source[index]
-        picked = transforms.sample_frame_indices(len(record.frames), self.settings.frames, rng)
-        text = transforms.choose_caption(record, rng, self.settings.short_caption_share)
-        return self._example(index, record, picked, text)
-
-    def _example(self, index: int, record: shards.VideoRecord, picked, text: str) -> Example:
-        return Example(
-            index=index,
-            id=record.id,
-            frames=tuple(record.frames[i] for i in picked),
-            timestamps=record.timestamps[picked],
-            tokens=self.tokenizer.encode(text).ids,
-        )
-
-
-class LoadImage(LoadExample):
-    """Reads a record as image-caption data: a video of one frame, and a sentence that it shows."""
-
-    def __call__(self, index: int, rng: np.random.Generator) -> Example:
-        index = int(index)
-        record = self.source[index]
-        frame, text = transforms.choose_moment(record, rng)
-        return self._example(index, record, np.array([frame]), text)
-
-
-@dataclasses.dataclass(frozen=True)
-class MakeBatch:
-    """Decodes the frames of some examples straight into the arrays of a batch.
-
-    Attributes:
-        folder: of the shards, for errors.
-        split: of the shards, for errors.
-        settings: sizes.
-        pad_id: token id that fills up.
-        buckets: lengths to pad the tokens to.
-        rows: b; fewer examples are filled up with rows whose masks are all False.
-    """
-
-    folder: str
-    split: str
-    settings: PipelineSettings
-    pad_id: int
-    buckets: tuple[int, ...]
-    rows: int
-
-    def __call__(self, examples: Sequence[Example]) -> ArrayDict:
-        settings, missing = self.settings, self.rows - len(examples)
-        counts = np.array([len(example.frames) for example in examples] + [0] * missing)
-        tokens, token_mask = transforms.pad_tokens(
-            [example.tokens for example in examples] + [np.empty(0, np.int32)] * missing,
-            self.buckets,
-            self.pad_id,
-        )
-        batch = {
-            "frames": np.zeros(
-                (self.rows, settings.frames, settings.image_size, settings.image_size, 3), np.uint8
-            ),
-            "frame_mask": np.arange(settings.frames) < counts[:, None],
-            "timestamps": np.zeros((self.rows, settings.frames), np.float32),
-            "tokens": tokens,
-            "token_mask": token_mask,
-            "video_id": np.array([e.index for e in examples] + [-1] * missing, np.int32),
-        }
-        for row, example in enumerate(examples):
-            batch["timestamps"][row, : len(example.frames)] = example.timestamps
-            self._decode(example, batch["frames"][row])
-        return batch
-
-    def _decode(self, example: Example, out: np.ndarray) -> None:
-        for image, jpeg in zip(out, example.frames, strict=False):
-            try:
-                transforms.decode_frame(jpeg, image)
-            except ValueError as error:
-                raise shards.ShardError(
-                    f"A frame of record {example.id!r} does not decode ({error}): record "
-                    f"{example.index} of split {self.split!r}, shard {self._shard(example.index)}. "
-                    "Copy the shard anew or make it again with python -m mova_jax.prepare."
-                ) from error
-
-    def _shard(self, index: int) -> str:
-        manifest = shards.read_manifest(self.folder)
-        for shard in manifest.splits[self.split].shards:
-            if index < shard.records:
-                return os.path.join(self.folder, shard.file)
-            index -= shard.records
-        raise IndexError(index)
-
-
 class TrainDataset(grain.IterDataset[ArrayDict]):
-    """Endless batches, whose iterators have the number of the next batch as their whole state.
+    """Endless batches, whose iterators have the number of the next batch as their whole state."""
 
-    Attributes:
-        steps_per_epoch: batches in which every record (but the remainder) is seen once.
-    """
-
-    def __init__(self, stages: Stages, steps_per_epoch: int, settings: PipelineSettings):
+    def __init__(self, source: Joined, stages: Stages, settings: PipelineSettings):
         """Wraps batches at random access; use `train_dataset`."""
         super().__init__()
-        self.steps_per_epoch = steps_per_epoch
-        self._stages = stages
-        self._settings = settings
+        self._source, self._stages, self._settings = source, stages, settings
+
+    def record_ids(self, video_ids: Sequence[int]) -> list[str]:
+        """The ids of the records behind the `video_id` of a batch, for messages.
+
+        Args:
+            video_ids: i32[b]; rows of -1, which only fill up a batch, are left out.
+        """
+        return _record_ids(self._source, video_ids)
 
     def __iter__(self) -> "TrainIterator":
         return TrainIterator(self._stages, self._settings)
@@ -269,7 +141,7 @@ class TrainIterator(grain.DatasetIterator[ArrayDict]):
         return {"next_batch": self._next_batch}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes on from a state of `get_state`."""
+        """Goes on from a state of `get_state`, of a data set with the same global batch."""
         self.close()
         self._next_batch = int(state["next_batch"])
 
@@ -281,7 +153,7 @@ class TrainIterator(grain.DatasetIterator[ArrayDict]):
 
 
 def train_dataset(
-    folder: str | os.PathLike,
+    name: str | os.PathLike | Mixture,
     split: str,
     tokenizer: Tokenizer,
     settings: PipelineSettings,
@@ -293,13 +165,15 @@ def train_dataset(
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainDataset:
-    """Shuffled, jittered, endless batches of a split; see the module for what is promised.
+    """Shuffled, endless batches of a split; see the module for what is promised.
 
     Args:
-        folder: shard folder.
+        name: of the source; or a mixture, (name, weight) of each source. Each goes through epochs
+            of its own, and every batch has of it by its weight. `video_id` counts their records in
+            this order.
         split: its name.
         tokenizer: of captions, with the same `max_tokens` as the settings.
-        settings: sizes and readers.
+        settings: sizes, policies and readers.
         seed: of shuffling and of all random choices, 0 to 2**32 - 1.
         batch_size: rows of the batches of this process; the global batch has `process_count` times
             as many.
@@ -315,39 +189,58 @@ def train_dataset(
         The data set; `iter(...)` has next, get_state, set_state and close.
 
     Raises:
-        ShardError: the shards cannot be read.
-        ValueError: the split is smaller than one global batch, or the seed is out of range.
+        ShardError: a source cannot be read.
+        ValueError: a source has fewer records than a global batch takes of it, or the seed is out
+            of range.
     """
-    source = shards.open_split(folder, split)
+    mixture = [(name, 1)] if isinstance(name, str | os.PathLike) else name
+    weights = [weight for _, weight in mixture]
+    source = Joined([open_source(each, split) for each, _ in mixture])
     buckets = settings.buckets if process_count == 1 else settings.buckets[-1:]
 
-    def batches(load: LoadExample, rows: int) -> tuple[grain.MapDataset, int]:
-        steps = len(source) // (rows * process_count)
-        if not steps:
-            raise ValueError(
-                f"split {split!r} of {folder} has {len(source)} records, too few for a global "
-                f"batch of {rows} x {process_count} processes: make the batch smaller"
-            )
-        make = MakeBatch(str(folder), split, load.settings, tokenizer.pad_id, buckets, rows)
-        dataset = (
-            grain.MapDataset.range(len(source))
+    def batches(load: LoadExample, rows: int, key: str) -> grain.MapDataset:
+        total = rows * process_count
+        _check_enough(source, weights, total, key)
+        order = Order(list(map(len, source.sources)), weights=weights, batch=total, seed=seed)
+        make = MakeBatch(source, load.settings, tokenizer.pad_id, buckets, rows)
+        return (
+            grain.MapDataset.range(_ENDLESS)
             .seed(seed)
-            .shuffle()
+            .map(order)
             .random_map(load)
             .batch(rows, drop_remainder=True, batch_fn=list)
-            .slice(slice(process_index, steps * process_count, process_count))
+            .slice(slice(process_index, None, process_count))
             .map(make)
-            .repeat()
         )
-        return dataset, steps
 
-    videos, steps = batches(LoadExample(source, tokenizer, settings), batch_size)
+    videos = batches(LoadExample(source, tokenizer, settings), batch_size, "train.batch_size")
     stages = [(0, videos)]
     if image_steps:
-        one = dataclasses.replace(settings, frames=1)
-        images, _ = batches(LoadImage(source, tokenizer, one), image_batch_size)
+        load = LoadImage(source, tokenizer, dataclasses.replace(settings, frames=1))
+        images = batches(load, image_batch_size, "train.image_batch_size")
         stages = [(0, images), (image_steps, videos)]
-    return TrainDataset(stages, steps, settings)
+    return TrainDataset(source, stages, settings)
+
+
+def can_fill(mixture: Mixture, split: str, batch: int) -> bool:
+    """Whether each source has as many records as a global batch takes of it.
+
+    Raises:
+        ShardError: a source is not there.
+    """
+    most = Turns([weight for _, weight in mixture]).most(batch)
+    counts = [splits_of(name).get(split, 0) for name, _ in mixture]
+    return all(count >= needed for count, needed in zip(counts, most, strict=True))
+
+
+def _check_enough(source: Joined, weights: Sequence[float], batch: int, key: str) -> None:
+    """A batch cannot hold a record twice, so each source has to have enough of them."""
+    for part, most in zip(source.sources, Turns(weights).most(batch), strict=True):
+        if len(part) < most:
+            raise ValueError(
+                f"{part!r} has {len(part)} records, too few for a global batch of {batch}, which "
+                f"takes {most} of it: lower {key}, or give it more videos"
+            )
 
 
 def eval_batches(
@@ -361,7 +254,7 @@ def eval_batches(
     """The records of a split in order, with even frames and whole captions.
 
     Args:
-        folder: shard folder.
+        folder: shard folder, or another source.
         split: its name.
         tokenizer: of captions.
         settings: sizes and threads (worker processes are not used).
@@ -373,12 +266,10 @@ def eval_batches(
         Batches, see the module.
 
     Raises:
-        ShardError: the shards, or one record or frame, cannot be read.
+        ShardError: the source, or one record or frame, cannot be read.
     """
-    source = shards.open_split(folder, split)
-    make_batch = MakeBatch(
-        str(folder), split, settings, tokenizer.pad_id, settings.buckets, batch_size
-    )
+    source = Joined([open_source(folder, split)])
+    make_batch = MakeBatch(source, settings, tokenizer.pad_id, settings.buckets, batch_size)
     batches = (
         grain.MapDataset.range(min(limit or len(source), len(source)))
         .map(LoadExample(source, tokenizer, settings))
@@ -402,16 +293,16 @@ def eval_sentences(
     """The sentences of a split, in order.
 
     Args:
-        folder: shard folder.
+        folder: shard folder, or another source.
         split: its name.
         tokenizer: of captions.
         limit: sentences of the first so many videos only, 0 for all.
         timed_only: leaves out sentences without a time, whose start and end are -1.
 
     Raises:
-        ShardError: the shards, or one record, cannot be read.
+        ShardError: the source, or one record, cannot be read.
     """
-    source = shards.open_split(folder, split)
+    source = open_source(folder, split)
     return [
         Sentence(
             video, caption.text, caption.start, caption.end, tokenizer.encode(caption.text).ids
@@ -426,14 +317,17 @@ def record_ids(folder: str | os.PathLike, split: str, video_ids: Sequence[int]) 
     """The ids of the records behind the `video_id` of a batch, for messages.
 
     Args:
-        folder: shard folder.
+        folder: shard folder, or another source.
         split: its name.
         video_ids: i32[b]; rows of -1, which only fill up a batch, are left out.
 
     Raises:
-        ShardError: the shards, or one record, cannot be read.
+        ShardError: the source, or one record, cannot be read.
     """
-    source = shards.open_split(folder, split)
+    return _record_ids(open_source(folder, split), video_ids)
+
+
+def _record_ids(source: Sequence[VideoRecord], video_ids: Sequence[int]) -> list[str]:
     return [source[int(index)].id for index in video_ids if index >= 0]
 
 

@@ -13,7 +13,7 @@ import os
 
 import numpy as np
 
-from mova_jax.data import shards, transforms
+from mova_jax.data import shards, sources, transforms
 from mova_jax.data.annotations.items import CAPTION, QUERIES
 from mova_jax.data.tokenizer import Tokenizer
 
@@ -51,6 +51,8 @@ def protocol(folder: str | os.PathLike, queries: str = FROM_DATA) -> str:
     """
     if queries != FROM_DATA:
         return queries
+    if sources.is_tfds(folder):
+        return CAPTION  # TFDS has no word for it
     about = shards.read_manifest(folder).settings.get("dataset")
     found = about.get("queries", CAPTION) if isinstance(about, dict) else CAPTION
     if found not in QUERIES:
@@ -82,7 +84,7 @@ def eval_captions(
         ShardError: the shards, or one record, cannot be read.
         ValueError: a record has no caption.
     """
-    source = shards.open_split(folder, split)
+    source = sources.open_source(folder, split)
     owners, ids = [], []
     for video in range(min(limit or len(source), len(source))):
         record = source[video]

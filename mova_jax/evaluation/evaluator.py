@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mova_jax.config import Config
-from mova_jax.data import pipeline, queries, shards
+from mova_jax.data import pipeline, queries, sources
 from mova_jax.data.bars import bar_of
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.data.transforms import bucket_length, pad_tokens
@@ -137,7 +137,7 @@ class Evaluator:
         batches = pipeline.eval_batches(
             self.folder, split, self.tokenizer, self.settings, self.rows, limit
         )
-        count = shards.read_manifest(self.folder).splits[split].videos
+        count = sources.splits_of(self.folder)[split]
         with self._bar(f"{split}, videos", min(limit or count, count), "video") as bar:
             for arrays in batches:
                 video, text = self._programs.encode(params, arrays)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
-from mova_jax.data import pipeline, shards, storyboard
+from mova_jax.data import pipeline, sources, storyboard
 from mova_jax.data.cached import local_folder
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
@@ -41,7 +41,7 @@ class Setup:
 
     config: Config
     workdir: Path
-    folder: Path  # of the shards
+    folder: Path | str  # of the shards, or the name of a TFDS data set
     splits: tuple[str, ...]
     tokenizer: Tokenizer
     mesh: jax.sharding.Mesh
@@ -98,14 +98,14 @@ def set_up(
     keep_programs(config)
     workdir_lib.check(workdir, config)  # before anything that takes time
     folder = open_data(config)
-    splits = tuple(shards.read_manifest(folder).splits)
-    if "train" not in splits:
+    splits = tuple(sources.splits_of(folder))
+    if "train" not in splits and not config.data.mixture:
         raise RunError(
             f"{folder} has the splits {', '.join(splits)}, but none named train: name one in the "
             "JSONL, or let python -m mova_jax.prepare --splits share the videos out"
         )
     try:
-        vocabulary = vocabulary_folder(config, folder / storyboard.TOKENIZER, workdir)
+        vocabulary = vocabulary_folder(config, Path(folder, storyboard.TOKENIZER), workdir)
         tokenizer = Tokenizer(vocabulary, config.model.text.context)
         config = _with_vocabulary(config, tokenizer)
         mesh = mesh_lib.make_mesh(config.mesh)
@@ -151,11 +151,11 @@ def keep_programs(config: Config) -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache) / "programs"))
 
 
-def open_data(config: Config) -> Path:
-    """The folder of shards that `data.source` names: made for Storyboard, copied from a URL."""
+def open_data(config: Config) -> Path | str:
+    """The shards or TFDS data set of `data.source`: made for Storyboard, copied from a URL."""
     data, size = config.data, config.model.vision.image_size
     if data.source != STORYBOARD:
-        return local_folder(data.source, data.cache)
+        return _at_hand(data.source, data.cache)
     counts = dict.fromkeys(storyboard.SPLITS, data.eval_videos) | {"train": data.train_videos}
     # One folder a setting: two runs of different settings must not replace each other's data.
     name = f"{STORYBOARD}-{data.train_videos}-{data.eval_videos}-{size}px"
@@ -166,6 +166,11 @@ def open_data(config: Config) -> Path:
         workers=os.cpu_count() or 1,
         image_size=size,
     )
+
+
+def _at_hand(source: str, cache: str) -> Path | str:
+    """A source by the name that the pipeline opens: shards at a URL are copied to the cache."""
+    return source if sources.is_tfds(source) else local_folder(source, cache)
 
 
 def _with_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:
@@ -218,7 +223,7 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             writer=writer,
             progress=progress,
             evaluate=_validation(setup),
-            name_videos=lambda ids: pipeline.record_ids(setup.folder, "train", ids),
+            name_videos=setup.batches.record_ids,
             trace=trace,
             use=DeviceUse(setup.recipe, setup.mesh),
         )
@@ -228,13 +233,24 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             batches.close()
 
 
+def _mixture(config: Config, folder: Path | str) -> pipeline.Mixture:
+    """What is trained on, by weight; `data.source` may be a part of the mixture by its name."""
+    if not config.data.mixture:
+        return [(folder, 1)]
+    named = {config.data.source: folder}
+    return [
+        (named.get(name) or _at_hand(name, config.data.cache), weight)
+        for name, weight in config.data.mixture
+    ]
+
+
 def _batches(
-    config: Config, folder: Path, tokenizer: Tokenizer, mesh: jax.sharding.Mesh
+    config: Config, folder: Path | str, tokenizer: Tokenizer, mesh: jax.sharding.Mesh
 ) -> pipeline.TrainDataset:
     """The training batches of this process."""
     part, parts = mesh_lib.process_share(mesh)
     return pipeline.train_dataset(
-        folder,
+        _mixture(config, folder),
         "train",
         tokenizer,
         pipeline.settings_of(config, config.data.frames),
@@ -252,11 +268,13 @@ def image_steps(config: Config) -> int:
     return round(config.train.image_share * config.train.steps)
 
 
-def _image_batch_size(config: Config, folder: Path) -> int:
+def _image_batch_size(config: Config, folder: Path | str) -> int:
     """Frames in a step on images: a multiple of the batch size that the train split can fill."""
-    size = config.train.batch_size
-    videos = shards.read_manifest(folder).splits["train"].videos
-    return config.train.image_batch_size or size * max(1, min(4, videos // size))
+    if config.train.image_batch_size:
+        return config.train.image_batch_size
+    sizes = [times * config.train.batch_size for times in (4, 3, 2, 1)]
+    train = _mixture(config, folder)
+    return next((size for size in sizes if pipeline.can_fill(train, "train", size)), sizes[-1])
 
 
 def _validation(setup: Setup):
@@ -272,7 +290,10 @@ def _tell_start(setup: Setup, state: TrainState) -> None:
     config, mesh = setup.config, setup.mesh
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     shards = mesh_lib.batch_shards(mesh)
-    warmup = ""
+    warmup = mixture = ""
+    if config.data.mixture:
+        shares = ", ".join(f"{name} ({weight:g})" for name, weight in config.data.mixture)
+        mixture = f"  trains   on {shares}\n"
     if steps := image_steps(config):
         images = _image_batch_size(config, setup.folder)
         warmup = f"  warm-up  {steps} steps on {images} single frames, each with one sentence\n"
@@ -280,7 +301,7 @@ def _tell_start(setup: Setup, state: TrainState) -> None:
         f"Training {parameters:,} parameters, objective {config.objective}, seed {config.seed}, "
         f"for {config.train.steps} steps\n"
         f"  data     {setup.folder}: {', '.join(setup.splits)}\n"
-        f"{warmup}"
+        f"{mixture}{warmup}"
         f"  batch    {config.train.batch_size} videos of {config.data.frames} frames over all "
         f"devices, {config.train.batch_size // shards} on each\n"
         f"  mesh     {mesh_lib.describe(mesh)}\n"

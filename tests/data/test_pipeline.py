@@ -199,6 +199,34 @@ def test_frames_of_another_size_are_resized(tmp_path, tokenizer):
         _assert_frames(batch, row, _record(int(video)))
 
 
+def test_policies_are_those_of_the_settings_in_training_only(folder, tokenizer):
+    changes = {"frame_policy": "dense", "caption_policy": "one"}
+    batch = next(iter(_train(folder, tokenizer, batch_size=RECORDS, **changes)))
+    for row, video in enumerate(batch["video_id"].tolist()):
+        times = batch["timestamps"][row][batch["frame_mask"][row]]
+        np.testing.assert_array_equal(np.diff(times), 0.5)  # neighbours
+        said = batch["tokens"][row][batch["token_mask"][row]].tolist()
+        assert said in [tokenizer.encode(c.text).ids.tolist() for c in _record(video).captions]
+    settings = dataclasses.replace(SETTINGS, **changes)
+    args = folder, "train", tokenizer
+    _assert_same(
+        list(eval_batches(*args, settings, BATCH)), list(eval_batches(*args, SETTINGS, BATCH))
+    )
+
+
+def test_raw_frames_are_read_as_jpeg_is(tmp_path, tokenizer):
+    def raw(index):
+        record = _record(index)
+        pixels = [simplejpeg.decode_jpeg(jpeg) for jpeg in record.frames]
+        ppm = tuple(b"P6\n%d %d\n255\n" % (SIZE, SIZE) + image.tobytes() for image in pixels)
+        return dataclasses.replace(record, frames=ppm)
+
+    _write(tmp_path / "raw", [raw(i) for i in range(BATCH)])
+    _write(tmp_path / "jpeg", [_record(i) for i in range(BATCH)])
+    raw, jpeg = (_take(iter(_train(tmp_path / name, tokenizer)), 2) for name in ("raw", "jpeg"))
+    _assert_same(raw, jpeg)
+
+
 # ------------------------------------------------------------------------- image-caption batches
 
 
@@ -236,32 +264,34 @@ def test_resume_is_exact_on_either_side_of_the_images(folder, tokenizer, positio
 
 
 def test_a_split_too_small_for_a_batch_of_images_is_an_error(folder, tokenizer):
-    with pytest.raises(ValueError, match="too few for a global batch of 24"):
+    with pytest.raises(ValueError, match=r"global batch of 24.*: lower train\.image_batch_size"):
         _train(folder, tokenizer, images=(3, 24))
 
 
 # ----------------------------------------------------------------------------- epochs, processes
 
 
-def test_every_record_but_the_remainder_is_seen_once_an_epoch(folder, tokenizer):
-    dataset = _train(folder, tokenizer)
-    assert dataset.steps_per_epoch == STEPS
-    batches = iter(dataset)
-    epochs = [
-        np.concatenate([batch["video_id"] for batch in _take(batches, STEPS)]).tolist()
-        for _ in range(12)
+def _ids(batches):
+    return [int(video) for batch in batches for video in batch["video_id"]]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 8])
+def test_every_record_is_seen_exactly_once_an_epoch(folder, tokenizer, processes):
+    """Whatever the number of processes: the rows of step n are dealt out, and nothing is lost."""
+    rows, epochs = 24 // processes // 3, 3
+    total = rows * processes
+    steps = -(-epochs * RECORDS // total)
+    parts = [
+        _take(iter(_train(folder, tokenizer, batch_size=rows, process=(p, processes))), steps)
+        for p in range(processes)
     ]
-    for epoch in epochs:
-        assert len(set(epoch)) == STEPS * BATCH
-    assert epochs[0] != epochs[1]
-    left_out = [frozenset(range(RECORDS)) - set(epoch) for epoch in epochs]
-    assert len(set(left_out)) > 1
-    assert set().union(*epochs) == set(range(RECORDS))
-
-
-def test_every_record_is_seen_when_batches_divide_the_split(folder, tokenizer):
-    batches = _take(iter(_train(folder, tokenizer, batch_size=1)), RECORDS)
-    assert sorted(int(batch["video_id"][0]) for batch in batches) == list(range(RECORDS))
+    batches = [_ids(batch) for batch in zip(*parts, strict=True)]
+    assert all(len(set(batch)) == total for batch in batches)
+    stream = [video for batch in batches for video in batch]
+    orders = [stream[e * RECORDS : (e + 1) * RECORDS] for e in range(epochs)]
+    for order in orders:
+        assert sorted(order) == list(range(RECORDS))
+    assert orders[0] != orders[1] != orders[2]
 
 
 def test_jitter_differs_from_epoch_to_epoch(folder, tokenizer):
@@ -272,19 +302,86 @@ def test_jitter_differs_from_epoch_to_epoch(folder, tokenizer):
     assert any((first[video] != second[video]).any() for video in range(RECORDS))
 
 
-def test_processes_share_an_epoch_and_make_the_batch_of_one_process(folder, tokenizer):
-    halves = [
-        _take(iter(_train(folder, tokenizer, batch_size=3, process=(p, 2))), 2 * (RECORDS // 6))
-        for p in range(2)
+def test_processes_make_the_batch_of_one_process(folder, tokenizer):
+    parts = [
+        _take(iter(_train(folder, tokenizer, batch_size=2, process=(p, 3))), 8) for p in range(3)
     ]
-    whole = _take(iter(_train(folder, tokenizer, batch_size=6)), 2 * (RECORDS // 6))
-    for first, second, both in zip(*halves, whole, strict=True):
-        assert first["tokens"].shape == second["tokens"].shape == (3, SETTINGS.max_tokens)
+    whole = _take(iter(_train(folder, tokenizer, batch_size=6)), 8)
+    for *rows, both in zip(*parts, whole, strict=True):
+        assert {part["tokens"].shape for part in rows} == {(2, SETTINGS.max_tokens)}
         for name in FIELDS - {"tokens", "token_mask"}:
+            together = np.concatenate([part[name] for part in rows])
+            np.testing.assert_array_equal(together, both[name])
+        length = both["tokens"].shape[1]
+        for name in ("tokens", "token_mask"):
+            together = np.concatenate([part[name] for part in rows])
+            np.testing.assert_array_equal(together[:, :length], both[name])
+
+
+@pytest.mark.parametrize(("processes", "readers"), [(1, {"threads": 2}), (2, {}), (5, {})])
+def test_a_run_of_two_processes_goes_on_with_another_number(folder, tokenizer, processes, readers):
+    total, step = 10, 3
+    before = iter(_train(folder, tokenizer, batch_size=total // 2, process=(0, 2)))
+    _take(before, step)
+    whole = _take(iter(_train(folder, tokenizer, batch_size=total)), step + 4)[step:]
+    parts = []
+    for p in range(processes):
+        rows = total // processes
+        after = iter(_train(folder, tokenizer, batch_size=rows, process=(p, processes), **readers))
+        after.set_state(before.get_state())
+        parts.append(_take(after, 4))
+        after.close()
+    for *rows, expected in zip(*parts, whole, strict=True):
+        for name in ("video_id", "frames", "timestamps"):
+            together = np.concatenate([part[name] for part in rows])
+            np.testing.assert_array_equal(together, expected[name])
+
+
+# --------------------------------------------------------------------------------------- mixtures
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return _write(tmp_path_factory.mktemp("other"), [_record(i) for i in range(7)])
+
+
+def test_a_mixture_has_of_each_source_by_weight_and_each_in_its_own_epochs(
+    folder, other, tokenizer
+):
+    mixture = [(folder, 3), (other, 1)]
+    dataset = _train(mixture, tokenizer, batch_size=8)
+    batches = _take(iter(dataset), 12)
+    for batch in batches:
+        ids = batch["video_id"]
+        assert (ids < RECORDS).sum() == 6 and (ids >= RECORDS).sum() == 2
+        assert len(set(ids.tolist())) == 8
+        for row, video in enumerate(ids.tolist()):
+            _assert_frames({**batch, "video_id": ids % RECORDS}, row, _record(video % RECORDS))
+    for start, length in ((0, RECORDS), (RECORDS, 7)):
+        seen = [i for i in _ids(batches) if start <= i < start + length]
+        for epoch in range(len(seen) // length):
+            order = seen[epoch * length : (epoch + 1) * length]
+            assert sorted(order) == list(range(start, start + length))
+    assert dataset.record_ids([2, RECORDS + 5, -1]) == ["video-2", "video-5"]
+
+
+def test_a_mixture_resumes_exactly_and_is_dealt_out(folder, other, tokenizer):
+    mixture = [(folder, 0.5), (other, 0.3)]
+    whole = _take(iter(_train(mixture, tokenizer, batch_size=4)), 6)
+    parts = []
+    for p in range(2):
+        half = iter(_train(mixture, tokenizer, batch_size=2, process=(p, 2), threads=1))
+        half.set_state({"next_batch": 2})
+        parts.append(_take(half, 4))
+        half.close()
+    for first, second, both in zip(*parts, whole[2:], strict=True):
+        for name in ("video_id", "frames", "timestamps"):
             np.testing.assert_array_equal(np.concatenate([first[name], second[name]]), both[name])
-    seen = [{int(v) for b in half[: RECORDS // 6] for v in b["video_id"]} for half in halves]
-    assert not seen[0] & seen[1]
-    assert len(seen[0] | seen[1]) == RECORDS // 6 * 6
+
+
+def test_a_source_of_a_mixture_that_is_too_small_is_named(folder, other, tokenizer):
+    with pytest.raises(ValueError, match=rf"{other.name}.* has 7 records.* takes 8 of it: lower"):
+        _train([(folder, 1), (other, 1)], tokenizer, batch_size=16)
 
 
 # -------------------------------------------------------------------------- determinism, resume
@@ -431,12 +528,12 @@ def test_record_ids(folder):
 
 
 @pytest.mark.parametrize("readers", [{"threads": 0}, {"threads": 2}])
-def test_a_damaged_frame_is_named_with_record_and_shard(tmp_path, tokenizer, readers):
+def test_a_damaged_frame_is_named_with_record_and_source(tmp_path, tokenizer, readers):
     records = [_record(i) for i in range(12)]
     damaged = tuple(jpeg[:40] for jpeg in records[9].frames)
     records[9] = dataclasses.replace(records[9], frames=damaged)
     _write(tmp_path, records)
-    named = r"'video-9'.*record 9 of split 'train'.*test-train.array_record-00001-of-00002"
+    named = rf"'video-9'.*record 9 of SplitSource\(.*{tmp_path.name}', 'train'\)"
     batches = iter(_train(tmp_path, tokenizer, batch_size=3, **readers))
     with pytest.raises(ShardError, match=named):
         _take(batches, 4)
@@ -447,7 +544,9 @@ def test_a_damaged_frame_is_named_with_record_and_shard(tmp_path, tokenizer, rea
 
 
 def test_a_split_smaller_than_a_batch_is_an_error(folder, tokenizer):
-    with pytest.raises(ValueError, match="23 records, too few for a global batch of 12 x 2"):
+    with pytest.raises(
+        ValueError, match=r"23 records, too few for a global batch of 24.*: lower train\.batch_size"
+    ):
         _train(folder, tokenizer, batch_size=12, process=(0, 2))
 
 

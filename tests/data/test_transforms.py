@@ -1,27 +1,10 @@
-"""Tests of what happens to one record: frames, captions, token padding, decoding."""
-
-import collections
-import dataclasses
+"""Tests of what happens to the parts of a record: token padding, decoding of images."""
 
 import numpy as np
 import pytest
 import simplejpeg
 
 from mova_jax.data import transforms
-from mova_jax.data.shards import Caption, VideoRecord
-
-
-def _record(captions=("A dog runs.", "It stops."), alternatives=()):
-    return VideoRecord(
-        id="r",
-        frames=(b"",),
-        height=8,
-        width=8,
-        timestamps=np.zeros(1, np.float32),
-        duration=1.0,
-        captions=tuple(Caption(text) for text in captions),
-        alternatives=tuple(alternatives),
-    )
 
 
 def _gradient(height, width):
@@ -29,85 +12,6 @@ def _gradient(height, width):
     rows, columns = np.linspace(0, 255, height), np.linspace(0, 255, width)
     red, green = np.broadcast_arrays(rows[:, None], columns)
     return np.stack([red, green, np.full_like(red, 128)], -1).astype(np.uint8)
-
-
-@pytest.mark.parametrize(("available", "frames"), [(48, 12), (17, 12), (13, 12), (100, 1)])
-def test_frames_are_one_from_each_equal_segment(available, frames):
-    edges = [i * available // frames for i in range(frames + 1)]
-    even = transforms.sample_frame_indices(available, frames)
-    samples = [even] + [
-        transforms.sample_frame_indices(available, frames, np.random.default_rng(seed))
-        for seed in range(20)
-    ]
-    for picked in samples:
-        assert len(picked) == frames
-        for index, low, high in zip(picked, edges[:-1], edges[1:], strict=True):
-            assert low <= index < high
-    if frames > 1:
-        assert np.ptp(np.diff(even)) <= 1 + (available % frames > 0)
-
-
-def test_even_frames_are_in_the_middle_of_their_segments():
-    assert transforms.sample_frame_indices(30, 3).tolist() == [5, 15, 25]
-
-
-def test_jitter_reaches_every_frame():
-    rng = np.random.default_rng(0)
-    seen = {int(i) for _ in range(200) for i in transforms.sample_frame_indices(10, 4, rng)}
-    assert seen == set(range(10))
-
-
-def test_a_moment_is_a_sentence_and_a_frame_of_its_time_all_equally_likely():
-    record = dataclasses.replace(
-        _record(),
-        frames=(b"",) * 6,
-        timestamps=np.arange(6, dtype=np.float32),
-        captions=(
-            Caption("long", 0.0, 4.0),
-            Caption("one frame", 4.0, 5.0),
-            Caption("between frames", 4.2, 4.8),
-            Caption("untimed"),
-        ),
-    )
-    rng = np.random.default_rng(0)
-    drawn = collections.Counter(transforms.choose_moment(record, rng) for _ in range(800))
-    assert set(drawn) == {(0, "long"), (1, "long"), (2, "long"), (3, "long"), (4, "one frame")}
-    assert 340 < drawn[4, "one frame"] < 460
-    assert all(60 < drawn[frame, "long"] < 140 for frame in range(4))
-
-
-def test_without_times_a_moment_is_any_frame_with_any_sentence():
-    record = dataclasses.replace(_record(), frames=(b"",) * 3, timestamps=np.arange(3.0))
-    rng = np.random.default_rng(0)
-    drawn = {transforms.choose_moment(record, rng) for _ in range(90)}
-    assert drawn == {(frame, text) for frame in range(3) for text in ("A dog runs.", "It stops.")}
-
-
-@pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])
-@pytest.mark.parametrize("available", [1, 5, 8])
-def test_a_short_video_gives_all_its_frames(available, rng):
-    assert transforms.sample_frame_indices(available, 8, rng).tolist() == list(range(available))
-
-
-def test_caption_joins_all_sentences():
-    assert transforms.choose_caption(_record()) == "A dog runs. It stops."
-
-
-def test_short_captions_come_with_their_probability_and_only_in_training():
-    record = _record(alternatives=("dog", "runner"))
-    rng = np.random.default_rng(0)
-    texts = [transforms.choose_caption(record, rng, 0.5) for _ in range(400)]
-    short = [text for text in texts if text in record.alternatives]
-    assert 150 < len(short) < 250
-    assert set(short) == set(record.alternatives)
-    assert transforms.choose_caption(record, None, 1.0) == record.caption
-    assert transforms.choose_caption(record, rng, 0.0) == record.caption
-    assert transforms.choose_caption(_record(), rng, 1.0) == _record().caption
-
-
-def test_a_record_without_text_is_named():
-    with pytest.raises(ValueError, match="'r' has no caption text"):
-        transforms.choose_caption(_record(captions=(" ", "")))
 
 
 @pytest.mark.parametrize(("longest", "bucket"), [(0, 64), (64, 64), (65, 128), (248, 248)])
@@ -164,3 +68,43 @@ def test_decode_refuses_damaged_bytes(size, keep):
     assert keep < len(jpeg)
     with pytest.raises(ValueError):
         transforms.decode_frame(jpeg[:keep], np.zeros((size, size, 3), np.uint8))
+
+
+def _ppm(image):
+    height, width = image.shape[:2]
+    return b"P6\n%d %d\n255\n" % (width, height) + image.tobytes()
+
+
+def test_raw_pixels_arrive_as_they_are():
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    out = np.zeros_like(image)
+    transforms.decode_frame(_ppm(image), out)
+    np.testing.assert_array_equal(out, image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (96, 64), (16, 24)])
+def test_raw_frames_are_resized_as_jpeg_is(height, width):
+    jpeg = simplejpeg.encode_jpeg(_gradient(height, width), quality=90)
+    of_jpeg, of_raw = np.zeros((2, 32, 32, 3), np.uint8)
+    transforms.decode_frame(jpeg, of_jpeg)
+    transforms.decode_frame(_ppm(simplejpeg.decode_jpeg(jpeg)), of_raw)
+    np.testing.assert_array_equal(of_raw, of_jpeg)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P6",
+        b"P6\n2 2\n255\n" + bytes(11),
+        b"P6\n2 2\n255\n" + bytes(13),
+        b"P6 2 2 255\n" + bytes(12),
+        b"P6\n# made by hand\n2 2\n255\n" + bytes(12),
+        b"P6\n2 2\n65535\n" + bytes(24),
+        b"P6\n0 2\n255\n",
+        b"P6\n-2 2\n255\n" + bytes(12),
+        b"P6\r\n2 2\r\n255\r\n" + bytes(12),
+    ],
+)
+def test_other_raw_frames_are_refused(data):
+    with pytest.raises(ValueError, match="a raw frame"):
+        transforms.decode_frame(data, np.zeros((2, 2, 3), np.uint8))

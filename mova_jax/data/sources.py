@@ -1,0 +1,85 @@
+"""Where records come from: a folder of shards, a TFDS data set, or several of them joined.
+
+    source = open_source("SHARDS", "train")              # of `mova_jax.prepare`
+    source = open_source("tfds:NAME/VERSION", "train")   # see `tfds_source.py`
+    len(source), source[0].captions, repr(source)
+    splits_of("SHARDS")                                  # {"train": 1200, "test": 670}
+
+A source is read at random, can be pickled, and its repr says where it is.
+"""
+
+import bisect
+import itertools
+import os
+from collections.abc import Sequence
+
+from mova_jax.data import shards
+from mova_jax.data.records import VideoRecord
+
+TFDS = "tfds:"
+
+
+def is_tfds(name: str | os.PathLike) -> bool:
+    """Whether a name is that of a TFDS data set."""
+    return str(name).startswith(TFDS)
+
+
+def open_source(name: str | os.PathLike, split: str) -> Sequence[VideoRecord]:
+    """The records of a split.
+
+    Args:
+        name: a shard folder, or `tfds:` and the name of a TFDS data set.
+        split: its name.
+
+    Raises:
+        ShardError: it is not there, or cannot be read; says what there is.
+    """
+    if is_tfds(name):
+        from mova_jax.data import tfds_source  # TFDS takes its time, and few runs need it
+
+        return tfds_source.open_tfds(str(name), split)
+    return shards.open_split(name, split)
+
+
+def splits_of(name: str | os.PathLike) -> dict[str, int]:
+    """The splits that a source of this name has, and the number of records of each.
+
+    Raises:
+        ShardError: it is not there, or cannot be read.
+    """
+    if is_tfds(name):
+        from mova_jax.data import tfds_source
+
+        return tfds_source.tfds_splits(str(name))
+    return {split: info.videos for split, info in shards.read_manifest(name).splits.items()}
+
+
+class Joined(Sequence):
+    """Several sources one after the other, under one numbering."""
+
+    def __init__(self, sources: Sequence[Sequence[VideoRecord]]):
+        """Takes the sources, in order."""
+        self.sources = tuple(sources)
+        self._ends = list(itertools.accumulate(map(len, self.sources)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> VideoRecord:
+        source, own = self.locate(index)
+        return source[own]
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.sources))
+
+    def locate(self, index: int) -> tuple[Sequence[VideoRecord], int]:
+        """The source that has a record, and the record's number there.
+
+        Raises:
+            IndexError: when there is no such record.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {self!r}, which has {len(self)}")
+        which = bisect.bisect_right(self._ends, index)
+        source = self.sources[which]
+        return source, index - self._ends[which] + len(source)

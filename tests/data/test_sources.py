@@ -1,0 +1,80 @@
+"""Tests of sources: what a name opens, several of them under one numbering."""
+
+import pickle
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from mova_jax.data import sources
+from mova_jax.data.shards import (
+    Caption,
+    Manifest,
+    ShardError,
+    VideoRecord,
+    write_manifest,
+    write_split,
+)
+
+
+def _records(prefix, count):
+    return [
+        VideoRecord(
+            id=f"{prefix}{index}",
+            frames=(b"jpeg",),
+            height=8,
+            width=8,
+            timestamps=np.zeros(1, np.float32),
+            duration=1.0,
+            captions=(Caption("a dog."),),
+        )
+        for index in range(count)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    splits = {
+        split: write_split(tmp_path, split, _records(split, count), name="test")
+        for split, count in (("train", 3), ("test", 2))
+    }
+    write_manifest(tmp_path, Manifest("test", splits))
+    return tmp_path
+
+
+def test_a_folder_opens_as_shards(folder):
+    source = sources.open_source(str(folder), "test")
+    assert [source[i].id for i in range(len(source))] == ["test0", "test1"]
+    assert str(folder) in repr(source)
+    assert sources.splits_of(folder) == {"train": 3, "test": 2}
+
+
+def test_what_is_not_there_is_said(folder, tmp_path):
+    with pytest.raises(ShardError, match="no split 'tomorrow'"):
+        sources.open_source(folder, "tomorrow")
+    with pytest.raises(ShardError):
+        sources.splits_of(tmp_path / "none")
+
+
+def test_a_tfds_name_opens_as_tfds(monkeypatch):
+    fake = types.ModuleType("mova_jax.data.tfds_source")
+    fake.open_tfds = lambda name, split: (name, split)
+    fake.tfds_splits = lambda name: {"train": 5}
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setattr("mova_jax.data.tfds_source", fake, raising=False)
+    name = "tfds:msr_vtt/1.0.0?fps=3"
+    assert sources.is_tfds(name) and not sources.is_tfds("shards/tfds")
+    assert sources.open_source(name, "train") == (name, "train")
+    assert sources.splits_of(name) == {"train": 5}
+
+
+def test_joined_sources_have_one_numbering(folder):
+    parts = [sources.open_source(folder, split) for split in ("train", "test")]
+    joined = pickle.loads(pickle.dumps(sources.Joined(parts)))
+    assert len(joined) == 5
+    assert [joined[i].id for i in range(5)] == ["train0", "train1", "train2", "test0", "test1"]
+    assert repr(joined.locate(4)[0]) == repr(parts[1]) and joined.locate(4)[1] == 1
+    for index in (-1, 5):
+        with pytest.raises(IndexError):
+            joined[index]
