@@ -1,8 +1,8 @@
 """Devices as a mesh, and what lies where on it: the only file that names mesh axes.
 
-Axis `data` splits the batch. Parameters and optimizer state are whole on every device. Models and
-losses are written for the global batch and know nothing of this: the compiler splits them, and an
-all-pairs loss sees every pair whatever the number of devices.
+Axis `data` splits the batch. Parameters and optimizer state are whole on every device. Models are
+written for the global batch and know nothing of this: the compiler splits them. Losses see every
+pair of the batch whatever the number of devices, by way of `Parties`.
 """
 
 import math

@@ -25,7 +25,7 @@ def problems_of(**changes):
 def test_base_is_valid_frozen_and_small():
     config = from_config_dict(get_config())
     assert problems_of() == []
-    assert len(flatten(config)) <= 85
+    assert len(flatten(config)) <= 86
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.model.tmn.layers = 3
 
@@ -83,6 +83,12 @@ def test_a_key_like_no_other_lists_what_there_is():
         ({"model__modular_scale": 0.0}, "need model.modular_scale > 0"),
         ({"model__tmn__layout": "none", "model__cmn__kind": "none"}, "need masks"),
         ({"losses__hard_pairs": 2}, "losses.dfsm_masks = 'pair' needs the score of every pair"),
+        ({"train__microbatch": 5}, "train.microbatch: got 5, expected 0 (all rows at once)"),
+        ({"train__microbatch": 64}, "or what divides train.batch_size 32"),
+        (
+            {"train__microbatch": 8, "train__image_batch_size": 60},
+            "divides train.batch_size 32 and train.image_batch_size 60",
+        ),
         ({"mesh__data": 0}, "mesh.data: got 0"),
         ({"mesh__data": -2}, "mesh.data: got -2, expected at least -1"),
         ({"optim__learning_rate": float("nan")}, "expected a finite number"),
