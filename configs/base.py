@@ -95,7 +95,8 @@ def get_config(arg: str = "") -> ConfigDict:
     losses.pool = "joint"  # of a pair's score over frames: aligned | softmax | mean | joint
     losses.pool_scale = 10.0  # of the softmax over frames
     losses.hard_pairs = 0  # sfdm over the k hardest captions of a video; 0 = all of the batch
-    losses.pair_block = 0  # videos of one block of pairs, recomputed backwards; 0 = one block
+    # Videos of a device that meet its captions at once; the rest waits, and the backward pass does
+    losses.pair_block = 0  # it again. 0 = as many as there is room for (docs/method.md, 4)
     losses.warmup_steps = 0  # steps over which the modular weights rise from 0
     losses.detach_towers = False  # keep the modular gradients out of the towers
 

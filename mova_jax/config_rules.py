@@ -82,6 +82,17 @@ def _image_batch(v: dict[str, Any]) -> list[str]:
     ]
 
 
+def _microbatch(v: dict[str, Any]) -> list[str]:
+    rows, sizes = v["train.microbatch"], (v["train.batch_size"], v["train.image_batch_size"])
+    if not rows or not any(size % rows for size in sizes):
+        return []
+    return [
+        f"train.microbatch: got {rows}, expected 0 (all rows at once), or what divides "
+        f"train.batch_size {sizes[0]}"
+        + (f" and train.image_batch_size {sizes[1]}" if sizes[1] else "")
+    ]
+
+
 def _mesh_sizes(v: dict[str, Any]) -> list[str]:
     sizes = {name: v[name] for name in ("mesh.data", "mesh.fsdp", "mesh.tensor")}
     lines = [
@@ -148,6 +159,7 @@ RULES = (
     _at_most("losses.hard_pairs", "train.batch_size", below=True),
     _at_most("optim.warmup_steps", "train.steps", below=True),
     _image_batch,
+    _microbatch,
     _mesh_sizes,
     _groups,
 )

@@ -5,8 +5,8 @@
     tensor   splits the heads and the MLP width inside a layer; its devices share their rows
 
 Models name logical axes (`batch`, `width`, `heads`, `mlp`), a table here says on which mesh axis
-each lies. Models and losses are written for the global batch and know nothing of this: the compiler
-splits them, and an all-pairs loss sees every pair whatever the number of devices.
+each lies. Models are written for the global batch and know nothing of this: the compiler splits
+them. Losses see every pair of the batch whatever the number of devices, by way of `Parties`.
 """
 
 import contextlib

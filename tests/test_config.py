@@ -86,6 +86,12 @@ def test_a_key_like_no_other_lists_what_there_is():
         ({"model__modular_scale": 0.0}, "need model.modular_scale > 0"),
         ({"model__tmn__layout": "none", "model__cmn__kind": "none"}, "need masks"),
         ({"losses__hard_pairs": 2}, "losses.dfsm_masks = 'pair' needs the score of every pair"),
+        ({"train__microbatch": 5}, "train.microbatch: got 5, expected 0 (all rows at once)"),
+        ({"train__microbatch": 64}, "or what divides train.batch_size 32"),
+        (
+            {"train__microbatch": 8, "train__image_batch_size": 60},
+            "divides train.batch_size 32 and train.image_batch_size 60",
+        ),
         ({"mesh__data": 0}, "mesh.data: got 0"),
         ({"mesh__tensor": 0}, "mesh.tensor: got 0"),
         ({"mesh__fsdp": -1}, "mesh.data, mesh.fsdp: only one of them may be -1"),

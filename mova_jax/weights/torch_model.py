@@ -437,8 +437,8 @@ class Mova(Module):
         video, text = self.encode_video(frames, frame_mask), self.encode_text(tokens, token_mask)
         scores, scale = video.pooled @ normalise(text.pooled).T, capped_exp(self.logit_scale)
         contrast = sum(cross_entropy(scale * x, valid, valid) for x in (scores, scores.T)) / 2
-        best = scores.masked_fill(~valid[:, None], -torch.inf).argmax(0)
-        found = (best == torch.arange(len(best), device=best.device)).float()
+        wrong = valid[:, None] & ~torch.eye(len(valid), dtype=torch.bool, device=valid.device)
+        found = (scores.diagonal() > scores.masked_fill(~wrong, -torch.inf).amax(0)).float()
         parts = {"contrast": contrast, "in_batch_r1": masked_mean(found, valid), "scale": scale}
         loss, modular = cfg["contrast"] * contrast, ("frame", "sfdm", "dfsm", "sparsity")
         if any(cfg[name] for name in modular):
