@@ -95,7 +95,7 @@ def main() -> None:
     print("devices  form   MiB a device" + ("  loss, s" if args.time else ""))
     for devices in (1, 2, 4, 8):
         for dense in (False, True):
-            mesh = mesh_lib.make_mesh(devices)
+            mesh = mesh_lib.make_mesh(data=devices)
             program, leaves = compiled(config, mesh, args.tokens, dense)
             size = program.memory_analysis().temp_size_in_bytes / 2**20
             line = f"{devices:7}  {'dense' if dense else 'ring':5}  {size:12.0f}"

@@ -58,8 +58,9 @@ def score_chosen(
     # The pairs in the order of the parties that have their captions, and where each party begins.
     flat = chosen.reshape(-1)
     numbers = parties.local(jnp.arange(pairs, dtype=jnp.int32))
-    in_order, order = jax.lax.sort((flat, numbers), num_keys=1)
-    begins = jnp.searchsorted(in_order, jnp.arange(parties.size + 1) * here)
+    _, order = jax.lax.sort((flat, numbers), num_keys=1)
+    firsts = jnp.arange(parties.size + 1, dtype=flat.dtype) * here
+    begins = (flat[:, None] < firsts).sum(0, dtype=jnp.int32)
     lists = flat, order, begins
     return _ring(parties, fn, whole, videos, captions, lists, k, chunk).reshape(chosen.shape)
 

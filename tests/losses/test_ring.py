@@ -15,6 +15,8 @@ B, D, K = 24, 3, 4  # videos, width, captions a video chooses
 
 
 def parties_of(devices):
+    if devices == "2x2x2":  # four parties of two devices, to which the compiler gives the rest
+        return mesh_lib.parties(mesh_lib.make_mesh(data=2, fsdp=2, tensor=2))
     return mesh_lib.parties(mesh_lib.make_mesh(data=devices)) or ring.OneParty()
 
 
@@ -94,6 +96,7 @@ def gathered(parties, fn, whole, split):
         (4, (4, 5)),
         (8, (3, 3)),
         (8, (2, 1)),
+        ("2x2x2", (4, 5)),
     ],
 )
 def test_statistics_of_all_pairs(devices, tile):
@@ -133,7 +136,9 @@ def test_no_tile_is_larger_than_asked_for(devices):
     assert (f"f32[{B},{B}]" in program((B, B))) == (devices == 1)
 
 
-@pytest.mark.parametrize(("devices", "chunk"), [(1, 96), (1, 7), (2, 5), (4, 16), (8, 1), (8, 64)])
+@pytest.mark.parametrize(
+    ("devices", "chunk"), [(1, 96), (1, 7), (2, 5), (4, 16), (8, 1), (8, 64), ("2x2x2", 5)]
+)
 def test_scores_of_chosen_pairs(devices, chunk):
     weights, videos, captions = inputs()
     parties = parties_of(devices)
@@ -151,7 +156,7 @@ def test_scores_of_chosen_pairs(devices, chunk):
         return parties.gather(found)
 
     def split(weights, v, c):
-        rows = (v, *videos[1:]), (c, *captions[1:]), picks
+        rows = (v, *videos[1:]), (c, *captions[1:]), jnp.asarray(picks)
         if parties.size == 1:
             return at_party(weights, rows)
         return gathered(parties, at_party, weights, rows)
