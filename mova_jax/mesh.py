@@ -47,9 +47,9 @@ PARAMETERS = (
     (r"(vision|text)/projection/kernel|[tc]mn/out/kernel", ("width", None)),
     (r"vision/patch_embedding/kernel|tmn/project/kernel", (None, "width")),
     (r"[tc]mn/(query|query_frame|key)/kernel", (None, "width")),
-    (r"token_embedding|positions(_frozen)?", (None, "width")),
-    # Vectors are too small to be worth a message each.
-    (r"bias|scale|class_embedding|(modular_)?logit_scale", ()),
+    (r"token_embedding", (None, "width")),
+    # Vectors, and tables of a few hundred rows, are too small to be worth a message each.
+    (r"bias|scale|class_embedding|positions(_frozen)?|(modular_)?logit_scale", ()),
 )
 
 

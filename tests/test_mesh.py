@@ -184,7 +184,7 @@ def test_every_parameter_has_one_rule_and_all_that_is_large_is_split(size, tmn):
             if re.fullmatch(rf"(.*/)?({pattern})", name)
         ]
         assert len(rules) == 1, name
-        if not name.endswith(("kernel", "token_embedding", "positions", "positions_frozen")):
+        if not name.endswith(("kernel", "token_embedding")):
             continue
         ways = 8 if {"heads", "mlp"} & set(rules[0]) else 4
         if size == "tiny" and "heads" in rules[0] and not name.startswith("head/"):
@@ -207,7 +207,7 @@ def test_a_state_is_split_as_its_parameters_and_takes_so_much_less():
         placed = mesh_lib.state_sharding(mesh, state)
         parts = jax.tree.map(lambda x, s: np.prod(s.shard_shape(x.shape)), state, placed)
         sizes.append(sum(jax.tree.leaves(parts)))
-    assert sizes[1] == pytest.approx(sizes[0] / 8, rel=0.02)
+    assert sizes[1] == pytest.approx(sizes[0] / 8, rel=0.03)
     named = parameter_names(mesh_lib.state_sharding(eight, state.params))
     moments = jax.tree_util.tree_leaves_with_path(mesh_lib.state_sharding(eight, state.opt_state))
     for path, sharding in moments:

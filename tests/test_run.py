@@ -140,7 +140,8 @@ def test_another_configuration_is_refused_by_key(complete, cache):
 
 
 def test_keys_that_change_no_number_may_change(complete, cache):
-    assert run_lib.run(config(cache, data__threads=1), complete) == 0
+    changes = {"data__threads": 1, "mesh__fsdp": 1, "model__remat": "dots"}
+    assert run_lib.run(config(cache, **changes), complete) == 0
 
 
 def test_a_report_that_was_lost_is_written_again_and_nothing_is_measured_twice(

@@ -95,6 +95,31 @@ def test_a_stack_is_its_blocks_one_after_another(remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
 
 
+def test_what_a_block_keeps_for_the_backward_pass():
+    width, heads, depth, rows = 8, 2, 5, (2, 3)
+    mask = layers.full_mask(jnp.asarray(MASK))
+
+    def kept(remat):
+        """Numbers a row and layer that the backward pass finds, but for attention weights."""
+        options = {"dtype": jnp.float32, "remat": remat}
+        made = nnx.eval_shape(
+            lambda: layers.Stack(width, heads, depth, "gelu", rngs=nnx.Rngs(0), **options)
+        )
+        graphdef, params = nnx.split(made)
+        pullback = jax.eval_shape(
+            lambda params, x: jax.vjp(lambda p, x: nnx.merge(graphdef, p)(x, mask), params, x)[1],
+            params,
+            jax.ShapeDtypeStruct((*rows, width), jnp.float32),
+        )
+        held = [x.shape for x in jax.tree.leaves(pullback) if x.shape[:3] == (depth, *rows)]
+        return sum(np.prod(shape[3:], dtype=int) for shape in held)
+
+    assert kept("full") == width  # the input of each block
+    # With it query, key and value, the outcome of attention, the wide layer.
+    assert kept("dots") == width + 3 * width + width + 4 * width
+    assert kept("none") > 1.5 * kept("dots")
+
+
 def test_what_blocks_add_shrinks_with_the_depth_and_no_two_blocks_start_alike():
     @nnx.jit
     def create():

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from mova_jax import mesh as mesh_lib
+from mova_jax.training.initial import with_weights
 from mova_jax.training.optim import parameter_names
 from mova_jax.training.state import make_recipe
 from tests import tiny
@@ -74,6 +75,22 @@ def test_a_recipe_allocates_nothing(mesh):
     recipe = make_recipe(config, mesh)
     table = jax.eval_shape(recipe.initial).params["text"]["token_embedding"]
     assert table.shape == (2**40, tiny.W)
+
+
+def test_initial_weights_are_also_where_the_average_starts(mesh):
+    recipe = make_recipe(tiny.config(optim__ema=0.9), mesh)
+    kernel = np.full((tiny.W, tiny.D), 3.0, np.float32)
+    drawn = tiny.initial(recipe)
+    state = with_weights(recipe, drawn, {"text/projection/kernel": kernel})
+    for tree in (state.params, state.ema):
+        placed = tree["text"]["projection"]["kernel"]
+        np.testing.assert_array_equal(placed, kernel)
+        assert placed.sharding.shard_shape(kernel.shape) == (tiny.W // 2, tiny.D)
+    np.testing.assert_array_equal(state.params["logit_scale"], drawn.params["logit_scale"])
+    # Both are donated to the step, which two names of one buffer could not be.
+    flipped = jax.jit(lambda *trees: jax.tree.map(jnp.negative, trees), donate_argnums=(0, 1))
+    _, average = flipped(state.params, state.ema)
+    np.testing.assert_array_equal(average["text"]["projection"]["kernel"], -kernel)
 
 
 def test_a_misspelt_group_is_refused_before_anything_is_made(mesh):
