@@ -27,7 +27,7 @@ from mova_jax.data.annotations.registry import DATASETS, read_dataset
 from mova_jax.data.decode import CODECS
 from mova_jax.data.ingest import MISSING, IngestSettings, ingest
 from mova_jax.data.manifest import MANIFEST, Manifest, ShardError, SplitInfo
-from mova_jax.data.output import is_unfinished
+from mova_jax.data.output import InUse, is_unfinished
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
 _GOES_ON = "what is done is kept in {}/.partial, and the same command goes on from there."
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest = ingest(source, args.output, settings, args.workers, beam=_beam_options(args))
     except (InputError, ShardError, OSError) as error:
         print("prepare:", " ".join(str(error).split()), file=sys.stderr)
-        if not isinstance(error, InputError) and is_unfinished(args.output):
+        if not isinstance(error, InputError | InUse) and is_unfinished(args.output):
             print(f"prepare: {_GOES_ON.format(args.output)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
