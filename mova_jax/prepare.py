@@ -9,7 +9,10 @@ In:  a JSONL beside the videos, one video a line; or the files of a data set as 
 Out: a folder for `--config=configs/base.py:data=shards`: shards, tokenizer, and manifest.json with
      all that was skipped and why.
 
-Exit code: 0 when every entry went in, 3 when some were skipped, 1 when nothing could be made.
+Each may be a path or a URL. Stopped in whatever way, the same command goes on where it was.
+
+Exit code: 0 when every entry went in, 3 when some were skipped, 1 when it could not be finished,
+130 when it was interrupted.
 """
 
 import argparse
@@ -27,7 +30,7 @@ from mova_jax.data.annotations.registry import DATASETS, read_dataset
 from mova_jax.data.decode import CODECS
 from mova_jax.data.ingest import MISSING, IngestSettings, ingest
 from mova_jax.data.manifest import MANIFEST, Manifest, ShardError, SplitInfo
-from mova_jax.data.output import is_unfinished
+from mova_jax.data.output import InUse, is_unfinished
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
 _GOES_ON = "what is done is kept in {}/.partial, and the same command goes on from there."
@@ -63,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest = ingest(source, args.output, settings, args.workers, beam=_beam_options(args))
     except (InputError, ShardError, OSError) as error:
         print("prepare:", " ".join(str(error).split()), file=sys.stderr)
-        if not isinstance(error, InputError) and is_unfinished(args.output):
+        if not isinstance(error, InputError | InUse) and is_unfinished(args.output):
             print(f"prepare: {_GOES_ON.format(args.output)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -145,7 +148,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Fields of a line of the JSONL:\n{FIELDS}\n\n"
         f"Data sets, and what --annotations has to hold (docs/data.md):\n{known}\n\n"
         "`inspect SHARDS` as the first words looks into finished shards.\n\n"
-        "Exit code: 0 when every entry went in, 3 when some were skipped, 1 when nothing was made.",
+        "Every FOLDER and JSONL may be a path or a URL (gs://, s3://). Stopped in whatever way,\n"
+        "the same command goes on where it was.\n\n"
+        "Exit code: 0 when every entry went in, 3 when some were skipped, 1 when it could not be\n"
+        "finished, 130 when it was interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -154,12 +160,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--videos", metavar="FOLDER", help="of the data set's videos, at any depth")
     add("--annotations", metavar="FOLDER", help="of the data set's own files (that of the videos)")
     add("--input", metavar="JSONL", help="your own videos: one a line, see below")
-    add("--output", required=True, metavar="FOLDER", help="of the shards; absent or empty")
+    add(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="of the shards; absent, empty or unfinished",
+    )
     add("--fps", type=float, default=default.fps, help="frames a second (%(default)s)")
     add("--short_side", type=int, default=default.short_side, metavar="PIXELS",
         help="of the stored frames, 0 for the videos' own (%(default)s)")  # fmt: skip
     add("--codec", choices=sorted(CODECS), default=default.codec,
-        help="of the stored frames; raw takes about 12 times the room (%(default)s)")  # fmt: skip
+        help="of the stored frames; raw takes some 7 times the room (%(default)s)")  # fmt: skip
     add("--splits", type=_splits, default=default.splits, metavar="NAME=SHARE,...",
         help="for entries that name no split (train=0.8,validation=0.1,test=0.1)")  # fmt: skip
     add("--vocab_size", type=int, default=default.vocab_size, metavar="TOKENS",

@@ -83,6 +83,8 @@ def test_configuration_knows_no_array():
     [
         (("orbax",), {"mova_jax/training/checkpoint.py"}),
         (("av",), {"mova_jax/data/decode.py"}),
+        (("fsspec",), {"mova_jax/data/storage.py"}),
+        (("apache_beam",), {"mova_jax/data/beam.py"}),
         (("torch", "safetensors", "onnx", "onnxruntime"), set(files_in("weights/"))),
         (
             ("transformers", "tokenizers"),

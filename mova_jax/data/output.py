@@ -23,6 +23,10 @@ _MOVES = f"{PARTIAL}/moves.json"
 _MOVES_AT_ONCE = 8  # of use where a store is far away
 
 
+class InUse(ShardError):
+    """Another process is at work in the folder."""
+
+
 @contextlib.contextmanager
 def open_output(path: str) -> Iterator[LocalFolder]:
     """The folder, for this process alone; as it was where nothing was done when the block ends.
@@ -38,7 +42,7 @@ def open_output(path: str) -> Iterator[LocalFolder]:
             try:
                 stack.enter_context(only_user(folder.path))
             except BlockingIOError as error:
-                raise ShardError(
+                raise InUse(
                     f"Another process is writing to {path}; wait for it, or give another output "
                     "folder."
                 ) from error

@@ -199,3 +199,26 @@ def test_inspect_is_passed_on(monkeypatch):
     monkeypatch.setitem(sys.modules, "mova_jax.data.inspect", module)
     monkeypatch.setattr("mova_jax.data.inspect", module, raising=False)
     assert prepare.main(["inspect", "shards", "--verify"]) == (7, ["shards", "--verify"])
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_videos_and_annotations_at_urls(tmp_path, write_video, ramp, capsys, alone):
+    """Also as one file; what is beside it and no text, or leads out, is left alone."""
+    write_video(tmp_path / "videos" / "deep" / "a.mp4", ramp(10))
+    (tmp_path / "notes").mkdir()
+    rows = [["video", "caption"], ["a", "A cat sits."], ["../a", "No."], ["b", "Missing."]]
+    _table(tmp_path / "notes" / "mine.csv", *rows)
+    (tmp_path / "notes" / "large.mp4").write_text("not copied")
+    notes = "notes/mine.csv" if alone else "notes"
+    arguments = ["csv", "--videos", f"file://{tmp_path}/videos", "--workers", "0"]
+    arguments += ["--annotations", f"file://{tmp_path}/{notes}", "--output", f"{tmp_path}/shards"]
+    assert prepare.main(arguments) == 3
+    record = open_split(tmp_path / "shards", "train")[0]
+    assert (record.source, record.caption) == ("deep/a.mp4", "A cat sits.")
+    out = capsys.readouterr().out
+    assert "../a: the path '../a' leaves the videos folder" in out
+    assert "b: no file of this name in the videos folder" in out
+    arguments[-1] = f"{tmp_path}/other"
+    arguments[arguments.index(f"file://{tmp_path}/{notes}")] = f"file://{tmp_path}/nowhere"
+    assert prepare.main(arguments) == 1
+    assert f"There is no file://{tmp_path}/nowhere" in capsys.readouterr().err

@@ -5,9 +5,13 @@
 A new one is a module with a `DATASET` (see `intake.py`) and a line here.
 """
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from mova_jax.data import storage
 from mova_jax.data.annotations import (
     activitynet,
     didemo,
@@ -23,6 +27,8 @@ from mova_jax.data.annotations import (
 from mova_jax.data.annotations.intake import Intake
 from mova_jax.data.annotations.items import InputError, Reading
 from mova_jax.data.annotations.videos import VideoFolder
+
+_TEXTS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".pkl", ".vtt", ".srt")
 
 DATASETS = {
     dataset.name: dataset
@@ -47,16 +53,38 @@ def read_dataset(name: str, annotations: str | os.PathLike, videos: str | os.Pat
 
     Args:
         name: a key of `DATASETS`.
-        annotations: the folder of the files as their owner publishes them, or the one file.
-        videos: the folder of the videos, at any depth.
+        annotations: the folder of the files as their owner publishes them, or the one file; a path
+            or a URL.
+        videos: the folder of the videos, at any depth; a path or a URL.
 
     Raises:
         InputError: when a folder or a file is missing, or a file is of another form.
     """
     dataset = DATASETS[name]
-    annotations = Path(annotations)
-    if not annotations.exists():
-        raise InputError(f"There is no {annotations}; --annotations is to have {dataset.files}.")
     intake = Intake(dataset, VideoFolder(videos, dataset.extensions))
-    dataset.read(annotations, intake)
+    with _on_this_machine(annotations) as folder:
+        if not folder.exists():
+            raise InputError(f"There is no {folder}; --annotations is to have {dataset.files}.")
+        dataset.read(folder, intake)
     return intake.reading()
+
+
+@contextlib.contextmanager
+def _on_this_machine(annotations: str | os.PathLike) -> Iterator[Path]:
+    """The annotations themselves, or a copy of those at a URL, without the videos beside them."""
+    if not storage.is_url(annotations):
+        yield Path(annotations)
+        return
+    remote = storage.folder_of(annotations)
+    names = [name for name in remote.stamps() if name.lower().endswith(_TEXTS)]
+    with tempfile.TemporaryDirectory(prefix="mova_jax-") as scratch:
+        for name in names:
+            storage.LocalFolder(scratch).write(name, remote.read(name))
+        if names:
+            yield Path(scratch)
+            return
+    try:
+        with storage.local_file(annotations) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise InputError(f"There is no {annotations}, or nothing of annotations in it.") from error

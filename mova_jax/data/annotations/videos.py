@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from mova_jax.data import storage
 from mova_jax.data.annotations.items import InputError
 
 # In the order of preference, where a name has several files. DiDeMo alone has most of these.
@@ -27,7 +28,7 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".
 class Found(NamedTuple):
     """A file: its path, the path inside of the folder, and how many others have its name."""
 
-    path: Path
+    path: Path | str
     inside: str
     others: int
 
@@ -36,13 +37,14 @@ class VideoFolder:
     """All videos (or images) under a folder, read once."""
 
     def __init__(self, folder: str | os.PathLike, extensions: tuple[str, ...] = VIDEO_EXTENSIONS):
-        """Lists the folder and what lies in it.
+        """Lists the folder, a path or a URL, and what lies in it.
 
         Raises:
             InputError: when there is no such folder or it cannot be read.
         """
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
+        is_url = storage.is_url(folder)
+        self.folder = folder if is_url else Path(folder)
+        if not is_url and not self.folder.is_dir():
             raise InputError(f"There is no folder {folder}; --videos is the folder of the videos.")
         self._extensions = extensions
         # By path and by bare name, both with and without the extension.
@@ -50,7 +52,7 @@ class VideoFolder:
         self._others: collections.Counter[str] = collections.Counter()
         self._outside: set[str] = set()
         try:
-            for inside, leads_out in _walk(self.folder):
+            for inside, leads_out in (_listing if is_url else _walk)(self.folder):
                 self._add(inside, leads_out)
         except OSError as error:
             raise InputError(f"The folder {folder} cannot be read: {error}.") from error
@@ -93,10 +95,15 @@ class VideoFolder:
         candidates += [self._stem(name) for name in candidates]
         for name in candidates:
             if inside := self._files.get(name):
-                return Found(self.folder / inside, inside, self._others[name])
+                return Found(storage.join(self.folder, inside), inside, self._others[name])
         if any(name in self._outside for name in candidates):
             raise ValueError("its file is a link that leads out of the videos folder")
         raise FileNotFoundError("no file of this name in the videos folder")
+
+
+def _listing(url: str) -> Iterator[tuple[str, bool]]:
+    """`_walk` of a store, which has no links."""
+    yield from ((inside, False) for inside in storage.folder_of(url).stamps())
 
 
 def _walk(root: Path) -> Iterator[tuple[str, bool]]:
