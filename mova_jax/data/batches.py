@@ -91,16 +91,26 @@ class LoadExample:
     source: Sequence[VideoRecord]
     tokenizer: Tokenizer
     settings: PipelineSettings
+    tolerant: bool = False  # a record that cannot be read becomes an example of nothing
 
     def __call__(self, index: int, rng: np.random.Generator | None = None) -> Example:
-        record, settings = self.source[int(index)], self.settings
+        try:
+            record = self.source[int(index)]
+        except ShardError:
+            if not self.tolerant:
+                raise
+            return Example(int(index), "", (), np.empty(0, np.float32), np.empty(0, np.int32))
+        return self._chosen(int(index), record, rng)
+
+    def _chosen(self, index: int, record: VideoRecord, rng: np.random.Generator | None) -> Example:
+        settings = self.settings
         picked = choices.choose_frames(
             record.timestamps, settings.frames, settings.frame_policy, rng
         )
         text = choices.choose_caption(
             record, rng, settings.short_caption_share, settings.caption_policy
         )
-        return self._example(int(index), record, picked, text)
+        return self._example(index, record, picked, text)
 
     def _example(self, index: int, record: VideoRecord, picked, text: str) -> Example:
         return Example(
@@ -115,10 +125,9 @@ class LoadExample:
 class LoadImage(LoadExample):
     """Reads a record as image-caption data: a video of one frame, and a sentence that it shows."""
 
-    def __call__(self, index: int, rng: np.random.Generator) -> Example:
-        record = self.source[int(index)]
+    def _chosen(self, index: int, record: VideoRecord, rng: np.random.Generator) -> Example:
         frame, text = choices.choose_moment(record, rng)
-        return self._example(int(index), record, np.array([frame]), text)
+        return self._example(index, record, np.array([frame]), text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +140,8 @@ class MakeBatch:
         pad_id: token id that fills up.
         buckets: lengths to pad the tokens to.
         rows: b; fewer examples are filled up with rows whose masks are all False.
+        tolerant: an example with a frame that does not decode becomes such a row too, which keeps
+            its `video_id`: no loss and no gradient sees it.
     """
 
     source: Joined
@@ -138,6 +149,7 @@ class MakeBatch:
     pad_id: int
     buckets: tuple[int, ...]
     rows: int
+    tolerant: bool = False
 
     def __call__(self, examples: Sequence[Example]) -> ArrayDict:
         settings, missing = self.settings, self.rows - len(examples)
@@ -159,7 +171,13 @@ class MakeBatch:
         }
         for row, example in enumerate(examples):
             batch["timestamps"][row, : len(example.frames)] = example.timestamps
-            self._decode(example, batch["frames"][row])
+            try:
+                self._decode(example, batch["frames"][row])
+            except ShardError:
+                if not self.tolerant:
+                    raise
+                for name in ("frames", "frame_mask", "timestamps", "token_mask"):
+                    batch[name][row] = 0
         return batch
 
     def _decode(self, example: Example, out: np.ndarray) -> None:

@@ -16,7 +16,9 @@ threads and worker processes there are, and how many batches are made ahead, cha
 nothing else; n is the whole state, so that a run resumes exactly, also with other values of these.
 The rows of process 0, 1, ... of step n put together are the batch that one process would have made.
 
-Every record is seen exactly once in each epoch, and never twice in a batch; see `order.py`.
+Every record is seen exactly once in each epoch, and never twice in a batch; see `order.py`. One
+that is damaged leaves a row of which all masks are False, in training; an evaluation stops at it,
+for figures of a smaller gallery must not pass unnoticed.
 """
 
 import dataclasses
@@ -35,6 +37,7 @@ from mova_jax.data.batches import (
     PipelineSettings,
     settings_of,
 )
+from mova_jax.data.manifest import ShardError
 from mova_jax.data.order import Order, Turns
 from mova_jax.data.records import VideoRecord
 from mova_jax.data.sources import Joined, open_source, splits_of
@@ -95,7 +98,18 @@ class TrainDataset(grain.IterDataset[ArrayDict]):
         Args:
             video_ids: i32[b]; rows of -1, which only fill up a batch, are left out.
         """
-        return _record_ids(self._source, video_ids)
+        names = []
+        for index in video_ids:
+            try:
+                names += _record_ids(self._source, [index])
+            except ShardError:
+                names.append(f"{self.place_of(index)} (damaged)")
+        return names
+
+    def place_of(self, video_id: int) -> str:
+        """Where the record behind a `video_id` lies: its number and its source."""
+        source, index = self._source.locate(int(video_id))
+        return f"record {index} of {source!r}"
 
     def __iter__(self) -> "TrainIterator":
         return TrainIterator(self._stages, self._settings)
@@ -202,7 +216,7 @@ def train_dataset(
         total = rows * process_count
         _check_enough(source, weights, total, key)
         order = Order(list(map(len, source.sources)), weights=weights, batch=total, seed=seed)
-        make = MakeBatch(source, load.settings, tokenizer.pad_id, buckets, rows)
+        make = MakeBatch(source, load.settings, tokenizer.pad_id, buckets, rows, tolerant=True)
         return (
             grain.MapDataset.range(_ENDLESS)
             .seed(seed)
@@ -213,10 +227,12 @@ def train_dataset(
             .map(make)
         )
 
-    videos = batches(LoadExample(source, tokenizer, settings), batch_size, "train.batch_size")
+    load = LoadExample(source, tokenizer, settings, tolerant=True)
+    videos = batches(load, batch_size, "train.batch_size")
     stages = [(0, videos)]
     if image_steps:
-        load = LoadImage(source, tokenizer, dataclasses.replace(settings, frames=1))
+        one_frame = dataclasses.replace(settings, frames=1)
+        load = LoadImage(source, tokenizer, one_frame, tolerant=True)
         images = batches(load, image_batch_size, "train.image_batch_size")
         stages = [(0, images), (image_steps, videos)]
     return TrainDataset(source, stages, settings)

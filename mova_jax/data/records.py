@@ -135,7 +135,7 @@ def serialize(record: VideoRecord) -> bytes:
 @functools.cache
 def _example():
     """The message that TFDS writes; its own parser takes several times as long as protobuf."""
-    with _IMPORTING:
+    with TFDS_IMPORT:
         from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example

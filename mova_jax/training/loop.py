@@ -19,6 +19,7 @@ import numpy as np
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.training.checkpoint import Checkpoints
+from mova_jax.training.damage import Damage
 from mova_jax.training.profile import Trace
 from mova_jax.training.progress import MetricWriter, Progress, Work
 from mova_jax.training.state import TrainState
@@ -110,6 +111,7 @@ class Loop:
         name_videos: Callable[[np.ndarray], list[str]],
         trace: Trace | None = None,
         use: DeviceUse | None = None,
+        damage: Damage | None = None,
     ):
         """Takes what a run is made of.
 
@@ -126,12 +128,13 @@ class Loop:
             name_videos: `video_id`s to names, for errors.
             trace: of some steps.
             use: measures how well the devices are used.
+            damage: watches for records that could not be read.
         """
         self._config, self._mesh, self._train_step = config, mesh, train_step
         self._batches, self._checkpoints = batches, checkpoints
         self._writer, self._progress = writer, progress
         self._evaluate, self._name_videos = evaluate, name_videos
-        self._trace, self._use = trace or Trace(), use
+        self._trace, self._use, self._damage = trace or Trace(), use, damage
 
     def run(self, state: TrainState, stop: StopSignal) -> TrainState:
         """Trains from where `state` stands; saves when it leaves.
@@ -178,6 +181,8 @@ class Loop:
         start = time.monotonic()
         arrays = next(self._batches)
         wait_s = time.monotonic() - start
+        if self._damage:
+            self._damage.look(arrays)
         batch = mesh_lib.put_batch(self._mesh, arrays)
         videos, frames = batch.frame_mask.shape
         work = Work(videos, videos * frames, wait_s)
@@ -194,6 +199,8 @@ class Loop:
             rates = self._progress.rates()
             if self._use:
                 rates |= self._use.figures(taken.fetched.batch, rates.get("time/step_s"))
+            if self._damage and self._damage.count:
+                rates["data/damaged_records"] = self._damage.count
             self._writer.write(taken.step, named | rates)
 
     def _validate(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from mova_jax.evaluation.report import write_report
 from mova_jax.evaluation.report_metrics import protocol
 from mova_jax.training import workdir as workdir_lib
 from mova_jax.training.checkpoint import Checkpoints, abstract_state
+from mova_jax.training.damage import Damage
 from mova_jax.training.initial import initial_weights, vocabulary_folder, with_weights
 from mova_jax.training.loop import Loop, StopSignal
 from mova_jax.training.optim import parameter_names
@@ -227,6 +228,7 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             name_videos=setup.batches.record_ids,
             trace=trace,
             use=DeviceUse(setup.recipe, setup.mesh),
+            damage=Damage(setup.batches.place_of, progress.message),
         )
         try:
             loop.run(state, stop)

@@ -24,6 +24,7 @@ from mova_jax.data.shards import (
     Manifest,
     ShardError,
     VideoRecord,
+    open_split,
     write_manifest,
     write_split,
 )
@@ -534,13 +535,47 @@ def test_a_damaged_frame_is_named_with_record_and_source(tmp_path, tokenizer, re
     records[9] = dataclasses.replace(records[9], frames=damaged)
     _write(tmp_path, records)
     named = rf"'video-9'.*record 9 of SplitSource\(.*{tmp_path.name}', 'train'\)"
-    batches = iter(_train(tmp_path, tokenizer, batch_size=3, **readers))
-    with pytest.raises(ShardError, match=named):
-        _take(batches, 4)
-    batches.close()
     settings = dataclasses.replace(SETTINGS, **readers)
     with pytest.raises(ShardError, match=named):
         list(eval_batches(tmp_path, "train", tokenizer, settings, 4))
+
+
+@pytest.mark.parametrize("readers", [{"threads": 0}, {"threads": 2}])
+@pytest.mark.parametrize("image_steps", [0, 4])
+def test_training_leaves_damaged_records_out_and_the_rest_goes_on(
+    tmp_path, tokenizer, readers, image_steps
+):
+    """One record with half a picture, one whose bytes in the shard are no record."""
+    records = [_record(i) for i in range(12)]
+    _write(tmp_path / "whole", records)
+    records[9] = dataclasses.replace(
+        records[9], frames=tuple(jpeg[:40] for jpeg in records[9].frames)
+    )
+    _write(tmp_path / "damaged", records)
+    shard = next((tmp_path / "damaged").glob("*array_record-00000*"))
+    data = bytearray(shard.read_bytes())
+    data[300] ^= 0xFF  # in the first record; far behind it there is padding
+    shard.write_bytes(data)
+    source, bad = open_split(tmp_path / "damaged", "train"), [9]
+    for index in range(12):
+        try:
+            source[index]
+        except ShardError:
+            bad.append(index)
+    assert len(bad) == 2
+    options = {"batch_size": 3, "image_steps": image_steps, "image_batch_size": 3, **readers}
+    dataset = _train(tmp_path / "damaged", tokenizer, **options)
+    expected = _take(iter(_train(tmp_path / "whole", tokenizer, **options)), 4)
+    for got, right in zip(_take(iter(dataset), 4), expected, strict=True):
+        damaged = np.isin(right["video_id"], bad)
+        np.testing.assert_array_equal(got["video_id"], right["video_id"])
+        for name in ("frames", "frame_mask", "timestamps", "token_mask"):
+            width = got[name].shape[1]  # the longest caption may be that of a damaged record
+            assert not got[name][damaged].any()
+            np.testing.assert_array_equal(got[name][~damaged], right[name][:, :width][~damaged])
+    found, named = dataset.record_ids([bad[1], 9])
+    assert f"record {bad[1]} of SplitSource(" in found
+    assert named == "video-9"
 
 
 def test_a_split_smaller_than_a_batch_is_an_error(folder, tokenizer):

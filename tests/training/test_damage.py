@@ -1,0 +1,43 @@
+"""What is told of damaged records, and when they are too many."""
+
+import numpy as np
+import pytest
+
+from mova_jax.training.damage import Damage
+from mova_jax.training.workdir import RunError
+
+
+def batch(ids, damaged=()):
+    whole = ~np.isin(ids, list(damaged))
+    return {"video_id": np.array(ids), "frame_mask": np.repeat(whole[:, None], 3, axis=1)}
+
+
+def watch():
+    told = []
+    return Damage(lambda video_id: f"record {video_id} of X", told.append), told
+
+
+def test_each_damaged_record_is_told_once_and_counted_once():
+    damage, told = watch()
+    for _ in range(3):  # epochs
+        damage.look(batch([0, 1, 2], damaged=[1]))
+        damage.look(batch([3, 4, 5], damaged=[5]))
+    assert damage.count == 2
+    assert told == [f"damaged, and left out: record {i} of X" for i in (1, 5)]
+
+
+def test_more_than_ten_and_one_in_a_hundred_are_too_many():
+    damage, _ = watch()
+    damage.look(batch(range(1000), damaged=range(10)))
+    with pytest.raises(RunError, match=r"11 of 1011 records are damaged, the last one record 1010"):
+        damage.look(batch(range(1000, 1011), damaged=[1010]))
+    damage, _ = watch()
+    damage.look(batch(range(2000), damaged=range(20)))
+    with pytest.raises(RunError, match="21 of 2001 records"):
+        damage.look(batch([2000, 0, 30], damaged=[2000]))
+
+
+def test_a_batch_of_nothing_else_is_the_end():
+    damage, _ = watch()
+    with pytest.raises(RunError, match=r"2 of 2 records.*inspect SHARDS --verify"):
+        damage.look(batch([7, 8], damaged=[7, 8]))
