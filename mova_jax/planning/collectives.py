@@ -7,6 +7,10 @@ Bytes are those that a device has to receive, which for a bandwidth-bound ring i
     all-reduce          2 x size x (n - 1) / n      a reduce-scatter and an all-gather
     all-to-all          size x (n - 1) / n
     collective-permute  size
+    between slices      what comes in from the network
+
+Devices are numbered within their slice. What crosses slices is no collective of the program: the
+compiler hands it to the runtime, as a `send` and a `recv` through the host.
 """
 
 import dataclasses
@@ -19,7 +23,8 @@ import numpy as np
 
 from mova_jax.planning.hlo import Instruction, Module
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+NETWORK = "between-slices"
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", NETWORK)
 _LISTS = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"replica_groups=@?(?:mesh|\w+)\[([^\]]*)\]([^{]*)\{([^}]*)\}")
@@ -36,7 +41,7 @@ class Collective:
     times: float
     bytes: float  # a device receives, in all these times
     size: int  # devices of a group
-    group: tuple[int, ...]  # one group, as numbers of devices; for a permute, one pair
+    group: tuple[int, ...]  # one group, as numbers of devices; for a permute, one pair; or none
 
 
 def of_program(module: Module, devices: int) -> list[Collective]:
@@ -44,11 +49,13 @@ def of_program(module: Module, devices: int) -> list[Collective]:
 
     Args:
         module: the parsed program.
-        devices: in all, for a collective that names no groups.
+        devices: of a slice, for a collective that names no groups.
     """
     found: dict[str, Collective] = {}
     for instruction, times, computation in _with_fused(module):
         kind = instruction.opcode.removesuffix("-start")
+        if kind == "recv" and "xla_megascale" in instruction.attributes:
+            kind = NETWORK
         if kind not in KINDS:
             continue
         channel = re.search(r"channel_id=(\d+)", instruction.attributes)
@@ -56,7 +63,7 @@ def of_program(module: Module, devices: int) -> list[Collective]:
         collective = _collective(kind, instruction, times, devices)
         if key not in found or collective.bytes > found[key].bytes:
             found[key] = collective
-    return [collective for collective in found.values() if collective.size > 1]
+    return [c for c in found.values() if c.size > 1 or c.kind == NETWORK]
 
 
 def _with_fused(module: Module):
@@ -79,6 +86,8 @@ def _inside(module: Module, computation: str):
 
 def _collective(kind: str, instruction: Instruction, times: float, devices: int) -> Collective:
     arrays = instruction.arrays
+    if kind == NETWORK:
+        return Collective(kind, instruction.op_name, times, arrays[0].bytes * times, 0, ())
     if instruction.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
         # A start's result is (operands, results, ...): the results are the second half.
         arrays = [a for a in arrays if a.dims or len(arrays) < 4]

@@ -101,7 +101,8 @@ def _collectives(made: dict[str, Any]) -> list[str]:
     for kind, sums in found["by_kind"].items():
         lines.append(_row(kind, f"{sums['count']:,.0f} times", size(sums["bytes"])))
     for one in found["largest"][:3]:
-        what = f"{one['kind']} over {one['devices']}, {one['times']:,.0f} x"
+        over = f" over {one['devices']}" if one["devices"] else ""
+        what = f"{one['kind']}{over}, {one['times']:,.0f} x"
         lines.append(f"  largest: {size(one['bytes']):>11} {what}, {one['source'][-70:]}")
     return lines
 

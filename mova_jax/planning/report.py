@@ -55,7 +55,7 @@ def report(step: Step, answer: Answer, order: Order) -> dict[str, Any]:
     made["flops"] = _flops(model, counted, answer, len(devices))
     if answer.fits:
         module = hlo.parse(answer.text)
-        found = collectives.of_program(module, len(devices))
+        found = collectives.of_program(module, len(devices) // order.topology.slices)
         moved = traffic.bytes_moved(module)
         made["bytes"] = {"hbm": moved, "compiler": answer.bytes_accessed}
         made["collectives"] = _collectives(found)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mova_jax.planning.chips import Chip
-from mova_jax.planning.collectives import Collective, links
+from mova_jax.planning.collectives import NETWORK, Collective, links
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,49 +59,21 @@ def roofline(
         passes: FLOPs of the matrix units, over all devices.
         moved: bytes between a device's memory and its cores.
         found: the collectives of the program.
-        devices: in the order of the program's numbers.
+        devices: of all slices, in the order of the program's numbers, which count within a slice.
         shape: chips along each axis of a slice.
     """
     ici = dcn = 0.0
     for collective in found:
-        across = _between_slices(collective, devices)
-        dcn += across / (chip.dcn_bandwidth / chip.devices)
-        within = _within_slice(collective, devices)
-        if within:
-            used = links(within, devices, shape, chip)
-            if collective.kind == "collective-permute":
-                used = 1.0  # to one neighbour, over one link
-            ici += (collective.bytes - across) / (chip.link_bandwidth * used)
+        if collective.kind == NETWORK:
+            dcn += collective.bytes / (chip.dcn_bandwidth / chip.devices)
+            continue
+        used = 1.0  # a permutation goes to one neighbour, over one link
+        if collective.kind != "collective-permute":
+            used = links(collective.group, devices, shape, chip)
+        ici += collective.bytes / (chip.link_bandwidth * used)
     return Roofline(
         compute=passes / len(devices) / (chip.peak_flops / chip.devices),
         hbm=moved / (chip.hbm_bandwidth / chip.devices),
         ici=ici,
         dcn=dcn,
     )
-
-
-def _slice_of(device: Any) -> int:
-    return getattr(device, "slice_index", 0) or 0
-
-
-def _within_slice(collective: Collective, devices: Sequence[Any]) -> tuple[int, ...]:
-    """Those of a group that share the slice of its first; none when it is alone there."""
-    first = _slice_of(devices[collective.group[0]])
-    same = tuple(i for i in collective.group if _slice_of(devices[i]) == first)
-    return same if len(same) > 1 else ()
-
-
-def _between_slices(collective: Collective, devices: Sequence[Any]) -> float:
-    """Bytes that a device receives from other slices.
-
-    A group within each slice first joins what it has over its links, so that every device brings in
-    its share of what the other slices have.
-    """
-    slices = len({_slice_of(devices[i]) for i in collective.group})
-    if slices == 1:
-        return 0.0
-    n = collective.size
-    if collective.kind == "collective-permute":
-        return collective.bytes
-    whole = collective.bytes * n / (n - 1)
-    return whole * (slices - 1) / slices / (n / slices)

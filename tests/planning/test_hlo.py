@@ -183,3 +183,17 @@ channel_id=2, source_target_pairs={{0,1},{1,2},{2,0}}
     found = {c.kind: c for c in collectives.of_program(hlo.parse(text), 8)}
     assert found["all-gather"].bytes == 4 * 32 * 7 / 8
     assert (found["collective-permute"].bytes, found["collective-permute"].group) == (16, (0, 1))
+
+
+def test_what_comes_in_from_other_slices_is_what_the_runtime_receives():
+    text = """
+ENTRY %m (x: f32[4]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  %t = token[] after-all()
+  %in = (f32[8,4]{1,0}, u32[], token[]) recv(%t), channel_id=1, is_host_transfer=true, \
+frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+  ROOT %y = f32[4]{0} copy(%x)
+}
+"""
+    (found,) = collectives.of_program(hlo.parse(text), 4)
+    assert (found.kind, found.bytes) == (collectives.NETWORK, 4 * 8 * 4)

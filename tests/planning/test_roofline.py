@@ -1,17 +1,15 @@
 """The roofline, by hand."""
 
-import pytest
-
 from mova_jax.planning.chips import CHIPS
-from mova_jax.planning.collectives import Collective
+from mova_jax.planning.collectives import NETWORK, Collective
 from mova_jax.planning.roofline import Roofline, roofline
 
 V5E = CHIPS["v5e"]
 
 
 class Device:
-    def __init__(self, number, slice_index=0):
-        self.coords, self.slice_index = (number % 4, number // 4 % 4, 0), slice_index
+    def __init__(self, number):
+        self.coords = (number % 4, number // 4 % 4, 0)
 
 
 def collective(group, size, kind="all-reduce"):
@@ -32,19 +30,11 @@ def test_a_permutation_goes_over_one_link():
     assert roofline(V5E, 0, 0, found, devices, (4, 4)).ici == 1.0
 
 
-def test_slices_are_joined_by_the_network_each_device_bringing_its_share():
-    devices = [Device(i % 16, i // 16) for i in range(32)]
-    received = 2 * 64e9 * 31 / 32  # an all-reduce of 64 GB over all
-    bounds = roofline(V5E, 0, 0, [collective(range(32), received)], devices, (4, 4))
-    across = 2 * 64e9 / 2 / 16
-    assert bounds.dcn == pytest.approx(across / 3.125e9)
-    assert bounds.ici == pytest.approx((received - across) / 100e9)
-
-
-def test_a_group_with_one_device_a_slice_uses_the_network_alone():
-    devices = [Device(0, 0), Device(0, 1)]
-    bounds = roofline(V5E, 0, 0, [collective((0, 1), 3.125e9)], devices, (1, 1))
-    assert (bounds.ici, bounds.dcn) == (0.0, 1.0)
+def test_what_crosses_slices_comes_in_over_the_network():
+    devices = [Device(i % 16) for i in range(32)]
+    found = [Collective(NETWORK, "", 1.0, 3.125e9, 0, ()), collective(range(16), 50e9)]
+    bounds = roofline(V5E, 0, 0, found, devices, (4, 4))
+    assert (bounds.dcn, bounds.ici) == (1.0, 0.5)
 
 
 def test_both_ends_of_the_step_time():
