@@ -563,9 +563,21 @@ def test_training_leaves_damaged_records_out_and_the_rest_goes_on(
         except ShardError:
             bad.append(index)
     assert len(bad) == 2
-    options = {"batch_size": 3, "image_steps": image_steps, "image_batch_size": 3, **readers}
-    dataset = _train(tmp_path / "damaged", tokenizer, **options)
-    expected = _take(iter(_train(tmp_path / "whole", tokenizer, **options)), 4)
+    settings = dataclasses.replace(SETTINGS, **readers)
+    dataset, right = (
+        train_dataset(
+            tmp_path / name,
+            "train",
+            tokenizer,
+            settings,
+            seed=0,
+            batch_size=3,
+            image_steps=image_steps,
+            image_batch_size=3,
+        )
+        for name in ("damaged", "whole")
+    )
+    expected = _take(iter(right), 4)
     for got, right in zip(_take(iter(dataset), 4), expected, strict=True):
         damaged = np.isin(right["video_id"], bad)
         np.testing.assert_array_equal(got["video_id"], right["video_id"])
