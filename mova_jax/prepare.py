@@ -9,7 +9,7 @@ In:  a JSONL beside the videos, one video a line; or the files of a data set as 
 Out: a folder for `--config=configs/base.py:data=shards`: shards, tokenizer, and manifest.json with
      all that was skipped and why.
 
-Each may be a path or a URL. Stopped in whatever way, the same command goes on where it was.
+All of these may be at URLs, too. Stopped in whatever way, the same command goes on where it was.
 
 Exit code: 0 when every entry went in, 3 when some were skipped, 1 when it could not be finished,
 130 when it was interrupted.
@@ -31,6 +31,7 @@ from mova_jax.data.decode import CODECS
 from mova_jax.data.ingest import MISSING, IngestSettings, ingest
 from mova_jax.data.manifest import MANIFEST, Manifest, ShardError, SplitInfo
 from mova_jax.data.output import InUse, is_unfinished
+from mova_jax.data.storage import is_url
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
 _GOES_ON = "what is done is kept in {}/.partial, and the same command goes on from there."
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"prepare: {_GOES_ON.format(args.output)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        kept = is_unfinished(args.output)
+        kept = is_url(args.output) or is_unfinished(args.output)  # no waiting for a store now
         what = _GOES_ON.format(args.output) if kept else "nothing was done yet."
         print(f"prepare: interrupted; {what}", file=sys.stderr)
         return INTERRUPTED
@@ -148,8 +149,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Fields of a line of the JSONL:\n{FIELDS}\n\n"
         f"Data sets, and what --annotations has to hold (docs/data.md):\n{known}\n\n"
         "`inspect SHARDS` as the first words looks into finished shards.\n\n"
-        "Every FOLDER and JSONL may be a path or a URL (gs://, s3://). Stopped in whatever way,\n"
-        "the same command goes on where it was.\n\n"
+        "--input, --videos, --annotations and --output may be URLs (gs://, s3://). Stopped in\n"
+        "whatever way, the same command goes on where it was.\n\n"
         "Exit code: 0 when every entry went in, 3 when some were skipped, 1 when it could not be\n"
         "finished, 130 when it was interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,5 +1,6 @@
 """Whole runs of a tiny model: learning what they tell, stopping, going on, refusing."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -120,7 +121,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_state_before(cache, tmp_p
                 params = dict(state.params) | {
                     "logit_scale": state.params["logit_scale"] * float("nan")
                 }
-                state = type(state)(state.step, params, state.opt_state, state.finite)
+                state = dataclasses.replace(state, params=params)
             return step(state, batch)
 
         return take

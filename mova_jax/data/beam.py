@@ -58,9 +58,8 @@ def decode_and_pack(
         output,
         options,
     )
-    keys = [task.key for task in todo]
-    passing = unfinished.passing_outcomes()
-    outcomes = known | passing | unfinished.outcomes(key for key in keys if key not in passing)
+    done = unfinished.outcomes({task.key for task in todo} & unfinished.keys())
+    outcomes = known | unfinished.passing_outcomes() | done
     plan = ShardPlan()
     for task in tasks:
         if size := outcomes[task.key].size:

@@ -9,6 +9,7 @@ start at once wait for the one that copies, and what a killed one copied is not 
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from tqdm import tqdm
@@ -44,7 +45,8 @@ def local_folder(source: str | os.PathLike, cache: str | os.PathLike = _CACHE) -
                 "python -m mova_jax.prepare."
             ) from error
         digest = hashlib.sha256(remote.path.encode() + b"\n" + manifest).hexdigest()[:16]
-        folder = Path(cache) / f"copy-{digest}"
+        name = re.sub(r"[^\w.-]", "_", remote.path.rpartition("/")[2])
+        folder = Path(cache) / f"{name[:40]}-{digest}"
         if not (folder / MANIFEST).exists():
             folder.mkdir(parents=True, exist_ok=True)
             with only_user(folder, wait=True):

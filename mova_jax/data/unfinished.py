@@ -121,8 +121,7 @@ class Unfinished:
             What became of those that are done.
         """
         wanted = {key for _, key in items}
-        there = set(self._folder.names(_ITEMS))
-        alone = self.outcomes(key for key in wanted if f"{key}{_DONE}" in there)
+        alone = self.outcomes(wanted & self.keys())
         packed = self._whole_shards()
         known = dict(alone)
         for shard in packed.values():
@@ -148,8 +147,13 @@ class Unfinished:
         except FileNotFoundError:
             return None
 
+    def keys(self, end: str = _DONE) -> set[str]:
+        """The items that are done and in no shard yet."""
+        names = self._folder.names(_ITEMS)
+        return {name.removesuffix(end) for name in names if name.endswith(end)}
+
     def outcomes(self, keys: Iterable[str], end: str = _DONE) -> dict[str, Outcome]:
-        """The same of many, each of which must be there."""
+        """What became of many, each of which must be there."""
         keys = list(keys)
         texts = self._folder.read_all(f"{_ITEMS}/{key}{end}" for key in keys)
         found = zip(keys, map(Outcome.from_json, texts), strict=True)
@@ -157,8 +161,7 @@ class Unfinished:
 
     def passing_outcomes(self) -> dict[str, Outcome]:
         """Reasons of this call that another call will not know."""
-        names = [name for name in self._folder.names(_ITEMS) if name.endswith(_PASSING)]
-        return self.outcomes((name.removesuffix(_PASSING) for name in names), _PASSING)
+        return self.outcomes(self.keys(_PASSING), _PASSING)
 
     def keep(self, key: str, outcome: Outcome, data: bytes, may_pass: bool = False) -> None:
         """Stores what became of an item, and its record.
@@ -192,6 +195,8 @@ class Unfinished:
             pass
         with ClearErrors(f"A shard cannot be written to {self._folder}"):
             outcomes = self.outcomes(keys)
+            if lost := set(keys) - outcomes.keys():
+                raise ShardError(f"{self._folder}/{_ITEMS}/{min(lost)} is damaged; run again.")
             with self._folder.writing(shard_name(keys)) as path:
                 info = write_shard(path, self._records(outcomes))
             packed = Packed(outcomes, info.bytes, info.sha256)
