@@ -12,6 +12,7 @@ Needs libtpu (requirements-tpu.txt) and minutes a row. The compiler's answers ar
 import argparse
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -21,12 +22,14 @@ RECIPE = "configs/activitynet.py"
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v6e:16x16", "v5p:4x4x4")
 FRAMES = {"b16": 64, "l14": 96}
 BATCHES = (256, 4096, 32768)
-# What all rows have, and what some need to fit: the first rule whose words are in the row's name.
+# What all rows have, and what some need to fit: all rules whose words are in the row's name.
 COMMON = {"model.dtype": "bfloat16", "model.remat": "full"}
 SETTINGS: dict[tuple[str, ...], dict[str, Any]] = {
-    ("/32768",): {"losses.hard_pairs": 15, "losses.pair_block": 16},
-    ("/4096",): {"losses.hard_pairs": 15, "losses.pair_block": 16},
+    ("/32768",): {"losses.hard_pairs": 15},
+    ("/4096",): {"losses.hard_pairs": 15},
+    ("l14", "v5e"): {"mesh.fsdp": 16},
 }
+ROWS_A_CHIP = 4  # more than so many videos of a chip go through the towers so many at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +50,15 @@ class Row:
 
     def settings(self) -> dict[str, Any]:
         """Keys that the row changes of the recipe."""
-        fitting = (made for words, made in SETTINGS.items() if all(w in self.name for w in words))
-        return COMMON | next(fitting, {}) | dict(self.changes)
+        keys = dict(COMMON)
+        for words, made in SETTINGS.items():
+            if all(word in self.name for word in words):
+                keys |= made
+        shape = self.topology.partition(":")[2]
+        at_once = ROWS_A_CHIP * math.prod(map(int, shape.split("x")))
+        if self.batch > at_once:
+            keys["train.microbatch"] = at_once
+        return keys | dict(self.changes)
 
     def command(self) -> list[str]:
         """The call, one argument a string."""
@@ -66,7 +76,7 @@ def paper_rows() -> list[Row]:
 def scaling_rows() -> list[Row]:
     """The same rows of a batch on each chip, on 4 to 256 chips."""
     shapes = {4: "2x2", 16: "4x4", 64: "8x8", 256: "16x16"}
-    changes = (("losses.hard_pairs", 15), ("losses.pair_block", 16))
+    changes = (("losses.hard_pairs", 15),)
     return [Row("b16", 8 * n, f"v5e:{shape}", changes=changes) for n, shape in shapes.items()]
 
 
