@@ -14,6 +14,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
+        # On a busy machine eight devices can take long to meet: not a reason to abort.
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
         # Test shapes are tiny: handing them to a thread pool costs more than computing them, and
         # the tests already run in several processes.
         "--xla_cpu_multi_thread_eigen=false",

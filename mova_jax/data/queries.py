@@ -13,7 +13,7 @@ import os
 
 import numpy as np
 
-from mova_jax.data import shards, sources, transforms
+from mova_jax.data import choices, shards, sources
 from mova_jax.data.annotations.items import CAPTION, QUERIES
 from mova_jax.data.tokenizer import Tokenizer
 
@@ -88,7 +88,7 @@ def eval_captions(
     owners, ids = [], []
     for video in range(min(limit or len(source), len(source))):
         record = source[video]
-        texts = [transforms.choose_caption(record)]
+        texts = [choices.choose_caption(record)]
         if queries != CAPTION:
             texts += [text for text in record.alternatives if text.strip()]
         owners += [video] * len(texts)

@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
 def make(folder, objective_name="full", **changes):
     config = tiny.config(objective_name, **SIZES | changes)
     mesh = mesh_lib.make_mesh()
-    recipe = make_recipe(config, mesh_lib.replicated(mesh))
+    recipe = make_recipe(config, mesh)
     context = config.model.text.context
     evaluator = Evaluator(recipe, mesh, folder, Tokenizer(folder / TOKENIZER, context))
     return evaluator, recipe, recipe.initial().params
