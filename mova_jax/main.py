@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags
@@ -33,6 +34,31 @@ flags.DEFINE_integer("process", -1, "Number of this process from 0, with --coord
 
 def main(argv: list[str]) -> int:
     """Runs the flags' configuration; `argv` is what absl left over."""
+    try:
+        code = _run(argv)
+    except app.UsageError:
+        raise
+    except BaseException:
+        if not _one_of_several():
+            raise
+        traceback.print_exc()
+        code = 1
+    if code == 1 and _one_of_several():
+        # JAX's own end would wait for the others, which are waiting for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _one_of_several() -> bool:
+    """Whether this is one of several processes; starts nothing that was not started yet."""
+    import jax
+
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _run(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"got {argv[1:]}, expected flags only (--config=, --workdir=)")
     # JAX tells at level INFO of every accelerator that is not there.
@@ -43,7 +69,7 @@ def main(argv: list[str]) -> int:
     from mova_jax import mesh
     from mova_jax.data.shards import ShardError
     from mova_jax.training.checkpoint import CheckpointError
-    from mova_jax.training.processes import LOST, lost_process
+    from mova_jax.training.processes import LOST, is_main, lost_process
     from mova_jax.training.run import run
     from mova_jax.training.workdir import RunError
     from mova_jax.weights.files import WeightsError
@@ -53,7 +79,8 @@ def main(argv: list[str]) -> int:
     try:
         config = config_lib.from_config_dict(FLAGS.config)
         mesh.start_processes(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
-        _tell_difference(config, path, argument)
+        if is_main():
+            _tell_difference(config, path, argument)
         return run(config, workdir, steps_to_trace(FLAGS.profile_steps))
     except (
         config_lib.ConfigError,

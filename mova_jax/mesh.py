@@ -57,6 +57,9 @@ class MeshError(ValueError):
     """Devices or processes that do not fit; the message says what to do."""
 
 
+_SILENT_S = 30  # after so long without a word a process counts as lost
+
+
 def start_processes(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     """Joins this process to the others of its run; to be called before JAX is asked for anything.
 
@@ -77,11 +80,14 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
             f"got coordinator={coordinator!r}, processes={processes}, process={process}; expected "
             "host:port, a number of processes and this one's number below it, or none of the three"
         )
+    # JAX's own service would swallow SIGTERM and only note it; the loop has a vote of its own.
+    jax.config.update("jax_enable_preemption_service", False)
+    beat = {"heartbeat_timeout_seconds": _SILENT_S}
     if coordinator:
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(coordinator, processes, process, **beat)
         return
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(**beat)
     except ValueError as error:
         if "coordinator_address" not in str(error):  # that of a machine of no cluster
             raise

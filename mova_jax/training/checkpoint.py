@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
+from mova_jax.training.processes import lost_process
 from mova_jax.training.state import Recipe, TrainState
 
 FOLDER = "checkpoints"
@@ -81,6 +82,10 @@ class Checkpoints:
         Raises:
             CheckpointError: this save, or the one before it, could not be written.
         """
+        with self._clear_errors("written"):
+            # Never whole before the best one of the same step: a restart from here does not
+            # validate that step again.
+            self._best.wait_until_finished()
         self._save(self._last, state, data, {"config": self._config})
 
     def save_best(
@@ -228,6 +233,8 @@ def _clear_errors(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if lost_process(error):
+            raise  # nothing is wrong with the checkpoint, and the same command goes on
         advice = "the saves before it are whole; make room or correct the path, and start again"
         if what == "read":
             advice = "start in another workdir, or go back to the code that wrote it"

@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mova_jax.training.workdir import RunError
-
 SHARE, FEW = 0.01, 10  # of the distinct records seen; so many are always let pass
 
 
@@ -32,24 +30,24 @@ class Damage:
         """Distinct records found damaged."""
         return len(self._damaged)
 
-    def look(self, arrays: dict[str, np.ndarray]) -> None:
-        """Looks at a batch before it is used.
+    @property
+    def too_many(self) -> bool:
+        """More than `FEW` records, and than `SHARE` of those seen."""
+        return self.count > max(FEW, SHARE * len(self._seen))
 
-        Raises:
-            RunError: no row is whole, or more than `FEW` records and `SHARE` of those seen are
-                damaged.
-        """
+    def summary(self) -> str:
+        """What was found, and what to do."""
+        return (
+            f"too many records are damaged, {self.count} of {len(self._seen)} that this process "
+            "read. python -m mova_jax.prepare inspect SHARDS --verify names all of them: copy the "
+            "shards anew, or make them again; the run then goes on from its last checkpoint."
+        )
+
+    def look(self, arrays: dict[str, np.ndarray]) -> None:
+        """Looks at a batch before it is used; tells of a damaged record the first time."""
         ids, whole = arrays["video_id"], arrays["frame_mask"].any(-1)
         self._seen.update(ids.tolist())
         for video_id in ids[~whole].tolist():
             if video_id not in self._damaged:
                 self._damaged.add(video_id)
                 self._tell(f"damaged, and left out: {self._place_of(video_id)}")
-        too_many = self.count > max(FEW, SHARE * len(self._seen))
-        if too_many or not whole.any():
-            last = self._place_of(int(ids[~whole][-1])) if (~whole).any() else ""
-            raise RunError(
-                f"{self.count} of {len(self._seen)} records are damaged, the last one {last}. "
-                "python -m mova_jax.prepare inspect SHARDS --verify names all of them: copy the "
-                "shards anew, or make them again; the run then goes on from its last checkpoint."
-            )

@@ -15,6 +15,7 @@ from mova_jax.config import Config
 from mova_jax.data.tokenizer import is_tokenizer
 from mova_jax.training.checkpoint import is_started
 from mova_jax.training.optim import parameter_names, split_trained, unflatten
+from mova_jax.training.processes import say
 from mova_jax.training.state import Recipe, TrainState
 from mova_jax.training.workdir import tokenizer_folder
 from mova_jax.weights.init import load_initial, vocabulary_beside
@@ -54,7 +55,7 @@ def initial_weights(config: Config, recipe: Recipe, workdir: Path) -> dict[str, 
     like = {name: leaf.shape for name, leaf in parameter_names(shapes).items()}
     bias = config.model.masks.init_bias
     ours, report = load_initial(config.init_from, like, config.model.activation, init_bias=bias)
-    print(f"Weights of {config.init_from}", *report.lines(), sep="\n  ")
+    say(f"Weights of {config.init_from}", *(f"  {line}" for line in report.lines()))
     return ours
 
 

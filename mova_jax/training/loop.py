@@ -20,6 +20,7 @@ from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.training.checkpoint import Checkpoints
 from mova_jax.training.damage import Damage
+from mova_jax.training.processes import Vote
 from mova_jax.training.profile import Trace
 from mova_jax.training.progress import MetricWriter, Progress, Work
 from mova_jax.training.state import TrainState
@@ -38,20 +39,13 @@ class StopSignal:
 
     def __init__(self):
         self.number = 0
-        self._vote: jax.Array | None = None
 
-    def agreed(self, mesh: jax.sharding.Mesh) -> bool:
-        """Whether to stop before the next step: the same answer in every process of the run.
-
-        With several processes a request counts one step later, when all know of it.
-        """
-        if jax.process_count() == 1:
-            return self.requested
-        before, self._vote = self._vote, mesh_lib.any_process(mesh, self.requested)
-        if before is not None and bool(before):
-            self.number = self.number or signal.SIGTERM
-            return True
-        return False
+    def agreed(self, vote: Vote) -> bool:
+        """Whether to stop before the next step: the same answer in every process of the run."""
+        if not vote(self.requested):
+            return False
+        self.number = self.number or signal.SIGTERM  # it was another process that was told
+        return True
 
     @property
     def requested(self) -> bool:
@@ -135,6 +129,7 @@ class Loop:
         self._writer, self._progress = writer, progress
         self._evaluate, self._name_videos = evaluate, name_videos
         self._trace, self._use, self._damage = trace or Trace(), use, damage
+        self._stop_vote, self._damage_vote = Vote(mesh), Vote(mesh)
 
     def run(self, state: TrainState, stop: StopSignal) -> TrainState:
         """Trains from where `state` stands; saves when it leaves.
@@ -147,8 +142,10 @@ class Loop:
         """
         cfg, step = self._config.train, int(state.step)
         data_state, ahead, taken = self._batches.get_state(), None, None
-        while step < cfg.steps and not stop.agreed(self._mesh):
+        while step < cfg.steps and not stop.agreed(self._stop_vote):
             fetched = ahead or self._fetch()
+            if self._damage and self._damage_vote(self._damage.too_many):
+                self._stop_damaged(state, data_state)
             self._trace.before(step + 1)
             with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
                 state, metrics = self._train_step(state, fetched.batch)
@@ -160,6 +157,8 @@ class Loop:
             try:
                 ahead = self._fetch() if step < cfg.steps else None
             except Exception:
+                if jax.process_count() > 1:
+                    raise  # the others go on to their next step, and would never join a save
                 self._settle(taken, state)
                 self._checkpoints.save_last(state, data_state)
                 self._checkpoints.wait()
@@ -216,6 +215,12 @@ class Loop:
             f"step {step}: validation T2V R@1 {score:.1f} % of {figures['gallery']:.0f} videos"
             + (", the best so far" if best else "")
         )
+
+    def _stop_damaged(self, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Saves, and raises in every process."""
+        self._checkpoints.save_last(state, data_state)
+        self._checkpoints.wait()
+        raise RunError(self._damage.summary())
 
     def _stop_not_finite(self, taken: _Taken, metrics: dict[str, float], state: TrainState):
         """Saves the last good state, at which the step left it, and raises."""

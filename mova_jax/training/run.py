@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -69,26 +70,47 @@ def run(config: Config, workdir: str | os.PathLike, profile_steps: tuple[int, in
     Raises:
         RunError, ShardError, CheckpointError: what is wrong and what to do.
     """
+    if profile_steps[0] > config.train.steps:
+        raise RunError(
+            f"--profile_steps begins at step {profile_steps[0]}, but train.steps is "
+            f"{config.train.steps}: name steps that are taken"
+        )
     setup = set_up(config, workdir, profile_steps)
     try:
-        if _is_complete(setup):
-            say(f"The run in {setup.workdir} is complete.\n\n{_summary(setup)}")
-            return 0
-        stop = StopSignal()
-        with stop.caught():
-            if setup.checkpoints.last_step != setup.config.train.steps:
-                _train(setup, stop)
-        if stop.requested:
-            say(
-                f"Stopped after step {setup.checkpoints.last_step} of {config.train.steps}; "
-                "the same command goes on from there."
-            )
-            return 128 + stop.number
-        _finish(setup)
-        say(f"\nThe run is complete.\n\n{_summary(setup)}")
+        code = _carry_out(setup)
+    except BaseException:
+        if jax.process_count() == 1:  # of several, closing would wait for those that may be gone
+            setup.checkpoints.close()
+        raise
+    setup.checkpoints.close()
+    return code
+
+
+def _carry_out(setup: Setup) -> int:
+    """`run` without its beginning and end."""
+    if _is_complete(setup):
+        say(f"The run in {setup.workdir} is complete.\n\n{_summary(setup)}")
         return 0
-    finally:
-        setup.checkpoints.close()
+    steps, stop = setup.config.train.steps, StopSignal()
+    with stop.caught():
+        if setup.checkpoints.last_step != steps:
+            _train(setup, stop)
+    # Behind the last step a request is one process's own: the others finish, and so does this one.
+    alone = jax.process_count() == 1
+    if setup.checkpoints.last_step != steps or (stop.requested and alone):
+        say(
+            f"Stopped after step {setup.checkpoints.last_step} of {steps}; "
+            "the same command goes on from there."
+        )
+        return 128 + stop.number
+    _finish(setup)
+    say(f"\nThe run is complete.\n\n{_summary(setup)}")
+    return 0
+
+
+def _warn(text: str) -> None:
+    """For what the main process does not know of."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def set_up(
@@ -214,7 +236,7 @@ def _train(setup: Setup, stop: StopSignal) -> None:
         warmup_steps=image_steps(config),
         started=setup.started,
     )
-    trace = Trace(setup.workdir, *setup.profile_steps)
+    trace = Trace(setup.workdir, *setup.profile_steps) if is_main() else Trace()
     with writer, progress, contextlib.closing(trace):
         loop = Loop(
             config,
@@ -228,7 +250,7 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             name_videos=setup.batches.record_ids,
             trace=trace,
             use=DeviceUse(setup.recipe, setup.mesh),
-            damage=Damage(setup.batches.place_of, progress.message),
+            damage=Damage(setup.batches.place_of, progress.message if is_main() else _warn),
         )
         try:
             loop.run(state, stop)

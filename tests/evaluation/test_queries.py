@@ -14,7 +14,7 @@ from mova_jax import prepare
 from mova_jax.data import pipeline, queries
 from mova_jax.data.annotations.registry import DATASETS
 from mova_jax.data.manifest import Manifest, read_manifest, write_manifest
-from mova_jax.data.shards import MANIFEST, ShardError, write_split
+from mova_jax.data.shards import MANIFEST, ShardError, open_split, write_split
 from mova_jax.data.storyboard import TOKENIZER, make_record
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
@@ -85,7 +85,7 @@ def dense(folder, evaluator, recipe, params):
     """Scores `[b c]` of all videos with all captions, in one piece, padded to the context."""
     config = recipe.config
     video = jax.tree.map(np.asarray, evaluator.embed(params, "test").video)
-    source = pipeline.shards.open_split(folder, "test")
+    source = open_split(folder, "test")
     records = [source[i] for i in range(len(source))]
     texts = [text for record in records for text in (record.caption, *record.alternatives)]
     assert len(texts) == len(OWNER)

@@ -1,10 +1,8 @@
 """What is told of damaged records, and when they are too many."""
 
 import numpy as np
-import pytest
 
 from mova_jax.training.damage import Damage
-from mova_jax.training.workdir import RunError
 
 
 def batch(ids, damaged=()):
@@ -29,15 +27,18 @@ def test_each_damaged_record_is_told_once_and_counted_once():
 def test_more_than_ten_and_one_in_a_hundred_are_too_many():
     damage, _ = watch()
     damage.look(batch(range(1000), damaged=range(10)))
-    with pytest.raises(RunError, match=r"11 of 1011 records are damaged, the last one record 1010"):
-        damage.look(batch(range(1000, 1011), damaged=[1010]))
+    assert not damage.too_many
+    damage.look(batch([1000], damaged=[1000]))
+    assert damage.too_many
+    assert "11 of 1001 that this process read" in damage.summary()
     damage, _ = watch()
     damage.look(batch(range(2000), damaged=range(20)))
-    with pytest.raises(RunError, match="21 of 2001 records"):
-        damage.look(batch([2000, 0, 30], damaged=[2000]))
+    assert not damage.too_many
+    damage.look(batch([2000, 0, 30], damaged=[2000]))
+    assert damage.too_many
 
 
-def test_a_batch_of_nothing_else_is_the_end():
+def test_one_bad_record_a_batch_of_one_is_no_reason_to_stop():
     damage, _ = watch()
-    with pytest.raises(RunError, match=r"2 of 2 records.*inspect SHARDS --verify"):
-        damage.look(batch([7, 8], damaged=[7, 8]))
+    damage.look(batch([7], damaged=[7]))
+    assert not damage.too_many
