@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -50,12 +51,14 @@ def figures(full):
     return evaluator.evaluate(params, "test", blend_weight=1.0)
 
 
+@pytest.fixture(scope="module")
 def by_hand(full):
-    """Modular scores [b c], one pair at a time."""
+    """Modular scores [b c], one pair at a time and on one device."""
     evaluator, recipe, params = full
     embedded = evaluator.embed(params, "test")
     cfg = recipe.config
-    model, how = recipe.model(params), objective.pairing(cfg.losses, cfg.eval.pool)
+    model = recipe.model(jax.tree.map(jnp.asarray, jax.device_get(params)))
+    how = objective.pairing(cfg.losses, cfg.eval.pool)
     captions = model.prepare(embedded.text)
     scores = np.zeros((VIDEOS, VIDEOS))
     for b in range(VIDEOS):
@@ -69,16 +72,16 @@ def by_hand(full):
     return scores
 
 
-def test_all_scores_at_once_are_those_of_pairs_scored_one_by_one(full):
+def test_all_scores_at_once_are_those_of_pairs_scored_one_by_one(full, by_hand):
     evaluator, _, params = full
     scores = evaluator.scores(params, "test")
     assert set(scores) == {"global", "modular"}
-    np.testing.assert_allclose(scores["modular"], by_hand(full), atol=1e-5)
+    np.testing.assert_allclose(scores["modular"], by_hand, atol=1e-5)
     assert scores["global"].shape == (VIDEOS, VIDEOS)
 
 
-def test_modular_figures_are_those_of_pairs_scored_one_by_one(full, figures):
-    scores = by_hand(full)
+def test_modular_figures_are_those_of_pairs_scored_one_by_one(by_hand, figures):
+    scores = by_hand
     own = np.diag(scores)
     t2v = 1 + (scores > own).sum(0)
     v2t = 1 + (scores > own[:, None]).sum(1)
