@@ -146,7 +146,16 @@ def test_slurm_starts_the_run_with_its_flags():
     assert command[-3:] == ["-m", "mova_jax.main", "--config=configs/base.py:data=a b"]
 
 
-def supervised(tmp_path: Path, codes: list[int]) -> tuple[int, int]:
+def on_path(folder: Path, **tools: str) -> str:
+    """A PATH on which these shell scripts stand before the machine's own tools."""
+    folder.mkdir(exist_ok=True)
+    for name, script in tools.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def supervised(tmp_path: Path, codes: list[int], **environment: str) -> tuple[int, int]:
     """Runs a command that ends with these codes in turn: its last code, and how often it ran."""
     count = tmp_path / "count"
     count.write_text("0")
@@ -155,7 +164,8 @@ def supervised(tmp_path: Path, codes: list[int]) -> tuple[int, int]:
         "p.write_text(str(n + 1)); sys.exit(eval(sys.argv[2])[n])"
     )
     command = (sys.executable, "-c", script, str(count), str(codes))
-    done = launch("supervise.sh", "--attempts", "4", *command, SUPERVISE_PAUSE_S="0")
+    options = {"SUPERVISE_PAUSE_S": "0", "PATH": on_path(tmp_path / "bin", curl="exit 6")}
+    done = launch("supervise.sh", "--attempts", "4", *command, **options | environment)
     return done.returncode, int(count.read_text())
 
 
@@ -166,11 +176,65 @@ def supervised(tmp_path: Path, codes: list[int]) -> tuple[int, int]:
         ([1], (1, 1)),  # wrong flags do not get better by trying again
         ([143, 75, 134, 0], (0, 4)),
         ([143, 1], (1, 2)),
-        ([75] * 9, (75, 4)),
+        ([143] * 9, (143, 4)),  # all attempts
+        ([75, 134, 75, 0], (75, 3)),  # lost at once three times: no progress
+        ([75, 75, 143, 0], (0, 4)),
     ],
 )
 def test_supervise_starts_again_what_was_stopped_from_outside(codes, expected, tmp_path):
     assert supervised(tmp_path, codes) == expected
+
+
+def test_supervise_counts_only_losses_soon_after_the_start_as_no_progress(tmp_path):
+    assert supervised(tmp_path, [75] * 9, SUPERVISE_SOON_S="0") == (75, 4)
+
+
+# Answers as the metadata server does, and a command that makes a notice stand while it runs: of
+# maintenance, until it was asked for three times, or of a preemption.
+METADATA = """
+for url; do :; done
+case $url in
+  */preempted) cat "$FAKE/preempted" ;;
+  *) left=$(cat "$FAKE/left")
+     if [ "$left" -gt 0 ]; then
+       echo $((left - 1)) > "$FAKE/left"; echo TERMINATE_ON_HOST_MAINTENANCE
+     else echo NONE; fi ;;
+esac
+"""
+WORK = """
+cat "$FAKE/left" >> "$FAKE/starts"
+trap 'exit 143' TERM
+if [ "$(wc -l < "$FAKE/starts")" -le "$NOTICES" ]; then
+  echo "$ANSWERS" > "$FAKE/left"; echo "$TAKEN" > "$FAKE/preempted"
+  while :; do sleep 0.05; done
+fi
+"""
+
+
+def noticed(tmp_path: Path, notices: int, taken: str = "FALSE") -> tuple[int, list[str]]:
+    """A command that a notice interrupts so many times: its last code, what stood at its starts."""
+    (tmp_path / "left").write_text("0\n")
+    (tmp_path / "preempted").write_text("FALSE")
+    path = on_path(tmp_path / "bin", curl=METADATA, work=WORK)
+    done = launch(
+        *("supervise.sh", "--attempts", "2", "work"),
+        PATH=path,
+        FAKE=str(tmp_path),
+        NOTICES=str(notices),
+        ANSWERS="3" if taken == "FALSE" else "0",
+        TAKEN=taken,
+        SUPERVISE_PAUSE_S="0",
+        SUPERVISE_LOOK_S="0.1",
+    )
+    return done.returncode, (tmp_path / "starts").read_text().split()
+
+
+def test_supervise_starts_after_a_maintenance_is_over_and_does_not_count_it(tmp_path):
+    assert noticed(tmp_path, notices=3) == (0, ["0"] * 4)  # with two attempts
+
+
+def test_supervise_ends_when_the_machine_is_taken(tmp_path):
+    assert noticed(tmp_path, notices=9, taken="TRUE") == (143, ["0"])
 
 
 def test_supervise_hands_a_sigterm_on_and_ends(tmp_path):
