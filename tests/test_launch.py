@@ -31,6 +31,15 @@ def launch(script: str, *arguments: str, **environment: str) -> subprocess.Compl
     )
 
 
+def on_path(folder: Path, **tools: str) -> str:
+    """A PATH on which these shell scripts stand before the machine's own tools."""
+    folder.mkdir(exist_ok=True)
+    for name, script in tools.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
 def commands(done: subprocess.CompletedProcess) -> list[list[str]]:
     """What a dry run printed, as the words that a shell would make of it."""
     assert done.returncode == 0, done.stderr
@@ -52,21 +61,118 @@ def test_tpu_create_asks_for_a_spot_queued_resource_with_the_runtime_of_its_type
 def test_tpu_run_passes_every_flag_whole_to_all_hosts_of_all_slices():
     flags = ["--config=configs/base.py:data=a b", "--config.optim.groups=(('.*', 1.0),)", "$HOME"]
     done = launch("tpu.sh", "run", *TPU, "--slices", "2", "--dry_run", "--", *flags)
-    nodes = commands(done)
-    assert [command[5] for command in nodes] == ["mova-0", "mova-1"]
-    for command in nodes:
+    starts = [line for line in commands(done) if "mova_jax.main" in line[-1]]
+    assert [command[5] for command in starts] == ["mova-0", "mova-1"]
+    for command in starts:
         assert "--worker=all" in command
         words = shlex.split(command[command.index("--command") + 1])
         start = words.index("mova_jax.main") + 1
         assert words[start : start + len(flags)] == flags
 
 
-def test_tpu_resume_deletes_creates_sets_up_and_runs():
-    done = launch("tpu.sh", "resume", *TPU, "--type", "v5p-8", "--dry_run", "--", "--config=x")
-    said = [" ".join(command) for command in commands(done)]
-    order = ["queued-resources delete", "queued-resources create", "git archive", "scp", "main"]
-    places = [next(i for i, line in enumerate(said) if part in line) for part in order]
+# A cloud of one host: its shell is a folder's, a queued resource is there at once, and calls that
+# match $FAILS fail.
+GCLOUD = """
+echo "$*" >> "$FAKE/calls"
+case "$*" in $FAILS) exit 1 ;; esac
+case "$*" in
+  *" describe "*) echo "$STATE" ;;
+  *" scp "*) cp "$5" "$FAKE/home/mova_jax.tar.gz" ;;
+  *" ssh "*) for command; do :; done; cd "$FAKE/home" && bash -c "$command" ;;
+esac
+"""
+GIT = 'tar -czf "$4" -C "$FAKE/commit" .'
+STARTED = 'echo "$JAX_COMPILATION_CACHE_DIR $*" > ../started'
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    """Runs tpu.sh against the cloud of one host: what it ended with, and the calls of gcloud."""
+    (tmp_path / "home").mkdir()
+    scripts = tmp_path / "commit" / "launch"
+    scripts.mkdir(parents=True)
+    (scripts / "setup.sh").write_text("ls -A | sort > ../made")
+    (scripts / "supervise.sh").write_text(STARTED)
+    tools = on_path(tmp_path / "bin", gcloud=GCLOUD, git=GIT, sudo='echo "$*" >> "$FAKE/sudo"')
+    calls = tmp_path / "calls"
+
+    def run(*arguments, fails="-", state="ACTIVE"):
+        calls.write_text("")
+        done = launch(
+            "tpu.sh", *arguments, PATH=tools, FAKE=str(tmp_path), FAILS=fails, STATE=state
+        )
+        return done, calls.read_text()
+
+    return run
+
+
+RESUME = ("resume", *TPU, "--type", "v5p-8", "--nfs", "10.0.0.2:/mova", "--", "--config=x")
+
+
+def test_tpu_resume_deletes_creates_sets_up_mounts_and_runs(cloud, tmp_path):
+    done, calls = cloud(*RESUME)
+    assert done.returncode == 0, done.stderr
+    order = ["delete", "queued-resources create", "describe", "scp", "setup.sh", "mount -t", "main"]
+    places = [calls.index(part) for part in order]
     assert places == sorted(places)
+    assert "mount -t nfs 10.0.0.2:/mova /mnt/data" in (tmp_path / "sudo").read_text()
+
+
+@pytest.mark.parametrize(
+    ("fails", "never"),
+    [
+        ("*resources?create*", "describe"),
+        ("*describe*", "scp"),
+        ("*scp*", "setup.sh"),
+        ("*setup.sh*", "mount -t"),
+    ],
+)
+def test_tpu_resume_ends_at_the_first_failure(cloud, fails, never):
+    done, calls = cloud(*RESUME, fails=fails)
+    assert done.returncode
+    assert never not in calls
+    assert "mova_jax.main" not in calls
+
+
+@pytest.mark.parametrize("state", ["", "FAILED", "SUSPENDED"])
+def test_tpu_create_does_not_wait_for_a_slice_that_will_not_come(cloud, state):
+    done, _ = cloud("create", *TPU, "--type", "v5p-8", state=state)
+    assert done.returncode == 2
+    assert state in done.stderr
+
+
+def test_tpu_setup_leaves_no_deleted_file_and_keeps_what_the_host_made(cloud, tmp_path):
+    folder = tmp_path / "home" / "mova_jax"
+    for name in (".venv", ".data", "mova_jax"):
+        (folder / name).mkdir(parents=True)
+    (folder / "mova_jax" / "old.py").touch()
+    done, _ = cloud("setup", *TPU)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "home" / "made").read_text().split() == [".data", ".venv", "launch"]
+    assert "install -y python3.11 python3.11-venv" in (tmp_path / "sudo").read_text()
+
+
+def test_tpu_run_starts_one_training_and_refuses_a_second(cloud, tmp_path):
+    cloud("setup", *TPU)
+    run = ("run", *TPU, "--cache", "/mnt/data/programs", "--", "--config=x y")
+    assert cloud(*run)[0].returncode == 0
+    started = tmp_path / "home" / "started"
+    assert started.read_text().startswith("/mnt/data/programs .venv/bin/python")
+    assert started.read_text().endswith("--config=x y\n")
+    started.unlink()
+    with subprocess.Popen(
+        ["flock", "mova_jax.lock", "sh", "-c", "echo held; cat"],
+        cwd=tmp_path / "home",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        for action in (run, ("setup", *TPU)):
+            done, _ = cloud(*action)
+            assert done.returncode == 1
+            assert "a training is still running here" in done.stderr
+        other.stdin.close()
+    assert not started.exists()
 
 
 @pytest.mark.parametrize(
@@ -77,6 +183,9 @@ def test_tpu_resume_deletes_creates_sets_up_and_runs():
         (("create", *TPU), "--type is missing"),
         (("create", *TPU, "--type", "v9-8", "--dry_run"), "give it with --version"),
         (("run", *TPU), "after --"),
+        (("run", *TPU, "--cache", "programs", "--", "--config=x"), "a folder of the shared disk"),
+        (("mount", *TPU), "--nfs is missing"),
+        (("mount", *TPU, "--nfs", "10.0.0.2:/a;ls"), "ADDRESS:/SHARE"),
         (("fly", *TPU), "unknown action 'fly'"),
         (("create", "--nmae", "mova"), "unknown option --nmae"),
     ],
@@ -107,6 +216,11 @@ def test_gke_renders_a_job_that_kubernetes_accepts():
     (container,) = spec["template"]["spec"]["containers"]
     assert container["args"] == flags
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    (disk,) = container["volumeMounts"]
+    assert environment["JAX_COMPILATION_CACHE_DIR"].startswith(disk["mountPath"] + "/")
+    (codes,) = replicated["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert codes["onExitCodes"]["values"] == [1, 2]  # these end it, all others start it again
     rule = jobset["spec"]["failurePolicy"]["rules"][0]
     assert {"name", "action"} <= rule.keys()  # both are required by JobSet's schema
 
@@ -139,20 +253,25 @@ def test_gke_dry_runs_print_the_commands():
 # ------------------------------------------------------------------------------ Slurm, supervising
 
 
+@pytest.mark.parametrize(
+    ("code", "restarts", "again"),
+    [(0, 0, 0), (1, 0, 0), (143, 9, 1), (75, 2, 1), (134, 3, 0), (75, 3, 0)],
+)
+def test_slurm_puts_back_into_the_queue_what_can_go_on(code, restarts, again, tmp_path):
+    told = tmp_path / "told"
+    tools = on_path(tmp_path / "bin", srun=f"exit {code}", scontrol=f'echo "$*" >> {told}')
+    job = {"PATH": tools, "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
+    done = launch("slurm.sh", "--config=x", **job)
+    assert done.returncode == code
+    assert (told.read_text() if told.exists() else "") == "requeue 7\n" * again
+    assert ("not started again" in done.stderr) == (restarts == 3)
+
+
 def test_slurm_starts_the_run_with_its_flags():
     done = launch("slurm.sh", "--config=configs/base.py:data=a b", DRY_RUN="1")
     (command,) = commands(done)
     assert command[0] == "srun"
     assert command[-3:] == ["-m", "mova_jax.main", "--config=configs/base.py:data=a b"]
-
-
-def on_path(folder: Path, **tools: str) -> str:
-    """A PATH on which these shell scripts stand before the machine's own tools."""
-    folder.mkdir(exist_ok=True)
-    for name, script in tools.items():
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-        (folder / name).chmod(0o755)
-    return f"{folder}:{os.environ['PATH']}"
 
 
 def supervised(tmp_path: Path, codes: list[int], **environment: str) -> tuple[int, int]:
