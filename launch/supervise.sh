@@ -7,8 +7,9 @@
 # same command goes on from the last checkpoint, and start it again, up to N times (100). Any other
 # code is passed on. A SIGTERM or Ctrl-C to this script goes to the command, and ends both.
 #
-# 75 and 134 are also what the others say when one process fails at the same place each time. So
-# three in a row that came within ten minutes of the start end it: no progress was made.
+# 75 and 134 are also what the others say when one process fails at the same place each time, and
+# 134 when a host did not come within the five minutes that JAX waits for it. So three in a row that
+# came within ten minutes of the start end it: no progress was made.
 #
 # On Google Cloud the maintenance notice of the metadata server counts as a SIGTERM: it comes
 # before the machine stops, so that the run saves where it is. The command starts again when the
