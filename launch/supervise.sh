@@ -87,6 +87,7 @@ while true; do
   "$@" &
   child=$!
   set +m
+  [[ -z "$stopped" ]] || forward TERM # it came while the command was being started
   watch_notices "$child" &
   watcher=$!
   code=0 seen=0

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def on_path(folder: Path, **tools: str) -> str:
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def commands(done: subprocess.CompletedProcess) -> list[list[str]]:
@@ -157,6 +165,7 @@ def test_tpu_run_starts_one_training_and_refuses_a_second(cloud, tmp_path):
     run = ("run", *TPU, "--cache", "/mnt/data/programs", "--", "--config=x y")
     assert cloud(*run)[0].returncode == 0
     started = tmp_path / "home" / "started"
+    wait_for(lambda: started.exists() and started.read_text())
     assert started.read_text().startswith("/mnt/data/programs .venv/bin/python")
     assert started.read_text().endswith("--config=x y\n")
     started.unlink()
@@ -369,9 +378,23 @@ def test_supervise_hands_a_sigterm_on_and_ends(tmp_path):
     process = subprocess.Popen(
         ["bash", "launch/supervise.sh", sys.executable, "-c", script, str(told)], cwd=ROOT
     )
-    deadline = time.monotonic() + 30
-    while not told.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(told.exists)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 143
     assert told.read_text() == "saved"
+
+
+def test_supervise_starts_nothing_after_a_sigterm_between_two_starts(tmp_path):
+    starts = tmp_path / "starts"
+    process = subprocess.Popen(
+        ["bash", "launch/supervise.sh", "sh", "-c", f"echo >> {starts}; exit 75"],
+        cwd=ROOT,
+        env=os.environ | {"SUPERVISE_PAUSE_S": "1", "PATH": on_path(tmp_path, curl="exit 6")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "starting again" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    process.stderr.close()
+    assert starts.read_text() == "\n"
