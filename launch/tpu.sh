@@ -198,7 +198,9 @@ case $action in
   status)
     do_it gcloud compute tpus queued-resources describe "$name" "${at[@]}"
     ;;
-  stop) on_all_hosts "pkill -TERM -f '[l]aunch/supervise.sh'" ;;
+  stop)
+    on_all_hosts "pkill -TERM -f '[l]aunch/supervise.sh' || echo 'no training runs here'"
+    ;;
   # Each on its own, not joined by &&, behind which bash overlooks what fails inside of them.
   resume)
     delete

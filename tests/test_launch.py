@@ -101,7 +101,9 @@ def cloud(tmp_path):
     scripts.mkdir(parents=True)
     (scripts / "setup.sh").write_text("ls -A | sort > ../made")
     (scripts / "supervise.sh").write_text(STARTED)
-    tools = on_path(tmp_path / "bin", gcloud=GCLOUD, git=GIT, sudo='echo "$*" >> "$FAKE/sudo"')
+    tools = on_path(
+        tmp_path / "bin", gcloud=GCLOUD, git=GIT, pkill="exit 1", sudo='echo "$*" >> "$FAKE/sudo"'
+    )
     calls = tmp_path / "calls"
 
     def run(*arguments, fails="-", state="ACTIVE"):
@@ -203,6 +205,12 @@ def test_tpu_says_what_is_wrong(arguments, message):
     done = launch("tpu.sh", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_tpu_stop_goes_through_all_slices_also_where_nothing_runs(cloud):
+    done, calls = cloud("stop", *TPU, "--slices", "2")
+    assert done.returncode == 0
+    assert done.stdout.count("no training runs here") == calls.count("pkill -TERM") == 2
 
 
 # -------------------------------------------------------------------------------------------- GKE
