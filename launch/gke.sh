@@ -9,6 +9,8 @@
 #
 # Options: --slices N (1), --chips C (of a host, 4), --restarts R (100), --dry_run. The image is
 # made from launch/Dockerfile; the claim is a ReadWriteMany volume with shards, weights and workdir.
+# Exit codes 1 and 2 (wrong flags, data or disk) end the JobSet; 75, 134, 143 and a lost host start
+# all pods again, R times at most.
 # Typed again after `delete`, `apply` goes on from the last checkpoint of the workdir.
 
 set -euo pipefail

@@ -6,8 +6,10 @@
 #
 # JAX finds the processes of the job by Slurm's own variables. Before the time limit and at a
 # preemption Slurm sends SIGTERM: the run saves, ends with code 143, and the job is put into the
-# queue again, where it goes on. The workdir and the shards must be on a disk all nodes share.
-# DRY_RUN=1 prints the commands. Needs .venv with JAX for CUDA (launch/README.md).
+# queue again, where it goes on. So it is when a process was lost (75, 134), but for a job that was
+# started again three times and then loses one within ten minutes. The workdir and the shards must
+# be on a disk all nodes share. DRY_RUN=1 prints the commands. Needs .venv with JAX for CUDA
+# (docs/pods.md).
 #
 #SBATCH --job-name=mova_jax
 #SBATCH --output=mova_jax-%j.log
@@ -30,10 +32,20 @@ do_it() {
   fi
 }
 
+# Whether the loss of a process looks like an error that one of them has each time.
+no_progress() {
+  [[ $code != 143 ]] && ((SECONDS < 600 && ${SLURM_RESTART_COUNT:-0} >= 3))
+}
+
 code=0
 # A task that fails ends the others, which would wait for it.
 do_it srun --kill-on-bad-exit=1 .venv/bin/python -u -m mova_jax.main "$@" || code=$?
 if [[ $code == 143 || $code == 75 || $code == 134 ]]; then
+  if no_progress; then
+    echo "slurm.sh: exit code $code, $SECONDS s after the start, at restart $SLURM_RESTART_COUNT:" \
+      "not started again. The first error above is the cause; sbatch goes on from there" >&2
+    exit "$code"
+  fi
   do_it scontrol requeue "${SLURM_JOB_ID:?}"
 fi
 exit "$code"

@@ -7,33 +7,55 @@
 # same command goes on from the last checkpoint, and start it again, up to N times (100). Any other
 # code is passed on. A SIGTERM or Ctrl-C to this script goes to the command, and ends both.
 #
+# 75 and 134 are also what the others say when one process fails at the same place each time, and
+# 134 when a host did not come within the five minutes that JAX waits for it. So three in a row that
+# came within ten minutes of the start end it: no progress was made.
+#
 # On Google Cloud the maintenance notice of the metadata server counts as a SIGTERM: it comes
-# before the machine stops, so that the run saves where it is.
+# before the machine stops, so that the run saves where it is. The command starts again when the
+# notice is gone, and that is not counted. A machine that is taken ends this script with code 143.
 
 set -euo pipefail
 
-readonly again=" 143 75 134 "
+readonly again=" 143 75 134 " lost=" 75 134 "
 readonly metadata=http://metadata.google.internal/computeMetadata/v1/instance
+readonly pause=${SUPERVISE_PAUSE_S:-10} soon=${SUPERVISE_SOON_S:-600}
+readonly look=${SUPERVISE_LOOK_S:-5} # how often the metadata server is asked
+readonly most_lost=3 noticed=99      # 99: the watcher's exit code when it saw a notice
 
 say() { printf 'supervise: %s\n' "$*" >&2; }
 
+ask() { curl -sf --max-time 2 -H 'Metadata-Flavor: Google' "$metadata/$1"; }
+
+# Whether the machine is announced to stop for maintenance, and whether it is being taken.
+maintenance() { [[ -n "$google" && "$(ask maintenance-event || echo NONE)" != NONE ]]; }
+preempted() { [[ -n "$google" && "$(ask preempted || echo FALSE)" == TRUE ]]; }
+
 # Sends SIGTERM to process $1 when the metadata server announces maintenance or a preemption.
 watch_notices() {
-  local event taken
-  command -v curl >/dev/null || return 0
-  # Elsewhere than on Google Cloud there is no such host, and nothing to watch.
-  curl --silent --fail --max-time 2 --header 'Metadata-Flavor: Google' \
-    "$metadata/maintenance-event" >/dev/null 2>&1 || return 0
-  while sleep 5; do
-    event=$(curl -sf --max-time 2 -H 'Metadata-Flavor: Google' "$metadata/maintenance-event") ||
-      event=NONE
-    taken=$(curl -sf --max-time 2 -H 'Metadata-Flavor: Google' "$metadata/preempted") ||
-      taken=FALSE
-    if [[ "$event" != NONE || "$taken" == TRUE ]]; then
-      say "notice from the machine (maintenance $event, preempted $taken): saving"
+  [[ -n "$google" ]] || return 0
+  while sleep "$look"; do
+    if maintenance || preempted; then
+      say "notice from the machine (maintenance or preemption): saving"
       kill -TERM "$1" 2>/dev/null || true
-      return 0
+      return "$noticed"
     fi
+  done
+}
+
+# Returns when the machine may work again; ends the script when it goes, or was told to stop.
+wait_for_machine() {
+  local told=''
+  while true; do
+    [[ -z "$stopped" ]] || exit 143
+    if preempted; then
+      say "the machine is being taken: ending"
+      exit 143
+    fi
+    maintenance || return 0
+    [[ -n "$told" ]] || say "waiting until the maintenance is over"
+    told=yes
+    sleep "$look"
   done
 }
 
@@ -52,19 +74,43 @@ forward() {
 trap 'forward TERM' TERM
 trap 'forward INT' INT
 
-for ((attempt = 1; ; attempt++)); do
+# Elsewhere than on Google Cloud there is no such host, and nothing to watch.
+google=''
+if command -v curl >/dev/null && ask maintenance-event >/dev/null 2>&1; then google=yes; fi
+
+attempt=1 lost_soon=0
+while true; do
+  wait_for_machine
+  began=$SECONDS
   # Job control, so that the command has a process group of its own and Ctrl-C reaches it once.
   set -m
   "$@" &
   child=$!
   set +m
+  [[ -z "$stopped" ]] || forward TERM # it came while the command was being started
   watch_notices "$child" &
   watcher=$!
-  code=0
+  code=0 seen=0
   # A signal that is forwarded ends `wait` early: wait until the command itself is gone.
   while wait "$child" && code=0 || code=$?; kill -0 "$child" 2>/dev/null; do :; done
+  child=''
   kill "$watcher" 2>/dev/null || true
+  wait "$watcher" || seen=$?
   if [[ -n "$stopped" || "$again" != *" $code "* ]]; then
+    exit "$code"
+  fi
+  if ((seen == noticed)); then
+    say "exit code $code after a notice"
+    continue
+  fi
+  if [[ "$lost" == *" $code "* ]] && ((SECONDS - began < soon)); then
+    lost_soon=$((lost_soon + 1))
+  else
+    lost_soon=0
+  fi
+  if ((lost_soon >= most_lost)); then
+    say "exit code $code, $lost_soon times in a row within $soon s of the start: giving up." \
+      "The first error in the log of the host that ended first is the cause"
     exit "$code"
   fi
   if ((attempt >= attempts)); then
@@ -72,5 +118,6 @@ for ((attempt = 1; ; attempt++)); do
     exit "$code"
   fi
   say "exit code $code: starting again ($attempt of $attempts)"
-  sleep "${SUPERVISE_PAUSE_S:-10}"
+  attempt=$((attempt + 1))
+  sleep "$pause"
 done

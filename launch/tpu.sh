@@ -3,6 +3,7 @@
 #
 #     bash launch/tpu.sh create --name mova --zone us-west4-a --type v5litepod-16 --spot
 #     bash launch/tpu.sh setup  --name mova --zone us-west4-a
+#     bash launch/tpu.sh mount  --name mova --zone us-west4-a --nfs 10.0.0.2:/mova
 #     bash launch/tpu.sh run    --name mova --zone us-west4-a -- --config=configs/activitynet.py:\
 #         data=/mnt/data/shards,init=/mnt/data/CLIP --workdir=/mnt/data/runs/activitynet
 #     bash launch/tpu.sh logs   --name mova --zone us-west4-a
@@ -11,15 +12,17 @@
 #
 # create  asks for the slice as a queued resource and waits until it is there
 # setup   copies the committed state of this clone to all hosts, and makes their environments
+# mount   mounts an NFS share on all hosts, as /mnt/data
 # run     starts the training on all hosts, in the background, under launch/supervise.sh
-# resume  what a spot slice needs after it was taken: delete, create, setup, run
+# resume  what a spot slice needs after it was taken: delete, create, setup, mount (with --nfs), run
 # stop    saves and ends the training; `run` goes on from there
 # delete  gives the slice back: from then on nothing is paid
 #
 # Options: --project P (gcloud's own), --version V (the runtime; by the type), --spot, --slices N
-# (several slices joined by the data centre's network), --dry_run (prints every command, does none).
-# Give the training flags after `--`. All hosts write to one --workdir: a disk that they share
-# (docs/pods.md).
+# (several slices joined by the data centre's network), --nfs ADDRESS:/SHARE, --cache DIR (of `run`:
+# compiled programs are kept there, a folder of the shared disk), --dry_run (prints every command,
+# does none). Give the training flags after `--`. All hosts write to one --workdir: a disk that they
+# share (docs/pods.md).
 
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -41,10 +44,11 @@ do_it() {
 
 parse() {
   action=${1:-} name='' zone='' type='' version='' project='' spot='' slices=1 dry_run=''
+  nfs='' cache=''
   [[ $# -gt 0 ]] && shift
   while [[ $# -gt 0 ]]; do
     case $1 in
-      --name | --zone | --type | --version | --project | --slices)
+      --name | --zone | --type | --version | --project | --slices | --nfs | --cache)
         [[ $# -gt 1 ]] || fail "$1 needs a value"
         printf -v "${1#--}" %s "$2" && shift 2
         ;;
@@ -59,6 +63,10 @@ parse() {
     fail "--name must be lower case letters, digits and dashes, got '$name'"
   [[ -n "$zone" ]] || fail "--zone is missing, such as --zone us-west4-a"
   [[ "$slices" =~ ^[1-9][0-9]*$ ]] || fail "--slices must be a positive number, got '$slices'"
+  [[ -z "$nfs" || "$nfs" =~ ^[A-Za-z0-9.-]+:/[A-Za-z0-9._/-]+$ ]] ||
+    fail "--nfs must be ADDRESS:/SHARE, got '$nfs'"
+  [[ -z "$cache" || "$cache" == /* ]] ||
+    fail "--cache must be a folder of the shared disk, such as /mnt/data/programs, got '$cache'"
   at=(--zone "$zone" ${project:+--project "$project"})
 }
 
@@ -106,8 +114,11 @@ wait_until_active() {
       '--format=value(state.state)'
     return
   fi
-  while now=$(state); [[ "$now" != ACTIVE ]]; do
+  while true; do
+    now=$(state) || fail "gcloud does not tell the state of $name"
     case $now in
+      ACTIVE) return ;;
+      '') fail "gcloud tells no state of $name: does the request exist?" ;;
       FAILED | SUSPENDED | SUSPENDING) fail "the slice is $now: delete it, then create it again" ;;
       *) say "the slice is $now; waiting (Ctrl-C ends the waiting, not the request)" ;;
     esac
@@ -123,27 +134,48 @@ on_all_hosts() {
   done
 }
 
+# Stops here when a host has a training that runs: its lock is taken.
+all_idle() {
+  on_all_hosts "flock --nonblock mova_jax.lock true || \
+{ echo 'a training is still running here: stop it first' >&2; exit 1; }"
+}
+
 setup() {
   local archive node
   archive=$(mktemp --suffix=.tar.gz)
   # shellcheck disable=SC2064  # the name of now, not of then
   trap "rm -f '$archive'" EXIT
   do_it git archive --format=tar.gz --output "$archive" HEAD
+  all_idle
   for node in $(nodes); do
     do_it gcloud compute tpus tpu-vm scp "$archive" "$node:mova_jax.tar.gz" "${at[@]}" \
       --worker=all
   done
-  on_all_hosts 'mkdir -p mova_jax && tar -xzf mova_jax.tar.gz -C mova_jax && cd mova_jax &&
-    sudo apt-get -qq install -y python3-venv && bash launch/setup.sh requirements-tpu.txt'
+  # Files that the commit no longer has must go; what the hosts made themselves stays. Python 3.11
+  # is a package of its own on Ubuntu 22.04, and is not there on later ones, whose own is newer.
+  on_all_hosts "mkdir -p mova_jax && cd mova_jax && \
+find . -mindepth 1 -maxdepth 1 ! -name .venv ! -name .data ! -name runs -exec rm -rf {} + && \
+tar -xzf ../mova_jax.tar.gz && sudo apt-get -qq update && \
+{ sudo apt-get -qq install -y python3.11 python3.11-venv || \
+sudo apt-get -qq install -y python3 python3-venv; } && bash launch/setup.sh requirements-tpu.txt"
+}
+
+mount_share() {
+  [[ -n "$nfs" ]] || fail "--nfs is missing, such as --nfs 10.0.0.2:/mova"
+  on_all_hosts "sudo apt-get -qq update && sudo apt-get -qq install -y nfs-common && \
+sudo mkdir -p /mnt/data && { mountpoint -q /mnt/data || sudo mount -t nfs $nfs /mnt/data; } && \
+sudo chmod a+rwx /mnt/data"
 }
 
 run_training() {
-  ((${#flags[@]})) || fail "give the flags of mova_jax.main after --"
-  local quoted
+  local quoted variable=''
   quoted=$(printf '%q ' "${flags[@]}")
-  # One training a slice: a second one finds the lock taken and says so.
-  on_all_hosts "cd mova_jax && nohup flock --nonblock .run.lock bash launch/supervise.sh \
-.venv/bin/python -u -m mova_jax.main $quoted >> mova_jax.log 2>&1 < /dev/null & sleep 1"
+  [[ -z "$cache" ]] || printf -v variable 'JAX_COMPILATION_CACHE_DIR=%q ' "$cache"
+  all_idle
+  # The log and the lock lie beside the folder, which `setup` fills anew.
+  on_all_hosts "cd mova_jax && { ${variable}nohup flock --nonblock ../mova_jax.lock \
+bash launch/supervise.sh .venv/bin/python -u -m mova_jax.main $quoted \
+>> ../mova_jax.log 2>&1 < /dev/null & } && sleep 1"
 }
 
 delete() {
@@ -151,19 +183,32 @@ delete() {
 }
 
 parse "$@"
+if [[ $action == run || $action == resume ]]; then
+  ((${#flags[@]})) || fail "give the flags of mova_jax.main after --"
+fi
 case $action in
   create) create ;;
   setup) setup ;;
+  mount) mount_share ;;
   run) run_training ;;
   logs)
     do_it gcloud compute tpus tpu-vm ssh "$(nodes | head -n 1)" "${at[@]}" --worker=0 \
-      --command 'tail -n 100 -F mova_jax/mova_jax.log'
+      --command 'tail -n 100 -F mova_jax.log'
     ;;
   status)
     do_it gcloud compute tpus queued-resources describe "$name" "${at[@]}"
     ;;
-  stop) on_all_hosts "pkill -TERM -f '[l]aunch/supervise.sh'" ;;
-  resume) delete && create && setup && run_training ;;
+  stop)
+    on_all_hosts "pkill -TERM -f '[l]aunch/supervise.sh' || echo 'no training runs here'"
+    ;;
+  # Each on its own, not joined by &&, behind which bash overlooks what fails inside of them.
+  resume)
+    delete
+    create
+    setup
+    if [[ -n "$nfs" ]]; then mount_share; fi
+    run_training
+    ;;
   delete) delete ;;
-  *) fail "unknown action '$action'; create, setup, run, logs, status, stop, resume, delete" ;;
+  *) fail "unknown action '$action'; create, setup, mount, run, logs, status, stop, resume, delete" ;;
 esac

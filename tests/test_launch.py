@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,22 @@ def launch(script: str, *arguments: str, **environment: str) -> subprocess.Compl
     )
 
 
+def on_path(folder: Path, **tools: str) -> str:
+    """A PATH on which these shell scripts stand before the machine's own tools."""
+    folder.mkdir(exist_ok=True)
+    for name, script in tools.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def commands(done: subprocess.CompletedProcess) -> list[list[str]]:
     """What a dry run printed, as the words that a shell would make of it."""
     assert done.returncode == 0, done.stderr
@@ -52,21 +69,121 @@ def test_tpu_create_asks_for_a_spot_queued_resource_with_the_runtime_of_its_type
 def test_tpu_run_passes_every_flag_whole_to_all_hosts_of_all_slices():
     flags = ["--config=configs/base.py:data=a b", "--config.optim.groups=(('.*', 1.0),)", "$HOME"]
     done = launch("tpu.sh", "run", *TPU, "--slices", "2", "--dry_run", "--", *flags)
-    nodes = commands(done)
-    assert [command[5] for command in nodes] == ["mova-0", "mova-1"]
-    for command in nodes:
+    starts = [line for line in commands(done) if "mova_jax.main" in line[-1]]
+    assert [command[5] for command in starts] == ["mova-0", "mova-1"]
+    for command in starts:
         assert "--worker=all" in command
         words = shlex.split(command[command.index("--command") + 1])
         start = words.index("mova_jax.main") + 1
         assert words[start : start + len(flags)] == flags
 
 
-def test_tpu_resume_deletes_creates_sets_up_and_runs():
-    done = launch("tpu.sh", "resume", *TPU, "--type", "v5p-8", "--dry_run", "--", "--config=x")
-    said = [" ".join(command) for command in commands(done)]
-    order = ["queued-resources delete", "queued-resources create", "git archive", "scp", "main"]
-    places = [next(i for i, line in enumerate(said) if part in line) for part in order]
+# A cloud of one host: its shell is a folder's, a queued resource is there at once, and calls that
+# match $FAILS fail.
+GCLOUD = """
+echo "$*" >> "$FAKE/calls"
+case "$*" in $FAILS) exit 1 ;; esac
+case "$*" in
+  *" describe "*) echo "$STATE" ;;
+  *" scp "*) cp "$5" "$FAKE/home/mova_jax.tar.gz" ;;
+  *" ssh "*) for command; do :; done; cd "$FAKE/home" && bash -c "$command" ;;
+esac
+"""
+GIT = 'tar -czf "$4" -C "$FAKE/commit" .'
+STARTED = 'echo "$JAX_COMPILATION_CACHE_DIR $*" > ../started'
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    """Runs tpu.sh against the cloud of one host: what it ended with, and the calls of gcloud."""
+    (tmp_path / "home").mkdir()
+    scripts = tmp_path / "commit" / "launch"
+    scripts.mkdir(parents=True)
+    (scripts / "setup.sh").write_text("ls -A | sort > ../made")
+    (scripts / "supervise.sh").write_text(STARTED)
+    tools = on_path(
+        tmp_path / "bin", gcloud=GCLOUD, git=GIT, pkill="exit 1", sudo='echo "$*" >> "$FAKE/sudo"'
+    )
+    calls = tmp_path / "calls"
+
+    def run(*arguments, fails="-", state="ACTIVE"):
+        calls.write_text("")
+        done = launch(
+            "tpu.sh", *arguments, PATH=tools, FAKE=str(tmp_path), FAILS=fails, STATE=state
+        )
+        return done, calls.read_text()
+
+    return run
+
+
+RESUME = ("resume", *TPU, "--type", "v5p-8", "--nfs", "10.0.0.2:/mova", "--", "--config=x")
+
+
+def test_tpu_resume_deletes_creates_sets_up_mounts_and_runs(cloud, tmp_path):
+    done, calls = cloud(*RESUME)
+    assert done.returncode == 0, done.stderr
+    order = ["delete", "queued-resources create", "describe", "scp", "setup.sh", "mount -t", "main"]
+    places = [calls.index(part) for part in order]
     assert places == sorted(places)
+    assert "mount -t nfs 10.0.0.2:/mova /mnt/data" in (tmp_path / "sudo").read_text()
+
+
+@pytest.mark.parametrize(
+    ("fails", "never"),
+    [
+        ("*resources?create*", "describe"),
+        ("*describe*", "scp"),
+        ("*scp*", "setup.sh"),
+        ("*setup.sh*", "mount -t"),
+    ],
+)
+def test_tpu_resume_ends_at_the_first_failure(cloud, fails, never):
+    done, calls = cloud(*RESUME, fails=fails)
+    assert done.returncode
+    assert never not in calls
+    assert "mova_jax.main" not in calls
+
+
+@pytest.mark.parametrize("state", ["", "FAILED", "SUSPENDED"])
+def test_tpu_create_does_not_wait_for_a_slice_that_will_not_come(cloud, state):
+    done, _ = cloud("create", *TPU, "--type", "v5p-8", state=state)
+    assert done.returncode == 2
+    assert state in done.stderr
+
+
+def test_tpu_setup_leaves_no_deleted_file_and_keeps_what_the_host_made(cloud, tmp_path):
+    folder = tmp_path / "home" / "mova_jax"
+    for name in (".venv", ".data", "mova_jax"):
+        (folder / name).mkdir(parents=True)
+    (folder / "mova_jax" / "old.py").touch()
+    done, _ = cloud("setup", *TPU)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "home" / "made").read_text().split() == [".data", ".venv", "launch"]
+    assert "install -y python3.11 python3.11-venv" in (tmp_path / "sudo").read_text()
+
+
+def test_tpu_run_starts_one_training_and_refuses_a_second(cloud, tmp_path):
+    cloud("setup", *TPU)
+    run = ("run", *TPU, "--cache", "/mnt/data/programs", "--", "--config=x y")
+    assert cloud(*run)[0].returncode == 0
+    started = tmp_path / "home" / "started"
+    wait_for(lambda: started.exists() and started.read_text())
+    assert started.read_text().startswith("/mnt/data/programs .venv/bin/python")
+    assert started.read_text().endswith("--config=x y\n")
+    started.unlink()
+    with subprocess.Popen(
+        ["flock", "mova_jax.lock", "sh", "-c", "echo held; cat"],
+        cwd=tmp_path / "home",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        for action in (run, ("setup", *TPU)):
+            done, _ = cloud(*action)
+            assert done.returncode == 1
+            assert "a training is still running here" in done.stderr
+        other.stdin.close()
+    assert not started.exists()
 
 
 @pytest.mark.parametrize(
@@ -77,6 +194,9 @@ def test_tpu_resume_deletes_creates_sets_up_and_runs():
         (("create", *TPU), "--type is missing"),
         (("create", *TPU, "--type", "v9-8", "--dry_run"), "give it with --version"),
         (("run", *TPU), "after --"),
+        (("run", *TPU, "--cache", "programs", "--", "--config=x"), "a folder of the shared disk"),
+        (("mount", *TPU), "--nfs is missing"),
+        (("mount", *TPU, "--nfs", "10.0.0.2:/a;ls"), "ADDRESS:/SHARE"),
         (("fly", *TPU), "unknown action 'fly'"),
         (("create", "--nmae", "mova"), "unknown option --nmae"),
     ],
@@ -85,6 +205,12 @@ def test_tpu_says_what_is_wrong(arguments, message):
     done = launch("tpu.sh", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_tpu_stop_goes_through_all_slices_also_where_nothing_runs(cloud):
+    done, calls = cloud("stop", *TPU, "--slices", "2")
+    assert done.returncode == 0
+    assert done.stdout.count("no training runs here") == calls.count("pkill -TERM") == 2
 
 
 # -------------------------------------------------------------------------------------------- GKE
@@ -107,6 +233,11 @@ def test_gke_renders_a_job_that_kubernetes_accepts():
     (container,) = spec["template"]["spec"]["containers"]
     assert container["args"] == flags
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    (disk,) = container["volumeMounts"]
+    assert environment["JAX_COMPILATION_CACHE_DIR"].startswith(disk["mountPath"] + "/")
+    (codes,) = replicated["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert codes["onExitCodes"]["values"] == [1, 2]  # these end it, all others start it again
     rule = jobset["spec"]["failurePolicy"]["rules"][0]
     assert {"name", "action"} <= rule.keys()  # both are required by JobSet's schema
 
@@ -139,6 +270,20 @@ def test_gke_dry_runs_print_the_commands():
 # ------------------------------------------------------------------------------ Slurm, supervising
 
 
+@pytest.mark.parametrize(
+    ("code", "restarts", "again"),
+    [(0, 0, 0), (1, 0, 0), (143, 9, 1), (75, 2, 1), (134, 3, 0), (75, 3, 0)],
+)
+def test_slurm_puts_back_into_the_queue_what_can_go_on(code, restarts, again, tmp_path):
+    told = tmp_path / "told"
+    tools = on_path(tmp_path / "bin", srun=f"exit {code}", scontrol=f'echo "$*" >> {told}')
+    job = {"PATH": tools, "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
+    done = launch("slurm.sh", "--config=x", **job)
+    assert done.returncode == code
+    assert (told.read_text() if told.exists() else "") == "requeue 7\n" * again
+    assert ("not started again" in done.stderr) == (restarts == 3)
+
+
 def test_slurm_starts_the_run_with_its_flags():
     done = launch("slurm.sh", "--config=configs/base.py:data=a b", DRY_RUN="1")
     (command,) = commands(done)
@@ -146,7 +291,7 @@ def test_slurm_starts_the_run_with_its_flags():
     assert command[-3:] == ["-m", "mova_jax.main", "--config=configs/base.py:data=a b"]
 
 
-def supervised(tmp_path: Path, codes: list[int]) -> tuple[int, int]:
+def supervised(tmp_path: Path, codes: list[int], **environment: str) -> tuple[int, int]:
     """Runs a command that ends with these codes in turn: its last code, and how often it ran."""
     count = tmp_path / "count"
     count.write_text("0")
@@ -155,7 +300,8 @@ def supervised(tmp_path: Path, codes: list[int]) -> tuple[int, int]:
         "p.write_text(str(n + 1)); sys.exit(eval(sys.argv[2])[n])"
     )
     command = (sys.executable, "-c", script, str(count), str(codes))
-    done = launch("supervise.sh", "--attempts", "4", *command, SUPERVISE_PAUSE_S="0")
+    options = {"SUPERVISE_PAUSE_S": "0", "PATH": on_path(tmp_path / "bin", curl="exit 6")}
+    done = launch("supervise.sh", "--attempts", "4", *command, **options | environment)
     return done.returncode, int(count.read_text())
 
 
@@ -166,11 +312,65 @@ def supervised(tmp_path: Path, codes: list[int]) -> tuple[int, int]:
         ([1], (1, 1)),  # wrong flags do not get better by trying again
         ([143, 75, 134, 0], (0, 4)),
         ([143, 1], (1, 2)),
-        ([75] * 9, (75, 4)),
+        ([143] * 9, (143, 4)),  # all attempts
+        ([75, 134, 75, 0], (75, 3)),  # lost at once three times: no progress
+        ([75, 75, 143, 0], (0, 4)),
     ],
 )
 def test_supervise_starts_again_what_was_stopped_from_outside(codes, expected, tmp_path):
     assert supervised(tmp_path, codes) == expected
+
+
+def test_supervise_counts_only_losses_soon_after_the_start_as_no_progress(tmp_path):
+    assert supervised(tmp_path, [75] * 9, SUPERVISE_SOON_S="0") == (75, 4)
+
+
+# Answers as the metadata server does, and a command that makes a notice stand while it runs: of
+# maintenance, until it was asked for three times, or of a preemption.
+METADATA = """
+for url; do :; done
+case $url in
+  */preempted) cat "$FAKE/preempted" ;;
+  *) left=$(cat "$FAKE/left")
+     if [ "$left" -gt 0 ]; then
+       echo $((left - 1)) > "$FAKE/left"; echo TERMINATE_ON_HOST_MAINTENANCE
+     else echo NONE; fi ;;
+esac
+"""
+WORK = """
+cat "$FAKE/left" >> "$FAKE/starts"
+trap 'exit 143' TERM
+if [ "$(wc -l < "$FAKE/starts")" -le "$NOTICES" ]; then
+  echo "$ANSWERS" > "$FAKE/left"; echo "$TAKEN" > "$FAKE/preempted"
+  while :; do sleep 0.05; done
+fi
+"""
+
+
+def noticed(tmp_path: Path, notices: int, taken: str = "FALSE") -> tuple[int, list[str]]:
+    """A command that a notice interrupts so many times: its last code, what stood at its starts."""
+    (tmp_path / "left").write_text("0\n")
+    (tmp_path / "preempted").write_text("FALSE")
+    path = on_path(tmp_path / "bin", curl=METADATA, work=WORK)
+    done = launch(
+        *("supervise.sh", "--attempts", "2", "work"),
+        PATH=path,
+        FAKE=str(tmp_path),
+        NOTICES=str(notices),
+        ANSWERS="3" if taken == "FALSE" else "0",
+        TAKEN=taken,
+        SUPERVISE_PAUSE_S="0",
+        SUPERVISE_LOOK_S="0.1",
+    )
+    return done.returncode, (tmp_path / "starts").read_text().split()
+
+
+def test_supervise_starts_after_a_maintenance_is_over_and_does_not_count_it(tmp_path):
+    assert noticed(tmp_path, notices=3) == (0, ["0"] * 4)  # with two attempts
+
+
+def test_supervise_ends_when_the_machine_is_taken(tmp_path):
+    assert noticed(tmp_path, notices=9, taken="TRUE") == (143, ["0"])
 
 
 def test_supervise_hands_a_sigterm_on_and_ends(tmp_path):
@@ -186,9 +386,23 @@ def test_supervise_hands_a_sigterm_on_and_ends(tmp_path):
     process = subprocess.Popen(
         ["bash", "launch/supervise.sh", sys.executable, "-c", script, str(told)], cwd=ROOT
     )
-    deadline = time.monotonic() + 30
-    while not told.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(told.exists)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 143
     assert told.read_text() == "saved"
+
+
+def test_supervise_starts_nothing_after_a_sigterm_between_two_starts(tmp_path):
+    starts = tmp_path / "starts"
+    process = subprocess.Popen(
+        ["bash", "launch/supervise.sh", "sh", "-c", f"echo >> {starts}; exit 75"],
+        cwd=ROOT,
+        env=os.environ | {"SUPERVISE_PAUSE_S": "1", "PATH": on_path(tmp_path, curl="exit 6")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "starting again" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    process.stderr.close()
+    assert starts.read_text() == "\n"
