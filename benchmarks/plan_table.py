@@ -29,7 +29,9 @@ SETTINGS: dict[tuple[str, ...], dict[str, Any]] = {
     ("/4096",): {"losses.hard_pairs": 15},
     ("l14", "v5e"): {"mesh.fsdp": 16},
 }
-ROWS_A_CHIP = 4  # more than so many videos of a chip go through the towers so many at a time
+# More than so many videos of a chip go through the towers so many at a time. Four of L/14 want
+# 20 of the 15.75 GiB of a v5e.
+ROWS_A_CHIP = {"b16": 4, "l14": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Row:
             if all(word in self.name for word in words):
                 keys |= made
         shape = self.topology.partition(":")[2]
-        at_once = ROWS_A_CHIP * math.prod(map(int, shape.split("x")))
+        at_once = ROWS_A_CHIP[self.model] * math.prod(map(int, shape.split("x")))
         if self.batch > at_once:
             keys["train.microbatch"] = at_once
         return keys | dict(self.changes)
@@ -102,7 +104,7 @@ def table(rows: Iterable[Row], plans: Iterable[dict[str, Any]]) -> str:
     """Markdown: one line a plan."""
     heads = (
         "row", "chips", "settings", "memory a chip, GiB", "of it temporaries", "TFLOP a chip",
-        "received a chip, GiB", "step, ms", "MFU, %", "communication, %", "USD an epoch",
+        "received a chip, GiB", "step, ms", "MFU, %", "communication, %", "USD per 10,000 videos",
     )  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row, made in zip(rows, plans, strict=True):
@@ -119,7 +121,8 @@ def _figures(made: dict[str, Any]) -> list[str]:
         wanted = memory.get("wanted") or memory.get("total")
         says = f"wants {wanted / gib:.1f}" if wanted else "too large"
         return [f"{says} of {memory['usable'] / gib:.2f}", "", flops, "", "", "", "", ""]
-    bounds, usd = made["roofline"], made["cost"]["epoch_usd"]
+    bounds, cost = made["roofline"], made["cost"]
+    usd = cost["run_usd"] and cost["run_usd"] / (cost["run_steps"] * made["batch"]) * 10_000
     return [
         f"{memory['total'] / gib:.1f} of {memory['usable'] / gib:.2f}",
         f"{memory['temporaries'] / gib:.2f}",

@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mova_jax.config import Config
 from mova_jax.config import Mesh as MeshConfig
 from mova_jax.models import layers
 from mova_jax.typing import Batch
@@ -190,6 +191,17 @@ def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
             f"{name} is {batch_size} over {size} devices: choose a multiple of {size}, or a "
             "smaller config.mesh.data or config.mesh.fsdp"
         )
+
+
+def check_batches(mesh: Mesh, config: Config) -> None:
+    """Raises MeshError when what a run trains on at once does not divide over the mesh.
+
+    A batch of images that the run chooses itself is a multiple of `train.batch_size`, and an
+    evaluation fills up its own.
+    """
+    names = ["batch_size", "microbatch"] + ["image_batch_size"] * bool(config.train.image_share)
+    for name in names:
+        check_batch_size(mesh, getattr(config.train, name), f"train.{name}")
 
 
 def on_devices(function: Callable[..., Any], inputs: Sequence[Any], output: Any):

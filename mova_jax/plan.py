@@ -94,14 +94,19 @@ def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
     return report(step, answer, Order(args.config, topology, chip, tokens, epoch, args.price))
 
 
-def _train_videos(config: config_lib.Config) -> int:
-    """Of the shards that the configuration names; of the embedded data where there are none."""
-    if not (Path(config.data.source) / "manifest.json").exists():
-        return config.data.train_videos
+def _train_videos(config: config_lib.Config) -> int | None:
+    """Of the embedded data, or of shards at hand; None where only the data could tell."""
     from mova_jax.data.manifest import read_manifest
+    from mova_jax.training.run import STORYBOARD
 
+    if config.data.mixture:
+        return None  # its parts have epochs of their own
+    if config.data.source == STORYBOARD:
+        return config.data.train_videos
+    if not (Path(config.data.source) / "manifest.json").exists():
+        return None
     split = read_manifest(config.data.source).splits.get("train")
-    return split.videos if split else config.data.train_videos
+    return split.videos if split else None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,7 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--topology", default="local", help="such as v5e:16x16, cpu:8, local")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument("--tokens", type=int, default=0, help="of a caption; 0: the longest bucket")
-    parser.add_argument("--videos", type=int, default=0, help="of an epoch; 0: of the train split")
+    parser.add_argument(
+        "--videos", type=int, default=0, help="of an epoch; 0: of the shards' train split"
+    )
     parser.add_argument("--price", type=float, help="USD a chip-hour; by default a list price")
     parser.add_argument("--cache", default=CACHE, help="of the compiler's answers; '' keeps none")
     return parser

@@ -63,6 +63,12 @@ def test_the_table_has_the_mean_and_the_range_of_the_last_figures(tmp_path):
 def test_rows_of_the_plan_table_name_presets_and_keys_that_there_are():
     rows = [*plan_table.paper_rows(), *plan_table.scaling_rows(), *plan_table.cost_rows()]
     assert len(rows) == 24 + 4 + 2
+    microbatch = {
+        (row.model, row.topology): row.settings().get("train.microbatch")
+        for row in rows
+        if row.batch == 4096
+    }
+    assert microbatch["b16", "v5e:16x16"] == 1024 and microbatch["l14", "v5e:16x16"] == 256
     for row in rows:
         _, config, topology, *keys = row.command()
         parse(topology.removeprefix("--topology="))
@@ -73,8 +79,9 @@ def test_the_plan_table_has_a_line_a_row_and_says_what_does_not_fit():
     row = plan_table.Row("b16", 256, "v5e:4x4")
     made = {"fits": False, "chips": 16, "devices": 16, "flops": {"program": 2e12}}
     made["memory"] = {"wanted": 32 * 2**30, "usable": 15.75 * 2**30}
-    fits = made | {"fits": True, "cost": {"epoch_usd": 1.5}, "collectives": {"bytes": 2**30}}
+    fits = made | {"fits": True, "batch": 256, "collectives": {"bytes": 2**30}}
     fits["memory"] = {"total": 2**30, "temporaries": 2**29, "usable": 2**34}
+    fits["cost"] = {"run_usd": 7.68, "run_steps": 200}
     times = {"step_seconds": 0.1, "step_seconds_without_overlap": 0.2, "communication_share": 0.25}
     fits["roofline"] = times | {"mfu": 0.5, "mfu_without_overlap": 0.25}
     lines = plan_table.table([row, row], [made, fits]).splitlines()

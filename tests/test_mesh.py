@@ -123,6 +123,20 @@ def test_batches_have_to_divide_over_the_devices():
         mesh_lib.check_batch_size(mesh, 6, "train.batch_size")
 
 
+def test_all_that_a_run_trains_on_at_once_has_to_divide():
+    mesh = mesh_lib.make_mesh(data=4)
+    mesh_lib.check_batches(mesh, tiny.config(train__batch_size=8, eval__batch_size=3))
+    changes = {"train__batch_size": 12, "train__image_batch_size": 18}
+    mesh_lib.check_batches(mesh, tiny.config(**changes))  # no step is on images
+    for name, wrong in (
+        ("batch_size", {"train__batch_size": 6}),
+        ("microbatch", {"train__batch_size": 12, "train__microbatch": 6}),
+        ("image_batch_size", changes | {"train__image_share": 0.5}),
+    ):
+        with pytest.raises(ValueError, match=rf"train\.{name} is .* over 4 devices"):
+            mesh_lib.check_batches(mesh, tiny.config(**wrong))
+
+
 def test_put_batch_splits_rows_in_order_and_keeps_values_and_types():
     mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
     arrays = tiny.batch_arrays(8)

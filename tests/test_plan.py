@@ -72,6 +72,9 @@ def test_a_batch_that_does_not_divide_is_told():
     args = argparse.Namespace(topology="cpu:8", tokens=0)
     with pytest.raises(ConfigError, match=r"train\.batch_size is 12 over 8 devices"):
         plan.plan(config, args)
+    config = plan.load(BASE, ["--config.train.batch_size=64", "--config.train.microbatch=4"])
+    with pytest.raises(ConfigError, match=r"train\.microbatch is 4 over 8 devices"):
+        plan.plan(config, args)
 
 
 def test_the_answer_is_kept_and_a_broken_file_is_made_again(step, kept, monkeypatch):
@@ -140,7 +143,7 @@ def test_a_program_that_does_not_fit_says_how_much_it_wanted(step, message, monk
 
 
 def test_advice_comes_in_order_and_leaves_out_what_is_done():
-    made = {"fits": False, "devices": 16, "chips": 16, "mesh": {"data": 16, "fsdp": 1}}
+    made = {"fits": False, "chips": 16, "slices": 1, "mesh": {"data": 16, "fsdp": 1, "tensor": 1}}
     made["memory"] = {"state_whole": 2.0 * GIB, "batch": 1.0 * GIB, "usable": 15.75 * GIB}
     first = advice(tiny.config(data__frames=64), made)
     starts = ["model.dtype", "model.remat", "losses.pair_block"]
@@ -154,6 +157,53 @@ def test_advice_comes_in_order_and_leaves_out_what_is_done():
     )
     assert not any(line.startswith(("model.", "losses.", "mesh.")) for line in done)
     assert "batch alone take 19.0 GiB" in done[0]
+
+
+@pytest.mark.parametrize(
+    ("mesh", "slices", "changes", "rows", "fsdp"),
+    [
+        ((12, 1, 1), 1, {"train__batch_size": 240}, "60", "mesh.fsdp=12:"),
+        ((12, 1, 1), 2, {"train__batch_size": 12}, "", "mesh.fsdp=6:"),
+        ((12, 1, 2), 1, {"train__batch_size": 132, "mesh__data": 12}, "12", "data=1 mesh.fsdp=12:"),
+        ((17, 1, 1), 1, {"train__batch_size": 34}, "17", ""),
+        ((4, 2, 1), 1, {"train__batch_size": 64, "train__microbatch": 8}, "", ""),
+        (
+            (4, 1, 1),
+            1,
+            {"train__batch_size": 96, "train__image_batch_size": 40, "train__image_share": 0.5},
+            "8",
+            "mesh.fsdp=4:",
+        ),
+    ],
+)
+def test_advice_names_only_what_the_run_accepts(mesh, slices, changes, rows, fsdp):
+    made = {"fits": False, "chips": 16, "slices": slices, "memory": {"state_whole": GIB}}
+    made["memory"] |= {"batch": 0.0, "usable": 15.75 * GIB}
+    made["mesh"] = dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))
+    text = "\n".join(advice(tiny.config(**changes), made))
+    assert (f"train.microbatch={rows}:" in text) if rows else "train.microbatch" not in text
+    assert (fsdp in text) if fsdp else "mesh.fsdp" not in text
+
+
+def test_an_epoch_is_that_of_the_data_or_is_not_told(step, kept, tmp_path):
+    assert plan._train_videos(plan.load(BASE)) == plan.load(BASE).data.train_videos
+    elsewhere = plan.load(BASE, ["--config.data.source=/not/here"])
+    assert plan._train_videos(elsewhere) is None
+    made = report(step, kept[1], order(CHIPS["h100"], epoch=None, price=2.0))
+    cost = made["cost"]
+    assert [cost[f"epoch_{what}"] for what in ("videos", "hours", "chip_hours", "usd")] == 4 * [
+        None
+    ]
+    seconds = made["roofline"]["step_seconds_without_overlap"]
+    assert cost["run_usd"] == pytest.approx(step.config.train.steps * seconds / 3600 * 8 * 2.0)
+    assert "give --videos for the cost of an epoch" in page(made)
+
+
+def test_videos_of_a_device_are_those_of_its_rows():
+    cfg = tiny.config(train__batch_size=8, mesh__tensor=2)
+    step = compiled.trace(cfg, jax.devices(), cfg.model.text.context)
+    made = report(step, compiled.Answer(False, message="too large"), order())
+    assert (made["devices"], made["batch_per_device"]) == (8, 2)
 
 
 @pytest.mark.slow

@@ -8,9 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mova_jax import config as config_lib
+from mova_jax import mesh as mesh_lib
+from mova_jax.training.checkpoint import Checkpoints, abstract_state
+from mova_jax.training.optim import parameter_names
 from mova_jax.training.progress import read_metrics
+from mova_jax.training.state import make_recipe
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,12 +102,47 @@ def figures(workdir: Path) -> list[dict[str, float]]:
     ]
 
 
+def saved(workdir: Path, **mesh: int) -> dict[str, np.ndarray]:
+    """The parameters of the last checkpoint by name, restored onto a mesh of this process."""
+    config = config_lib.from_json((workdir / "config.json").read_text())
+    made = mesh_lib.make_mesh(**mesh)
+    checkpoints = Checkpoints(workdir, config)
+    try:
+        state = checkpoints.restore_last(abstract_state(make_recipe(config, made), made)).state
+    finally:
+        checkpoints.close()
+    return {name: np.asarray(leaf) for name, leaf in parameter_names(state.params).items()}
+
+
+def allowed(name: str, value: float) -> float:
+    """How far the order of sums may move a figure.
+
+    What is a mean moves with the rounding. What is counted moves by whole queries: this model has
+    hardly learned, its scores nearly tie, and a tie that goes the other way moves a query by a
+    place. One query of the gallery may do so, no more.
+    """
+    one, kind = 1 / FLAGS["data.eval_videos"], name.rpartition("/")[2]
+    steps = {"r1": 100 * one, "r5": 100 * one, "r10": 100 * one, "mdr": 0.5, "mnr": one}
+    steps |= {"r1_low": 200 * one, "r1_high": 200 * one, "pairs": one, "own_masks": one}
+    steps |= dict.fromkeys(("hit", "auc", "miou"), one)
+    return steps.get(kind, 0.0) + 1e-3 * abs(value)
+
+
 def assert_close(got: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
-    """The same rows, but for how sums over other devices or processes are rounded."""
+    """The same rows, but for how sums over other devices or processes are rounded.
+
+    The weight of the blend is chosen by counting: blended figures are compared where it is the
+    same.
+    """
     assert [row.keys() for row in got] == [row.keys() for row in expected]
     for a, b in zip(got, expected, strict=True):
-        losses = [name for name in a if name.startswith("train/")]
-        assert [a[name] for name in losses] == pytest.approx([b[n] for n in losses], rel=1e-3)
+        left_out = set()
+        for split in ("validation", "test"):
+            if a.get(f"{split}/blend/weight") != b.get(f"{split}/blend/weight"):
+                left_out |= {f"{split}/blend", f"{split}/t2v", f"{split}/v2t"}
+        for name in a:
+            if not any(name.startswith(f"{start}/") for start in left_out):
+                assert a[name] == pytest.approx(b[name], abs=allowed(name, b[name]), rel=0), name
 
 
 def test_two_processes_have_the_figures_of_one(tmp_path):
@@ -110,6 +151,9 @@ def test_two_processes_have_the_figures_of_one(tmp_path):
     two = Run(tmp_path / "two", 2, steps=4)
     assert two.codes() == [0, 0], two.told()
     assert_close(figures(tmp_path / "two"), figures(tmp_path / "one"))
+    expected = saved(tmp_path / "one", data=1)
+    for name, value in saved(tmp_path / "two", data=1).items():
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-4, err_msg=name)
     # What is printed, and written, is the main process's.
     first, second = (log.read_text() for log in two.logs)
     assert "The run is complete" in first
@@ -145,11 +189,19 @@ def test_a_lost_process_ends_the_other_and_a_restart_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_a_sigterm_to_one_process_stops_all_after_the_same_step_and_others_go_on(tmp_path):
-    """Saved by 2 x 4 devices; goes on with 4 x 2, then 1 x 8, then 1 x 1, on other meshes."""
+    """Saved by 2 x 4 devices; goes on with 4 x 2, then 1 x 8, then 1 x 1, on other meshes.
+
+    That the examples are those of the run that never stopped is held, batch by batch, by
+    tests/data/test_pipeline.py (`test_a_run_of_two_processes_goes_on_with_another_number`).
+    """
     whole = Run(tmp_path / "whole", 1, steps=24)
     assert whole.codes() == [0], whole.told()
     meshes = [(2, 4, {}), (4, 2, {"fsdp": 2, "tensor": 2}), (1, 8, {"fsdp": 8, "data": 1})]
     for (processes, devices, mesh), stop_at in zip(meshes, (5, 11, 17), strict=True):
+        if (tmp_path / "stopped").exists():
+            there, whole_there = (saved(tmp_path / "stopped", **m) for m in (mesh, {"data": 1}))
+            for name, value in whole_there.items():
+                np.testing.assert_array_equal(there[name], value, err_msg=name)
         run = Run(tmp_path / "stopped", processes, steps=24, devices=devices, **mesh)
         run.until_step(stop_at)
         run.processes[-1].send_signal(signal.SIGTERM)

@@ -64,15 +64,15 @@ class Evaluator:
 
         Args:
             recipe: with the model and `config.eval`.
-            mesh: to run on; `config.eval.batch_size` divides over it.
+            mesh: to run on.
             folder: of the shards.
             tokenizer: of the captions.
         """
         self.config = recipe.config
         self.folder, self.tokenizer = folder, tokenizer
         self.settings = pipeline.settings_of(self.config, self.config.eval.frames)
-        self.rows = self.config.eval.batch_size
         self._programs = Programs(recipe, mesh)
+        self.rows = self._programs.rows
 
     def evaluate(
         self, params, split: str, blend_weight: float | None = None, interval: bool = False

@@ -4,8 +4,9 @@
     video, text = programs.encode(params, batch_arrays)
     scores = programs.pairs(params, video, text)       # {"global": [b c], "modular": [b c]}
 
-Arrays of the host go in and come out. They are filled up to `config.eval.batch_size` rows on the
-way, so that one compiled program serves all blocks, with the videos split over the mesh.
+Arrays of the host go in and come out. They are filled up to `rows` rows on the way, so that one
+compiled program serves all blocks, with the videos split over the mesh: `config.eval.batch_size`,
+or the next number that divides over it.
 """
 
 import functools
@@ -27,9 +28,10 @@ class Programs:
 
         Args:
             recipe: with the model and `config.eval`.
-            mesh: to run on; `config.eval.batch_size` divides over it.
+            mesh: to run on.
         """
-        self.rows = recipe.config.eval.batch_size
+        shards = mesh_lib.batch_shards(mesh)
+        self.rows = -(-recipe.config.eval.batch_size // shards) * shards
         self._context = recipe.config.model.text.context
         functions = _Functions(recipe)
         whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)

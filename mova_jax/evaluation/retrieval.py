@@ -6,7 +6,8 @@ that has one, a score named `modular`. Out: a flat dict of figures, `global/t2v/
 
 The blend is `global + weight * modular`. Its weight is chosen on validation and kept for the test:
 
-    weight = choose_blend(score_validation, ...)
+    found = retrieval_metrics(score_validation, ..., blend_weights=WEIGHTS)
+    weight = found["blend/weight"]
     figures = retrieval_metrics(score_test, ..., blend_weights=(weight,), blocks=(128, 128))
 """
 
@@ -38,8 +39,9 @@ def retrieval_metrics(
         `modular` there is no blend either.
       num_videos: size of the video gallery.
       video_of_caption: i32[c], the video each caption belongs to.
-      blend_weights: with one weight, the blend is made with it. With several, the best by the rule
-        of `choose_blend` is reported: right on validation, and cheating on a test set.
+      blend_weights: with one weight, the blend is made with it. With several, the best is reported,
+        which is right on validation, and cheating on a test set: that of the highest mean of R@1
+        over both ways, then of the lowest mean rank over both ways, then the smallest.
       blocks: videos and captions in a block.
       interval_seed: when given, the bootstrap interval of R@1 is added as `r1_low`, `r1_high`.
 
@@ -67,26 +69,6 @@ def retrieval_metrics(
     metrics["gallery"] = float(swept["global"].t2v.gallery)
     metrics["gallery_captions"] = float(swept["global"].v2t.gallery)
     return metrics
-
-
-def choose_blend(
-    score_block: ScoreBlock,
-    num_videos: int,
-    video_of_caption: Int[np.ndarray, "c"],
-    *,
-    weights: Sequence[float] = WEIGHTS,
-    blocks: tuple[int, int] = BLOCKS,
-) -> float:
-    """The weight of the modular score that finds most, to be called on validation.
-
-    The rule: the highest mean of R@1 over both ways, then the lowest mean rank over both ways,
-    then the smallest weight. All weights are ranked in one sweep.
-
-    Returns:
-      The weight; 0 when the model has no modular score.
-    """
-    swept = _sweep(score_block, num_videos, video_of_caption, weights, blocks)
-    return _best_weight(swept, weights) if "modular" in swept else 0.0
 
 
 def r1_interval(

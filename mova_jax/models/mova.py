@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from mova_jax.models import layers
 from mova_jax.models.masks import TMN_LAYOUTS, ConceptMaskNetwork, straight_through
 from mova_jax.models.temporal import global_head
 from mova_jax.models.text import TextTower
@@ -188,11 +187,6 @@ def _capped_exp(x: Float[Array, ""]) -> Float[Array, ""]:
     """
     value = jnp.exp(x)
     return value - jax.lax.stop_gradient(jnp.maximum(value - 100.0, 0.0))
-
-
-def normalised_text(text: TextEmbedding) -> Float[Array, "c d"]:
-    """The caption's global vector: zt at unit length."""
-    return layers.normalise(text.pooled)
 
 
 def count_parameters(model: nnx.Module) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mova_jax.config import Config, flatten
+from mova_jax.config import Config
 
 TIGHT = 0.05  # of the memory free: less than this and another length of captions may not fit
 
@@ -12,11 +12,10 @@ def advice(config: Config, made: dict[str, Any]) -> list[str]:
 
     Args:
         config: the configuration that was planned.
-        made: the report so far: `fits`, `memory`, `mesh`, `devices`, `roofline` where there is one.
+        made: the report so far: `fits`, `memory`, `mesh`, `slices`, `roofline` where there is one.
     """
     if made["fits"]:
         return _of_a_program_that_fits(config, made)
-    keys, devices = flatten(config), made["devices"]
     lines = []
     memory = made["memory"]
     if memory["usable"] and memory["batch"] > 0.5 * memory["usable"]:
@@ -30,16 +29,14 @@ def advice(config: Config, made: dict[str, Any]) -> list[str]:
         lines.append("model.remat=full: the towers' blocks are computed again, not kept")
     if _pairs_are_made(config) and not config.losses.pair_block:
         lines.append("losses.pair_block=16: masks of so many videos' pairs at a time")
-    rows = keys.get("train.microbatch")
-    if rows is not None and (not rows or rows > devices):
-        fewer = max(devices, (rows or config.train.batch_size) // 4)
+    if rows := _fewer_rows(config, made):
         lines.append(
-            f"train.microbatch={fewer}: so many videos go through the towers at once; the same "
+            f"train.microbatch={rows}: so many videos go through the towers at once; the same "
             "gradient"
         )
-    if made["mesh"].get("fsdp", 0) == 1 and devices > 1:
+    if keys := _split_state(config, made):
         lines.append(
-            f"mesh.fsdp={min(devices, 16)}: parameters and optimizer state, "
+            f"{keys}: parameters and optimizer state, "
             f"{memory['state_whole'] / 2**30:.1f} GiB a device when whole, are split"
         )
     if config.data.frames > 8:
@@ -48,6 +45,32 @@ def advice(config: Config, made: dict[str, Any]) -> list[str]:
         )
     lines.append(f"more chips than {made['chips']}: a device has fewer videos")
     return lines
+
+
+def _fewer_rows(config: Config, made: dict[str, Any]) -> int:
+    """About a quarter of the rows that go through the towers now; 0 when there are no fewer."""
+    train, shards = config.train, made["mesh"]["data"] * made["mesh"]["fsdp"]
+    now = train.microbatch or train.batch_size
+    most = max(shards, now // 4)
+    divide = [
+        rows
+        for rows in range(shards, min(most + 1, now), shards)
+        if train.batch_size % rows == 0 and train.image_batch_size % rows == 0
+    ]
+    return max(divide, default=0)
+
+
+def _split_state(config: Config, made: dict[str, Any]) -> str:
+    """Keys that give up to 16 devices of the `data` axis to `fsdp`; '' when it cannot be."""
+    mesh = made["mesh"]
+    if mesh["fsdp"] > 1:
+        return ""
+    a_slice = mesh["data"] // made["slices"]  # slices are joined by the data axis
+    size = max(n for n in range(1, 17) if a_slice % n == 0)
+    if size == 1:
+        return ""
+    data = "" if config.mesh.data == -1 else f"mesh.data={mesh['data'] // size} "
+    return f"{data}mesh.fsdp={size}"
 
 
 def _pairs_are_made(config: Config) -> bool:

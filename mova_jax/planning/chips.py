@@ -23,7 +23,6 @@ class Chip:
     torus_axes: int  # dimensions of the network of links; 0 = every chip reaches every other
     wraps_at: int  # an axis of this length (2 axes) or a multiple of it (3 axes) is a ring
     dcn_bandwidth: float  # bytes/s to other slices, one direction
-    chips_a_host: int
     price: float | None  # USD a chip-hour on demand in `price_region`; None = not known
     price_region: str
     source: str
@@ -46,7 +45,6 @@ CHIPS = {
             torus_axes=3,
             wraps_at=4,
             dcn_bandwidth=6.25e9,
-            chips_a_host=4,
             price=3.22,
             price_region="us-central2",
             source=f"{_DOCS}/v4; links: arXiv 2304.01433; DCN: jax-ml.github.io/scaling-book/tpus",
@@ -61,7 +59,6 @@ CHIPS = {
             torus_axes=2,
             wraps_at=16,
             dcn_bandwidth=200e9 / 8 / 8,  # 2 x 100 Gbit/s a host of 8 chips
-            chips_a_host=8,
             price=1.20,
             price_region="us-central1",
             source=f"{_DOCS}/v5e",
@@ -76,7 +73,6 @@ CHIPS = {
             torus_axes=3,
             wraps_at=4,
             dcn_bandwidth=50e9 / 8,
-            chips_a_host=4,
             price=4.20,
             price_region="us-central1",
             source=f"{_DOCS}/tpu7x, table of v5p, v6e and TPU7x",
@@ -91,7 +87,6 @@ CHIPS = {
             torus_axes=2,
             wraps_at=16,
             dcn_bandwidth=100e9 / 8,
-            chips_a_host=8,
             price=2.70,
             price_region="us-central1",
             source=f"{_DOCS}/v6e and {_DOCS}/tpu7x",
@@ -106,7 +101,6 @@ CHIPS = {
             torus_axes=3,
             wraps_at=4,
             dcn_bandwidth=100e9 / 8,
-            chips_a_host=4,
             price=None,
             price_region="",
             source=f"{_DOCS}/tpu7x",
@@ -122,7 +116,6 @@ CHIPS = {
             torus_axes=0,
             wraps_at=0,
             dcn_bandwidth=25e9,
-            chips_a_host=8,
             price=None,
             price_region="",
             source="NVIDIA A100 datasheet; network: DGX A100, one 200 Gbit/s port a GPU",
@@ -137,7 +130,6 @@ CHIPS = {
             torus_axes=0,
             wraps_at=0,
             dcn_bandwidth=50e9,
-            chips_a_host=8,
             price=None,
             price_region="",
             source="NVIDIA H100 SXM datasheet, dense; network: DGX H100, one 400 Gbit/s port a GPU",

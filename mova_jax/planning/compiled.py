@@ -110,7 +110,7 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
         ValueError: when mesh or batch do not fit the devices.
     """
     mesh = mesh_lib.make_mesh(config.mesh, devices=devices)
-    mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
+    mesh_lib.check_batches(mesh, config)
     recipe = make_recipe(config, mesh)
     state = recipe.shapes
     batch = abstract_batch(config, tokens)

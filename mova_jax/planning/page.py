@@ -133,7 +133,6 @@ def _roofline(made: dict[str, Any]) -> list[str]:
 
 def _cost(made: dict[str, Any]) -> list[str]:
     cost = made["cost"]
-    usd = "" if cost["epoch_usd"] is None else f"{cost['epoch_usd']:,.2f} USD"
     run = "" if cost["run_usd"] is None else f"{cost['run_usd']:,.2f} USD"
     price = cost["price_chip_hour"]
     at = (
@@ -141,11 +140,15 @@ def _cost(made: dict[str, Any]) -> list[str]:
         if price is not None
         else cost["price_source"]
     )
-    return [
+    lines = [
         f"Cost at least, without overlap, at {at}",
-        _row(f"{cost['epoch_videos']:,} videos", f"{cost['epoch_chip_hours']:,.2f} chip-h", usd),
         _row(f"{cost['run_steps']:,} steps", f"{cost['run_chip_hours']:,.2f} chip-h", run),
     ]
+    if cost["epoch_videos"] is None:
+        return [*lines, "  give --videos for the cost of an epoch"]
+    usd = "" if cost["epoch_usd"] is None else f"{cost['epoch_usd']:,.2f} USD"
+    name = f"epoch, {cost['epoch_videos']:,} videos"
+    return [*lines, _row(name, f"{cost['epoch_chip_hours']:,.2f} chip-h", usd)]
 
 
 def _time(seconds: float) -> str:

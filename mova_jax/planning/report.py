@@ -6,6 +6,7 @@ Bytes and FLOPs are of one device unless a name says otherwise, times are second
 import dataclasses
 from typing import Any
 
+from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.planning import collectives, hlo, program, traffic
 from mova_jax.planning.advice import advice
@@ -13,7 +14,7 @@ from mova_jax.planning.chips import PRICES, Chip
 from mova_jax.planning.compiled import Answer, Step, versions
 from mova_jax.planning.flops import Cost, model_flops
 from mova_jax.planning.roofline import roofline
-from mova_jax.planning.topology import Topology
+from mova_jax.planning.topology import Topology, shape_at_hand
 
 MODULAR = ("tmn", "cmn", "modular_losses")
 HOUR = 3600.0
@@ -28,7 +29,7 @@ class Order:
     topology: Topology
     chip: Chip | None
     tokens: int  # l
-    epoch: int  # videos
+    epoch: int | None  # videos; None: not known
     price: float | None  # USD a chip-hour; None: the table's
 
 
@@ -60,7 +61,7 @@ def report(step: Step, answer: Answer, order: Order) -> dict[str, Any]:
         made["bytes"] = {"hbm": moved, "compiler": answer.bytes_accessed}
         made["collectives"] = _collectives(found)
         if order.chip:
-            shape = order.topology.shape or (len(devices),)
+            shape = order.topology.shape or shape_at_hand(order.chip, devices)
             bounds = roofline(order.chip, counted.passes, moved, found, devices, shape)
             made["roofline"] = _roofline(bounds, made, order.chip, config)
             made["cost"] = _cost(made, order, config)
@@ -81,7 +82,7 @@ def _what(step: Step, order: Order, devices: list[Any]) -> dict[str, Any]:
         "slices": order.topology.slices,
         "mesh": dict(step.mesh.shape),
         "batch": config.train.batch_size,
-        "batch_per_device": config.train.batch_size / len(devices),
+        "batch_per_device": config.train.batch_size / mesh_lib.batch_shards(step.mesh),
         "frames": config.data.frames,
         "tokens": order.tokens,
         "vocabulary": config.model.text.vocab_size,
@@ -188,17 +189,18 @@ def _cost(made: dict[str, Any], order: Order, config: Config) -> dict[str, Any]:
     chip = order.chip
     price = chip.price if order.price is None else order.price
     seconds = made["roofline"]["step_seconds_without_overlap"]
-    epoch = order.epoch / config.train.batch_size * seconds / HOUR * made["chips"]
-    run = config.train.steps * seconds / HOUR * made["chips"]
+    step = seconds / HOUR * made["chips"]
+    run = config.train.steps * step
+    epoch = None if order.epoch is None else order.epoch / config.train.batch_size * step
     given = "given" if order.price is not None else f"{chip.price_region}; {PRICES}"
     return {
         "epoch_videos": order.epoch,
-        "epoch_hours": epoch / made["chips"],
+        "epoch_hours": None if epoch is None else epoch / made["chips"],
         "epoch_chip_hours": epoch,
         "run_steps": config.train.steps,
         "run_chip_hours": run,
         "price_chip_hour": price,
         "price_source": given if price is not None else "not known: give --price",
-        "epoch_usd": epoch * price if price is not None else None,
+        "epoch_usd": None if price is None or epoch is None else epoch * price,
         "run_usd": run * price if price is not None else None,
     }

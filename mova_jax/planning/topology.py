@@ -142,3 +142,16 @@ def devices(topology: Topology) -> list[Any]:
 def chip_of(topology: Topology, found: list[Any]) -> Chip | None:
     """The chip behind the devices; None when the table does not have it, as for CPUs."""
     return topology.chip or of_kind(found[0].device_kind)
+
+
+def shape_at_hand(chip: Chip, found: list[Any]) -> tuple[int, ...]:
+    """Chips along each axis of the part of the torus that devices at hand are.
+
+    Args:
+        chip: what the devices are.
+        found: with `coords`, where the chip has links to neighbours.
+    """
+    if not chip.torus_axes:
+        return (len(found) // chip.devices,)
+    axes = zip(*(device.coords[: chip.torus_axes] for device in found), strict=True)
+    return tuple(max(places) - min(places) + 1 for places in axes)

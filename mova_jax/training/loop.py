@@ -166,10 +166,12 @@ class Loop:
             if step % cfg.eval_every == 0 or step == cfg.steps:
                 taken = self._settle(taken, state)
                 self._validate(step, state, data_state)
-                self._checkpoints.save_last(state, data_state)
+                with self._progress.paused():
+                    self._checkpoints.save_last(state, data_state)
             elif step % cfg.checkpoint_every == 0:
                 taken = self._settle(taken, state)
-                self._checkpoints.save_last(state, data_state)
+                with self._progress.paused():
+                    self._checkpoints.save_last(state, data_state)
         if taken:
             self._settle(taken, state)
         self._checkpoints.save_last(state, data_state)
@@ -210,7 +212,8 @@ class Loop:
             figures = self._evaluate(state.weights)
         self._writer.write(step, {f"validation/{k}": value for k, value in figures.items()})
         score, weight = figures["t2v/r1"], figures.get("blend/weight", 0.0)
-        best = self._checkpoints.save_best(state, data_state, score, weight)
+        with self._progress.paused():
+            best = self._checkpoints.save_best(state, data_state, score, weight)
         self._progress.message(
             f"step {step}: validation T2V R@1 {score:.1f} % of {figures['gallery']:.0f} videos"
             + (", the best so far" if best else "")

@@ -251,7 +251,7 @@ class Progress:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What runs inside, such as an evaluation, counts in no rate."""
+        """What runs inside, such as an evaluation or a save, counts in no rate."""
         start = self._clock()
         try:
             yield

@@ -132,12 +132,7 @@ def set_up(
         tokenizer = Tokenizer(vocabulary, config.model.text.context)
         config = _with_vocabulary(config, tokenizer)
         mesh = mesh_lib.make_mesh(config.mesh)
-        mesh_lib.check_batch_size(mesh, config.train.batch_size, "train.batch_size")
-        mesh_lib.check_batch_size(mesh, config.train.microbatch, "train.microbatch")
-        if image_steps(config):
-            size = _image_batch_size(config, folder)
-            mesh_lib.check_batch_size(mesh, size, "train.image_batch_size")
-        mesh_lib.check_batch_size(mesh, config.eval.batch_size, "eval.batch_size")
+        mesh_lib.check_batches(mesh, config)
         recipe = make_recipe(config, mesh)
         batches = _batches(config, folder, tokenizer, mesh)
         initial = initial_weights(config, recipe, workdir)

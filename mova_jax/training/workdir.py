@@ -17,13 +17,15 @@ CONFIG = "config.json"
 REPORT = "report.html"
 
 # Keys that change how fast a run goes or what is told of it, and its numbers by no more than the
-# order of a sum does.
+# order of a sum does: how many rows go through the towers or an evaluation at once among them.
 FREE = (
     "data.cache",
     "data.threads",
     "data.worker_processes",
     "data.prefetch",
     "train.checkpoint_every",
+    "train.microbatch",
+    "eval.batch_size",
     "eval.timelines",
     "model.remat",
     "mesh.data",

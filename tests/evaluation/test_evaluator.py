@@ -32,9 +32,9 @@ def folder(tmp_path_factory):
     return ensure(tmp_path_factory.mktemp("data") / "s", 0, counts, workers=0, image_size=16)
 
 
-def make(folder, objective_name="full", **changes):
+def make(folder, objective_name="full", mesh=None, **changes):
     config = tiny.config(objective_name, **SIZES | changes)
-    mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
+    mesh = mesh or mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
     recipe = make_recipe(config, mesh)
     evaluator = Evaluator(recipe, mesh, folder, Tokenizer(folder / TOKENIZER, 160))
     return evaluator, recipe, recipe.initial().params
@@ -119,6 +119,13 @@ def test_blocks_do_not_matter(folder, figures):
     assert other.keys() == figures.keys()
     for name, value in figures.items():
         assert other[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_rows_are_filled_up_to_the_devices_and_change_no_figure(folder, figures):
+    evaluator, _, params = make(folder, mesh=mesh_lib.make_mesh(data=8), eval__batch_size=5)
+    assert evaluator.rows == 8
+    other = evaluator.evaluate(params, "test", blend_weight=1.0)
+    assert other == pytest.approx(figures, abs=1e-4)
 
 
 def test_timelines_hold_the_sentences_with_their_spans_and_valid_frames(full):

@@ -6,7 +6,6 @@ import pytest
 from mova_jax.evaluation.ranks import Ranks, blockwise_ranks, summary
 from mova_jax.evaluation.retrieval import (
     WEIGHTS,
-    choose_blend,
     r1_interval,
     retrieval_metrics,
 )
@@ -19,6 +18,10 @@ def blocks_of(**scores):
 def noisy(seed: int, count: int, strength: float) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(size=(count, count))
     return (noise + strength * np.eye(count)).astype(np.float32)
+
+
+def chosen(block, count, owner, weights=WEIGHTS) -> float:
+    return retrieval_metrics(block, count, owner, blend_weights=weights)["blend/weight"]
 
 
 def test_figures_are_the_ranks_of_each_score_and_of_the_blend():
@@ -39,7 +42,6 @@ def test_figures_are_the_ranks_of_each_score_and_of_the_blend():
 def test_model_without_modular_score_has_no_blend():
     figures = retrieval_metrics(blocks_of(**{"global": noisy(0, 6, 1)}), 6, np.arange(6))
     assert {name.split("/")[0] for name in figures} == {"global", "gallery", "gallery_captions"}
-    assert choose_blend(blocks_of(**{"global": noisy(0, 6, 1)}), 6, np.arange(6)) == 0.0
 
 
 def test_galleries_are_counted_apart():
@@ -52,11 +54,11 @@ def test_blend_takes_the_weight_that_finds_most():
     n = 60
     good, bad = noisy(0, n, 6.0), noisy(1, n, 0.0)
     owner = np.arange(n)
-    assert choose_blend(blocks_of(**{"global": good, "modular": bad}), n, owner) == 0.0
+    assert chosen(blocks_of(**{"global": good, "modular": bad}), n, owner) == 0.0
     loud = {"global": 20 * bad, "modular": good}
-    assert choose_blend(blocks_of(**loud), n, owner) == max(WEIGHTS)
+    assert chosen(blocks_of(**loud), n, owner) == max(WEIGHTS)
     both = {"global": noisy(2, n, 2.0), "modular": noisy(3, n, 2.0)}
-    weight = choose_blend(blocks_of(**both), n, owner)
+    weight = chosen(blocks_of(**both), n, owner)
     assert 0 < weight < max(WEIGHTS)
     swept = retrieval_metrics(blocks_of(**both), n, owner, blend_weights=WEIGHTS)
     assert swept["blend/weight"] == weight
@@ -84,8 +86,8 @@ def test_equal_recall_is_decided_by_the_mean_rank_then_by_the_smaller_weight():
         ]
 
     assert both_ways(0.0)[0] == both_ways(0.5)[0] and both_ways(0.0)[1] > both_ways(0.5)[1]
-    assert choose_blend(block, 3, owner, weights=(0.0, 0.5)) == 0.5
-    assert choose_blend(block, 3, owner, weights=(0.6, 0.5)) == 0.5  # all level: the smaller one
+    assert chosen(block, 3, owner, (0.0, 0.5)) == 0.5
+    assert chosen(block, 3, owner, (0.6, 0.5)) == 0.5  # all level: the smaller one
 
 
 def test_block_that_cannot_be_used_is_refused():

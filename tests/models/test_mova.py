@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mova_jax.models import layers
 from mova_jax.models.masks import straight_through
-from mova_jax.models.mova import count_parameters, normalised_text
+from mova_jax.models.mova import count_parameters
 from tests import tiny
 from tests.tiny import B, D, F, L, W
 
@@ -104,7 +105,7 @@ def everything(model, batch):
     masks = model.own_masks(video, model.prepare(text))
     valid = batch.frame_mask[..., None]
     parts = jnp.where(valid, masks.part * masks.video + video.frames, 0.0)
-    return jnp.square(parts).sum() + jnp.square(video.pooled - normalised_text(text)).sum()
+    return jnp.square(parts).sum() + jnp.square(video.pooled - layers.normalise(text.pooled)).sum()
 
 
 loss_and_gradient = tiny.jit(jax.value_and_grad(everything))

@@ -1,5 +1,7 @@
 """Names of topologies, and what is set before JAX starts."""
 
+import types
+
 import jax
 import pytest
 
@@ -57,6 +59,17 @@ def test_the_machine_at_hand_is_left_as_it_is():
     topology_lib.prepare_environment(parse("local"), environment)
     assert environment == {}
     assert topology_lib.devices(parse("local")) == jax.devices()
+
+
+def test_the_shape_of_the_machine_at_hand_is_that_of_its_coordinates():
+    def at(*coords):
+        return types.SimpleNamespace(coords=coords)
+
+    part = [at(x, y, 0) for y in range(4, 8) for x in range(2)]
+    assert topology_lib.shape_at_hand(CHIPS["v5e"], part) == (2, 4)
+    cube = [at(x, y, z) for z in range(2) for y in range(2) for x in range(1) for _ in range(2)]
+    assert topology_lib.shape_at_hand(CHIPS["tpu7x"], cube) == (1, 2, 2)
+    assert topology_lib.shape_at_hand(CHIPS["h100"], [types.SimpleNamespace()] * 8) == (8,)
 
 
 def test_without_libtpu_it_says_what_to_install(monkeypatch):

@@ -2,13 +2,17 @@ import io
 import json
 import math
 import struct
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from mova_jax import mesh as mesh_lib
 from mova_jax.training import progress
+from mova_jax.training.loop import Loop, StopSignal
+from tests import tiny
 
 
 class Terminal(io.StringIO):
@@ -24,6 +28,11 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+
+class State(NamedTuple):
+    step: int
+    weights: None = None
 
 
 def work(wait_s=0.0, videos=4, frames=32):
@@ -147,6 +156,50 @@ def test_rates_are_those_of_the_last_steps_without_the_first_and_pauses():
     assert bar.rates()["time/step_s"] == pytest.approx(1.0)
     assert bar.rates()["time/data_wait_share"] == 0.0
     assert bar.rates()["time/goodput"] == pytest.approx(4.5 / 1065)
+
+
+def test_the_time_of_saving_and_of_validation_is_not_that_of_steps(tmp_path):
+    clock = Clock()
+
+    class Saves:
+        def save_last(self, *_):
+            clock.now += 100
+
+        def save_best(self, *_):
+            clock.now += 1000
+            return True
+
+        def wait(self):
+            pass
+
+    class Batches:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return tiny.batch_arrays()
+
+        def get_state(self):
+            return {}
+
+    def step(state, batch):
+        clock.now += 1
+        return State(state.step + 1), {"loss": jnp.float32(1), "finite": jnp.bool_(True)}
+
+    def evaluate(weights):
+        clock.now += 10_000
+        return {"t2v/r1": 0.0, "gallery": 8.0}
+
+    bar = progress.Progress(8, 0, stream=io.StringIO(), clock=clock)
+    config = tiny.config(train__steps=8, train__checkpoint_every=2, train__eval_every=4)
+    with progress.MetricWriter(tmp_path, tensorboard=False) as writer:
+        made = {"checkpoints": Saves(), "writer": writer, "progress": bar, "evaluate": evaluate}
+        mesh = mesh_lib.make_mesh(data=1)
+        loop = Loop(config, mesh, step, Batches(), name_videos=list, **made)
+        loop.run(State(0), StopSignal())
+    assert clock.now > 20_000
+    # The host reads a step's metrics a step later, but for the last before a save.
+    assert bar.rates()["time/step_s"] == pytest.approx(1.0, rel=0.2)
 
 
 def test_goodput_counts_from_the_start_of_the_process_and_no_step_that_compiles():
