@@ -165,8 +165,9 @@ def _same_files(one, two):
     assert filecmp.cmpfiles(one, two, names, shallow=False) == (names, [], [])
 
 
-def test_the_bytes_do_not_depend_on_the_workers(made, annotations, tmp_path):
-    ingest_quietly(annotations, tmp_path, workers=2)
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_bytes_do_not_depend_on_the_workers(made, annotations, tmp_path, workers):
+    ingest_quietly(annotations, tmp_path, workers=workers)
     _same_files(made[0], tmp_path)
 
 
@@ -271,6 +272,19 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(made, annotations, tmp_path
     assert decoded == ["3.mp4", "4.mp4", "empty.mp4", "text.mp4", "missing.mp4", "5.mp4"]
     assert "3 of 9 videos are done already." in capsys.readouterr().err
     _same_files(made[0], tmp_path)
+
+
+@pytest.mark.parametrize("lines", [[], [b"{"], [_line("gone.mp4")]])
+def test_a_call_that_finds_no_video_leaves_the_finished_ones(
+    made, annotations, tmp_path, decoded, lines
+):
+    """Where the folder of the videos is not mounted, or another --input was meant."""
+    _start_and_stop(decoded, annotations, tmp_path / "s")
+    with pytest.raises(InputError, match="could be used"):
+        ingest_quietly(_write_lines(tmp_path, lines), tmp_path / "s")
+    ingest_quietly(annotations, tmp_path / "s")
+    assert not {"0.mp4", "1.mp4", "2.mp4"} & set(decoded)
+    _same_files(made[0], tmp_path / "s")
 
 
 def test_records_are_used_again_by_a_command_that_needs_the_same(annotations, tmp_path, decoded):
