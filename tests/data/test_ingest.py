@@ -361,6 +361,24 @@ def test_names_that_were_given_are_taken_back(made, annotations, tmp_path, monke
     _same_files(made[0], tmp_path)
 
 
+@pytest.mark.parametrize("damage", [b"", b'{"moved": {', b"[]"])
+def test_what_was_to_be_published_and_is_not_known_is_told(annotations, tmp_path, damage):
+    (tmp_path / ".partial").mkdir()
+    (tmp_path / ".partial/moves.json").write_bytes(damage)
+    with pytest.raises(ShardError, match=r"moves\.json is damaged.*remove the output folder"):
+        ingest_quietly(annotations, tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_an_empty_folder_that_was_there_stays(clips, tmp_path, scheme):
+    path = _write_lines(tmp_path, [_line(str(clips / "0.mp4")), _line("missing.mp4")])
+    (tmp_path / "shards").mkdir()
+    for name in ("shards", "new"):
+        with pytest.raises(InputError):
+            ingest_quietly(path, f"{scheme}{tmp_path}/{name}")
+    assert (tmp_path / "shards").is_dir() and not (tmp_path / "new").exists()
+
+
 def test_two_runs_do_not_share_a_folder(annotations, tmp_path, monkeypatch):
     def run_again(*args, **kwargs):
         with pytest.raises(ShardError, match="Another process is writing to"):
