@@ -185,6 +185,12 @@ def test_a_missing_folder_of_shards_is_a_clear_error(cache, tmp_path):
         run_lib.run(config(cache, data__source=str(tmp_path / "none")), tmp_path / "run")
 
 
+def test_a_tfds_data_set_has_no_tokenizer_to_train_with(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("mova_jax.data.sources.splits_of", lambda name: {"train": 9})
+    with pytest.raises(RunError, match=r"tfds:cats has no tokenizer: give init=CLIP, .* or make"):
+        run_lib.run(config(cache, data__source="tfds:cats"), tmp_path / "run")
+
+
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(cache, tmp_path):
     with pytest.raises(RunError, match="choose a multiple of 8"):
         run_lib.run(config(cache, train__batch_size=6), tmp_path)

@@ -95,12 +95,12 @@ class LoadExample:
 
     def __call__(self, index: int, rng: np.random.Generator | None = None) -> Example:
         try:
-            record = self.source[int(index)]
+            # Both: frames of a TFDS data set are read when they are chosen.
+            return self._chosen(int(index), self.source[int(index)], rng)
         except ShardError:
             if not self.tolerant:
                 raise
             return Example(int(index), "", (), np.empty(0, np.float32), np.empty(0, np.int32))
-        return self._chosen(int(index), record, rng)
 
     def _chosen(self, index: int, record: VideoRecord, rng: np.random.Generator | None) -> Example:
         settings = self.settings

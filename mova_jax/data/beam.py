@@ -45,7 +45,7 @@ def decode_and_pack(
         What became of each key, and the plan of the shards.
 
     Raises:
-        ShardError: when a pipeline fails.
+        ShardError: when a pipeline fails, or its workers do not see the output folder.
     """
     unfinished = Unfinished(output)
     todo = [task for task in tasks if task.key not in known]
@@ -62,6 +62,11 @@ def decode_and_pack(
     outcomes = known | unfinished.passing_outcomes() | done
     plan = ShardPlan()
     for task in tasks:
+        if task.key not in outcomes:
+            raise ShardError(
+                f"The pipeline ended without a word on {task.item.id!r} in {output}: every worker "
+                "has to see the output; give a folder that all share, or a URL such as gs://..."
+            )
         if size := outcomes[task.key].size:
             plan.add(task.item.split, task.key, size)
     shards = [keys for split in plan.shards.values() for keys in split]

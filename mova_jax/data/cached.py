@@ -58,9 +58,14 @@ def local_folder(source: str | os.PathLike, cache: str | os.PathLike = _CACHE) -
 def _copy(remote: LocalFolder, folder: Path, manifest: bytes) -> None:
     """Copies all files, the manifest last."""
     aside = LocalFolder(folder / ".manifest")
-    aside.write(MANIFEST, manifest)
-    infos = read_manifest(aside.path).splits.values()  # refuses names that lead out of the folder
-    aside.remove_folder()
+    try:
+        aside.write(MANIFEST, manifest)
+        # This refuses names that lead out of the folder.
+        infos = read_manifest(aside.path).splits.values()
+    except ShardError as error:
+        raise ShardError(str(error).replace(aside.path, str(remote))) from error
+    finally:
+        aside.remove_folder()
     shards = [shard for info in infos for shard in info.shards]
     local = LocalFolder(folder)
     total = sum(shard.bytes for shard in shards)

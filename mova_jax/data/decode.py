@@ -13,7 +13,6 @@ import contextlib
 import itertools
 import math
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +21,10 @@ import numpy as np
 import simplejpeg
 
 from mova_jax.data.pictures import Converter, exif_matrix
+from mova_jax.data.ppm import encode_ppm, is_ppm, ppm_pixels
 
 MAX_FRAMES = 100_000
 JPEG_QUALITY = 90
-
-_PPM = re.compile(rb"P6\n([1-9]\d{0,5}) ([1-9]\d{0,5})\n255\n")
 
 # Forms that name other files, which may lie anywhere.
 _PLAYLISTS = {"hls", "concat", "dash", "applehttp"}
@@ -348,30 +346,6 @@ def decode_jpeg(data: bytes) -> np.ndarray:
         raise DecodeError(f"{len(data)} bytes are not a whole JPEG image ({error})") from error
 
 
-def encode_ppm(image: np.ndarray) -> bytes:
-    """u8[H W 3] RGB as it is, behind the header of a PPM, so that the bytes say what they are."""
-    height, width = image.shape[:2]
-    return b"P6\n%d %d\n255\n" % (width, height) + image.tobytes()
-
-
-def is_ppm(data: bytes) -> bool:
-    """Whether a stored frame is raw; a JPEG starts with FF D8."""
-    return data.startswith(b"P6")
-
-
-def ppm_size(data: bytes) -> tuple[int, int, int]:
-    """Height and width of a frame of `encode_ppm`, and where in its bytes the pixels begin.
-
-    Raises:
-        DecodeError: when the data are not such a frame, or not a whole one.
-    """
-    found = _PPM.match(data)
-    height, width = (int(found[2]), int(found[1])) if found else (0, 0)
-    if not found or len(data) != found.end() + 3 * height * width:
-        raise DecodeError(f"{len(data)} bytes are not a whole PPM of 8-bit colours")
-    return height, width, found.end()
-
-
 def decode_image(data: bytes) -> np.ndarray:
     """A stored frame, of either codec, to u8[H W 3] RGB; of a raw one a view that is read only.
 
@@ -380,8 +354,10 @@ def decode_image(data: bytes) -> np.ndarray:
     """
     if not is_ppm(data):
         return decode_jpeg(data)
-    height, width, start = ppm_size(data)
-    return np.frombuffer(data, np.uint8, offset=start).reshape(height, width, 3)
+    try:
+        return ppm_pixels(data)
+    except ValueError as error:
+        raise DecodeError(str(error)) from error
 
 
 # How frames are stored; the first bytes of a frame say which it is.

@@ -150,6 +150,8 @@ def ingest(
     """
     settings.check()
     reading = annotations if isinstance(annotations, Reading) else _read_jsonl(annotations)
+    if not reading.items:  # before anything is touched: the videos may just not be mounted
+        raise _nothing_usable(reading, reading.skipped)
     items = assign_splits(reading.items, settings.splits)
     form = Form(settings.fps, settings.short_side, settings.codec)
     with open_output(os.fspath(folder)) as output:
@@ -215,13 +217,9 @@ def _finish(output, reading: Reading, settings: IngestSettings, pairs, outcomes,
         texts[item.split] += outcome.texts
         warnings += [{"id": item.id, "reason": note} for note in outcome.warnings]
     if not plan.shards:
-        discard(output)
-        reasons = "; ".join(f"{entry['id']}: {entry['reason']}" for entry in skipped[:3])
-        raise InputError(
-            f"No video of {reading.source} could be used ({len(skipped)} skipped"
-            + (f": {reasons}" if reasons else "")
-            + f"); {reading.hint}."
-        )
+        if not Unfinished(output).has_records():  # of another command
+            discard(output)
+        raise _nothing_usable(reading, skipped)
     names, splits = {}, {}
     for split in sorted(plan.shards):
         infos = []
@@ -250,6 +248,15 @@ def _finish(output, reading: Reading, settings: IngestSettings, pairs, outcomes,
         write_manifest(staged, manifest)
         publish(output, names, staged)
     return manifest
+
+
+def _nothing_usable(reading: Reading, skipped: Sequence[dict[str, str]]) -> InputError:
+    reasons = "; ".join(f"{entry['id']}: {entry['reason']}" for entry in skipped[:3])
+    return InputError(
+        f"No video of {reading.source} could be used ({len(skipped)} skipped"
+        + (f": {reasons}" if reasons else "")
+        + f"); {reading.hint}."
+    )
 
 
 def _split_info(outcomes: Iterable[Outcome], shards: list[ShardInfo]) -> SplitInfo:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 
-from mova_jax.data.decode import DecodeError, decode_image, is_ppm, ppm_size
+from mova_jax.data.decode import DecodeError, decode_image
+from mova_jax.data.ppm import is_ppm, ppm_size
 from mova_jax.data.shards import ShardInfo, SplitInfo, VideoRecord, parse, whole_chunks
 
 # A header of some bytes may claim 65535 x 65535 pixels, which would fill the memory.

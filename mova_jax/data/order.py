@@ -106,16 +106,17 @@ class Epochs:
 
     def _front(self, epoch: int) -> list[int]:
         """The first records of an epoch, as many as its cut has on both sides."""
-        front = self._fronts.get(epoch)
+        fronts = self._fronts  # once, for other threads put another one in its place
+        front = fronts.get(epoch)
         if front is None:
             first = epoch
-            while self._leans(first) and first - 1 not in self._fronts:
+            while self._leans(first) and first - 1 not in fronts:
                 first -= 1
-            front = self._fronts.get(first - 1, [])
+            front = fronts.get(first - 1, [])
             for later in range(first, epoch + 1):
                 front = self._apart(later, front)
             # A few are kept, for the threads are not all in the same epoch.
-            self._fronts = dict([*self._fronts.items(), (epoch, front)][-8:])
+            self._fronts = dict([*fronts.items(), (epoch, front)][-8:])
         return front
 
     def _leans(self, epoch: int) -> bool:

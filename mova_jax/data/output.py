@@ -10,7 +10,6 @@ call that was killed in between is undone by the next one.
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,8 +36,7 @@ def open_output(path: str) -> Iterator[LocalFolder]:
     with contextlib.ExitStack() as stack:
         with ClearErrors(f"{path} cannot be written"):
             folder = folder_of(path)
-            new = not os.path.isdir(folder.path)
-            folder.make()
+            new = folder.make()
             try:
                 stack.enter_context(only_user(folder.path))
             except BlockingIOError as error:
@@ -72,8 +70,8 @@ def is_unfinished(path: str) -> bool:
 def discard(folder: LocalFolder, also_itself: bool = False) -> None:
     """Removes what an unfinished call keeps, and the folder where it is empty then."""
     folder.remove_folder(PARTIAL)
-    if also_itself and not folder.names():
-        folder.remove_folder()
+    if also_itself:
+        folder.remove_if_empty()
 
 
 def publish(folder: LocalFolder, shards: dict[str, str], staged: Path) -> None:
@@ -92,11 +90,11 @@ def publish(folder: LocalFolder, shards: dict[str, str], staged: Path) -> None:
     moves = json.dumps({"moved": shards, "written": files}).encode()
     try:
         with ClearErrors(f"{folder} cannot be written"):
-            folder.write(_MOVES, moves)
+            folder.write(_MOVES, moves, lasting=True)
             with ThreadPoolExecutor(_MOVES_AT_ONCE) as pool:
                 list(pool.map(folder.move, shards.keys(), shards.values()))
             for name in files:
-                folder.write(name, (staged / name).read_bytes())
+                folder.write(name, (staged / name).read_bytes(), lasting=True)
     except BaseException:
         with contextlib.suppress(OSError):
             _undo(folder)
@@ -105,15 +103,25 @@ def publish(folder: LocalFolder, shards: dict[str, str], staged: Path) -> None:
 
 
 def _undo(folder: LocalFolder) -> None:
-    """Takes back the names that a call gave that did not come to its end."""
+    """Takes back the names that a call gave that did not come to its end.
+
+    Raises:
+        ShardError: when it is not known which.
+    """
     try:
         moves = json.loads(folder.read(_MOVES))
+        moved, written = dict(moves["moved"]), list(moves["written"])
     except FileNotFoundError:
         return
-    for place, name in moves["moved"].items():
+    except (ValueError, TypeError, KeyError) as error:
+        raise ShardError(
+            f"{folder}/{_MOVES} is damaged ({error!r}), so what an earlier call began to publish "
+            "cannot be taken back; remove the output folder, and run again."
+        ) from error
+    for place, name in moved.items():
         if folder.size(name) >= 0:
             folder.move(name, place)
-    folder.remove(moves["written"])
-    for name in {name.partition("/")[0] for name in moves["written"] if "/" in name}:
+    folder.remove(written)
+    for name in {name.partition("/")[0] for name in written if "/" in name}:
         folder.remove_folder(name)
     folder.remove([_MOVES])

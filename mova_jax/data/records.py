@@ -38,7 +38,7 @@ class VideoRecord:
 
     Attributes:
         id: unique in the split.
-        frames: f JPEG images, all height x width.
+        frames: f JPEG or PPM images, all height x width.
         height: of the frames, pixels.
         width: of the frames, pixels.
         timestamps: float32[f], seconds from the start of the video, ascending.

@@ -24,6 +24,8 @@ from pathlib import Path
 
 # Stores in which a file appears when it is whole; elsewhere it is written aside and moved.
 _OBJECT_STORES = {"gs", "gcs", "s3", "s3a", "abfs", "abfss", "az", "memory"}
+# What fsspec calls the files of this machine.
+_LOCAL = {"file", "local"}
 _THREADS = 16  # requests at a time
 
 
@@ -37,13 +39,24 @@ def join(folder: str | os.PathLike, inside: str) -> Path | str:
     return f"{os.fspath(folder).rstrip('/')}/{inside}" if is_url(folder) else Path(folder) / inside
 
 
+def leaves(name: str) -> bool:
+    """Whether a name is not that of a file in a folder: absolute, above it, or the folder itself.
+
+    Where links lead is another question, see `LocalFolder.leads_out`.
+    """
+    return posixpath.isabs(name) or posixpath.normpath(name).split("/")[0] in ("..", ".")
+
+
 def folder_of(path: str | os.PathLike) -> "LocalFolder":
-    """The folder of a path or a URL.
+    """The folder of a path or a URL; `file://` is a path, with links like any other.
 
     Raises:
         OSError: when fsspec does not know the protocol, or lacks what it needs for it.
     """
-    return RemoteFolder(os.fspath(path)) if is_url(path) else LocalFolder(path)
+    if not is_url(path):
+        return LocalFolder(path)
+    protocol, _, place = os.fspath(path).partition("://")
+    return LocalFolder(place) if protocol in _LOCAL else RemoteFolder(os.fspath(path))
 
 
 def local_file(path: str | os.PathLike):
@@ -89,9 +102,16 @@ class LocalFolder:
     def __str__(self) -> str:
         return self.path
 
-    def make(self) -> None:
-        """Makes the folder and those it lies in."""
+    def make(self) -> bool:
+        """Makes the folder and those it lies in; whether it was not there."""
+        new = not os.path.isdir(self.path)
         os.makedirs(self.path, exist_ok=True)
+        return new
+
+    def leads_out(self, name: str) -> bool:
+        """Whether a link takes a name of the folder out of it."""
+        real = os.path.realpath(self.path)
+        return os.path.commonpath([real, os.path.realpath(self._of(name))]) != real
 
     def names(self, under: str = "") -> list[str]:
         """What lies directly in the folder or in one of its folders; none where that is not."""
@@ -122,19 +142,22 @@ class LocalFolder:
         """The bytes of files, in their order."""
         return [self.read(name) for name in names]
 
-    def write(self, name: str, data: bytes) -> None:
-        """Stores a file, whole or not at all."""
-        with self.writing(name) as path:
+    def write(self, name: str, data: bytes, lasting: bool = False) -> None:
+        """Stores a file, whole or not at all; `lasting` also where the power is lost."""
+        with self.writing(name, lasting) as path:
             path.write_bytes(data)
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def writing(self, name: str, lasting: bool = True) -> Iterator[Path]:
         """A path to write to, which becomes the file when the block ends without an error."""
         path = Path(self._of(name))
         aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield aside
+            if lasting:  # otherwise it can have its name before it has its bytes
+                with aside.open("rb") as stream:
+                    os.fsync(stream.fileno())
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
@@ -163,16 +186,22 @@ class LocalFolder:
         """Removes a folder with all that is in it; '' for this one."""
         shutil.rmtree(self._of(name), ignore_errors=True)
 
+    def remove_if_empty(self) -> None:
+        """Removes this folder, unless there is something in it."""
+        with contextlib.suppress(OSError):
+            os.rmdir(self.path)
+
     def _of(self, name: str) -> str:
         """Where a file is.
 
         Raises:
             ValueError: when its name leads out of the folder.
         """
-        inside = posixpath.normpath(name) if name else ""
-        if posixpath.isabs(name) or inside.split("/")[0] in ("..", "."):
+        if not name:
+            return self._root
+        if leaves(name):
             raise ValueError(f"the name {name!r} leads out of {self.path}")
-        return posixpath.join(self._root, inside) if inside else self._root
+        return posixpath.join(self._root, posixpath.normpath(name))
 
     @property
     def _root(self) -> str:
@@ -189,9 +218,16 @@ class RemoteFolder(LocalFolder):
             self._fs, self._place = _file_system(self.path)
         self._is_object_store = bool({url.partition("://")[0]} & _OBJECT_STORES)
 
-    def make(self) -> None:
-        """Makes the folder, where the store knows folders."""
+    def make(self) -> bool:
+        """Makes the folder, where the store knows folders; whether it was not there."""
+        with _os_errors(self.path):
+            new = not self._is_object_store and not self._fs.exists(self._root)
         self._make(self._root)
+        return new
+
+    def leads_out(self, name: str) -> bool:
+        """See `LocalFolder.leads_out`; stores have no links."""
+        return False
 
     def names(self, under: str = "") -> list[str]:
         """See `LocalFolder.names`."""
@@ -226,12 +262,12 @@ class RemoteFolder(LocalFolder):
         with ThreadPoolExecutor(_THREADS) as pool:
             return list(pool.map(self.read, names))
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, lasting: bool = False) -> None:
         """See `LocalFolder.write`."""
         self._store(name, lambda place: self._fs.pipe_file(place, data))
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def writing(self, name: str, lasting: bool = True) -> Iterator[Path]:
         """See `LocalFolder.writing`; the file is uploaded when it is whole."""
         with tempfile.TemporaryDirectory(prefix="mova_jax-") as scratch:
             path = Path(scratch) / posixpath.basename(name)
@@ -266,6 +302,11 @@ class RemoteFolder(LocalFolder):
         """See `LocalFolder.remove_folder`."""
         with contextlib.suppress(FileNotFoundError), _os_errors(self.path):
             self._fs.rm(self._of(name), recursive=True)
+
+    def remove_if_empty(self) -> None:
+        """See `LocalFolder.remove_if_empty`."""
+        with contextlib.suppress(OSError), _os_errors(self.path):
+            self._fs.rmdir(self._root)
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError), _os_errors(f"{self.path}/{name}"):

@@ -2,15 +2,13 @@
 
     record_of({"frames": [png, png], "captions": b"A cat sits."}, "train/0", fps=1.0, source="...")
 
-JPEG frames stay as they are, all others become PPM: `P6`, width and height, 255, a line each, and
-the pixels. That is done when a frame is asked for: PNG, in which TFDS stores a `Video`, takes ten
-times as long as JPEG, and few of the frames of a video go into a batch. No TensorFlow, and nothing
-of TFDS either.
+JPEG frames stay as they are, all others become PPM (`ppm.py`). That is done when a frame is asked
+for: PNG, in which TFDS stores a `Video`, takes ten times as long as JPEG, and few of the frames of
+a video go into a batch. No TensorFlow, and nothing of TFDS either.
 """
 
 import contextlib
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,10 +17,10 @@ from PIL import Image
 
 from mova_jax.data.annotations.items import clean, sentence_of
 from mova_jax.data.manifest import ShardError
+from mova_jax.data.ppm import encode_ppm, has_our_header
 from mova_jax.data.records import Caption, VideoRecord
 
 _JPEG = b"\xff\xd8"
-_PPM = re.compile(rb"P6\n\d+ \d+\n255\n")
 
 
 def record_of(values: Mapping[str, Any], fallback: str, fps: float, source: str) -> VideoRecord:
@@ -97,26 +95,20 @@ def _frames(value: Any, place: str) -> tuple[bytes, ...] | Frames:
     return stored if ready else Frames(stored, place)
 
 
-def ppm(frame: np.ndarray) -> bytes:
-    """An image u8[H W 3] as a PPM, which is its pixels behind a short header."""
-    height, width, _ = frame.shape
-    return b"P6\n%d %d\n255\n" % (width, height) + frame.tobytes()
-
-
 def _is_ready(frame: bytes) -> bool:
-    return frame.startswith(_JPEG) or _PPM.match(frame) is not None
+    return frame.startswith(_JPEG) or has_our_header(frame)
 
 
 def _readable(frame: bytes | np.ndarray) -> bytes:
     """An image as JPEG or PPM."""
     if isinstance(frame, np.ndarray):
-        return ppm(frame)
+        return encode_ppm(frame)
     if _is_ready(frame):
         return frame
     with _clear_errors(frame), Image.open(io.BytesIO(frame)) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"it has pixels of {image.mode}, not of 8 bits")
-        return ppm(np.asarray(image.convert("RGB")))
+        return encode_ppm(np.asarray(image.convert("RGB")))
 
 
 def _size(frame: bytes | np.ndarray) -> tuple[int, int]:

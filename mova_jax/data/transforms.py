@@ -4,14 +4,13 @@ decode_frame(record.frames[0], out=images[0])
 tokens, token_mask = pad_tokens([tokenizer.encode(text).ids], buckets, tokenizer.pad_id)
 """
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-_PPM = re.compile(rb"P6\n([1-9]\d{0,6}) ([1-9]\d{0,6})\n255\n")
+from mova_jax.data.ppm import is_ppm, ppm_pixels
 
 
 def bucket_length(longest: int, buckets: Sequence[int]) -> int:
@@ -59,15 +58,14 @@ def decode_frame(data: bytes, out: np.ndarray) -> None:
     square, in one pass over the pixels that stay.
 
     Args:
-        data: a whole JPEG file, or raw pixels as PPM: `P6`, width and height, 255 on a line each,
-            then RGB.
+        data: a whole JPEG file, or raw pixels as PPM, see `ppm.py`.
         out: u8[H W 3] RGB with H = W, C-contiguous; overwritten.
 
     Raises:
         ValueError: the bytes are neither, or are cut short or damaged.
     """
-    if data[:2] == b"P6":
-        image = _raw_pixels(data)
+    if is_ppm(data):
+        image = ppm_pixels(data)
         if image.shape == out.shape:
             out[...] = image
             return
@@ -85,20 +83,3 @@ def decode_frame(data: bytes, out: np.ndarray) -> None:
         Image.Resampling.BICUBIC,
         box=(left, top, left + side, top + side),
     )
-
-
-def _raw_pixels(ppm: bytes) -> np.ndarray:
-    """The pixels of a PPM where they lie, u8[H W 3]."""
-    header = _PPM.match(ppm)
-    if not header:
-        raise ValueError(
-            f"a raw frame begins with {ppm[:24]!r}, not with a line each of P6, width and height, "
-            "255"
-        )
-    width, height = map(int, header.groups())
-    if len(ppm) - header.end() != height * width * 3:
-        raise ValueError(
-            f"a raw frame of {width} x {height} pixels has {len(ppm) - header.end()} bytes of "
-            f"them, not {height * width * 3}"
-        )
-    return np.frombuffer(ppm, np.uint8, offset=header.end()).reshape(height, width, 3)

@@ -11,7 +11,7 @@ none is not there. Any number of processes, on any machines, may write at the sa
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 from mova_jax.data.manifest import ClearErrors, ShardError
@@ -112,7 +112,10 @@ class Unfinished:
         self._folder = folder
 
     def restore(self, items: Sequence[tuple[str, str]]) -> dict[str, Outcome]:
-        """Takes stock of what an earlier call left, and removes what is of no use now.
+        """Takes stock of what earlier calls left, and removes what none of them finished.
+
+        What is finished stays, also what these items do not ask for: they may be fewer than was
+        meant, by a folder that is not mounted or a slip of the pen.
 
         Args:
             items: split and key of every item, in order.
@@ -121,20 +124,31 @@ class Unfinished:
             What became of those that are done.
         """
         wanted = {key for _, key in items}
-        alone = self.outcomes(wanted & self.keys())
+        records = self.keys(_RECORD)
+        alone = {
+            key: outcome
+            for key, outcome in self.outcomes(wanted & self.keys()).items()
+            if not outcome.size or key in records
+        }
         packed = self._whole_shards()
         known = dict(alone)
         for shard in packed.values():
             known |= {key: outcome for key, outcome in shard.outcomes.items() if key in wanted}
         certain = set(map(_digest, _certain_shards(items, known)))
-        kept = {digest: shard for digest, shard in packed.items() if digest in certain}
-        for digest in packed.keys() - kept.keys():
-            if not self._unpack(digest, packed[digest], wanted - alone.keys()):
-                return self.restore(items)  # it was damaged, and is gone
-        in_shards = {key for shard in kept.values() for key in shard.outcomes}
-        self._remove_others(_ITEMS, known.keys() - in_shards)
-        self._remove_others(_SHARDS, kept)
+        for digest, shard in list(packed.items()):
+            if digest not in certain and wanted & shard.outcomes.keys():
+                if not self._unpack(digest, packed.pop(digest), alone):
+                    return self.restore(items)  # it was damaged, and is gone
+        in_shards = {key for shard in packed.values() for key in shard.outcomes}
+        damaged = wanted - known.keys()
+        self._remove_others(_ITEMS, self.keys() - in_shards - damaged)
+        self._remove_others(_SHARDS, packed)
         return known
+
+    def has_records(self) -> bool:
+        """Whether there is a video that need not be decoded again."""
+        names = [*self._folder.names(_ITEMS), *self._folder.names(_SHARDS)]
+        return any(name.endswith((_RECORD, _SHARD)) for name in names)
 
     def is_empty(self) -> bool:
         """Whether nothing was done that another call could go on from."""
@@ -235,18 +249,17 @@ class Unfinished:
                 packed[digest] = shard
         return packed
 
-    def _unpack(self, digest: str, shard: Packed, wanted: set[str]) -> bool:
-        """Takes the wanted records out of a shard that is none any more; whether it was sound."""
+    def _unpack(self, digest: str, shard: Packed, alone: Container[str]) -> bool:
+        """Takes the records out of a shard that is none any more; whether it was sound."""
         sound = True
-        wanted = wanted & shard.outcomes.keys()
-        if wanted:
-            try:
-                with self._folder.reading(f"{_SHARDS}/{digest}{_SHARD}") as path:
-                    records = dict(zip(shard.outcomes, read_shard(path), strict=True))
-            except (RuntimeError, IndexError, ValueError):
-                records, sound = {}, False
-            for key in wanted & records.keys():
-                self.keep(key, shard.outcomes[key], records[key])
+        try:
+            with self._folder.reading(f"{_SHARDS}/{digest}{_SHARD}") as path:
+                records = dict(zip(shard.outcomes, read_shard(path), strict=True))
+        except (RuntimeError, IndexError, ValueError):
+            records, sound = {}, False
+        for key, data in records.items():
+            if key not in alone:
+                self.keep(key, shard.outcomes[key], data)
         # In this order, for a shard with its .json counts as whole.
         for end in (_DONE, _SHARD):
             self._folder.remove([f"{_SHARDS}/{digest}{end}"])
@@ -260,9 +273,11 @@ class Unfinished:
     def _remove_others(self, where: str, useful: Iterable[str]) -> None:
         ends = (_RECORD, _SHARD, _DONE)
         keep = {f"{name}{end}" for name in useful for end in ends}
-        self._folder.remove(
-            f"{where}/{name}" for name in self._folder.names(where) if name not in keep
-        )
+        others = [name for name in self._folder.names(where) if name not in keep]
+        for done in (True, False):  # in this order, here as well
+            self._folder.remove(
+                f"{where}/{name}" for name in others if name.endswith(_DONE) == done
+            )
 
 
 def shard_name(keys: Sequence[str]) -> str:

@@ -127,6 +127,11 @@ def set_up(
             f"{folder} has the splits {', '.join(splits)}, but none named train: name one in the "
             "JSONL, or let python -m mova_jax.prepare --splits share the videos out"
         )
+    if sources.is_tfds(folder) and not config.init_from:
+        raise RunError(
+            f"{folder} has no tokenizer: give init=CLIP, a folder of initial weights with theirs, "
+            "or make SHARDS data.source and name it in data.mixture"
+        )
     try:
         vocabulary = vocabulary_folder(config, Path(folder, storyboard.TOKENIZER), workdir)
         tokenizer = Tokenizer(vocabulary, config.model.text.context)

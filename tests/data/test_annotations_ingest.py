@@ -219,6 +219,8 @@ def test_videos_and_annotations_at_urls(tmp_path, write_video, ramp, capsys, alo
     assert "../a: the path '../a' leaves the videos folder" in out
     assert "b: no file of this name in the videos folder" in out
     arguments[-1] = f"{tmp_path}/other"
-    arguments[arguments.index(f"file://{tmp_path}/{notes}")] = f"file://{tmp_path}/nowhere"
-    assert prepare.main(arguments) == 1
-    assert f"There is no file://{tmp_path}/nowhere" in capsys.readouterr().err
+    place = arguments.index(f"file://{tmp_path}/{notes}")
+    for url, told in ((f"memory:/{tmp_path}/no", "memory:/"), (f"file://{tmp_path}/no", "")):
+        arguments[place] = url
+        assert prepare.main(arguments) == 1
+        assert f"There is no {told}{tmp_path}/no" in capsys.readouterr().err

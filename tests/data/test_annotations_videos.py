@@ -60,7 +60,8 @@ def test_names_that_lead_out_are_refused(folder, name):
         VideoFolder(root).find(name)
 
 
-def test_links_that_lead_out_are_refused_and_others_followed(folder, tmp_path):
+@pytest.mark.parametrize("scheme", ["", "file://", "local://"])
+def test_links_that_lead_out_are_refused_and_others_followed(folder, tmp_path, scheme):
     root = folder("real.mp4", "deep/b.mp4", "../secret.mp4", "../outside/c.mp4")
     os.symlink(tmp_path / "secret.mp4", root / "out.mp4")
     os.symlink("../real.mp4", root / "deep" / "in.mp4")
@@ -69,7 +70,7 @@ def test_links_that_lead_out_are_refused_and_others_followed(folder, tmp_path):
     os.symlink(root, root / "deep" / "loop")
     os.mkfifo(root / "pipe.mp4")
     os.symlink(root, tmp_path / "way")  # the folder itself may be a link
-    videos = VideoFolder(tmp_path / "way")
+    videos = VideoFolder(f"{scheme}{tmp_path}/way")
     assert videos.find("in").inside == "deep/in.mp4"
     with pytest.raises(ValueError, match="a link that leads out of the videos folder"):
         videos.find("out")
@@ -80,8 +81,9 @@ def test_links_that_lead_out_are_refused_and_others_followed(folder, tmp_path):
 
 def test_a_folder_that_is_none(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"x")
-    with pytest.raises(InputError, match="There is no folder"):
-        VideoFolder(tmp_path / "a.mp4")
+    for name in (tmp_path / "a.mp4", f"file://{tmp_path}/gone"):
+        with pytest.raises(InputError, match="There is no folder"):
+            VideoFolder(name)
 
 
 def test_an_entry_that_leaves_the_folder_is_skipped_and_the_rest_goes_on(folder):

@@ -51,6 +51,10 @@ def clips(tmp_path_factory, write_video):
     write_video(folder / "odd.mp4", [image[:33, :47] for image in noise[:20]], **odd)
     write_video(folder / "one.mp4", noise[:1])
     (folder / "link.mp4").symlink_to(folder / "good0.mp4")
+    outside = tmp_path_factory.mktemp("outside")
+    shutil.copy(folder / "good0.mp4", outside)
+    (folder / "out.mp4").symlink_to(outside / "good0.mp4")
+    (folder / "way").symlink_to(outside)
     return folder
 
 
@@ -156,6 +160,18 @@ def test_annotations_that_cannot_be_trusted_are_one_line(
     assert (code, out) == (1, "")
     assert err.startswith("prepare: ") and err.count("\n") == 0 and message in err
     assert not Path("s", "manifest.json").exists() and not Path("ran").exists()
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_links_are_followed_unless_they_lead_out(clips, tmp_path, capsys, scheme):
+    names = ["link.mp4", "out.mp4", "way/good0.mp4"]
+    file = lines(clips / "links.jsonl", *({"video": name, "caption": "A."} for name in names))
+    arguments = ["--input", f"{scheme}{file}", "--output", tmp_path / "s", "--workers", 0]
+    assert command(capsys, *arguments)[0] == 3
+    assert list(records(tmp_path / "s")) == ["link.mp4"]
+    for number, entry in enumerate(read_manifest(tmp_path / "s").skipped, 2):
+        reason = f"the path '{names[number - 1]}' is a link that leads out of the folder"
+        assert entry["reason"] == f"line {number}: {reason} of the JSONL"
 
 
 def test_rows_and_paths_of_a_table_that_are_wrong_cost_themselves(clips, tmp_path, capsys):

@@ -98,6 +98,13 @@ def test_a_reason_that_may_pass_is_told_and_tried_again(annotations, tmp_path, m
     assert read_manifest(folder).splits["train"].videos == 5
 
 
+def test_workers_that_write_elsewhere_are_told(annotations, tmp_path, monkeypatch):
+    """On another machine the same path is another folder."""
+    monkeypatch.setattr("mova_jax.data.beam._run", lambda *args: None)
+    with pytest.raises(ShardError, match=r"'0\.mp4' in .*every worker has to see the output"):
+        ingest(annotations, tmp_path / "beam", SETTINGS, beam=LOCAL)
+
+
 def test_a_pipeline_that_fails_is_one_line(annotations, tmp_path, capsys, monkeypatch):
     from mova_jax.data.storage import LocalFolder
 

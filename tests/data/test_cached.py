@@ -45,7 +45,7 @@ def test_a_url_is_copied_once(made, tmp_path, monkeypatch, capsys):
     assert [record.id for record in open_split(folder, "train")] == list("01234")
     names = {path.name for path in made[0].rglob("*")} - {"other.bin"}
     assert {path.name for path in folder.rglob("*")} == names
-    assert "copying file://" in capsys.readouterr().err
+    assert f"copying {made[0]}" in capsys.readouterr().err
     monkeypatch.setattr("mova_jax.data.cached._copy", None)
     assert local_folder(made[1] + "/", tmp_path / "cache") == folder
 
@@ -92,8 +92,12 @@ def test_a_manifest_that_names_a_file_elsewhere(made, tmp_path):
     fields = json.loads(path.read_text())
     fields["splits"]["train"]["shards"][0]["file"] = "../secret"
     path.write_text(json.dumps(fields))
-    with pytest.raises(ShardError, match="not a name in the folder"):
+    with pytest.raises(ShardError, match=f"^{path} .*not a name in the folder"):
         local_folder(made[1], tmp_path / "cache")
+    path.write_text("{")
+    with pytest.raises(ShardError, match=f"^{path} is not a manifest"):
+        local_folder(made[1], tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*/*"))
 
 
 def test_nothing_at_the_url(tmp_path):

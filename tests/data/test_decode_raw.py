@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from mova_jax.data.contact_sheet import Section, Strip, draw_sheet, frame_box
-from mova_jax.data.decode import DecodeError, decode_image, encode_ppm
+from mova_jax.data.decode import DecodeError, decode_image
 from mova_jax.data.inspect_checks import frame_fault
+from mova_jax.data.ppm import encode_ppm
 
 
 def test_a_raw_frame_comes_back_without_a_copy():

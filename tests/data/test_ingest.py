@@ -165,8 +165,9 @@ def _same_files(one, two):
     assert filecmp.cmpfiles(one, two, names, shallow=False) == (names, [], [])
 
 
-def test_the_bytes_do_not_depend_on_the_workers(made, annotations, tmp_path):
-    ingest_quietly(annotations, tmp_path, workers=2)
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_bytes_do_not_depend_on_the_workers(made, annotations, tmp_path, workers):
+    ingest_quietly(annotations, tmp_path, workers=workers)
     _same_files(made[0], tmp_path)
 
 
@@ -273,6 +274,19 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(made, annotations, tmp_path
     _same_files(made[0], tmp_path)
 
 
+@pytest.mark.parametrize("lines", [[], [b"{"], [_line("gone.mp4")]])
+def test_a_call_that_finds_no_video_leaves_the_finished_ones(
+    made, annotations, tmp_path, decoded, lines
+):
+    """Where the folder of the videos is not mounted, or another --input was meant."""
+    _start_and_stop(decoded, annotations, tmp_path / "s")
+    with pytest.raises(InputError, match="could be used"):
+        ingest_quietly(_write_lines(tmp_path, lines), tmp_path / "s")
+    ingest_quietly(annotations, tmp_path / "s")
+    assert not {"0.mp4", "1.mp4", "2.mp4"} & set(decoded)
+    _same_files(made[0], tmp_path / "s")
+
+
 def test_records_are_used_again_by_a_command_that_needs_the_same(annotations, tmp_path, decoded):
     _start_and_stop(decoded, annotations, tmp_path / "a")
     shares = dataclasses.replace(SETTINGS, splits=(("all", 1.0),), vocab_size=520, name="b")
@@ -345,6 +359,24 @@ def test_names_that_were_given_are_taken_back(made, annotations, tmp_path, monke
     alive = False
     ingest_quietly(annotations, tmp_path)
     _same_files(made[0], tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"moved": {', b"[]"])
+def test_what_was_to_be_published_and_is_not_known_is_told(annotations, tmp_path, damage):
+    (tmp_path / ".partial").mkdir()
+    (tmp_path / ".partial/moves.json").write_bytes(damage)
+    with pytest.raises(ShardError, match=r"moves\.json is damaged.*remove the output folder"):
+        ingest_quietly(annotations, tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_an_empty_folder_that_was_there_stays(clips, tmp_path, scheme):
+    path = _write_lines(tmp_path, [_line(str(clips / "0.mp4")), _line("missing.mp4")])
+    (tmp_path / "shards").mkdir()
+    for name in ("shards", "new"):
+        with pytest.raises(InputError):
+            ingest_quietly(path, f"{scheme}{tmp_path}/{name}")
+    assert (tmp_path / "shards").is_dir() and not (tmp_path / "new").exists()
 
 
 def test_two_runs_do_not_share_a_folder(annotations, tmp_path, monkeypatch):

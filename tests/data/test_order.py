@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mova_jax.data import order as order_lib
-from mova_jax.data.order import Order, Turns, shuffles
+from mova_jax.data.order import Epochs, Order, Turns, shuffles
 
 
 class _Quick:
@@ -67,7 +67,27 @@ def test_the_border_rule_moves_few_and_only_at_the_border(quick):
 def test_the_first_epoch_is_grains_shuffle():
     order, plain = Order([600], batch=32, seed=3), shuffles(600, 3)
     assert [order(position) for position in range(600)] == [plain[p] for p in range(600)]
-    assert Order([600], batch=32, seed=4)(0) != order(0) or Order([600], batch=32, seed=4)(1)
+    other = Order([600], batch=32, seed=4)
+    assert [other(position) for position in range(20)] != [order(p) for p in range(20)]
+
+
+@pytest.mark.parametrize("length", [8, 9, 13])
+def test_what_other_threads_put_in_place_changes_nothing(quick, length):
+    """What is kept of the epochs before may be another thread's from one read to the next."""
+    batch, rng = length - 1, np.random.default_rng(0)
+
+    class Shared(Epochs):
+        @property
+        def _fronts(self):
+            return self._kept if rng.random() < 0.5 else {}
+
+        @_fronts.setter
+        def _fronts(self, fronts):
+            self._kept = fronts
+
+    alone, shared = (kind(length, 0, 0, Turns([1]), batch) for kind in (Epochs, Shared))
+    places = range(40 * length)
+    assert [shared(place) for place in places] == [alone(place) for place in places]
 
 
 WEIGHTS = [(1,), (1, 1), (3, 1), (1, 3), (0.5, 0.25, 0.25), (5, 0.3, 1), (0.1, 0.2, 0.7, 3)]

@@ -4,19 +4,21 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from mova_jax.data.storage import folder_of, is_url, join, local_file, only_user, stamp
+from mova_jax.data.storage import RemoteFolder, folder_of, join, local_file, only_user, stamp
 
 
-@pytest.fixture(params=["path", "file", "memory"])
+@pytest.fixture(params=["path", "file", "server", "memory"])
 def folder(request, tmp_path):
-    """A folder that nobody made yet: a path, a URL of this machine's files, one of a store."""
+    """A folder that nobody made yet: a path, as a URL, on a file server, in a store."""
     path = tmp_path / "a" / "b"
-    return folder_of(
-        {"path": path, "file": f"file://{path}", "memory": f"memory:/{path}"}[request.param]
-    )
+    if request.param == "server":  # what knows folders; fsspec's files stand for one
+        return RemoteFolder(f"file://{path}")
+    urls = {"path": path, "file": f"file://{path}", "memory": f"memory:/{path}"}
+    return folder_of(urls[request.param])
 
 
 def test_what_is_written_is_read(folder):
@@ -42,7 +44,7 @@ def test_large_files_go_by_a_file_on_this_machine(folder):
         assert path.suffix == ".bin"
     with local_file(join(folder.path, "x/big.bin")) as path:
         assert path.read_bytes() == b"big"
-    assert path.exists() != is_url(folder.path)  # a copy is gone
+    assert path.exists() != folder.path.startswith("memory")  # a copy is gone
 
 
 def test_an_error_leaves_no_file(folder):
@@ -65,6 +67,31 @@ def test_moved_and_removed(folder):
     assert folder.names() == ["y"]
     folder.remove_folder()
     assert folder.names() == []
+
+
+def test_only_an_empty_folder_is_removed_as_one(folder):
+    is_store = folder.path.startswith("memory")
+    assert folder.make() != is_store  # which has no folders
+    assert not folder.make()
+    folder.write("a", b"")
+    folder.remove_if_empty()
+    assert folder.names() == ["a"]
+    folder.remove(["a"])
+    folder.remove_if_empty()
+    assert folder.make() != is_store
+
+
+def test_a_file_has_its_bytes_before_its_name(tmp_path, monkeypatch):
+    """After a loss of power there is either nothing of it, or all."""
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append(os.fstat(handle).st_size))
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda *names: (calls.append("name"), replace(*names)))
+    folder = folder_of(tmp_path)
+    folder.write("moves.json", b"four", lasting=True)
+    with folder.writing("shard") as path:
+        path.write_bytes(b"six by")
+    assert calls == [4, "name", 6, "name"]
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "."])

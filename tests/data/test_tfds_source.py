@@ -1,5 +1,6 @@
 """Tests of TFDS data sets as a source: several layouts, all written by TFDS without TensorFlow."""
 
+import functools
 import io
 import itertools
 import json
@@ -13,8 +14,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from mova_jax.data.batches import LoadExample, PipelineSettings
 from mova_jax.data.shards import Caption, ShardError, open_split
 from mova_jax.data.tfds_source import open_tfds, tfds_splits
+from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 
 _NUMBERS = itertools.count()
 
@@ -258,6 +261,7 @@ def test_threads_may_be_the_first_to_open_and_read(make):
     program = f"""
 from concurrent.futures import ThreadPoolExecutor
 from mova_jax.data.tfds_source import open_tfds, tfds_splits
+from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 with ThreadPoolExecutor(8) as pool:
     reads = [pool.submit(lambda: open_tfds({name!r}, "train")[0].caption) for _ in range(8)]
     reads += [pool.submit(lambda: tfds_splits({name!r})) for _ in range(8)]
@@ -379,3 +383,21 @@ def test_records_that_are_no_videos_with_captions_are_named(make):
     for index, message in ((1, "does not open"), (2, "pixels of I;16")):
         with pytest.raises(ShardError, match=f"Frame {index} of record 'train/6' of .*{message}"):
             record.frames[index]
+
+
+def test_training_leaves_out_a_record_whose_frame_is_damaged(make, tmp_path):
+    """Such frames are read when they are chosen, behind the record itself."""
+    tfds, png = _features(), _encoded(_pixels()[0], "PNG")
+    _, name = make(
+        {"frames": tfds.Sequence(tfds.Image()), "caption": tfds.Text()},
+        {"frames": [png, png[:60]], "caption": "A cat."},
+    )
+    train_tokenizer(["a cat"] * 3, 520, tmp_path / "words")
+    source = open_tfds(name, "train")
+    make_load = functools.partial(
+        LoadExample, source, Tokenizer(tmp_path / "words"), PipelineSettings(2, 5)
+    )
+    example = make_load(tolerant=True)(0, np.random.default_rng(0))
+    assert (example.index, example.frames, len(example.tokens)) == (0, (), 0)
+    with pytest.raises(ShardError, match="Frame 1 of record 'train/0'"):
+        make_load()(0, np.random.default_rng(0))

@@ -83,12 +83,31 @@ def test_a_shard_that_is_none_any_more_gives_its_records_back(kept, tmp_path, it
     _keep(kept, "a", "b", "c")
     kept.pack(["a", "b"])
     known = kept.restore(_items(items))
-    there = sorted(set(items) - {"x"})
-    assert sorted(known) == there
+    assert sorted(known) == sorted(set(items) - {"x"})
     ends = ("json", "record")
-    assert _files(tmp_path) == [f"items/{key}.{end}" for key in there for end in ends]
-    data = (tmp_path / f".partial/items/{there[0]}.record").read_bytes()
-    assert data == serialize(_record(there[0]))
+    assert _files(tmp_path) == [f"items/{key}.{end}" for key in "abc" for end in ends]
+    for key in "abc":
+        data = (tmp_path / f".partial/items/{key}.record").read_bytes()
+        assert data == serialize(_record(key))
+
+
+@pytest.mark.parametrize("items", ["", "xyz", "c"])
+def test_what_is_finished_outlives_a_call_that_does_not_ask_for_it(kept, tmp_path, items):
+    """Whose videos are not mounted, for one, or whose --fps is a slip of the pen."""
+    _keep(kept, "a", "b", "c")
+    kept.keep("d", Outcome(reason="no video"), b"")
+    kept.pack(["a", "b"])
+    before = _files(tmp_path)
+    assert set(kept.restore(_items(items))) == set(items) & {"c"}
+    assert _files(tmp_path) == before
+    assert sorted(kept.restore(_items("abcd"))) == list("abcd")
+
+
+def test_an_outcome_that_lost_its_record_is_made_again(kept, tmp_path):
+    _keep(kept, "a", "b")
+    (tmp_path / ".partial/items/b.record").unlink()
+    assert list(kept.restore(_items("ab"))) == ["a"]
+    assert kept.outcome("b") is None
 
 
 def test_another_split_does_not_touch_a_shard(kept, tmp_path):
@@ -112,6 +131,9 @@ def test_what_a_killed_call_left_half_is_removed(kept, tmp_path):
     assert sorted(kept.restore(_items("abcdefg"))) == ["a", "b", "d"]
     names = {name for name in _files(tmp_path) if name.startswith("items/")}
     assert names == {"items/d.json", "items/d.record"} and not stem.exists()
+    (items / "other.record").write_bytes(b"without its .json")
+    kept.restore(_items("abcd"))
+    assert not (items / "other.record").exists()
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-10], lambda data: bytes(len(data))])

@@ -21,7 +21,7 @@ from mova_jax.data.annotations.items import (
     valid_unicode,
 )
 from mova_jax.data.records import Caption
-from mova_jax.data.storage import join
+from mova_jax.data.storage import folder_of, join, leaves
 
 FIELDS = """\
   video         path of the file, relative to the folder of the JSONL, inside of it
@@ -102,8 +102,10 @@ def _identity(fields: dict[str, Any]) -> str:
 def _item(name: str, fields: dict[str, Any], folder: str | os.PathLike) -> Item:
     video = fields["video"]
     inside = posixpath.normpath(video)
-    if posixpath.isabs(video) or inside.split("/")[0] == "..":
+    if leaves(video):
         raise ValueError(f"the path {video!r} leaves the folder of the JSONL")
+    if folder_of(folder).leads_out(inside):
+        raise ValueError(f"the path {video!r} is a link that leads out of the folder of the JSONL")
     start, end = cut_of(fields.get("start"), fields.get("end"))
     split = split_name(fields.get("split"))
     captions, alternatives, warnings = _captions(fields)

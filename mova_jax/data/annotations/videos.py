@@ -42,18 +42,20 @@ class VideoFolder:
         Raises:
             InputError: when there is no such folder or it cannot be read.
         """
-        is_url = storage.is_url(folder)
-        self.folder = folder if is_url else Path(folder)
-        if not is_url and not self.folder.is_dir():
-            raise InputError(f"There is no folder {folder}; --videos is the folder of the videos.")
+        self.folder = folder if storage.is_url(folder) else Path(folder)
         self._extensions = extensions
         # By path and by bare name, both with and without the extension.
         self._files: dict[str, str] = {}
         self._others: collections.Counter[str] = collections.Counter()
         self._outside: set[str] = set()
         try:
-            for inside, leads_out in (_listing if is_url else _walk)(self.folder):
+            place = storage.folder_of(folder)
+            for inside, leads_out in _files_of(place):
                 self._add(inside, leads_out)
+        except NotADirectoryError as error:
+            raise InputError(
+                f"There is no folder {folder}; --videos is the folder of the videos."
+            ) from error
         except OSError as error:
             raise InputError(f"The folder {folder} cannot be read: {error}.") from error
 
@@ -88,8 +90,7 @@ class VideoFolder:
             FileNotFoundError: when no name has a file.
         """
         for name in names:
-            inside = posixpath.normpath(name)
-            if posixpath.isabs(name) or inside.split("/")[0] in ("..", "."):
+            if storage.leaves(name):
                 raise ValueError(f"the path {name!r} leaves the videos folder")
         candidates = [posixpath.normpath(name) for name in names]
         candidates += [self._stem(name) for name in candidates]
@@ -101,26 +102,26 @@ class VideoFolder:
         raise FileNotFoundError("no file of this name in the videos folder")
 
 
-def _listing(url: str) -> Iterator[tuple[str, bool]]:
-    """`_walk` of a store, which has no links."""
-    yield from ((inside, False) for inside in storage.folder_of(url).stamps())
-
-
-def _walk(root: Path) -> Iterator[tuple[str, bool]]:
+def _files_of(folder: storage.LocalFolder) -> Iterator[tuple[str, bool]]:
     """Files below a folder by their path in it, and whether each is a link that leads out of it.
 
     Folders that are links are not entered, for a link may lead to a folder it lies in.
+
+    Raises:
+        NotADirectoryError: when there is no such folder.
     """
-    real = os.path.realpath(root)
+    if isinstance(folder, storage.RemoteFolder):
+        yield from ((inside, False) for inside in folder.stamps())  # one listing for all
+        return
+    if not os.path.isdir(folder.path):
+        raise NotADirectoryError(folder.path)
     pending = [""]
     while pending:
         below = pending.pop()
-        with os.scandir(os.path.join(root, below)) as entries:
+        with os.scandir(os.path.join(folder.path, below)) as entries:
             for entry in entries:
                 inside = posixpath.join(below, entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(inside)
                 elif entry.is_file():
-                    target = os.path.realpath(entry.path) if entry.is_symlink() else None
-                    leads_out = target and os.path.commonpath([real, target]) != real
-                    yield inside, bool(leads_out)
+                    yield inside, entry.is_symlink() and folder.leads_out(inside)
