@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -384,6 +385,11 @@ class Parties:
     def __init__(self, mesh: Mesh, axes: tuple[str, ...]):
         self._mesh, self._axes = mesh, axes
         self.size = math.prod(mesh.shape[axis] for axis in axes)
+        # XLA's CPU runtime starts exchanges that do not depend on each other in any order, another
+        # one on each device, and then they wait for each other for ever. There each is made to
+        # depend on the one before it, and so is its backward pass.
+        self._ordered = mesh.devices.flat[0].platform == "cpu"
+        self._before: jax.Array | None = None
 
     def index(self):
         """The number of this party, from 0, in the order of the batch."""
@@ -396,11 +402,22 @@ class Parties:
 
     def sum(self, tree):
         """The sum over all parties."""
-        return jax.lax.psum(tree, self._axes)
+        return jax.lax.psum(_tied(tree) if self._ordered else tree, self._axes)
 
     def gather(self, tree):
         """The rows of all parties, in the order of the batch."""
-        return jax.lax.all_gather(tree, self._axes, tiled=True)
+        found = jax.lax.all_gather(self.in_turn(tree), self._axes, tiled=True)
+        self.done(found)
+        return found
+
+    def in_turn(self, tree):
+        """What goes into an exchange, at the earliest after the exchange before it."""
+        return tree if self._before is None else _added(tree, self._before)
+
+    def done(self, tree):
+        """What came out of an exchange."""
+        if self._ordered:
+            self._before = _nothing(tree)
 
     def local(self, tree):
         """Marks what is made alike everywhere as each party's own: its gradients are summed."""
@@ -408,13 +425,37 @@ class Parties:
 
     def map(self, fn, whole, split):
         """Runs `fn(whole, split)` at each party; it returns what is the same everywhere."""
+
+        def run(whole, split):
+            self._before = None
+            arguments = self.local(whole), split
+            return fn(*(_tied(arguments) if self._ordered else arguments))
+
         return jax.shard_map(
-            lambda whole, split: fn(self.local(whole), split),
+            run,
             mesh=self._mesh,
             in_specs=(PartitionSpec(), PartitionSpec(self._axes)),
             out_specs=PartitionSpec(),
             axis_names=set(self._axes),
         )(whole, split)
+
+
+def _nothing(tree: Any) -> jax.Array:
+    """A zero that depends on every float array of a tree, whatever is in it."""
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    firsts = [leaf.reshape(-1)[0].astype(jnp.float32) for leaf in floats]
+    return 0.0 * sum(jnp.where(jnp.isfinite(first), first, 0.0) for first in firsts)
+
+
+def _added(tree: Any, nothing: jax.Array) -> Any:
+    return jax.tree.map(
+        lambda x: x + nothing.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+def _tied(tree: Any) -> Any:
+    """The tree, each float array of it depending on all of them, and so its gradients."""
+    return _added(tree, _nothing(tree))
 
 
 def parties(mesh: Mesh) -> Parties | None:

@@ -62,7 +62,10 @@ def score_chosen(
     firsts = jnp.arange(parties.size + 1, dtype=flat.dtype) * here
     begins = (flat[:, None] < firsts).sum(0, dtype=jnp.int32)
     lists = flat, order, begins
-    return _ring(parties, fn, whole, videos, captions, lists, k, chunk).reshape(chosen.shape)
+    videos = parties.in_turn(videos)
+    found = _ring(parties, fn, whole, videos, captions, lists, k, chunk)
+    parties.done(found)
+    return found.reshape(chosen.shape)
 
 
 def _ring(parties, fn, whole, videos, captions, lists, k: int, chunk: int):

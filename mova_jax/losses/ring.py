@@ -51,6 +51,13 @@ class OneParty:
         """The rows of all parties, in the order of the batch; inside of `map`."""
         return tree
 
+    def in_turn(self, tree: Any) -> Any:
+        """What goes into an exchange of parties, where exchanges have to wait for each other."""
+        return tree
+
+    def done(self, tree: Any) -> None:
+        """What came out of one; the next one waits for it."""
+
     def local(self, tree: Any) -> Any:
         """Marks arrays that are made alike everywhere as each party's own; inside of `map`."""
         return tree
@@ -197,8 +204,10 @@ def reduce_pairs(
     rows, columns = rows_of(videos), rows_of(captions)
     if parties.size == 1 and tile == (rows, columns):
         return fn(whole, videos, captions)
+    videos = parties.in_turn(videos)
     tiles = _split(videos, tile.videos), _split(captions, tile.captions)
     by_video, by_caption = _ring(parties, fn, whole, *tiles)
+    parties.done((by_video, by_caption))
     return _join(by_video, rows), _join(by_caption, columns)
 
 
