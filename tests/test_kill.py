@@ -15,23 +15,7 @@ from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 24
-FLAGS = tiny.SIZES | {
-    "model.vision.image_size": 16,
-    "model.text.context": 160,
-    "model.text.vocab_size": 0,
-    "model.frame_positions": 8,
-    "data.token_buckets": (160,),
-    "data.train_videos": 32,
-    "data.eval_videos": 8,
-    "train.steps": STEPS,
-    "train.batch_size": 8,
-    "train.log_every": 1,
-    "train.eval_every": 8,
-    "train.checkpoint_every": 2,
-    "eval.batch_size": 8,
-    "eval.splits": ("test",),
-    "eval.timelines": 1,
-}
+FLAGS = tiny.RUN | {"train.steps": STEPS, "train.eval_every": 8}
 
 
 def start(workdir: Path, cache: Path) -> subprocess.Popen:

@@ -20,21 +20,7 @@ from mova_jax.training.state import make_recipe
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = tiny.SIZES | {
-    "model.vision.image_size": 16,
-    "model.text.context": 160,
-    "model.text.vocab_size": 0,
-    "model.frame_positions": 8,
-    "data.token_buckets": (160,),
-    "data.train_videos": 32,
-    "data.eval_videos": 8,
-    "train.batch_size": 8,
-    "train.log_every": 1,
-    "train.checkpoint_every": 2,
-    "eval.batch_size": 8,
-    "eval.splits": ("test",),
-    "eval.timelines": 0,
-}
+FLAGS = tiny.RUN | {"eval.timelines": 0}
 
 
 class Run:

@@ -21,25 +21,12 @@ STEPS = 6
 
 def config(cache, **changes):
     made = get_config()
-    sizes = tiny.SIZES | {
-        "model.vision.image_size": 16,
-        "model.text.context": 160,
-        "model.text.vocab_size": 0,
-        "model.frame_positions": 8,
-        "data.token_buckets": (160,),
+    sizes = tiny.RUN | {
         "data.cache": str(cache),
-        "data.train_videos": 32,
-        "data.eval_videos": 8,
         "train.steps": STEPS,
         "train.image_share": 0.4,  # 2 steps: a stop after 1 or 3 steps lies on either side
         "train.image_batch_size": 16,
-        "train.batch_size": 8,
-        "train.log_every": 1,
         "train.eval_every": 4,
-        "train.checkpoint_every": 2,
-        "eval.batch_size": 8,
-        "eval.splits": ("test",),
-        "eval.timelines": 1,
         "optim.ema": 0.7,
         "mesh.fsdp": 2,
     }

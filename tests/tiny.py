@@ -43,6 +43,23 @@ SIZES = {
     "train.image_share": 0.0,
 }
 
+# A whole run of that model on the embedded data, whose captions need more tokens.
+RUN = SIZES | {
+    "model.vision.image_size": 16,
+    "model.text.context": 160,
+    "model.text.vocab_size": 0,
+    "model.frame_positions": 8,
+    "data.token_buckets": (160,),
+    "data.train_videos": 32,
+    "data.eval_videos": 8,
+    "train.batch_size": 8,
+    "train.log_every": 1,
+    "train.checkpoint_every": 2,
+    "eval.batch_size": 8,
+    "eval.splits": ("test",),
+    "eval.timelines": 1,
+}
+
 
 # Programs of tiny shapes run once: nearly all of their time is compiling, now a fifth of it.
 QUICK = {
