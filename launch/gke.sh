@@ -13,21 +13,7 @@
 # all pods again, R times at most.
 # Typed again after `delete`, `apply` goes on from the last checkpoint of the workdir.
 
-set -euo pipefail
-CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
-
-fail() {
-  printf 'gke: %s\n' "$*" >&2
-  exit 2
-}
-
-do_it() {
-  if [[ -n "$dry_run" ]]; then
-    printf '%q ' "$@" && echo
-  else
-    "$@"
-  fi
-}
+source "$(dirname -- "${BASH_SOURCE[0]}")/cloud.sh"
 
 action=${1:-} name='' image='' accelerator='' topology='' claim='' dry_run=''
 slices=1 chips=4 restarts=100

@@ -24,23 +24,7 @@
 # does none). Give the training flags after `--`. All hosts write to one --workdir: a disk that they
 # share (docs/pods.md).
 
-set -euo pipefail
-CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
-
-say() { printf 'tpu: %s\n' "$*" >&2; }
-fail() {
-  say "$*"
-  exit 2
-}
-
-# Does a command, or prints it, quoted so that it can be pasted.
-do_it() {
-  if [[ -n "$dry_run" ]]; then
-    printf '%q ' "$@" && echo
-  else
-    "$@"
-  fi
-}
+source "$(dirname -- "${BASH_SOURCE[0]}")/cloud.sh"
 
 parse() {
   action=${1:-} name='' zone='' type='' version='' project='' spot='' slices=1 dry_run=''
