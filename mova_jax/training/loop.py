@@ -145,6 +145,8 @@ class Loop:
         while step < cfg.steps and not stop.agreed(self._stop_vote):
             fetched = ahead or self._fetch()
             if self._damage and self._damage_vote(self._damage.too_many):
+                if taken:
+                    self._settle(taken, state)  # its figures are told like those of any step
                 self._stop_damaged(state, data_state)
             self._trace.before(step + 1)
             with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
