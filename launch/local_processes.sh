@@ -33,6 +33,14 @@ esac
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export JAX_PLATFORMS=cpu XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
 
+# What an exit code says beyond its number.
+meaning() {
+  case $1 in
+    75 | 134) echo ": another process of the run was lost; the same command goes on" ;;
+    137) echo ": it was killed; the same command goes on" ;;
+  esac
+}
+
 children=()
 # shellcheck disable=SC2329  # called by the trap
 stop_all() { kill -TERM "${children[@]}" 2>/dev/null || true; }
@@ -56,7 +64,7 @@ while ((${#children[@]})); do
   if ((one != 0 && code == 0)); then
     code=$one
     # The others notice a lost process by themselves within a minute.
-    ((one == 143 || one == 130)) || say "a process ended with exit code $one"
+    ((one == 143 || one == 130)) || say "a process ended with exit code $one$(meaning "$one")"
   fi
 done
 exit "$code"

@@ -117,7 +117,11 @@ while true; do
     say "exit code $code after $attempt attempts: giving up"
     exit "$code"
   fi
-  say "exit code $code: starting again ($attempt of $attempts)"
+  case $code in
+    143) why="it was told to stop" ;;
+    *) why="another process of the run was lost" ;;
+  esac
+  say "exit code $code, $why: starting again ($attempt of $attempts)"
   attempt=$((attempt + 1))
   sleep "$pause"
 done

@@ -11,6 +11,7 @@ by Ctrl-C or SIGTERM with everything saved, 75 another process of the run was lo
 """
 
 import errno
+import faulthandler
 import logging
 import os
 import re
@@ -79,6 +80,10 @@ def _run(argv: list[str]) -> int:
     try:
         config = config_lib.from_config_dict(FLAGS.config)
         mesh.start_processes(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
+        if _one_of_several():
+            # JAX aborts when another process is gone, and says so; the stacks of all threads, which
+            # absl has printed at an abort, would bury it.
+            faulthandler.disable()
         if is_main():
             _tell_difference(config, path, argument)
         return run(config, workdir, steps_to_trace(FLAGS.profile_steps))
