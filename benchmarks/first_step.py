@@ -1,0 +1,68 @@
+"""Seconds from the start of a run to its first finished step, without and with compiled programs.
+
+    python -m benchmarks.first_step
+    python -m benchmarks.first_step --rounds 3 --config.train.batch_size=16
+
+Each round starts `python -m mova_jax.main` twice, in workdirs of their own, with one cache of
+programs (JAX_COMPILATION_CACHE_DIR) that is empty at first, and kills it when its metrics tell of
+step 1. The data are made before. What is left with the cache is mostly the import of libraries.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from configs.base import get_config
+from mova_jax.config import from_config_dict
+from mova_jax.training.progress import METRICS_FILE
+from mova_jax.training.run import open_data
+
+CONFIG = "configs/base.py"
+
+
+def seconds_to_first_step(workdir: Path, programs: Path, flags: list[str]) -> float:
+    """Starts a run and ends it after its first step.
+
+    Raises:
+        RuntimeError: the run ended before.
+    """
+    command = [sys.executable, "-m", "mova_jax.main", f"--config={CONFIG}", f"--workdir={workdir}"]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(programs)}
+    metrics, start = workdir / METRICS_FILE, time.perf_counter()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*command, *flags], env=environment, **quiet) as process:
+        while not (metrics.exists() and metrics.stat().st_size):
+            if process.poll() is not None:
+                raise RuntimeError(process.stderr.read().decode()[-500:])
+            time.sleep(0.02)
+        seconds = time.perf_counter() - start
+        process.kill()
+    return seconds
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    args, flags = parser.parse_known_args()
+    open_data(from_config_dict(get_config()))
+    found = []
+    for _ in range(args.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            first, second = Path(folder, "first"), Path(folder, "second")
+            programs = Path(folder, "programs")
+            found.append([seconds_to_first_step(w, programs, flags) for w in (first, second)])
+    cold, warm = np.array(found).T
+    print(f"{CONFIG} {' '.join(flags)}, {args.rounds} rounds, {os.cpu_count()} cores")
+    for name, values in (("empty cache", cold), ("with the cache", warm), ("ratio", cold / warm)):
+        print(f"{name:16}{np.median(values):7.1f}  ({values.min():.1f} to {values.max():.1f})")
+
+
+if __name__ == "__main__":
+    main()
