@@ -34,6 +34,9 @@ def get_config(arg: str = "", videos: int = 10_000, epochs: int = 5) -> ConfigDi
     optim.final_fraction = 0.0
     optim.weight_decay = 0.2
     optim.clip_norm = 1.0
+    if config.losses.dfsm_masks == "own":
+        # The harder half of a batch: the gradient of all, at half the pairs (docs/results.md).
+        config.losses.hard_pairs = max(0, train.batch_size // 2 - 1)
     config.model.remat = "full"  # 256 videos of 64 frames
     config.data.short_caption_share = 0.0  # of data sets with short captions beside long ones
     config.eval.splits = ("test",)

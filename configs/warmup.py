@@ -25,6 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.losses.contrast = config.losses.frame = 0.0
     config.losses.sfdm = config.losses.dfsm = 10.0
     config.losses.sparsity = 2.0
+    config.losses.hard_pairs = 0  # all, as the parent: a video of one frame makes them cheap
     config.optim.learning_rate = 1e-3  # of the mask networks; the towers have a thousandth of it
     config.optim.warmup_steps = min(200, config.train.steps - 1)
     config.optim.weight_decay = 1e-2

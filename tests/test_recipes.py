@@ -22,6 +22,7 @@ PAPER = {
     "train.image_share": 0.0,
     "optim.learning_rate": 1e-4,
     "optim.weight_decay": 0.2,
+    "losses.hard_pairs": 127,
 }
 
 

@@ -221,8 +221,6 @@ def _hard_sfdm(parties, cfg, networks, scale, rows: _Rows) -> terms.Term:
     scores = jnp.where(valid, similarity.cosines(rows.video.pooled, everyone), -jnp.inf)
     own = terms.Rows.of(parties, rows.valid).index
     candidates = similarity.hard_candidates(scores, cfg.hard_pairs, own)
-    floats = _PAIR_FLOATS * f * d
-    pairs = how.block * candidates.shape[1] if how.block else candidates.size
     found = chosen.score_chosen(
         parties,
         partial(_matched, how),
@@ -230,9 +228,34 @@ def _hard_sfdm(parties, cfg, networks, scale, rows: _Rows) -> terms.Term:
         rows.video,
         rows.captions,
         candidates,
-        min(pairs, chosen.chunk_of(parties, candidates.size, floats)),
+        _hard_chunk(cfg, parties, len(candidates), f * d),
     )
     return terms.chosen_candidates(found, scale, valid[candidates], rows.valid)
+
+
+def _hard_chunk(cfg, parties, rows: int, numbers: int) -> int:
+    """Pairs of `hard_pairs` that are scored at once, for a party's rows of so many numbers each."""
+    each = cfg.hard_pairs + 1
+    chunk = chosen.chunk_of(parties, rows * each, _PAIR_FLOATS * numbers)
+    return min(chunk, cfg.pair_block * each) if cfg.pair_block else chunk
+
+
+def chunks_of_a_visit(cfg, parties, rows: int, numbers: int) -> float:
+    """How often the loop over chosen pairs runs in one visit of a party, on average.
+
+    Args:
+        cfg: `config.losses`.
+        parties: between which the batch is split.
+        rows: of a party.
+        numbers: in the frames of one of them, f * d.
+
+    Returns:
+        At least as many as the pairs need; 1 where no loop runs.
+    """
+    if not (cfg.sfdm and cfg.hard_pairs):
+        return 1.0
+    pairs = rows * (cfg.hard_pairs + 1) / parties.size
+    return pairs / _hard_chunk(cfg, parties, rows, numbers)
 
 
 def _matched(how: Pairing, networks, video: VideoEmbedding, captions) -> Float[Array, "m"]:

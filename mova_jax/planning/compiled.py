@@ -28,6 +28,7 @@ import jax.numpy as jnp
 
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
+from mova_jax.losses import objective, ring
 from mova_jax.planning.flops import frozen_towers
 from mova_jax.training.state import make_recipe
 from mova_jax.training.step import make_train_step
@@ -55,6 +56,7 @@ class Step:
     state_bytes: float  # of the whole state, one copy
     batch_bytes: float  # of the batch on one device
     frozen: frozenset[str]  # towers without any trained parameter
+    trips: float  # of loops whose length depends on the data, on average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +125,15 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
         state_bytes=_bytes(state),
         batch_bytes=_bytes(batch) / mesh_lib.batch_shards(mesh),
         frozen=frozen_towers(recipe.factors),
+        trips=_trips(config, mesh),
     )
+
+
+def _trips(config: Config, mesh: jax.sharding.Mesh) -> float:
+    rows = config.train.batch_size // mesh_lib.batch_shards(mesh)
+    parties = mesh_lib.parties(mesh) or ring.OneParty()
+    numbers = config.data.frames * config.model.embed_dim
+    return objective.chunks_of_a_visit(config.losses, parties, rows, numbers)
 
 
 def _bytes(tree: Any) -> float:

@@ -90,7 +90,8 @@ def _flops(made: dict[str, Any]) -> list[str]:
     )
     if flops["loops_of_unknown_length"]:
         lines.append(
-            f"  {flops['loops_of_unknown_length']} loop(s) of unknown length counted once."
+            f"  {flops['loops_of_unknown_length']} loop(s) whose length depends on the data, each "
+            f"counted {flops['loop_trips']:.3g} times, the mean."
         )
     return lines
 

@@ -37,7 +37,7 @@ class Count:
 
     flops: dict[str, float]  # by part
     passes: float  # FLOPs that the matrix units do for them: float32 at high precision costs more
-    loops: int  # `while` loops of unknown length, whose body counted once
+    loops: int  # `while` loops, whose length depends on the data
 
     @property
     def total(self) -> float:
@@ -53,17 +53,22 @@ def part_of(names: str) -> str:
     return "other"
 
 
-def count(traced: jax.stages.Traced) -> Count:
-    """Counts the FLOPs of a traced function: `jax.jit(f).trace(...)`."""
+def count(traced: jax.stages.Traced, trips: float = 1.0) -> Count:
+    """Counts the FLOPs of a traced function.
+
+    Args:
+        traced: `jax.jit(f).trace(...)`.
+        trips: how often the body of a `while` loop counts.
+    """
     closed = traced.jaxpr
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     found = Count(collections.defaultdict(float), 0.0, 0)
-    _walk(jaxpr, "", 1.0, found)
+    _walk(jaxpr, "", 1.0, found, trips)
     found.flops = dict(found.flops)
     return found
 
 
-def _walk(jaxpr: Any, scope: str, times: float, found: Count) -> None:
+def _walk(jaxpr: Any, scope: str, times: float, found: Count, trips: float) -> None:
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         names = f"{scope}/{equation.source_info.name_stack}"
@@ -77,21 +82,22 @@ def _walk(jaxpr: Any, scope: str, times: float, found: Count) -> None:
             repeats *= equation.params["length"]
         elif name == "while":
             found.loops += 1
+            repeats *= trips
         elif name == "shard_map":
             repeats *= _parties(equation.params)
         elif name == "cond":
-            _walk_largest(equation.params["branches"], names, repeats, found)
+            _walk_largest(equation.params["branches"], names, repeats, found, trips)
             continue
         for inner in _jaxprs(equation.params):
-            _walk(inner, names, repeats, found)
+            _walk(inner, names, repeats, found, trips)
 
 
-def _walk_largest(branches, names: str, times: float, found: Count) -> None:
+def _walk_largest(branches, names: str, times: float, found: Count, trips: float) -> None:
     """One branch of a conditional runs: the one that computes most is counted."""
     counts = []
     for branch in branches:
         counts.append(Count(collections.defaultdict(float), 0.0, 0))
-        _walk(branch.jaxpr, names, times, counts[-1])
+        _walk(branch.jaxpr, names, times, counts[-1], trips)
     largest = max(counts, key=lambda c: c.total)
     for part, flops in largest.flops.items():
         found.flops[part] += flops

@@ -52,8 +52,8 @@ def report(step: Step, answer: Answer, order: Order) -> dict[str, Any]:
     made["fits"] = _fits(answer, order.chip)
     made["memory"] = _memory(step, answer, order.chip)
     model = model_flops(config, order.tokens, step.frozen)
-    counted = program.count(step.traced)
-    made["flops"] = _flops(model, counted, answer, len(devices))
+    counted = program.count(step.traced, step.trips)
+    made["flops"] = _flops(model, counted, answer, len(devices)) | {"loop_trips": step.trips}
     if answer.fits:
         module = hlo.parse(answer.text)
         found = collectives.of_program(module, len(devices) // order.topology.slices)

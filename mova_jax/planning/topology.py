@@ -26,6 +26,7 @@ _TPU_ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # nothing runs: two plans may be made side by side
 }
 INSTALL = (
     "TPU topologies need libtpu, which is not installed: pip install -r requirements-tpu.txt "

@@ -1,5 +1,7 @@
 """The formula of the method against the step's jaxpr, and both against XLA's own count."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -9,11 +11,11 @@ from mova_jax.planning import compiled, flops, program
 from tests import tiny
 
 
-def both(cfg):
+def both(cfg, devices=1):
     """What the formula says and what the real step computes."""
-    step = compiled.trace(cfg, jax.devices()[:1], cfg.model.text.context)
+    step = compiled.trace(cfg, jax.devices()[:devices], cfg.model.text.context)
     needed = flops.model_flops(cfg, cfg.model.text.context, step.frozen)
-    return sum(cost.total for cost in needed.values()), program.count(step.traced)
+    return sum(cost.total for cost in needed.values()), program.count(step.traced, step.trips)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,20 @@ def test_hard_pairs_are_those_that_are_scored_and_may_be_scored_again_backwards(
     fewer = flops.model_flops(cfg, cfg.model.text.context)
     assert fewer["tmn"].forward < every["tmn"].forward
     assert needed <= counted.total <= needed + sum(cost.forward for cost in fewer.values())
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_loop_over_hard_pairs_counts_as_often_as_it_runs(devices):
+    """A visit brings less than one pair, or several times as many as are scored at once."""
+
+    def again(k):
+        """What is computed a second time backwards: the masks of the chosen pairs."""
+        cfg = tiny.config("paper", train__batch_size=16, losses__hard_pairs=k)
+        once = both(cfg)[1].flops["cmn"]
+        looped = dataclasses.replace(cfg, losses=dataclasses.replace(cfg.losses, pair_block=1))
+        return both(looped, devices)[1].flops["cmn"] - once
+
+    assert again(5) == 3 * again(1) > 0
 
 
 def test_remat_adds_to_the_program_and_not_to_the_method():
