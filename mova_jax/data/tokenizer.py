@@ -11,13 +11,14 @@ Out: a folder that transformers' `CLIPTokenizer.from_pretrained` loads without a
 Texts over `max_tokens` are cut at the end of a sentence, and say so.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,10 @@ MAX_TOKENS = 248
 MIN_VOCAB = 514  # 256 bytes, 256 bytes that end a word, start and end of text
 
 _BOS, _EOT = "<|startoftext|>", "<|endoftext|>"
+# Of a folder as `_save` leaves it, without its vocabulary. tokenizer.json is then the whole
+# tokenizer, and is read without importing transformers, which takes half a second. A test tells
+# when transformers writes another form.
+_FORM = "f129d0b41a4cc1f95bf54407eaefde4dbebea8a3a846d3680d0c50a26c4f8434"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -52,8 +57,6 @@ class Tokenizer:
             FileNotFoundError: when there is no tokenizer in the folder.
             ValueError: when it is not of CLIP's form, or max_tokens is below 3.
         """
-        from transformers import CLIPTokenizer
-
         folder = Path(folder)
         if not is_tokenizer(folder):
             raise FileNotFoundError(
@@ -62,21 +65,17 @@ class Tokenizer:
             )
         if max_tokens < 3:
             raise ValueError(f"max_tokens must be at least 3 (start, a token, end): {max_tokens}")
-        loaded = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        if len(loaded) < MIN_VOCAB or loaded.bos_token != _BOS or loaded.eos_token != _EOT:
-            raise ValueError(
-                f"{folder} holds {len(loaded)} tokens from {loaded.bos_token!r} to "
-                f"{loaded.eos_token!r}; a CLIP tokenizer has at least {MIN_VOCAB} and goes from "
-                f"{_BOS!r} to {_EOT!r}."
-            )
         self.folder = folder
         self.max_tokens = max_tokens
-        self.vocab_size: int = len(loaded)
-        self.bos_id: int = loaded.bos_token_id
-        self.eot_id: int = loaded.eos_token_id
-        self.pad_id: int = loaded.pad_token_id
-        # The Rust object under it: transformers' own call costs several times the encoding.
-        self._bpe = loaded.backend_tokenizer
+        # The Rust object: transformers' own call costs several times the encoding.
+        self._bpe, (bos, eot, pad) = _as_saved(folder) or _by_transformers(folder)
+        self.vocab_size: int = self._bpe.get_vocab_size()
+        if self.vocab_size < MIN_VOCAB or (bos, eot) != (_BOS, _EOT):
+            raise ValueError(
+                f"{folder} holds {self.vocab_size} tokens from {bos!r} to {eot!r}; a CLIP "
+                f"tokenizer has at least {MIN_VOCAB} and goes from {_BOS!r} to {_EOT!r}."
+            )
+        self.bos_id, self.eot_id, self.pad_id = map(self._bpe.token_to_id, (bos, eot, pad))
         self._bpe.no_truncation()
         self._bpe.no_padding()
 
@@ -109,15 +108,60 @@ def is_tokenizer(folder: str | os.PathLike) -> bool:
     return any(all((folder / file).is_file() for file in group) for group in files)
 
 
+def _by_transformers(folder: Path):
+    """The tokenizer of a folder of any form, and its tokens for start, end and padding."""
+    from transformers import CLIPTokenizer
+
+    loaded = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return loaded.backend_tokenizer, (loaded.bos_token, loaded.eos_token, loaded.pad_token)
+
+
+def _as_saved(folder: Path):
+    """What `_by_transformers` gives of a folder that `_save` wrote, None for another one."""
+    import tokenizers
+
+    names = {"tokenizer.json", "tokenizer_config.json"}
+    if {path.name for path in folder.iterdir()} != names:
+        return None
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    settings = (folder / "tokenizer_config.json").read_text(encoding="utf-8")
+    try:
+        if _form_of(json.loads(text), json.loads(settings)) != _FORM:
+            return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # transformers says what is wrong with it
+    return tokenizers.Tokenizer.from_str(text), (_BOS, _EOT, _EOT)
+
+
+def _form_of(tokenizer: dict, settings: dict) -> str:
+    """A hash of all that two tokenizers can differ in but their vocabulary.
+
+    Args:
+        tokenizer: what tokenizer.json holds.
+        settings: what tokenizer_config.json holds.
+    """
+    vocab = tokenizer["model"].get("vocab", {})
+    rest = {k: v for k, v in tokenizer["model"].items() if k not in ("vocab", "merges")}
+    text = json.dumps([tokenizer | {"model": rest}, settings], sort_keys=True)
+    # Numbers of start and end follow from the vocabulary.
+    for token in (_BOS, _EOT):
+        text = text.replace(f'"id": {vocab.get(token)}', f'"id": "{token}"')
+        text = text.replace(f'"{token}", {vocab.get(token)}]', f'"{token}"]')
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def copy_tokenizer(source: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Copies a tokenizer to another folder, in the one form that is read fastest.
 
     Raises:
         FileNotFoundError, ValueError: when the source is not a CLIP tokenizer.
     """
+    Tokenizer(source)
+    if _as_saved(Path(source)):
+        _publish(lambda partial: shutil.copytree(source, partial), Path(folder))
+        return
     from transformers import CLIPTokenizer
 
-    Tokenizer(source)
     _save(CLIPTokenizer.from_pretrained(source, local_files_only=True), Path(folder))
 
 
@@ -160,12 +204,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
 
 
 def _save(tokenizer, folder: Path) -> None:
-    """Saves aside, then moves file by file; tokenizer.json, which holds it all, comes last."""
+    _publish(tokenizer.save_pretrained, folder)
+
+
+def _publish(write: Callable[[Path], Any], folder: Path) -> None:
+    """Writes aside, then moves file by file; tokenizer.json, which holds it all, comes last."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        tokenizer.save_pretrained(partial)
+        write(partial)
         for file in sorted(partial.iterdir(), key=lambda path: path.name == "tokenizer.json"):
             file.replace(folder / file.name)
     finally:

@@ -33,7 +33,7 @@ from mova_jax.evaluation.gallery import CachedScores, PackedCaptions, Split, tol
 from mova_jax.evaluation.grounding import SentenceScores, grounding_metrics
 from mova_jax.evaluation.programs import Programs, rows_of
 from mova_jax.evaluation.ranks import ScoreBlock
-from mova_jax.evaluation.report_plots import Timeline
+from mova_jax.evaluation.timeline import Timeline
 from mova_jax.losses import terms
 from mova_jax.training.state import Recipe
 from mova_jax.typing import TextEmbedding

@@ -23,7 +23,8 @@ from mova_jax.evaluation import report_metrics as names
 from mova_jax.evaluation import report_page as page
 from mova_jax.evaluation import report_plots as plots
 from mova_jax.evaluation.report_metrics import FIGURES, WAYS, RunMetrics
-from mova_jax.evaluation.report_plots import Panel, Timeline
+from mova_jax.evaluation.report_plots import Panel
+from mova_jax.evaluation.timeline import Timeline
 from mova_jax.training.progress import METRICS_FILE
 
 __all__ = ["Timeline", "write_report"]

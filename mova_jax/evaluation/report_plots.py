@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mova_jax.evaluation.grounding import frame_edges, predicted_run
+from mova_jax.evaluation.timeline import Timeline
 
 CARD, INK, FAINT, GRID = "#fcfcfa", "#2b2f36", "#8b9099", "#e4e5e1"
 SHADE = "#f2f0e8"  # of a part of the axis that is another kind of thing
@@ -71,19 +72,6 @@ class Panel(NamedTuple):
     lines: Mapping[str, Curve]
     chance: float = float("nan")
     percent: bool = False
-
-
-class Timeline(NamedTuple):
-    """A video, its sentences, and what the model says of each frame; valid frames only."""
-
-    video_id: str
-    frames: UInt8[np.ndarray, "f H W 3"]
-    timestamps: Float[np.ndarray, "f"]  # seconds
-    sentences: tuple[str, ...]
-    scores: Float[np.ndarray, "s f"]  # of each sentence on each frame
-    spans: Float[np.ndarray, "s 2"]  # seconds, -1 when untimed
-    text_concepts: Float[np.ndarray, "f d"] | None = None  # mᵀ for the video's own caption
-    video_concepts: Float[np.ndarray, "f d"] | None = None  # mⱽ
 
 
 def small_multiples(panels: list[Panel], columns: int, warmup: int = 0) -> bytes:

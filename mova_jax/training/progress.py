@@ -18,6 +18,7 @@ saves that step. In a run of several processes only process 0 prints and writes.
 
 import collections
 import contextlib
+import functools
 import json
 import math
 import os
@@ -25,10 +26,9 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Self, TextIO
+from typing import Any, NamedTuple, Self, TextIO
 
 import jax
-import tensorboardX
 import tqdm
 from jaxtyping import Array, Float
 
@@ -86,6 +86,7 @@ class MetricWriter:
             tensorboard: Whether event files are written too.
         """
         self._file = self._events = None
+        self._open_events: Callable[[], Any] | None = None
         if jax.process_index() != 0:
             return
         workdir = pathlib.Path(workdir)
@@ -96,9 +97,9 @@ class MetricWriter:
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             # TensorBoard hides what earlier event files hold from the purged step on.
-            self._events = tensorboardX.SummaryWriter(
-                str(workdir / TENSORBOARD_FOLDER),
-                purge_step=0 if resume_step is None else resume_step + 1,
+            purge = 0 if resume_step is None else resume_step + 1
+            self._open_events = functools.partial(
+                _event_writer, str(workdir / TENSORBOARD_FOLDER), purge_step=purge
             )
 
     def write(self, step: int, metrics: Mapping[str, float | Float[Array, ""]]) -> None:
@@ -114,6 +115,8 @@ class MetricWriter:
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         self._file.write(_to_line(step, values))
         self._file.flush()
+        if self._open_events is not None and self._events is None:
+            self._events = self._open_events()
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(name, value, int(step))
@@ -125,13 +128,22 @@ class MetricWriter:
             self._file.close()
         if self._events is not None:
             self._events.close()
-        self._file = self._events = None
+        self._file = self._events = self._open_events = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _event_writer(folder: str, *, purge_step: int):
+    """An event file in a folder."""
+    # Imported here: tensorboardX imports PyTorch wherever that is installed (over a second). The
+    # first metrics are written while the devices are at the next step.
+    import tensorboardX
+
+    return tensorboardX.SummaryWriter(folder, purge_step=purge_step)
 
 
 def _to_line(step: int, values: Mapping[str, float]) -> str:

@@ -16,8 +16,6 @@ from mova_jax.data import pipeline, sources, storyboard
 from mova_jax.data.cached import local_folder
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
-from mova_jax.evaluation.report import write_report
-from mova_jax.evaluation.report_metrics import protocol
 from mova_jax.training import workdir as workdir_lib
 from mova_jax.training.checkpoint import Checkpoints, abstract_state
 from mova_jax.training.damage import Damage
@@ -348,6 +346,9 @@ def _state_lines(mesh: jax.sharding.Mesh, state: TrainState) -> str:
 
 def _finish(setup: Setup) -> None:
     """Tests the best checkpoint, writes the figures and the report."""
+    # Imported here, for it brings matplotlib (0.2 s), which no step needs.
+    from mova_jax.evaluation.report import write_report
+
     config, checkpoints = setup.config, setup.checkpoints
     like = abstract_state(setup.recipe, setup.mesh)
     is_best = checkpoints.best_step is not None
@@ -383,6 +384,8 @@ def _measured(setup: Setup) -> set[str]:
 
 def _summary(setup: Setup) -> str:
     """The figures that people look for first."""
+    from mova_jax.evaluation.report_metrics import protocol  # brings matplotlib too
+
     metrics: dict[str, float] = {}
     for row in read_metrics(setup.workdir / METRICS_FILE):
         metrics |= row

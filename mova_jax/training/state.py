@@ -73,8 +73,7 @@ def make_recipe(config: Config, mesh: jax.sharding.Mesh) -> Recipe:
     optimizer = make_optimizer(config.optim, config.train.steps, abstract)
     factors = group_factors(config.optim, abstract)
 
-    def initial() -> TrainState:
-        _, params = build()
+    def state_of(params) -> TrainState:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -83,6 +82,10 @@ def make_recipe(config: Config, mesh: jax.sharding.Mesh) -> Recipe:
             ema=split_trained(factors, params)[0] if config.optim.ema else None,
         )
 
-    state = jax.eval_shape(initial)
+    def initial() -> TrainState:
+        return state_of(build()[1])
+
+    # Not of `initial`: building the model again would be traced twice before anything is run.
+    state = jax.eval_shape(state_of, abstract)
     start = jax.jit(initial, out_shardings=mesh_lib.state_sharding(mesh, state))
     return Recipe(config, captured["graphdef"], optimizer, factors, state, start)

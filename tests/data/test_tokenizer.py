@@ -2,11 +2,14 @@
 
 import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from transformers import CLIPTokenizer
 
+from mova_jax.data import tokenizer as tokenizer_lib
 from mova_jax.data.tokenizer import (
     MIN_VOCAB,
     Tokenizer,
@@ -46,6 +49,40 @@ def test_ids_are_those_of_transformers(folder, text):
     assert encoded.ids.tolist() == CLIPTokenizer.from_pretrained(folder)(text)["input_ids"]
     assert encoded.ids.dtype == np.int32
     assert not encoded.truncated
+
+
+def test_a_saved_tokenizer_is_read_without_transformers_as_it_is_with_it(folder):
+    saved, tokens = tokenizer_lib._as_saved(folder)
+    loaded, same_tokens = tokenizer_lib._by_transformers(folder)
+    assert json.loads(saved.to_str()) == json.loads(loaded.to_str())
+    assert tokens == same_tokens
+    code = (
+        "import sys; from mova_jax.data.tokenizer import Tokenizer, copy_tokenizer\n"
+        f"print(Tokenizer({str(folder)!r}).pad_id, 'transformers' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == [str(loaded.token_to_id(same_tokens[2])), "False"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("tokenizer.json", '"Lowercase"', '"NFKC"'),
+        ("tokenizer.json", '"end_of_word_suffix": "</w>"', '"end_of_word_suffix": "</x>"'),
+        ("tokenizer_config.json", '"pad_token": "<|endoftext|>"', '"pad_token": "the</w>"'),
+        ("tokenizer.json", "{", "["),
+    ],
+)
+def test_a_tokenizer_of_another_form_is_left_to_transformers(folder, tmp_path, file, old, new):
+    changed = tmp_path / "changed"
+    copy_tokenizer(folder, changed)
+    assert {p.name: p.read_bytes() for p in changed.iterdir()} == {
+        p.name: p.read_bytes() for p in folder.iterdir()
+    }
+    text = (changed / file).read_text()
+    assert old in text
+    (changed / file).write_text(text.replace(old, new))
+    assert tokenizer_lib._as_saved(changed) is None
 
 
 def test_the_vocabulary_is_laid_out_as_that_of_clip(folder):
