@@ -1,7 +1,8 @@
-"""Seconds from the start of a run to its first finished step, without and with compiled programs.
+r"""Seconds from the start of a run to its first finished step, without and with compiled programs.
 
     python -m benchmarks.first_step
-    python -m benchmarks.first_step --rounds 3 --config.train.batch_size=16
+    python -m benchmarks.first_step --config=configs/base.py:model=b32,batch=2,frames=2 \
+        --config.data.train_videos=64 --config.data.eval_videos=8
 
 Each round starts `python -m mova_jax.main` twice, in workdirs of their own, with one cache of
 programs (JAX_COMPILATION_CACHE_DIR) that is empty at first, and kills it when its metrics tell of
@@ -18,12 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.base import get_config
-from mova_jax.config import from_config_dict
+from mova_jax.plan import load
 from mova_jax.training.progress import METRICS_FILE
 from mova_jax.training.run import open_data
-
-CONFIG = "configs/base.py"
 
 
 def seconds_to_first_step(workdir: Path, programs: Path, flags: list[str]) -> float:
@@ -32,7 +30,7 @@ def seconds_to_first_step(workdir: Path, programs: Path, flags: list[str]) -> fl
     Raises:
         RuntimeError: the run ended before.
     """
-    command = [sys.executable, "-m", "mova_jax.main", f"--config={CONFIG}", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "mova_jax.main", f"--workdir={workdir}"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(programs)}
     metrics, start = workdir / METRICS_FILE, time.perf_counter()
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
@@ -50,8 +48,10 @@ def main() -> None:
     """Measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    args, flags = parser.parse_known_args()
-    open_data(from_config_dict(get_config()))
+    parser.add_argument("--config", default="configs/base.py")
+    args, others = parser.parse_known_args()
+    open_data(load(args.config, others))
+    flags = [f"--config={args.config}", *others]
     found = []
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def main() -> None:
             programs = Path(folder, "programs")
             found.append([seconds_to_first_step(w, programs, flags) for w in (first, second)])
     cold, warm = np.array(found).T
-    print(f"{CONFIG} {' '.join(flags)}, {args.rounds} rounds, {os.cpu_count()} cores")
+    print(f"{' '.join(flags)}, {args.rounds} rounds, {os.cpu_count()} cores")
     for name, values in (("empty cache", cold), ("with the cache", warm), ("ratio", cold / warm)):
         print(f"{name:16}{np.median(values):7.1f}  ({values.min():.1f} to {values.max():.1f})")
 

@@ -15,6 +15,7 @@ import numpy as np
 from mova_jax.config import Config
 from mova_jax.data import choices, transforms
 from mova_jax.data.manifest import ShardError
+from mova_jax.data.memory import Reused
 from mova_jax.data.records import VideoRecord
 from mova_jax.data.sources import Joined
 from mova_jax.data.tokenizer import Tokenizer
@@ -142,6 +143,7 @@ class MakeBatch:
         rows: b; fewer examples are filled up with rows whose masks are all False.
         tolerant: an example with a frame that does not decode becomes such a row too, which keeps
             its `video_id`: no loss and no gradient sees it.
+        memory: of the frames of batches that nobody holds any more.
     """
 
     source: Joined
@@ -150,6 +152,7 @@ class MakeBatch:
     buckets: tuple[int, ...]
     rows: int
     tolerant: bool = False
+    memory: Reused = dataclasses.field(default_factory=Reused, compare=False, repr=False)
 
     def __call__(self, examples: Sequence[Example]) -> ArrayDict:
         settings, missing = self.settings, self.rows - len(examples)
@@ -160,8 +163,8 @@ class MakeBatch:
             self.pad_id,
         )
         batch = {
-            "frames": np.zeros(
-                (self.rows, settings.frames, settings.image_size, settings.image_size, 3), np.uint8
+            "frames": self.memory(
+                (self.rows, settings.frames, settings.image_size, settings.image_size, 3)
             ),
             "frame_mask": np.arange(settings.frames) < counts[:, None],
             "timestamps": np.zeros((self.rows, settings.frames), np.float32),
@@ -169,7 +172,9 @@ class MakeBatch:
             "token_mask": token_mask,
             "video_id": np.array([e.index for e in examples] + [-1] * missing, np.int32),
         }
+        batch["frames"][len(examples) :] = 0
         for row, example in enumerate(examples):
+            batch["frames"][row, counts[row] :] = 0
             batch["timestamps"][row, : len(example.frames)] = example.timestamps
             try:
                 self._decode(example, batch["frames"][row])

@@ -38,6 +38,7 @@ from mova_jax.data.batches import (
     settings_of,
 )
 from mova_jax.data.manifest import ShardError
+from mova_jax.data.memory import keep_freed
 from mova_jax.data.order import Order, Turns
 from mova_jax.data.records import VideoRecord
 from mova_jax.data.sources import Joined, open_source, splits_of
@@ -116,7 +117,7 @@ class TrainDataset(grain.IterDataset[ArrayDict]):
 
 
 class TrainIterator(grain.DatasetIterator[ArrayDict]):
-    """Iterates over a `TrainDataset`; threads and worker processes start with the first batch.
+    """Iterates over a `TrainDataset`; `start_prefetch` or the first batch starts its readers.
 
     Grain's own state depends on the number of worker processes. This one restarts Grain's readers
     at batch n of the random-access data set, which gives the same batches for any number.
@@ -136,13 +137,18 @@ class TrainIterator(grain.DatasetIterator[ArrayDict]):
         Raises:
             ShardError: when a record cannot be read or decoded; names record and shard.
         """
-        if any(self._next_batch == first for first, _ in self._stages):
-            self.close()
-        if self._reader is None:
-            self._reader = iter(_read_ahead(self._ahead(), self._settings))
+        self.start_prefetch()
         batch = next(self._reader)
         self._next_batch += 1
+        if any(self._next_batch == first for first, _ in self._stages):
+            self.close()  # the readers are at the end of their stage
         return batch
+
+    def start_prefetch(self) -> None:
+        """Begins to read, so that the next batch is there when it is asked for."""
+        if self._reader is None:
+            self._reader = iter(_read_ahead(self._ahead(), self._settings))
+            self._reader.start_prefetch()
 
     def _ahead(self) -> grain.MapDataset[ArrayDict]:
         """The batches from the next one to the end of its stage, which may have none."""
@@ -351,6 +357,7 @@ def _read_ahead(
     batches: grain.MapDataset[ArrayDict], settings: PipelineSettings
 ) -> grain.IterDataset[ArrayDict]:
     """Batches made ahead of time, in order, by threads or by worker processes."""
+    keep_freed()
     threads, workers = settings.threads, settings.worker_processes
     ahead = max(settings.prefetch, threads)
     if not workers:
@@ -370,3 +377,4 @@ class _Follow:
 
     def __call__(self, worker_index: int, worker_count: int) -> None:
         follow(self.parent)
+        keep_freed()

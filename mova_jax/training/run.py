@@ -215,45 +215,47 @@ def _is_complete(setup: Setup) -> bool:
 
 def _train(setup: Setup, stop: StopSignal) -> None:
     """Steps from the last checkpoint, or from the beginning, to the end or a signal."""
-    config, checkpoints = setup.config, setup.checkpoints
-    batches = iter(setup.batches)
-    start = checkpoints.last_step
+    config, start = setup.config, setup.checkpoints.last_step
+    with contextlib.closing(iter(setup.batches)) as batches:
+        state = _begin(setup, batches)
+        writer = MetricWriter(setup.workdir, resume_step=start)
+        progress = Progress(
+            config.train.steps,
+            start or 0,
+            warmup_steps=image_steps(config),
+            started=setup.started,
+        )
+        trace = Trace(setup.workdir, *setup.profile_steps) if is_main() else Trace()
+        with writer, progress, contextlib.closing(trace):
+            loop = Loop(
+                config,
+                setup.mesh,
+                make_train_step(setup.recipe, setup.mesh),
+                batches,
+                checkpoints=setup.checkpoints,
+                writer=writer,
+                progress=progress,
+                evaluate=_validation(setup),
+                name_videos=setup.batches.record_ids,
+                trace=trace,
+                use=DeviceUse(setup.recipe, setup.mesh),
+                damage=Damage(setup.batches.place_of, progress.message if is_main() else _warn),
+            )
+            loop.run(state, stop)
+
+
+def _begin(setup: Setup, batches: pipeline.TrainIterator) -> TrainState:
+    """The state to go on from, and the batches at its step."""
+    start = setup.checkpoints.last_step
     if start is None:
+        batches.start_prefetch()  # while the state is made
         state = with_weights(setup.recipe, setup.recipe.initial(), setup.initial)
         _tell_start(setup, state)
-    else:
-        like = abstract_state(setup.recipe, setup.mesh)
-        saved = checkpoints.restore_last(like)
-        state = saved.state
-        batches.set_state(saved.data)
-        say(f"Going on from step {start} of {config.train.steps} in {setup.workdir}")
-    writer = MetricWriter(setup.workdir, resume_step=start)
-    progress = Progress(
-        config.train.steps,
-        start or 0,
-        warmup_steps=image_steps(config),
-        started=setup.started,
-    )
-    trace = Trace(setup.workdir, *setup.profile_steps) if is_main() else Trace()
-    with writer, progress, contextlib.closing(trace):
-        loop = Loop(
-            config,
-            setup.mesh,
-            make_train_step(setup.recipe, setup.mesh),
-            batches,
-            checkpoints=checkpoints,
-            writer=writer,
-            progress=progress,
-            evaluate=_validation(setup),
-            name_videos=setup.batches.record_ids,
-            trace=trace,
-            use=DeviceUse(setup.recipe, setup.mesh),
-            damage=Damage(setup.batches.place_of, progress.message if is_main() else _warn),
-        )
-        try:
-            loop.run(state, stop)
-        finally:
-            batches.close()
+        return state
+    saved = setup.checkpoints.restore_last(abstract_state(setup.recipe, setup.mesh))
+    batches.set_state(saved.data)
+    say(f"Going on from step {start} of {setup.config.train.steps} in {setup.workdir}")
+    return saved.state
 
 
 def _mixture(config: Config, folder: Path | str) -> pipeline.Mixture:
