@@ -21,7 +21,7 @@ from mova_jax.data import pipeline
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.training import trained
-from mova_jax.training.run import open_data
+from mova_jax.training.inputs import open_data
 
 # Runs in the other process: arrays in, scores out.
 _OTHER = """

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from mova_jax.plan import load
+from mova_jax.training.inputs import open_data
 from mova_jax.training.progress import METRICS_FILE
-from mova_jax.training.run import open_data
 
 
 def seconds_to_first_step(workdir: Path, programs: Path, flags: list[str]) -> float:

@@ -18,7 +18,7 @@ from mova_jax.data import pipeline
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.losses.objective import objective
 from mova_jax.training import trained
-from mova_jax.training.run import open_data
+from mova_jax.training.inputs import open_data
 from mova_jax.typing import Batch
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     batches = batches_of(run, args.batch, args.batches)
     whole = [make_gradient(run, args.pool, 0)(run.params, batch) for batch in batches]
     print(f"{args.workdir}, step {run.step}, {args.batches} batches of {args.batch} videos")
-    print(f"{'captions a video':>16}{'loss, of all':>20}{'cosine':>26}{'length':>24}")
+    print(f"{'captions a video':>16}{'loss, of all':>24}{'cosine':>24}{'length':>24}")
     for share in (2, 4, 8, 16):
         gradient = make_gradient(run, args.pool, args.batch // share - 1)
         rows = []
@@ -78,7 +78,7 @@ def main() -> None:
             rows.append((loss / all_loss, cosine, length))
         loss, cosine, length = zip(*rows, strict=True)
         print(
-            f"{args.batch // share:16}{_spread(loss):>20}{_spread(cosine):>26}{_spread(length):>24}"
+            f"{args.batch // share:16}{_spread(loss):>24}{_spread(cosine):>24}{_spread(length):>24}"
         )
 
 

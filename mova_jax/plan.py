@@ -97,7 +97,7 @@ def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
 def _train_videos(config: config_lib.Config) -> int | None:
     """Of the embedded data, or of shards at hand; None where only the data could tell."""
     from mova_jax.data.manifest import read_manifest
-    from mova_jax.training.run import STORYBOARD
+    from mova_jax.training.inputs import STORYBOARD
 
     if config.data.mixture:
         return None  # its parts have epochs of their own

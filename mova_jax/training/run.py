@@ -13,13 +13,13 @@ import numpy as np
 from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.data import pipeline, sources, storyboard
-from mova_jax.data.cached import local_folder
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.training import workdir as workdir_lib
 from mova_jax.training.checkpoint import Checkpoints, abstract_state
 from mova_jax.training.damage import Damage
 from mova_jax.training.initial import initial_weights, vocabulary_folder, with_weights
+from mova_jax.training.inputs import image_batch_size, image_steps, open_data, train_batches
 from mova_jax.training.loop import Loop, StopSignal
 from mova_jax.training.optim import parameter_names
 from mova_jax.training.processes import is_main, meet, say
@@ -30,9 +30,6 @@ from mova_jax.training.step import make_train_step
 from mova_jax.training.use import DeviceUse
 from mova_jax.training.workdir import RunError
 from mova_jax.weights.files import WeightsError
-
-STORYBOARD = "storyboard"
-STORYBOARD_SEED = 1  # of the data, the same for every `config.seed`: galleries stay comparable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +134,7 @@ def set_up(
         mesh = mesh_lib.make_mesh(config.mesh)
         mesh_lib.check_batches(mesh, config)
         recipe = make_recipe(config, mesh)
-        batches = _batches(config, folder, tokenizer, mesh)
+        batches = train_batches(config, folder, tokenizer, mesh)
         initial = initial_weights(config, recipe, workdir)
     except WeightsError:
         raise
@@ -171,28 +168,6 @@ def keep_programs(config: Config) -> None:
     """
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(Path(config.data.cache) / "programs"))
-
-
-def open_data(config: Config) -> Path | str:
-    """The shards or TFDS data set of `data.source`: made for Storyboard, copied from a URL."""
-    data, size = config.data, config.model.vision.image_size
-    if data.source != STORYBOARD:
-        return _at_hand(data.source, data.cache)
-    counts = dict.fromkeys(storyboard.SPLITS, data.eval_videos) | {"train": data.train_videos}
-    # One folder a setting: two runs of different settings must not replace each other's data.
-    name = f"{STORYBOARD}-{data.train_videos}-{data.eval_videos}-{size}px"
-    return storyboard.ensure(
-        Path(data.cache) / name,
-        STORYBOARD_SEED,
-        counts,
-        workers=os.cpu_count() or 1,
-        image_size=size,
-    )
-
-
-def _at_hand(source: str, cache: str) -> Path | str:
-    """A source by the name that the pipeline opens: shards at a URL are copied to the cache."""
-    return source if sources.is_tfds(source) else local_folder(source, cache)
 
 
 def _with_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:
@@ -258,50 +233,6 @@ def _begin(setup: Setup, batches: pipeline.TrainIterator) -> TrainState:
     return saved.state
 
 
-def _mixture(config: Config, folder: Path | str) -> pipeline.Mixture:
-    """What is trained on, by weight; `data.source` may be a part of the mixture by its name."""
-    if not config.data.mixture:
-        return [(folder, 1)]
-    named = {config.data.source: folder}
-    return [
-        (named.get(name) or _at_hand(name, config.data.cache), weight)
-        for name, weight in config.data.mixture
-    ]
-
-
-def _batches(
-    config: Config, folder: Path | str, tokenizer: Tokenizer, mesh: jax.sharding.Mesh
-) -> pipeline.TrainDataset:
-    """The training batches of this process."""
-    part, parts = mesh_lib.process_share(mesh)
-    return pipeline.train_dataset(
-        _mixture(config, folder),
-        "train",
-        tokenizer,
-        pipeline.settings_of(config, config.data.frames),
-        seed=config.seed,
-        batch_size=config.train.batch_size // parts,
-        image_steps=image_steps(config),
-        image_batch_size=_image_batch_size(config, folder) // parts,
-        process_index=part,
-        process_count=parts,
-    )
-
-
-def image_steps(config: Config) -> int:
-    """How many of the first steps are on image-caption data."""
-    return round(config.train.image_share * config.train.steps)
-
-
-def _image_batch_size(config: Config, folder: Path | str) -> int:
-    """Frames in a step on images: a multiple of the batch size that the train split can fill."""
-    if config.train.image_batch_size:
-        return config.train.image_batch_size
-    sizes = [times * config.train.batch_size for times in (4, 3, 2, 1)]
-    train = _mixture(config, folder)
-    return next((size for size in sizes if pipeline.can_fill(train, "train", size)), sizes[-1])
-
-
 def _validation(setup: Setup):
     """Parameters to validation figures, None without a validation split."""
     if "validation" not in setup.splits:
@@ -320,7 +251,7 @@ def _tell_start(setup: Setup, state: TrainState) -> None:
         shares = ", ".join(f"{name} ({weight:g})" for name, weight in config.data.mixture)
         mixture = f"  trains   on {shares}\n"
     if steps := image_steps(config):
-        images = _image_batch_size(config, setup.folder)
+        images = image_batch_size(config, setup.folder)
         warmup = f"  warm-up  {steps} steps on {images} single frames, each with one sentence\n"
     say(
         f"Training {parameters:,} parameters, objective {config.objective}, seed {config.seed}, "
