@@ -26,7 +26,6 @@ import os
 from collections.abc import Iterator, Sequence
 
 import grain
-import numpy as np
 from absl import flags
 
 from mova_jax.data.batches import (
@@ -48,12 +47,10 @@ from mova_jax.data.workers import follow
 # What users of the pipeline need, whichever file it lives in.
 __all__ = [
     "PipelineSettings",
-    "Sentence",
     "TrainDataset",
     "TrainIterator",
     "can_fill",
     "eval_batches",
-    "eval_sentences",
     "record_ids",
     "settings_of",
     "train_dataset",
@@ -64,25 +61,6 @@ Stages = list[tuple[int, grain.MapDataset[ArrayDict]]]
 # (name of a source, weight), ...
 Mixture = Sequence[tuple[str | os.PathLike, float]]
 _ENDLESS = 2**48  # examples
-
-
-@dataclasses.dataclass(frozen=True)
-class Sentence:
-    """A caption sentence with the time in which it holds, for grounding.
-
-    Attributes:
-        video: index of the video in its split, the `video_id` of the batches.
-        text: the sentence.
-        start: seconds from the start of the video.
-        end: seconds from the start of the video.
-        ids: token ids, i32[at most max_tokens].
-    """
-
-    video: int
-    text: str
-    start: float
-    end: float
-    ids: np.ndarray
 
 
 class TrainDataset(grain.IterDataset[ArrayDict]):
@@ -303,36 +281,6 @@ def eval_batches(
         yield from reader
     finally:
         reader.close()
-
-
-def eval_sentences(
-    folder: str | os.PathLike,
-    split: str,
-    tokenizer: Tokenizer,
-    limit: int = 0,
-    timed_only: bool = True,
-) -> list[Sentence]:
-    """The sentences of a split, in order.
-
-    Args:
-        folder: shard folder, or another source.
-        split: its name.
-        tokenizer: of captions.
-        limit: sentences of the first so many videos only, 0 for all.
-        timed_only: leaves out sentences without a time, whose start and end are -1.
-
-    Raises:
-        ShardError: the source, or one record, cannot be read.
-    """
-    source = open_source(folder, split)
-    return [
-        Sentence(
-            video, caption.text, caption.start, caption.end, tokenizer.encode(caption.text).ids
-        )
-        for video in range(min(limit or len(source), len(source)))
-        for caption in source[video].captions
-        if caption.timed or not timed_only
-    ]
 
 
 def record_ids(folder: str | os.PathLike, split: str, video_ids: Sequence[int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which captions of a split ask for its videos, and the token ids of each.
+"""Which captions of a split ask for its videos, or for moments of them, and their token ids.
 
 Papers search MSVD and the full MSR-VTT with every caption of a video, the others with one caption a
 video. Which of the two it is belongs to the data set, so the manifest of its shards says it:
@@ -36,6 +36,25 @@ class Captions:
     def tokens(self) -> np.ndarray:
         """i64[c], how many tokens each has."""
         return np.array([len(ids) for ids in self.ids])
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentence:
+    """A caption sentence with the time in which it holds, for grounding.
+
+    Attributes:
+        video: index of the video in its split, the `video_id` of the batches.
+        text: the sentence.
+        start: seconds from the start of the video.
+        end: seconds from the start of the video.
+        ids: token ids, i32[at most max_tokens].
+    """
+
+    video: int
+    text: str
+    start: float
+    end: float
+    ids: np.ndarray
 
 
 def protocol(folder: str | os.PathLike, queries: str = FROM_DATA) -> str:
@@ -94,3 +113,33 @@ def eval_captions(
         owners += [video] * len(texts)
         ids += [tokenizer.encode(text).ids for text in texts]
     return Captions(np.array(owners, np.int64), tuple(ids))
+
+
+def eval_sentences(
+    folder: str | os.PathLike,
+    split: str,
+    tokenizer: Tokenizer,
+    limit: int = 0,
+    timed_only: bool = True,
+) -> list[Sentence]:
+    """The sentences of a split, in order.
+
+    Args:
+        folder: shard folder, or another source.
+        split: its name.
+        tokenizer: of captions.
+        limit: sentences of the first so many videos only, 0 for all.
+        timed_only: leaves out sentences without a time, whose start and end are -1.
+
+    Raises:
+        ShardError: the source, or one record, cannot be read.
+    """
+    source = sources.open_source(folder, split)
+    return [
+        Sentence(
+            video, caption.text, caption.start, caption.end, tokenizer.encode(caption.text).ids
+        )
+        for video in range(min(limit or len(source), len(source)))
+        for caption in source[video].captions
+        if caption.timed or not timed_only
+    ]

@@ -45,7 +45,7 @@ _LONG = 10.0  # seconds after which a bar is shown
 class Scored(NamedTuple):
     """A sentence, and its score on each frame of its video."""
 
-    sentence: pipeline.Sentence
+    sentence: queries.Sentence
     frame: Float[np.ndarray, "f"]  # cosine of frame and sentence
     modular: Float[np.ndarray, "f"]  # the same under the masks of the pair
 
@@ -273,7 +273,7 @@ class Evaluator:
         self, params, split: str, embedded: Split, timed_only: bool
     ) -> list[Scored]:
         """Each sentence as a caption of its own, on the frames of its video."""
-        sentences = pipeline.eval_sentences(
+        sentences = queries.eval_sentences(
             self.folder, split, self.tokenizer, len(embedded.timestamps), timed_only
         )
         found = []

@@ -15,10 +15,10 @@ import simplejpeg
 from mova_jax.data.pipeline import (
     PipelineSettings,
     eval_batches,
-    eval_sentences,
     record_ids,
     train_dataset,
 )
+from mova_jax.data.queries import eval_sentences
 from mova_jax.data.shards import (
     Caption,
     Manifest,
