@@ -1,9 +1,11 @@
 """Memory used again: the system zeroes every new page, which costs more than what goes into it.
 
-keep_freed()                            # first in a process that reads records
-reused = Reused()
-frames = reused((4, 64, 224, 224, 3))   # u8, whatever was there before
-del frames                              # nor is there a view of it: it may be handed out again
+    keep_freed()                            # first in a process that reads records
+    reused = Reused()
+    frames = reused((4, 64, 224, 224, 3))   # u8, whatever was there before
+    del frames                              # nor is there a view of it: it may be handed out again
+
+Each `Reused` keeps what was held at once, of one size.
 """
 
 import ctypes

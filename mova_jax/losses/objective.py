@@ -250,7 +250,8 @@ def chunks_of_a_visit(cfg, parties, rows: int, numbers: int) -> float:
         numbers: in the frames of one of them, f * d.
 
     Returns:
-        At least as many as the pairs need; 1 where no loop runs.
+        Pairs of a visit by pairs of a chunk, below 1 where some visits bring none; 1 where there
+        is no such loop.
     """
     if not (cfg.sfdm and cfg.hard_pairs):
         return 1.0

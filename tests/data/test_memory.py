@@ -2,6 +2,9 @@
 
 import gc
 import pickle
+import platform
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -20,7 +23,9 @@ def address(array):
 def test_memory_that_nobody_holds_is_used_again():
     reused = Reused()
     first = address(reused(SHAPE))
+    others = [np.empty(SHAPE, np.uint8) for _ in range(8)]  # would get it, were it given back
     assert address(reused(SHAPE)) == first
+    assert first not in map(address, others)
     assert reused((2, 8)).shape == (2, 8)  # of another size: not that one
 
 
@@ -80,3 +85,27 @@ def test_it_goes_to_another_process_without_its_memory():
     held[:] = 7
     pickle.loads(pickle.dumps(reused))(SHAPE)[:] = 9
     assert (held == 7).all()
+
+
+_FAULTS = """
+import resource
+from mova_jax.data.memory import keep_freed
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):  # as records are read: some large pieces, many small ones
+        pieces = [bytes(2_300_000) for _ in range(3)] + [bytes(20_000) for _ in range(120)]
+        del pieces
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+without = faults()
+keep_freed()
+faults()
+print(without, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_a_process_keeps_what_it_freed_and_asks_for_no_new_pages():
+    command = [sys.executable, "-c", _FAULTS]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    without, kept = map(int, told.split())
+    assert kept < without / 10
