@@ -10,11 +10,13 @@ video. Which of the two it is belongs to the data set, so the manifest of its sh
 
 import dataclasses
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
 from mova_jax.data import choices, shards, sources
 from mova_jax.data.annotations.items import CAPTION, QUERIES
+from mova_jax.data.records import VideoRecord
 from mova_jax.data.tokenizer import Tokenizer
 
 FROM_DATA = "data"  # of `config.eval.queries`: as the shards say
@@ -103,10 +105,8 @@ def eval_captions(
         ShardError: the shards, or one record, cannot be read.
         ValueError: a record has no caption.
     """
-    source = sources.open_source(folder, split)
     owners, ids = [], []
-    for video in range(min(limit or len(source), len(source))):
-        record = source[video]
+    for video, record in _records(folder, split, limit):
         texts = [choices.choose_caption(record)]
         if queries != CAPTION:
             texts += [text for text in record.alternatives if text.strip()]
@@ -134,12 +134,20 @@ def eval_sentences(
     Raises:
         ShardError: the source, or one record, cannot be read.
     """
-    source = sources.open_source(folder, split)
     return [
         Sentence(
             video, caption.text, caption.start, caption.end, tokenizer.encode(caption.text).ids
         )
-        for video in range(min(limit or len(source), len(source)))
-        for caption in source[video].captions
+        for video, record in _records(folder, split, limit)
+        for caption in record.captions
         if caption.timed or not timed_only
     ]
+
+
+def _records(
+    folder: str | os.PathLike, split: str, limit: int
+) -> Iterator[tuple[int, VideoRecord]]:
+    """The records of a split in order, each with its index; the first `limit`, 0 for all."""
+    source = sources.open_source(folder, split)
+    for video in range(min(limit or len(source), len(source))):
+        yield video, source[video]
