@@ -130,13 +130,19 @@ def rows_at_once(rows: int, floats: int) -> int:
 
 
 def _split(tree: Any, size: int) -> Any:
-    """Rows `[r ...]` as tiles `[t size ...]` of nearly equal sizes, filled up with zeros."""
+    """Rows `[r ...]` as tiles `[t w ...]` of equal sizes up to this one.
+
+    Of up to twice as many tiles as it takes, for to fill some up with zeros is to copy all rows.
+    """
+    rows = rows_of(tree)
+    fewest = math.ceil(rows / size)
+    steps = next((n for n in range(fewest, 2 * fewest) if rows % n == 0), fewest)
+    width = math.ceil(rows / steps)
 
     def split(leaf):
-        steps = math.ceil(leaf.shape[0] / size)
-        width = math.ceil(leaf.shape[0] / steps)
-        filling = [(0, steps * width - leaf.shape[0])] + [(0, 0)] * (leaf.ndim - 1)
-        return jnp.pad(leaf, filling).reshape(steps, width, *leaf.shape[1:])
+        filling = [(0, steps * width - rows)] + [(0, 0)] * (leaf.ndim - 1)
+        filled = jnp.pad(leaf, filling) if steps * width > rows else leaf
+        return filled.reshape(steps, width, *leaf.shape[1:])
 
     return jax.tree.map(split, tree)
 
