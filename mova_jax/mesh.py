@@ -10,6 +10,7 @@ them. Losses see every pair of the batch whatever the number of devices, by way 
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 import re
@@ -25,7 +26,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from mova_jax.config import Config
 from mova_jax.config import Mesh as MeshConfig
 from mova_jax.models import layers
-from mova_jax.typing import Batch
+from mova_jax.typing import Batch, WaitingFrames
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 
@@ -174,6 +175,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(LOGICAL["batch"]))
 
 
+def batch_shardings(mesh: Mesh, microbatch: int = 0) -> Batch:
+    """`batch_sharding` of each field; frames of a batch in microbatches wait on the host."""
+    split = batch_sharding(mesh)
+    placed = Batch(*(split for _ in dataclasses.fields(Batch)))
+    if not microbatch:
+        return placed
+    pieces = PartitionSpec(None, LOGICAL["batch"])
+    waiting = WaitingFrames(NamedSharding(mesh, pieces, memory_kind="pinned_host"))
+    return dataclasses.replace(placed, frames=waiting)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -271,20 +283,22 @@ def process_share(mesh: Mesh) -> tuple[int, int]:
     return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
 
 
-def put_batch(mesh: Mesh, arrays: dict[str, np.ndarray]) -> Batch:
+def put_batch(mesh: Mesh, arrays: dict[str, np.ndarray], microbatch: int = 0) -> Batch:
     """This process's rows as part of a global batch on the devices.
 
     Args:
         mesh: from `make_mesh`.
         arrays: the fields of `Batch`, this process's rows of each.
+        microbatch: `config.train.microbatch`; the frames then wait in the memory of the host.
     """
-    sharding = batch_sharding(mesh)
-    return Batch(
-        **{
-            name: jax.make_array_from_process_local_data(sharding, array)
-            for name, array in arrays.items()
-        }
-    )
+    if microbatch:
+        frames = arrays["frames"]
+        pieces = len(frames) * process_share(mesh)[1] // microbatch
+        s, r, *row = WaitingFrames.shape(frames.shape, pieces)
+        apart = frames.reshape(r, s, *row).swapaxes(0, 1)
+        arrays = arrays | {"frames": WaitingFrames(apart)}
+    place = jax.make_array_from_process_local_data
+    return jax.tree.map(place, batch_shardings(mesh, microbatch), Batch(**arrays))
 
 
 # -- parameters, and what is kept of each

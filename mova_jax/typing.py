@@ -12,6 +12,7 @@ them are formed. Masks of validity are bool, True = valid, and end in `_mask`. C
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -25,10 +26,42 @@ def _pytree(cls):
 
 
 @_pytree
+class WaitingFrames:
+    """Frames of a batch that goes through the towers in pieces, as they wait in the host's memory.
+
+    Row i of the batch is row i // s of piece i % s: of a batch that is split in order over devices
+    each device has its share of each piece. The numbers of a frame stand in rows of 128, in which a
+    TPU keeps them: of any other form it would bring all pieces at once to reorder them.
+    """
+
+    pixels: UInt8[Array, "s r f n lanes"]  # n lanes = H W 3, H = W
+
+    @classmethod
+    def shape(cls, frames: tuple[int, ...], pieces: int) -> tuple[int, ...]:
+        """Shape of the pixels of so many pieces of frames `[b f H W 3]`."""
+        b, f, *image = frames
+        numbers = math.prod(image)
+        lanes = math.gcd(numbers, 128)
+        return pieces, b // pieces, f, numbers // lanes, lanes
+
+    @property
+    def pieces(self) -> int:
+        """How many there are."""
+        return self.pixels.shape[0]
+
+    def piece(self, number: Int[Array, ""] | int) -> UInt8[Array, "r f H W 3"]:
+        """One of them, brought to the devices."""
+        here = jax.lax.dynamic_index_in_dim(self.pixels, number, keepdims=False)
+        here = jax.device_put(here, jax.memory.Space.Device)
+        side = math.isqrt(math.prod(here.shape[2:]) // 3)
+        return here.reshape(*here.shape[:2], side, side, 3)
+
+
+@_pytree
 class Batch:
     """What the input pipeline yields: one video and its caption a row."""
 
-    frames: UInt8[Array, "b f H W 3"]  # RGB, normalised on the device
+    frames: UInt8[Array, "b f H W 3"] | WaitingFrames  # RGB, normalised on the device
     frame_mask: Bool[Array, "b f"]
     timestamps: Float[Array, "b f"]  # seconds from the start of the video
     tokens: Int[Array, "b l"]
@@ -54,7 +87,7 @@ class VideoEmbedding:
 class TextEmbedding:
     """A caption as its tokens, and as one vector."""
 
-    tokens: Float[Array, "b l w"]  # y, after the final layer norm
+    tokens: Float[Array, "b l w"]  # y, after the final layer norm; in the type of the tower
     token_mask: Bool[Array, "b l"]
     pooled: Float[Array, "b d"]  # zt, the end-of-text token projected, not normalised
 

@@ -18,6 +18,7 @@ from mova_jax.models.vision import VisionTower
 from mova_jax.presets import MODELS
 from mova_jax.training.optim import parameter_names
 from mova_jax.training.state import make_recipe
+from mova_jax.typing import WaitingFrames
 from tests import tiny
 
 # -- the mesh
@@ -149,6 +150,29 @@ def test_put_batch_splits_rows_in_order_and_keeps_values_and_types():
         shards = sorted(got.addressable_shards, key=lambda shard: shard.device.id)
         for i, shard in enumerate(shards):  # the two of a tensor group have the same rows
             np.testing.assert_array_equal(shard.data, array[2 * (i // 2) : 2 * (i // 2) + 2])
+
+
+def test_frames_of_a_batch_in_microbatches_wait_on_the_host():
+    mesh, arrays = mesh_lib.make_mesh(data=2, fsdp=2), tiny.batch_arrays(24)
+    batch = mesh_lib.put_batch(mesh, arrays, microbatch=8)
+    assert batch.frames.pieces == 3
+    assert batch.frames.pixels.sharding.memory_kind == "pinned_host"
+    for shard in batch.frames.pixels.addressable_shards:  # of each piece two rows
+        first = 6 * shard.device.id
+        mine = arrays["frames"][first : first + 6].reshape(2, 3, *shard.data.shape[2:])
+        np.testing.assert_array_equal(shard.data, mine.swapaxes(0, 1))
+    for number in range(3):
+        piece = jax.jit(lambda frames, i: frames.piece(i))(batch.frames, number)
+        np.testing.assert_array_equal(piece, arrays["frames"][number::3])
+        assert piece.sharding.memory_kind == "device" and piece.dtype == np.uint8
+    np.testing.assert_array_equal(batch.tokens, arrays["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("size", "numbers"), [(224, (1176, 128)), (336, (2646, 128)), (64, (96, 128)), (10, (75, 4))]
+)
+def test_the_numbers_of_a_waiting_frame_stand_in_rows_of_128(size, numbers):
+    assert WaitingFrames.shape((12, 5, size, size, 3), 4) == (4, 3, 5, *numbers)
 
 
 def test_replicated_is_whole_on_every_device():

@@ -151,12 +151,13 @@ def test_advice_comes_in_order_and_leaves_out_what_is_done():
     rest = "\n".join(first[3:])
     places = [rest.index(word) for word in ("mesh.fsdp=16", "data.frames=32", "than 16")]
     assert places == sorted(places)
+    assert "of the batch alone" not in "\n".join(first)
     made["mesh"]["fsdp"], made["memory"]["batch"] = 16, 19.0 * GIB
     done = advice(
         tiny.config(model__dtype="bfloat16", model__remat="full", losses__pair_block=2), made
     )
     assert not any(line.startswith(("model.", "losses.", "mesh.")) for line in done)
-    assert "batch alone take 19.0 GiB" in done[0]
+    assert "batch alone take 19.0 GiB" in done[0] and "train.microbatch" in done[0]
 
 
 @pytest.mark.parametrize(
@@ -183,6 +184,18 @@ def test_advice_names_only_what_the_run_accepts(mesh, slices, changes, rows, fsd
     text = "\n".join(advice(tiny.config(**changes), made))
     assert (f"train.microbatch={rows}:" in text) if rows else "train.microbatch" not in text
     assert (fsdp in text) if fsdp else "mesh.fsdp" not in text
+
+
+def test_frames_that_wait_on_the_host_are_told_and_much_of_them_is_a_warning(step, kept):
+    cfg = tiny.config(train__batch_size=16, train__microbatch=8)
+    waiting = compiled.trace(cfg, jax.devices(), cfg.model.text.context)
+    frames = 16 / 8 * tiny.F * tiny.SIZE**2 * 3  # bytes, of two videos a device
+    assert waiting.waiting_bytes == frames
+    assert step.waiting_bytes == 0 and step.batch_bytes > frames / 2 > 2 * waiting.batch_bytes
+    made = report(dataclasses.replace(step, waiting_bytes=9.5 * GIB), kept[1], order())
+    text = page(made)
+    assert "frames, on the host" in text and "9.50 GiB" in text and "28 GiB of frames" in text
+    assert "on the host" not in page(report(step, kept[1], order()))
 
 
 def test_an_epoch_is_that_of_the_data_or_is_not_told(step, kept, tmp_path):

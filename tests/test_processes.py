@@ -26,11 +26,13 @@ FLAGS = tiny.RUN | {"eval.timelines": 0}
 class Run:
     """The processes of one training, each with its share of eight devices."""
 
-    def __init__(self, workdir: Path, processes: int, steps: int, devices: int = 0, **mesh: int):
+    def __init__(
+        self, workdir: Path, processes: int, steps: int, devices: int = 0, *, keys=None, **mesh: int
+    ):
         """Starts them; `devices` is the number of each, by default 8 / processes."""
         changes = {"data.cache": workdir.parent / "cache", "train.steps": steps}
         changes |= {"train.eval_every": max(2, steps // 2)}
-        changes |= {f"mesh.{axis}": size for axis, size in mesh.items()}
+        changes |= {f"mesh.{axis}": size for axis, size in mesh.items()} | (keys or {})
         flags = [f"--config.{name}={value}" for name, value in (FLAGS | changes).items()]
         command = [sys.executable, "-m", "mova_jax.main", "--config=configs/base.py"]
         xla = os.environ["XLA_FLAGS"].replace(
@@ -132,9 +134,11 @@ def assert_close(got: list[dict[str, float]], expected: list[dict[str, float]]) 
 
 
 def test_two_processes_have_the_figures_of_one(tmp_path):
-    one, two = Run(tmp_path / "one", 1, steps=4), None
+    # Those of two come in microbatches: their frames wait on two hosts.
+    keys = {"train.batch_size": 16}
+    one = Run(tmp_path / "one", 1, steps=4, keys=keys)
     assert one.codes() == [0], one.told()
-    two = Run(tmp_path / "two", 2, steps=4)
+    two = Run(tmp_path / "two", 2, steps=4, keys=keys | {"train.microbatch": 8})
     assert two.codes() == [0, 0], two.told()
     assert_close(figures(tmp_path / "two"), figures(tmp_path / "one"))
     expected = saved(tmp_path / "one", data=1)

@@ -5,10 +5,12 @@
 A variant of the method is a set of weights and a layout in the config (`mova_jax/presets.py`),
 never another objective. Terms of weight 0 are not computed.
 
-Towers run on the whole batch, which the compiler may split over devices, or on some rows at a time.
+Towers run on the whole batch, which the compiler may split over devices, or on a piece at a time.
 All that meets in pairs runs inside of `parties.map` on each party's rows (`ring.py`).
 """
 
+import dataclasses
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mova_jax.losses import chosen, ring, similarity, terms
-from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
+from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding, WaitingFrames
 
 
 class Pairing(NamedTuple):
@@ -60,30 +62,42 @@ def own_mask_scores(
     )
 
 
-def objective(model, batch: Batch, cfg, step: Float[Array, ""], parties=None, microbatch: int = 0):
+def objective(model, batch: Batch, cfg, step: Float[Array, ""], parties=None):
     """The loss of a batch and what to watch of it.
 
     Args:
         model: a `mova_jax.models.mova.Mova`.
-        batch: videos and their captions, row by row.
+        batch: videos and their captions, row by row. One of `WaitingFrames` goes through the towers
+            piece by piece, and again in the backward pass, so that memory grows with a piece; the
+            loss and its gradient are those of the whole batch.
         cfg: `config.losses`.
         step: number of the step from 0, for the warm-up of the modular terms.
         parties: between which the batch is split (`mova_jax.mesh.parties`); None: it is not.
-        microbatch: rows that go through the towers at a time, and again in the backward pass, so
-            that memory grows with them; the loss and its gradient are those of the whole batch.
-            0 takes all at once.
 
     Returns:
         The loss (float32 scalar), and a dict of scalars: each term unweighted, the masks' kept
         shares, the scales, the in-batch accuracy of the global score.
     """
 
-    def encode(rows: Batch):
-        video = model.encode_video(rows.frames, rows.frame_mask)
+    video, text = _embeddings(model, batch)
+    return loss_of_embeddings(model, video, text, batch.example_mask, cfg, step, parties)
+
+
+def _embeddings(model, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
+    """What the towers make of a batch."""
+
+    def encode(frames, rows: Batch):
+        video = model.encode_video(frames, rows.frame_mask)
         return video, model.encode_text(rows.tokens, rows.token_mask)
 
-    video, text = similarity.map_blocks(encode, batch, microbatch)
-    return loss_of_embeddings(model, video, text, batch.example_mask, cfg, step, parties)
+    frames = batch.frames
+    if not isinstance(frames, WaitingFrames):
+        return encode(frames, batch)
+    return similarity.map_pieces(
+        lambda number, rows: encode(frames.piece(number), rows),
+        dataclasses.replace(batch, frames=None),
+        frames.pieces,
+    )
 
 
 def loss_of_embeddings(
@@ -138,8 +152,9 @@ def _modular_terms(parties, cfg, networks, scales, video, text, valid) -> dict[s
     """L_tv, sfdm, dfsm and the masks' kept shares, of a party's rows."""
     if cfg.detach_towers:
         video, text = jax.lax.stop_gradient((video, text))
+    anew = cfg.sfdm and cfg.hard_pairs and not _are_kept(networks, text)
     with jax.named_scope("masks"):
-        captions, masks = _own_pairs(networks, video, text)
+        captions, masks = _own_pairs(networks, video, text, keep=not anew)
     found = {}
     if cfg.frame:
         with jax.named_scope("frame_contrast"):
@@ -168,7 +183,7 @@ class _Rows(NamedTuple):
 
     video: VideoEmbedding
     text: TextEmbedding
-    captions: Any  # prepared
+    captions: Any  # prepared; None where each chosen pair prepares its own anew
     masks: ConceptMasks
     valid: Bool[Array, "r"]
 
@@ -221,14 +236,17 @@ def _hard_sfdm(parties, cfg, networks, scale, rows: _Rows) -> terms.Term:
     scores = jnp.where(valid, similarity.cosines(rows.video.pooled, everyone), -jnp.inf)
     own = terms.Rows.of(parties, rows.valid).index
     candidates = similarity.hard_candidates(scores, cfg.hard_pairs, own)
+    numbers = f * d
+    if anew := rows.captions is None:
+        numbers += math.prod(rows.text.tokens.shape[1:]) * _TOKEN_FLOATS // _PAIR_FLOATS
     found = chosen.score_chosen(
         parties,
-        partial(_matched, how),
+        partial(_matched_anew if anew else _matched, how),
         networks,
         rows.video,
-        rows.captions,
+        rows.text if anew else rows.captions,
         candidates,
-        _hard_chunk(cfg, parties, len(candidates), f * d),
+        _hard_chunk(cfg, parties, len(candidates), numbers),
     )
     return terms.chosen_candidates(found, scale, valid[candidates], rows.valid)
 
@@ -264,20 +282,36 @@ def _matched(how: Pairing, networks, video: VideoEmbedding, captions) -> Float[A
     return similarity.matched_scores(masks_fn, video, captions, pool=how.pool, scale=how.scale)
 
 
+def _matched_anew(how: Pairing, networks, video: VideoEmbedding, text) -> Float[Array, "m"]:
+    return _matched(how, networks, video, networks.prepare(text))
+
+
 # float32 numbers, forwards and backwards, that the mask networks need for each frame of a pair and
 # for each token of a caption, in widths d. Measured on a CPU for a frame: 42 d + 7 tokens * heads
 # under `select`, 70 d + 7 tokens * heads under `cross`.
 _PAIR_FLOATS, _TOKEN_FLOATS = 64, 64
 
 
-def _own_pairs(networks, video: VideoEmbedding, text: TextEmbedding):
-    """Prepared captions, and the masks of each with its own video."""
+# Numbers of all prepared captions of a party that are kept for its chosen pairs, 2 GB where their
+# gradients are added up. Beyond, each pair prepares its caption anew: with the 16 pairs of a video
+# that a large batch chooses, 1 % of the towers' FLOPs.
+KEPT_NUMBERS = 2**29
+
+
+def _are_kept(networks, text: TextEmbedding) -> bool:
+    """Whether a party has room for what the mask networks make of its captions."""
+    prepared = jax.eval_shape(networks.prepare, text)
+    return sum(leaf.size for leaf in jax.tree.leaves(prepared)) <= KEPT_NUMBERS
+
+
+def _own_pairs(networks, video: VideoEmbedding, text: TextEmbedding, keep: bool):
+    """Prepared captions, None unless they are to be kept; the masks of each with its own video."""
     (rows, f, d), (_, tokens, width) = video.frames.shape, text.tokens.shape
 
     def one_block(rows):
         video, text = rows
         captions = networks.prepare(text)
-        return captions, networks.own_masks(video, captions)
+        return captions if keep else None, networks.own_masks(video, captions)
 
     block = ring.rows_at_once(rows, _PAIR_FLOATS * f * d + _TOKEN_FLOATS * tokens * width)
     return similarity.map_blocks(one_block, (video, text), block)

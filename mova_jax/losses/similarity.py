@@ -306,18 +306,30 @@ def _unmasked_parts(frames: Float[Array, "f d"], text_pooled: Float[Array, "d"])
 def map_blocks(fn: Callable, rows: Any, block: int) -> Any:
     """`fn(rows)` with no more than `block` rows alive at a time, computed again backwards.
 
-    Row i goes into step i % steps, so that rows which are sharded in order over devices give every
-    device its share of each step; blocks of neighbours would lie on one device.
-
     Args:
         fn: takes and returns pytrees of rows `[r ...]`, each row by itself.
         rows: pytree of rows.
         block: 0, or as many as there are, does all at once and keeps what the backward pass needs.
     """
     size = jax.tree.leaves(rows)[0].shape[0]
-    if not 0 < block < size:
-        return fn(rows)
-    steps = -(-size // block)
+    steps = -(-size // block) if block else 1
+    return map_pieces(lambda _, piece: fn(piece), rows, steps)
+
+
+def map_pieces(fn: Callable, rows: Any, steps: int) -> Any:
+    """`fn(number, rows)` on one of so many pieces at a time, computed again backwards.
+
+    Row i goes into piece i % steps, so that rows which are sharded in order over devices give every
+    device its share of each piece; pieces of neighbours would lie on one device.
+
+    Args:
+        fn: takes the number of a piece, takes and returns pytrees of rows, each row by itself.
+        rows: pytree of rows.
+        steps: 1 does all at once and keeps what the backward pass needs.
+    """
+    if steps == 1:
+        return fn(0, rows)
+    size = jax.tree.leaves(rows)[0].shape[0]
     width = -(-size // steps)
 
     def split(leaf):
@@ -330,7 +342,10 @@ def map_blocks(fn: Callable, rows: Any, block: int) -> Any:
         return leaf.swapaxes(0, 1).reshape(width * steps, *leaf.shape[2:])[:size]
 
     mapped = jax.checkpoint(fn, prevent_cse=False)
-    return jax.tree.map(join, jax.lax.map(mapped, jax.tree.map(split, rows)))
+    found = jax.lax.map(
+        lambda piece: mapped(*piece), (jnp.arange(steps), jax.tree.map(split, rows))
+    )
+    return jax.tree.map(join, found)
 
 
 def hard_candidates(

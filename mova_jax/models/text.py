@@ -50,7 +50,7 @@ class TextTower(nnx.Module):
         end = jnp.take_along_axis(y, last[:, None, None], axis=1)[:, 0]
         end = layers.laid_out(end, "batch", None)
         return TextEmbedding(
-            tokens=y.astype(jnp.float32),
+            tokens=y,
             token_mask=mask,
             pooled=layers.laid_out(self.projection(end), "batch", None).astype(jnp.float32),
         )

@@ -5,6 +5,8 @@ from typing import Any
 from mova_jax.config import Config
 
 TIGHT = 0.05  # of the memory free: less than this and another length of captions may not fit
+BATCHES = 3  # of frames in the memory of a host
+HOST = 8 * 2**30  # bytes of waiting frames for a device above which hosts of TPUs come to their end
 
 
 def advice(config: Config, made: dict[str, Any]) -> list[str]:
@@ -21,7 +23,7 @@ def advice(config: Config, made: dict[str, Any]) -> list[str]:
     if memory["usable"] and memory["batch"] > 0.5 * memory["usable"]:
         lines.append(
             f"the frames of the batch alone take {memory['batch'] / 2**30:.1f} GiB of a device: "
-            "only a smaller train.batch_size, fewer data.frames or more chips help"
+            "with train.microbatch they wait in the memory of the host"
         )
     if config.model.dtype == "float32":
         lines.append("model.dtype=bfloat16: half the activations; parameters stay float32")
@@ -83,6 +85,11 @@ def _of_a_program_that_fits(config: Config, made: dict[str, Any]) -> list[str]:
     memory, bounds = made["memory"], made.get("roofline")
     if memory["free"] is not None and memory["free"] < TIGHT * memory["usable"]:
         lines.append("the memory is nearly full: a newer compiler may want a little more")
+    if memory["host"] > HOST:
+        lines.append(
+            f"the host holds {BATCHES * memory['host'] / 2**30:.0f} GiB of frames for each device "
+            f"({BATCHES} batches: this one, the next, and that as it was read): has it as much?"
+        )
     if not bounds:
         return lines
     if made["flops"]["program"] > 1.15 * made["flops"]["model"] and memory["free"] > (

@@ -18,7 +18,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent import futures
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ from mova_jax.losses import objective, ring
 from mova_jax.planning.flops import frozen_towers
 from mova_jax.training.state import make_recipe
 from mova_jax.training.step import make_train_step
-from mova_jax.typing import Batch
+from mova_jax.typing import Batch, WaitingFrames
 
+_STACK = 2**30  # bytes, taken as they are used; the 8 MB of a main thread overflowed
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Two forms: of the allocator, and of a check before it.
 _TOO_LARGE = (
@@ -55,6 +57,7 @@ class Step:
     parameters: int  # numbers in all of them
     state_bytes: float  # of the whole state, one copy
     batch_bytes: float  # of the batch on one device
+    waiting_bytes: float  # of its frames that wait in the memory of the host for one device
     frozen: frozenset[str]  # towers without any trained parameter
     trips: float  # of loops whose length depends on the data, on average
 
@@ -90,8 +93,13 @@ def abstract_batch(config: Config, tokens: int) -> Batch:
     def of(*shape, dtype):
         return jax.ShapeDtypeStruct(shape, dtype)
 
+    frames = b, f, size, size, 3
+    if rows := config.train.microbatch:
+        waiting = WaitingFrames.shape(frames, b // rows)
     return Batch(
-        frames=of(b, f, size, size, 3, dtype=jnp.uint8),
+        frames=WaitingFrames(of(*waiting, dtype=jnp.uint8))
+        if rows
+        else of(*frames, dtype=jnp.uint8),
         frame_mask=of(b, f, dtype=bool),
         timestamps=of(b, f, dtype=jnp.float32),
         tokens=of(b, tokens, dtype=jnp.int32),
@@ -115,7 +123,8 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
     mesh_lib.check_batches(mesh, config)
     recipe = make_recipe(config, mesh)
     state = recipe.shapes
-    batch = abstract_batch(config, tokens)
+    batch, shards = abstract_batch(config, tokens), mesh_lib.batch_shards(mesh)
+    waiting = _bytes(batch.frames) if isinstance(batch.frames, WaitingFrames) else 0.0
     traced = make_train_step(recipe, mesh).trace(state, batch)
     return Step(
         config,
@@ -123,7 +132,8 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
         traced,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         state_bytes=_bytes(state),
-        batch_bytes=_bytes(batch) / mesh_lib.batch_shards(mesh),
+        batch_bytes=(_bytes(batch) - waiting) / shards,
+        waiting_bytes=waiting / shards,
         frozen=frozen_towers(recipe.factors),
         trips=_trips(config, mesh),
     )
@@ -157,7 +167,7 @@ def compile_step(step: Step, cache: str | os.PathLike | None = None) -> Answer:
     start = time.perf_counter()
     with _progress("compiling"):
         try:
-            answer = _answer(lowered.compile())
+            answer = _answer(_with_room(lowered.compile))
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -166,6 +176,16 @@ def compile_step(step: Step, cache: str | os.PathLike | None = None) -> Answer:
     if file:
         _write(file, answer)
     return answer
+
+
+def _with_room(function: Callable[[], Any]) -> Any:
+    """Calls it on a large stack: libtpu walks long chains of instructions by recursion."""
+    before = threading.stack_size(_STACK)
+    try:
+        with futures.ThreadPoolExecutor(1) as pool:
+            return pool.submit(function).result()
+    finally:
+        threading.stack_size(before)
 
 
 def _answer(compiled: jax.stages.Compiled) -> Answer:

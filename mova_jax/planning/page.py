@@ -63,6 +63,8 @@ def _memory(made: dict[str, Any]) -> list[str]:
         lines.append(_row(name, size(count)))
     if memory["usable"]:
         lines.append(_row("free", size(memory["free"]), f"of {size(memory['usable'])}"))
+    if memory["host"]:
+        lines.append(_row("frames, on the host", size(memory["host"])))
     return lines
 
 

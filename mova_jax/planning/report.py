@@ -98,7 +98,12 @@ def _fits(answer: Answer, chip: Chip | None) -> bool:
 
 def _memory(step: Step, answer: Answer, chip: Chip | None) -> dict[str, Any]:
     usable: float | None = answer.available or (chip.hbm_usable / chip.devices if chip else None)
-    made = {"usable": usable, "state_whole": step.state_bytes, "batch": step.batch_bytes}
+    made = {
+        "usable": usable,
+        "state_whole": step.state_bytes,
+        "batch": step.batch_bytes,
+        "host": step.waiting_bytes,
+    }
     if not answer.fits:
         return made | {"wanted": answer.wanted or None, "message": answer.message}
     return made | {

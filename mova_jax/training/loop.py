@@ -186,7 +186,7 @@ class Loop:
         wait_s = time.monotonic() - start
         if self._damage:
             self._damage.look(arrays)
-        batch = mesh_lib.put_batch(self._mesh, arrays)
+        batch = mesh_lib.put_batch(self._mesh, arrays, self._config.train.microbatch)
         videos, frames = batch.frame_mask.shape
         work = Work(videos, videos * frames, wait_s)
         return _Fetched(batch, arrays["video_id"], self._batches.get_state(), work)

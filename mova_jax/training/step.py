@@ -32,12 +32,12 @@ def make_train_step(recipe: Recipe, mesh: jax.sharding.Mesh):
     rate = schedule(cfg.optim, cfg.train.steps)
     laid_out = mesh_lib.state_sharding(mesh, recipe.shapes)
     parties = mesh_lib.parties(mesh)
-    whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
+    whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_shardings(mesh, cfg.train.microbatch)
 
     def loss_of(trained, frozen, batch, step):
         with mesh_lib.layout(mesh):
             model = recipe.model(merged(trained, frozen))
-            return objective(model, batch, cfg.losses, step, parties, cfg.train.microbatch)
+            return objective(model, batch, cfg.losses, step, parties)
 
     @partial(
         jax.jit,

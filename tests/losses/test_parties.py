@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mova_jax import mesh as mesh_lib
+from mova_jax.losses import objective as objective_module
 from mova_jax.losses import ring
 from mova_jax.losses.objective import loss_of_embeddings, objective
 from mova_jax.typing import TextEmbedding, VideoEmbedding
@@ -123,17 +124,30 @@ def test_split_batch_equals_the_dense_objective(devices, name, options):
     assert_as_dense(devices, name, **options)
 
 
-@pytest.mark.parametrize(("devices", "microbatch"), [(1, 6), (8, 8)])
+def test_captions_of_chosen_pairs_that_are_made_anew_change_nothing(monkeypatch):
+    options = HARD | SMOOTH
+    kept = split(4, **options)()
+    made_anew, times = objective_module._matched_anew, []
+    monkeypatch.setattr(objective_module, "KEPT_NUMBERS", 0)
+    monkeypatch.setattr(
+        objective_module, "_matched_anew", lambda *args: times.append(1) or made_anew(*args)
+    )
+    tiny.assert_near(split(4, **options)(), kept, 1e-5)
+    assert times
+    assert_as_dense(1, **options)
+
+
+@pytest.mark.parametrize(("devices", "microbatch"), [(1, 8), (1, 16), (8, 8)])
 def test_towers_in_microbatches_change_nothing(devices, microbatch):
     mesh = mesh_lib.make_mesh(data=devices)
     cfg, model = tiny.config("global_only").losses, tiny.model("global_only")
-    batch = jax.device_put(tiny.batch(ROWS), mesh_lib.batch_sharding(mesh))
 
     def result(microbatch):
         def loss_of(model, batch):
-            return objective(model, batch, cfg, 0.0, mesh_lib.parties(mesh), microbatch)
+            return objective(model, batch, cfg, 0.0, mesh_lib.parties(mesh))
 
         run = tiny.jit(jax.value_and_grad(loss_of, has_aux=True))
+        batch = mesh_lib.put_batch(mesh, tiny.batch_arrays(ROWS), microbatch)
         return run(jax.device_put(model, mesh_lib.replicated(mesh)), batch)
 
     tiny.assert_near(result(microbatch), result(0), 1e-5)
