@@ -20,6 +20,7 @@ from mova_jax.training.checkpoint import Checkpoints, abstract_state
 from mova_jax.training.damage import Damage
 from mova_jax.training.initial import initial_weights, vocabulary_folder, with_weights
 from mova_jax.training.inputs import image_batch_size, image_steps, open_data, train_batches
+from mova_jax.training.kept import KeptPrograms
 from mova_jax.training.loop import Loop, StopSignal
 from mova_jax.training.optim import parameter_names
 from mova_jax.training.processes import is_main, meet, say
@@ -192,7 +193,8 @@ def _train(setup: Setup, stop: StopSignal) -> None:
     """Steps from the last checkpoint, or from the beginning, to the end or a signal."""
     config, start = setup.config, setup.checkpoints.last_step
     with contextlib.closing(iter(setup.batches)) as batches:
-        state = _begin(setup, batches)
+        kept = KeptPrograms.of_run(config, setup.mesh)
+        state = _begin(setup, batches, kept)
         writer = MetricWriter(setup.workdir, resume_step=start)
         progress = Progress(
             config.train.steps,
@@ -205,7 +207,7 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             loop = Loop(
                 config,
                 setup.mesh,
-                make_train_step(setup.recipe, setup.mesh),
+                kept.train_step(make_train_step(setup.recipe, setup.mesh), setup.recipe),
                 batches,
                 checkpoints=setup.checkpoints,
                 writer=writer,
@@ -219,12 +221,12 @@ def _train(setup: Setup, stop: StopSignal) -> None:
             loop.run(state, stop)
 
 
-def _begin(setup: Setup, batches: pipeline.TrainIterator) -> TrainState:
+def _begin(setup: Setup, batches: pipeline.TrainIterator, kept: KeptPrograms) -> TrainState:
     """The state to go on from, and the batches at its step."""
     start = setup.checkpoints.last_step
     if start is None:
         batches.start_prefetch()  # while the state is made
-        state = with_weights(setup.recipe, setup.recipe.initial(), setup.initial)
+        state = with_weights(setup.recipe, kept.initial(setup.recipe), setup.initial)
         _tell_start(setup, state)
         return state
     saved = setup.checkpoints.restore_last(abstract_state(setup.recipe, setup.mesh))
