@@ -16,6 +16,7 @@ import gc
 import logging
 import os
 import re
+import resource
 import sys
 import traceback
 from pathlib import Path
@@ -24,6 +25,8 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from mova_jax import config as config_lib
+
+STACK = 100 * 2**20  # bytes; Linux leaves room for 128 MB
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Path of a config, such as configs/base.py.")
@@ -67,6 +70,7 @@ def _run(argv: list[str]) -> int:
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     # What libraries load stays: to look for garbage among it takes a fifth of the loading.
     gc.disable()
+    raise_stack_limit()
     # Imported here, for the flags are checked before anything takes seconds to load.
     from jax.errors import JaxRuntimeError
 
@@ -119,6 +123,18 @@ def _run(argv: list[str]) -> int:
         if not error.filename:
             raise
         return _fail(f"{error.filename}: {error.strerror}; correct the path or its permissions")
+
+
+def raise_stack_limit() -> None:
+    """Lets the stack of the main thread, on which JAX compiles, grow beyond the usual 8 MB.
+
+    libtpu 0.0.42 walks long chains of instructions by recursion, and overflowed it on the step of
+    B/16 for 64 chips.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    limit = STACK if hard == resource.RLIM_INFINITY else min(STACK, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_STACK, (limit, hard))
 
 
 def _fail(message: str) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mova_jax import config as config_lib
-from mova_jax.main import check_flags
+from mova_jax.main import check_flags, raise_stack_limit
 from mova_jax.planning import topology as topology_lib
 
 DONE, FAILED, TOO_LARGE = 0, 1, 3
@@ -78,6 +78,7 @@ def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
     """
     topology = topology_lib.parse(args.topology)
     topology_lib.prepare_environment(topology)
+    raise_stack_limit()
     # Imported here, for JAX reads the environment when it is imported.
     from mova_jax.planning import compiled
     from mova_jax.planning.report import Order, report

@@ -30,11 +30,11 @@ class WaitingFrames:
     """Frames of a batch that goes through the towers in pieces, as they wait in the host's memory.
 
     Row i of the batch is row i // s of piece i % s: of a batch that is split in order over devices
-    each device has its share of each piece. The numbers of a frame stand in rows of 128, in which a
-    TPU keeps them: of any other form it would bring all pieces at once to reorder them.
+    each device has its share of each piece. The numbers of a frame stand in tiles of 8 x 128, in
+    which a TPU keeps them: of another form it would bring all pieces at once to reorder them.
     """
 
-    pixels: UInt8[Array, "s r f n lanes"]  # n lanes = H W 3, H = W
+    pixels: UInt8[Array, "s r f n rows lanes"]  # n rows lanes = H W 3, H = W
 
     @classmethod
     def shape(cls, frames: tuple[int, ...], pieces: int) -> tuple[int, ...]:
@@ -42,7 +42,8 @@ class WaitingFrames:
         b, f, *image = frames
         numbers = math.prod(image)
         lanes = math.gcd(numbers, 128)
-        return pieces, b // pieces, f, numbers // lanes, lanes
+        rows = math.gcd(numbers // lanes, 8)
+        return pieces, b // pieces, f, numbers // lanes // rows, rows, lanes
 
     @property
     def pieces(self) -> int:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mova_jax.main import check_flags
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,3 +58,15 @@ def test_the_command_prints_one_message_and_exits_with_1(tmp_path):
     assert "losses.margin: got 9.0" in result.stderr
     assert "optim.warmup_steps 50 must be under train.steps 10" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "then"),
+    [(8192, "unlimited", 102400), (8192, 16384, 16384), (204800, 204800, 204800)],
+)
+def test_the_stack_may_grow_as_far_as_the_system_lets_it(soft, hard, then):
+    program = "import resource; from mova_jax.main import raise_stack_limit; raise_stack_limit(); "
+    program += "print(resource.getrlimit(resource.RLIMIT_STACK)[0] // 1024)"
+    command = f"ulimit -Ss {soft} && ulimit -Hs {hard} && exec {sys.executable} -c '{program}'"
+    found = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout.split() == [str(then)], found.stderr

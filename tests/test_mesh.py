@@ -169,9 +169,10 @@ def test_frames_of_a_batch_in_microbatches_wait_on_the_host():
 
 
 @pytest.mark.parametrize(
-    ("size", "numbers"), [(224, (1176, 128)), (336, (2646, 128)), (64, (96, 128)), (10, (75, 4))]
+    ("size", "numbers"),
+    [(224, (147, 8, 128)), (336, (1323, 2, 128)), (64, (12, 8, 128)), (10, (75, 1, 4))],
 )
-def test_the_numbers_of_a_waiting_frame_stand_in_rows_of_128(size, numbers):
+def test_the_numbers_of_a_waiting_frame_stand_in_tiles(size, numbers):
     assert WaitingFrames.shape((12, 5, size, size, 3), 4) == (4, 3, 5, *numbers)
 
 

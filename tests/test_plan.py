@@ -11,6 +11,7 @@ import pytest
 
 from mova_jax import plan
 from mova_jax.config import ConfigError
+from mova_jax.losses import chosen, objective, ring
 from mova_jax.planning import compiled
 from mova_jax.planning.advice import advice
 from mova_jax.planning.chips import CHIPS
@@ -196,6 +197,24 @@ def test_frames_that_wait_on_the_host_are_told_and_much_of_them_is_a_warning(ste
     text = page(made)
     assert "frames, on the host" in text and "9.50 GiB" in text and "28 GiB of frames" in text
     assert "on the host" not in page(report(step, kept[1], order()))
+
+
+@pytest.mark.parametrize(("room", "chunk"), [(2**29, 8), (0, 3)])
+def test_loops_over_chosen_pairs_are_counted_by_the_chunks_that_the_step_takes(
+    monkeypatch, room, chunk
+):
+    # 8 pairs of a visit: 4 videos a party, each with 4 captions, over 2 parties.
+    each = 64 * (tiny.F * tiny.D + (0 if room else tiny.L * tiny.W))
+    monkeypatch.setattr(objective, "KEPT_NUMBERS", room)
+    monkeypatch.setattr(ring, "WHOLE_FLOATS", 0)
+    monkeypatch.setattr(ring, "TILE_FLOATS", each * (3 if not room else 100))
+    taken, score = [], chosen.score_chosen
+    monkeypatch.setattr(
+        chosen, "score_chosen", lambda *args: taken.append(args[-1]) or score(*args)
+    )
+    cfg = tiny.config(train__batch_size=8, losses__hard_pairs=3, losses__dfsm_masks="own")
+    step = compiled.trace(cfg, jax.devices()[:2], cfg.model.text.context)
+    assert set(taken) == {chunk} and step.trips == 8 / chunk
 
 
 def test_an_epoch_is_that_of_the_data_or_is_not_told(step, kept, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from configs.base import get_config
 from mova_jax.config import from_config_dict
+from mova_jax.training import kept
 from mova_jax.training import run as run_lib
 from mova_jax.training.loop import Loop
 from mova_jax.training.progress import read_metrics
@@ -79,8 +80,8 @@ def test_typed_again_it_says_that_it_is_complete(complete, cache, capsys):
     assert (complete / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("stop_at", [1, 3])
-def test_stopped_and_resumed_is_never_stopped(stop_at, complete, cache, tmp_path, monkeypatch):
+def run_stopped(made, workdir, stop_at, monkeypatch):
+    """A run that is told to stop during a step."""
     settle = Loop._settle
 
     def settle_and_signal(self, taken, state):
@@ -90,11 +91,34 @@ def test_stopped_and_resumed_is_never_stopped(stop_at, complete, cache, tmp_path
 
     with monkeypatch.context() as patched:
         patched.setattr(Loop, "_settle", settle_and_signal)
-        assert run_lib.run(config(cache), tmp_path) == 128 + signal.SIGTERM
-    stopped = figures(tmp_path)
-    assert stopped[-1]["step"] < STEPS
+        assert run_lib.run(made, workdir) == 128 + signal.SIGTERM
+    assert figures(workdir)[-1]["step"] < STEPS
+
+
+@pytest.mark.parametrize("stop_at", [1, 3])
+def test_stopped_and_resumed_is_never_stopped(stop_at, complete, cache, tmp_path, monkeypatch):
+    run_stopped(config(cache), tmp_path, stop_at, monkeypatch)
     assert run_lib.run(config(cache), tmp_path) == 0
     assert figures(tmp_path) == figures(complete)
+
+
+def test_a_run_on_one_device_in_microbatches_goes_on_by_kept_programs(cache, tmp_path, monkeypatch):
+    # Batches of two pieces of images, then of one of videos.
+    keys = {"mesh__data": 1, "mesh__fsdp": 1, "train__microbatch": 8, "eval__splits": ()}
+    made, found, read = config(cache, **keys), [], kept._read
+
+    def read_and_note(file):
+        found.append((file.name.partition("-")[0], (program := read(file)) is not None))
+        return program
+
+    monkeypatch.setattr(kept, "_changed", lambda sources: False)
+    monkeypatch.setattr(kept, "_read", read_and_note)
+    run_stopped(made, tmp_path / "stopped", 1, monkeypatch)
+    assert run_lib.run(made, tmp_path / "stopped") == 0
+    found.clear()
+    assert run_lib.run(made, tmp_path / "whole") == 0
+    assert found == [("initial", True), ("train_step", True), ("train_step", True)]
+    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
 
 
 def test_a_loss_that_is_not_finite_stops_and_saves_the_state_before(cache, tmp_path, monkeypatch):

@@ -3,8 +3,8 @@
 `Split` has the videos of a split, each with its caption. `PackedCaptions` has the captions where
 there are many more of them than videos; `CachedScores` the scores that are read twice.
 
-Room for captions: the towers give `[c l w]` float32 states, which for the 59,800 captions of
-MSR-VTT would be 5.9 GB at 48 tokens of width 512. Their own tokens, about a dozen each, are 1.5 GB,
+Room for captions: the towers give `[c l w]` states, which for the 59,800 captions of MSR-VTT would
+be 5.9 GB in float32 at 48 tokens of width 512. Their own tokens, about a dozen each, are 1.5 GB,
 so padding is left out here and put back, as the zeros it was, for the block that is scored. To
 encode each block anew for every block of videos would need no room, and 12 % more FLOPs (B/16,
 blocks of 64 and 64, 64 frames, 48 tokens).

@@ -10,7 +10,6 @@ All that meets in pairs runs inside of `parties.map` on each party's rows (`ring
 """
 
 import dataclasses
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -78,13 +77,12 @@ def objective(model, batch: Batch, cfg, step: Float[Array, ""], parties=None):
         The loss (float32 scalar), and a dict of scalars: each term unweighted, the masks' kept
         shares, the scales, the in-batch accuracy of the global score.
     """
-
-    video, text = _embeddings(model, batch)
+    video, text = embeddings(model, batch)
     return loss_of_embeddings(model, video, text, batch.example_mask, cfg, step, parties)
 
 
-def _embeddings(model, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
-    """What the towers make of a batch."""
+def embeddings(model, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
+    """What the towers make of a batch, piece by piece where its frames wait."""
 
     def encode(frames, rows: Batch):
         video = model.encode_video(frames, rows.frame_mask)
@@ -230,15 +228,12 @@ def _own_mask_tile(how: Pairing, _, video: VideoEmbedding, captions) -> Float[Ar
 
 def _hard_sfdm(parties, cfg, networks, scale, rows: _Rows) -> terms.Term:
     """sfdm over the own caption and the k hardest of each video by the global score."""
-    how, (f, d) = pairing(cfg), rows.video.frames.shape[1:]
+    how, anew = pairing(cfg), rows.captions is None
     unit = jax.lax.stop_gradient(similarity.normalise(rows.text.pooled))
     everyone, valid = parties.gather((unit, rows.valid))
     scores = jnp.where(valid, similarity.cosines(rows.video.pooled, everyone), -jnp.inf)
     own = terms.Rows.of(parties, rows.valid).index
     candidates = similarity.hard_candidates(scores, cfg.hard_pairs, own)
-    numbers = f * d
-    if anew := rows.captions is None:
-        numbers += math.prod(rows.text.tokens.shape[1:]) * _TOKEN_FLOATS // _PAIR_FLOATS
     found = chosen.score_chosen(
         parties,
         partial(_matched_anew if anew else _matched, how),
@@ -246,26 +241,30 @@ def _hard_sfdm(parties, cfg, networks, scale, rows: _Rows) -> terms.Term:
         rows.video,
         rows.text if anew else rows.captions,
         candidates,
-        _hard_chunk(cfg, parties, len(candidates), numbers),
+        _hard_chunk(cfg, parties, rows.video, rows.text, anew),
     )
     return terms.chosen_candidates(found, scale, valid[candidates], rows.valid)
 
 
-def _hard_chunk(cfg, parties, rows: int, numbers: int) -> int:
-    """Pairs of `hard_pairs` that are scored at once, for a party's rows of so many numbers each."""
+def _hard_chunk(cfg, parties, video: VideoEmbedding, text: TextEmbedding, anew: bool) -> int:
+    """Pairs of `hard_pairs` that are scored at once, for a party's rows."""
+    rows, f, d = video.frames.shape
+    _, tokens, width = text.tokens.shape
+    floats = _PAIR_FLOATS * f * d + (_TOKEN_FLOATS * tokens * width if anew else 0)
     each = cfg.hard_pairs + 1
-    chunk = chosen.chunk_of(parties, rows * each, _PAIR_FLOATS * numbers)
+    chunk = chosen.chunk_of(parties, rows * each, floats)
     return min(chunk, cfg.pair_block * each) if cfg.pair_block else chunk
 
 
-def chunks_of_a_visit(cfg, parties, rows: int, numbers: int) -> float:
+def chunks_of_a_visit(cfg, parties, networks, video: VideoEmbedding, text: TextEmbedding) -> float:
     """How often the loop over chosen pairs runs in one visit of a party, on average.
 
     Args:
         cfg: `config.losses`.
         parties: between which the batch is split.
-        rows: of a party.
-        numbers: in the frames of one of them, f * d.
+        networks: of the model, or their shapes.
+        video: a party's rows, or their shapes.
+        text: as `video`.
 
     Returns:
         Pairs of a visit by pairs of a chunk, below 1 where some visits bring none; 1 where there
@@ -273,8 +272,8 @@ def chunks_of_a_visit(cfg, parties, rows: int, numbers: int) -> float:
     """
     if not (cfg.sfdm and cfg.hard_pairs):
         return 1.0
-    pairs = rows * (cfg.hard_pairs + 1) / parties.size
-    return pairs / _hard_chunk(cfg, parties, rows, numbers)
+    pairs = video.frame_mask.shape[0] * (cfg.hard_pairs + 1) / parties.size
+    return pairs / _hard_chunk(cfg, parties, video, text, not _are_kept(networks, text))
 
 
 def _matched(how: Pairing, networks, video: VideoEmbedding, captions) -> Float[Array, "m"]:
@@ -300,7 +299,7 @@ KEPT_NUMBERS = 2**29
 
 def _are_kept(networks, text: TextEmbedding) -> bool:
     """Whether a party has room for what the mask networks make of its captions."""
-    prepared = jax.eval_shape(networks.prepare, text)
+    prepared = jax.eval_shape(type(networks).prepare, networks, text)
     return sum(leaf.size for leaf in jax.tree.leaves(prepared)) <= KEPT_NUMBERS
 
 

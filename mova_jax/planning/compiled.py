@@ -18,8 +18,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent import futures
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,10 @@ from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.losses import objective, ring
 from mova_jax.planning.flops import frozen_towers
-from mova_jax.training.state import make_recipe
+from mova_jax.training.state import Recipe, make_recipe
 from mova_jax.training.step import make_train_step
 from mova_jax.typing import Batch, WaitingFrames
 
-_STACK = 2**30  # bytes, taken as they are used; the 8 MB of a main thread overflowed
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # Two forms: of the allocator, and of a check before it.
 _TOO_LARGE = (
@@ -135,15 +133,24 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
         batch_bytes=(_bytes(batch) - waiting) / shards,
         waiting_bytes=waiting / shards,
         frozen=frozen_towers(recipe.factors),
-        trips=_trips(config, mesh),
+        trips=_trips(recipe, mesh, tokens),
     )
 
 
-def _trips(config: Config, mesh: jax.sharding.Mesh) -> float:
+def _trips(recipe: Recipe, mesh: jax.sharding.Mesh, tokens: int) -> float:
+    """How often the loops over chosen pairs run, from the shapes of one party's rows."""
+    config = recipe.config
     rows = config.train.batch_size // mesh_lib.batch_shards(mesh)
+    train = dataclasses.replace(config.train, batch_size=rows, microbatch=0)
+    batch = abstract_batch(dataclasses.replace(config, train=train), tokens)
+
+    def run(params, batch):
+        model = recipe.model(params)
+        return model.mask_networks(), *objective.embeddings(model, batch)
+
+    shapes = jax.eval_shape(run, recipe.shapes.params, batch)
     parties = mesh_lib.parties(mesh) or ring.OneParty()
-    numbers = config.data.frames * config.model.embed_dim
-    return objective.chunks_of_a_visit(config.losses, parties, rows, numbers)
+    return objective.chunks_of_a_visit(config.losses, parties, *shapes)
 
 
 def _bytes(tree: Any) -> float:
@@ -167,7 +174,7 @@ def compile_step(step: Step, cache: str | os.PathLike | None = None) -> Answer:
     start = time.perf_counter()
     with _progress("compiling"):
         try:
-            answer = _answer(_with_room(lowered.compile))
+            answer = _answer(lowered.compile())
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -176,16 +183,6 @@ def compile_step(step: Step, cache: str | os.PathLike | None = None) -> Answer:
     if file:
         _write(file, answer)
     return answer
-
-
-def _with_room(function: Callable[[], Any]) -> Any:
-    """Calls it on a large stack: libtpu walks long chains of instructions by recursion."""
-    before = threading.stack_size(_STACK)
-    try:
-        with futures.ThreadPoolExecutor(1) as pool:
-            return pool.submit(function).result()
-    finally:
-        threading.stack_size(before)
 
 
 def _answer(compiled: jax.stages.Compiled) -> Answer:

@@ -1,4 +1,4 @@
-"""The programs of a run as they were traced before, so that its next start traces nothing.
+"""A run's first state and its step as they were traced before, so that its next start need not.
 
 JAX keeps compiled programs but finds one by its text, and writes the text by tracing: seconds of
 Python at each start. Here the text is kept too, as StableHLO by `jax.export` (no pickle), beside
@@ -86,8 +86,10 @@ class KeptPrograms:
             try:
                 exported = export.export(traced)(*shapes)
                 _write(file, exported.serialize())
-            except (ValueError, NotImplementedError):
-                return traced  # it calls what JAX does not promise to find in a later version
+            except (ValueError, NotImplementedError, ImportError):
+                # It calls what JAX does not promise to find in a later version, or there are no
+                # flatbuffers to write it with.
+                return traced
         return jax.jit(exported.call, donate_argnums=donate)
 
 
@@ -117,16 +119,23 @@ def origin(config: Config, mesh: jax.sharding.Mesh, sources: Path = SOURCES) -> 
 
 
 def _changed(sources: Path) -> bool:
-    """Whether a file was written since this process began, so that another text of it may run."""
-    return max(file.stat().st_mtime for file in sources.rglob("*.py")) > mova_jax.LOADED - 1
+    """Whether a file was put there since this process began, so that another text of it may run."""
+    stats = [file.stat() for file in _files(sources)]
+    # A copy may keep the time of its original (mtime); that of its arrival (ctime) is its own.
+    return max(max(stat.st_mtime, stat.st_ctime) for stat in stats) > mova_jax.LOADED - 1
 
 
 def _digests(sources: Path) -> list[str]:
     """Of each source file by its name."""
     return [
         f"{file.relative_to(sources)} {hashlib.sha256(file.read_bytes()).hexdigest()}"
-        for file in sorted(sources.rglob("*.py"))
+        for file in _files(sources)
     ]
+
+
+def _files(sources: Path) -> list[Path]:
+    """All that can be imported; an editor's lock is a link to nothing."""
+    return sorted(file for file in sources.rglob("*.py") if file.is_file())
 
 
 def _hash(*parts: str) -> str:
