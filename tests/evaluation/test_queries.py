@@ -6,6 +6,7 @@ import pickle
 import zlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -275,11 +276,12 @@ def test_msvd_goes_from_its_files_to_figures_of_every_caption(tmp_path, write_vi
 # ------------------------------------------------------------------------- what waits on the host
 
 
-def test_captions_come_back_as_they_were_but_for_their_padding():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_captions_come_back_as_they_were_but_for_their_padding(dtype):
     rng = np.random.default_rng(0)
     counts = np.array([3, 1, 6, 2, 5])
     mask = np.arange(6) < counts[:, None]
-    tokens = rng.normal(size=(5, 6, 4)).astype(np.float32) * mask[..., None]
+    tokens = (rng.normal(size=(5, 6, 4)) * mask[..., None]).astype(jnp.dtype(dtype))
     pooled = rng.normal(size=(5, 2)).astype(np.float32)
     packed = PackedCaptions(counts, length=8)
     for at in (slice(0, 2), slice(2, 5)):
@@ -289,6 +291,7 @@ def test_captions_come_back_as_they_were_but_for_their_padding():
     for at in (slice(0, 2), slice(1, 4), slice(4, 5)):
         got = packed.rows(at)
         np.testing.assert_array_equal(got.tokens[:, :6], tokens[at])
+        assert got.tokens.dtype == tokens.dtype
         assert got.tokens.shape[1] == got.token_mask.shape[1] == 8 and not got.tokens[:, 6:].any()
         np.testing.assert_array_equal(got.token_mask[:, :6], mask[at])
         np.testing.assert_array_equal(got.pooled, pooled[at])

@@ -191,6 +191,24 @@ def test_tiles_fill_the_room_there_is(monkeypatch):
     assert chosen.chunk_of(two, 30, 300) == 15 and chosen.chunk_of(two, 1, 10**6) == 1
 
 
+@pytest.mark.parametrize(
+    ("rows", "size", "tiles"),
+    [
+        (2048, 21, (128, 16)),  # 98 tiles of 21 would have to be filled up
+        (12, 4, (3, 4)),
+        (6, 9, (1, 6)),
+        (7, 3, (3, 3)),  # no number of tiles up to twice the fewest divides 7
+        (1, 1, (1, 1)),
+    ],
+)
+def test_tiles_that_need_no_filling_are_preferred(rows, size, tiles):
+    values = np.arange(1, 2 * rows + 1).reshape(rows, 2)
+    [found] = ring._split([values], size)
+    assert found.shape == (*tiles, 2)
+    assert not found.reshape(-1, 2)[rows:].any()
+    np.testing.assert_array_equal(ring._join(found, rows), values)
+
+
 def test_gradients_of_bfloat16_captions_are_added_up_in_float32():
     weights, videos, captions = inputs()
     half = jnp.asarray(captions[0], jnp.bfloat16)
