@@ -30,6 +30,8 @@ SETTINGS: dict[tuple[str, ...], dict[str, Any]] = {
     # The state is 5 GiB when whole. Over 16 chips XLA would gather it in so many small pieces that
     # the step takes four times as long.
     ("l14", "v5e"): {"mesh.fsdp": 4},
+    # The one where that takes too much of the memory.
+    ("l14/32768", "v5e:4x4"): {"mesh.fsdp": 16},
 }
 # More than so many videos of a chip go through the towers so many at a time. Four of L/14 want
 # 20 of the 15.75 GiB of a v5e.
@@ -106,8 +108,9 @@ def plan(row: Row) -> dict[str, Any]:
 def table(rows: Iterable[Row], plans: Iterable[dict[str, Any]]) -> str:
     """Markdown: one line a plan."""
     heads = (
-        "row", "chips", "settings", "memory a chip, GiB", "of it temporaries", "TFLOP a chip",
-        "received a chip, GiB", "step, ms", "MFU, %", "communication, %", "USD per 10,000 videos",
+        "row", "chips", "settings", "memory a chip, GiB", "of it temporaries",
+        "waiting on the host, GiB", "TFLOP a chip", "received a chip, GiB", "step, ms", "MFU, %",
+        "communication, %", "USD per 10,000 videos",
     )  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row, made in zip(rows, plans, strict=True):
@@ -120,15 +123,17 @@ def table(rows: Iterable[Row], plans: Iterable[dict[str, Any]]) -> str:
 def _figures(made: dict[str, Any]) -> list[str]:
     gib, memory = 2**30, made["memory"]
     flops = f"{made['flops']['program'] * made['devices'] / made['chips'] / 1e12:.2f}"
+    host = f"{memory['host'] * made['devices'] / made['chips'] / gib:.1f}"
     if not made["fits"]:
         wanted = memory.get("wanted") or memory.get("total")
         says = f"wants {wanted / gib:.1f}" if wanted else "too large"
-        return [f"{says} of {memory['usable'] / gib:.2f}", "", flops, "", "", "", "", ""]
+        return [f"{says} of {memory['usable'] / gib:.2f}", "", host, flops, "", "", "", "", ""]
     bounds, cost = made["roofline"], made["cost"]
     usd = cost["run_usd"] and cost["run_usd"] / (cost["run_steps"] * made["batch"]) * 10_000
     return [
         f"{memory['total'] / gib:.1f} of {memory['usable'] / gib:.2f}",
         f"{memory['temporaries'] / gib:.2f}",
+        host,
         flops,
         f"{made['collectives']['bytes'] / gib:.2f}",
         f"{bounds['step_seconds'] * 1e3:.0f} to {bounds['step_seconds_without_overlap'] * 1e3:.0f}",

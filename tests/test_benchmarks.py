@@ -78,13 +78,13 @@ def test_rows_of_the_plan_table_name_presets_and_keys_that_there_are():
 def test_the_plan_table_has_a_line_a_row_and_says_what_does_not_fit():
     row = plan_table.Row("b16", 256, "v5e:4x4")
     made = {"fits": False, "chips": 16, "devices": 16, "flops": {"program": 2e12}}
-    made["memory"] = {"wanted": 32 * 2**30, "usable": 15.75 * 2**30}
+    made["memory"] = {"wanted": 32 * 2**30, "usable": 15.75 * 2**30, "host": 0.0}
     fits = made | {"fits": True, "batch": 256, "collectives": {"bytes": 2**30}}
-    fits["memory"] = {"total": 2**30, "temporaries": 2**29, "usable": 2**34}
+    fits["memory"] = {"total": 2**30, "temporaries": 2**29, "usable": 2**34, "host": 2**31}
     fits["cost"] = {"run_usd": 7.68, "run_steps": 200}
     times = {"step_seconds": 0.1, "step_seconds_without_overlap": 0.2, "communication_share": 0.25}
     fits["roofline"] = times | {"mfu": 0.5, "mfu_without_overlap": 0.25}
     lines = plan_table.table([row, row], [made, fits]).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert "b16/256 v5e:4x4" in lines[2] and "wants 32.0 of 15.75" in lines[2]
-    assert "1.0 of 16.00 | 0.50 | 2.00 | 1.00 | 100 to 200 | 25 to 50 | 25 | 1.50" in lines[3]
+    assert "1.0 of 16.00 | 0.50 | 2.0 | 2.00 | 1.00 | 100 to 200 | 25 to 50 | 25 | 1.50" in lines[3]
