@@ -5,7 +5,6 @@ from typing import Any
 from mova_jax.config import Config
 
 TIGHT = 0.05  # of the memory free: less than this and another length of captions may not fit
-BATCHES = 3  # of frames in the memory of a host
 HOST = 8 * 2**30  # bytes of waiting frames for a device above which hosts of TPUs come to their end
 
 
@@ -86,9 +85,11 @@ def _of_a_program_that_fits(config: Config, made: dict[str, Any]) -> list[str]:
     if memory["free"] is not None and memory["free"] < TIGHT * memory["usable"]:
         lines.append("the memory is nearly full: a newer compiler may want a little more")
     if memory["host"] > HOST:
+        ahead = config.data.prefetch
         lines.append(
-            f"the host holds {BATCHES * memory['host'] / 2**30:.0f} GiB of frames for each device "
-            f"({BATCHES} batches: this one, the next, and that as it was read): has it as much?"
+            f"the host holds {(3 + ahead) * memory['host'] / 2**30:.0f} GiB of frames for each "
+            "device, of the batch at hand, the next, that as it was read, and "
+            f"data.prefetch={ahead} more: has it as much?"
         )
     if not bounds:
         return lines
