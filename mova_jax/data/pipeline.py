@@ -39,7 +39,7 @@ from mova_jax.data.batches import (
 from mova_jax.data.manifest import ShardError
 from mova_jax.data.memory import keep_freed
 from mova_jax.data.order import Order, Turns
-from mova_jax.data.records import VideoRecord
+from mova_jax.data.records import VideoRecord, load_parser
 from mova_jax.data.sources import Joined, open_source, splits_of
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.data.workers import follow
@@ -306,6 +306,7 @@ def _read_ahead(
 ) -> grain.IterDataset[ArrayDict]:
     """Batches made ahead of time, in order, by threads or by worker processes."""
     keep_freed()
+    load_parser()
     threads, workers = settings.threads, settings.worker_processes
     ahead = max(settings.prefetch, threads)
     if not workers:

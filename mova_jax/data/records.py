@@ -141,6 +141,15 @@ def _example():
     return tf_example_pb2.Example
 
 
+def load_parser() -> None:
+    """Imports what `parse` needs; to be called before threads parse.
+
+    While TFDS is imported it replaces Python's own import, in all threads: another thread that
+    traces then gets modules of JAX that are none.
+    """
+    _example()
+
+
 def parse(data: bytes) -> VideoRecord:
     """Turns the bytes of `serialize` back into the record.
 
