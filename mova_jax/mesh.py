@@ -418,9 +418,12 @@ class Parties:
         """The sum over all parties."""
         return jax.lax.psum(_tied(tree) if self._ordered else tree, self._axes)
 
-    def gather(self, tree):
-        """The rows of all parties, in the order of the batch."""
-        found = jax.lax.all_gather(self.in_turn(tree), self._axes, tiled=True)
+    def gather(self, rows):
+        """The rows of all parties, in the order of the batch; one array of floats.
+
+        Several would be exchanges of their own, which nothing puts in order.
+        """
+        found = jax.lax.all_gather(self.in_turn(rows), self._axes, tiled=True)
         self.done(found)
         return found
 

@@ -230,7 +230,8 @@ def _hard_sfdm(parties, cfg, networks, scale, rows: _Rows) -> terms.Term:
     """sfdm over the own caption and the k hardest of each video by the global score."""
     how, anew = pairing(cfg), rows.captions is None
     unit = jax.lax.stop_gradient(similarity.normalise(rows.text.pooled))
-    everyone, valid = parties.gather((unit, rows.valid))
+    everyone = parties.gather(jnp.concatenate([unit, rows.valid[:, None]], axis=1))
+    everyone, valid = everyone[:, :-1], everyone[:, -1] > 0
     scores = jnp.where(valid, similarity.cosines(rows.video.pooled, everyone), -jnp.inf)
     own = terms.Rows.of(parties, rows.valid).index
     candidates = similarity.hard_candidates(scores, cfg.hard_pairs, own)

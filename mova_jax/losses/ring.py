@@ -47,9 +47,9 @@ class OneParty:
         """The sum over all parties; inside of `map`."""
         return tree
 
-    def gather(self, tree: Any) -> Any:
-        """The rows of all parties, in the order of the batch; inside of `map`."""
-        return tree
+    def gather(self, rows: Array) -> Array:
+        """The rows `[r ...]` of all parties, in the order of the batch; inside of `map`."""
+        return rows
 
     def in_turn(self, tree: Any) -> Any:
         """What goes into an exchange of parties, where exchanges have to wait for each other."""
