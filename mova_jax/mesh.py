@@ -418,14 +418,15 @@ class Parties:
         """The sum over all parties."""
         return jax.lax.psum(_tied(tree) if self._ordered else tree, self._axes)
 
-    def gather(self, rows):
-        """The rows of all parties, in the order of the batch; one array of floats.
+    def gather(self, tree):
+        """The rows of all parties, in the order of the batch: floats, for only they take turns."""
 
-        Several would be exchanges of their own, which nothing puts in order.
-        """
-        found = jax.lax.all_gather(self.in_turn(rows), self._axes, tiled=True)
-        self.done(found)
-        return found
+        def one(leaf):
+            found = jax.lax.all_gather(self.in_turn(leaf), self._axes, tiled=True)
+            self.done(found)
+            return found
+
+        return jax.tree.map(one, tree)
 
     def in_turn(self, tree):
         """What goes into an exchange, at the earliest after the exchange before it."""

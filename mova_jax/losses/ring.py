@@ -47,9 +47,13 @@ class OneParty:
         """The sum over all parties; inside of `map`."""
         return tree
 
-    def gather(self, rows: Array) -> Array:
-        """The rows `[r ...]` of all parties, in the order of the batch; inside of `map`."""
-        return rows
+    def gather(self, tree: Any) -> Any:
+        """The rows of all parties, in the order of the batch; inside of `map`.
+
+        Args:
+            tree: of float arrays `[r ...]`, each of which is an exchange of its own.
+        """
+        return tree
 
     def in_turn(self, tree: Any) -> Any:
         """What goes into an exchange of parties, where exchanges have to wait for each other."""

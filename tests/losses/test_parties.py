@@ -9,6 +9,7 @@ from mova_jax import mesh as mesh_lib
 from mova_jax.losses import objective as objective_module
 from mova_jax.losses import ring
 from mova_jax.losses.objective import loss_of_embeddings, objective
+from mova_jax.planning import hlo
 from mova_jax.typing import TextEmbedding, VideoEmbedding
 from tests import tiny
 from tests.losses import dense
@@ -50,9 +51,10 @@ def compiled(loss_of):
 
     program = tiny.jit(jax.value_and_grad(value, has_aux=True))
 
-    def call(model, video, text):
+    def call(model, video, text, run=True):
         leaves = model, video.frames, video.pooled, text.tokens, text.pooled
-        return program(leaves, (video.frame_mask, text.token_mask))
+        arguments = leaves, (video.frame_mask, text.token_mask)
+        return program(*arguments) if run else program.lower(*arguments).compile().as_text()
 
     return call
 
@@ -68,9 +70,9 @@ def split(devices, name="full", **options):
 
     program = compiled(loss_of)
 
-    def call(garbage=7.0):
+    def call(garbage=7.0, run=True):
         rows = jax.device_put(embeddings(garbage), mesh_lib.batch_sharding(mesh))
-        return program(jax.device_put(model, mesh_lib.replicated(mesh)), *rows)
+        return program(jax.device_put(model, mesh_lib.replicated(mesh)), *rows, run=run)
 
     return call
 
@@ -122,6 +124,42 @@ BLOCKS = {"losses__pair_block": 3, "losses__pool": "aligned"}
 )
 def test_split_batch_equals_the_dense_objective(devices, name, options):
     assert_as_dense(devices, name, **options)
+
+
+EXCHANGES = ("all-gather", "all-reduce", "collective-permute", "reduce-scatter", "all-to-all")
+
+
+def out_of_turn(text: str) -> list[tuple[str, str]]:
+    """Exchanges, or loops with some, of which the second does not wait for the first.
+
+    Of the main computation: those of a loop are run one after the other.
+    """
+    module = hlo.parse(text)
+
+    def exchanges(line) -> bool:
+        inner = [name for names in line.called().values() for name in names]
+        return line.opcode.startswith(EXCHANGES) or any(
+            exchanges(other) for name in inner for other in module.computations.get(name, ())
+        )
+
+    (main,) = (name for name in module.computations if name.startswith("main"))
+    behind: dict[str, set[str]] = {}  # exchanges that an instruction waits for
+    earlier, found = [], []
+    for line in module.computations[main]:
+        waits = set().union(*(behind.get(name, ()) for name in line.operands))
+        if exchanges(line):
+            found += [(other, line.name) for other in earlier if other not in waits]
+            earlier.append(line.name)
+            waits.add(line.name)
+        behind[line.name] = waits
+    assert len(earlier) > 2
+    return found
+
+
+@pytest.mark.parametrize(("name", "options"), [("full", HARD | SMOOTH), ("full", SMOOTH)])
+def test_exchanges_of_simulated_devices_take_turns(name, options):
+    # In another order on each device they would wait for each other for ever, once in a while.
+    assert out_of_turn(split(8, name, **options)(run=False)) == []
 
 
 def test_captions_of_chosen_pairs_that_are_made_anew_change_nothing(monkeypatch):
