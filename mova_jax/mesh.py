@@ -175,7 +175,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(LOGICAL["batch"]))
 
 
-def batch_shardings(mesh: Mesh, microbatch: int = 0) -> Batch:
+def fields_sharding(mesh: Mesh, microbatch: int = 0) -> Batch:
     """`batch_sharding` of each field; frames of a batch in microbatches wait on the host."""
     split = batch_sharding(mesh)
     placed = Batch(*(split for _ in dataclasses.fields(Batch)))
@@ -298,7 +298,7 @@ def put_batch(mesh: Mesh, arrays: dict[str, np.ndarray], microbatch: int = 0) ->
         apart = frames.reshape(r, s, *row).swapaxes(0, 1)
         arrays = arrays | {"frames": WaitingFrames(apart)}
     place = jax.make_array_from_process_local_data
-    return jax.tree.map(place, batch_shardings(mesh, microbatch), Batch(**arrays))
+    return jax.tree.map(place, fields_sharding(mesh, microbatch), Batch(**arrays))
 
 
 # -- parameters, and what is kept of each

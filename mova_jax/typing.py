@@ -34,7 +34,7 @@ class WaitingFrames:
     which a TPU keeps them: of another form it would bring all pieces at once to reorder them.
     """
 
-    pixels: UInt8[Array, "s r f n rows lanes"]  # n rows lanes = H W 3, H = W
+    pixels: UInt8[Array, "s r f n tile lanes"]  # s pieces of r rows; n tile lanes = H W 3, H = W
 
     @classmethod
     def shape(cls, frames: tuple[int, ...], pieces: int) -> tuple[int, ...]:
@@ -42,8 +42,8 @@ class WaitingFrames:
         b, f, *image = frames
         numbers = math.prod(image)
         lanes = math.gcd(numbers, 128)
-        rows = math.gcd(numbers // lanes, 8)
-        return pieces, b // pieces, f, numbers // lanes // rows, rows, lanes
+        tile = math.gcd(numbers // lanes, 8)
+        return pieces, b // pieces, f, numbers // lanes // tile, tile, lanes
 
     @property
     def pieces(self) -> int:

@@ -33,10 +33,10 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_dtypes")
 
 @dataclasses.dataclass(frozen=True)
 class KeptPrograms:
-    """Where the programs of a run are kept, and what they come from besides their shapes."""
+    """The programs of a run, by what they come from besides their shapes."""
 
     folder: Path | None  # None: they are not kept
-    origin: str
+    origin: str  # from `origin`
 
     @classmethod
     def of_run(cls, config: Config, mesh: jax.sharding.Mesh) -> "KeptPrograms":
@@ -54,7 +54,12 @@ class KeptPrograms:
         return jax.tree.unflatten(jax.tree.structure(recipe.shapes), made())
 
     def train_step(self, step: Callable, recipe: Recipe) -> Callable:
-        """`make_train_step`'s function or one that does the same; it donates its state too."""
+        """A function that does what `step` does, and donates its state too.
+
+        Args:
+            step: from `make_train_step`; only called, to be traced, for what was not kept.
+            recipe: of the run.
+        """
         if self.folder is None:
             return step
         structure, programs = jax.tree.structure(recipe.shapes), {}
@@ -146,8 +151,6 @@ def _read(file: Path) -> export.Exported | None:
     """None for what is not there or was damaged."""
     try:
         return export.deserialize(bytearray(file.read_bytes()))
-    except FileNotFoundError:
-        return None
     except Exception:  # FlatBuffers raises whatever it stumbles over
         return None
 

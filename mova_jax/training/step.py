@@ -32,7 +32,7 @@ def make_train_step(recipe: Recipe, mesh: jax.sharding.Mesh):
     rate = schedule(cfg.optim, cfg.train.steps)
     laid_out = mesh_lib.state_sharding(mesh, recipe.shapes)
     parties = mesh_lib.parties(mesh)
-    whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_shardings(mesh, cfg.train.microbatch)
+    whole, split = mesh_lib.replicated(mesh), mesh_lib.fields_sharding(mesh, cfg.train.microbatch)
 
     def loss_of(trained, frozen, batch, step):
         with mesh_lib.layout(mesh):
