@@ -43,8 +43,8 @@ COLUMNS = {
         ("the whole video, %", "grounding/frame/miou_whole", 100),
     ],
     "Masks": [
-        ("kept of the caption, %", "kept_text", 100),
-        ("kept of the frame, %", "kept_video", 100),
+        ("kept of the caption, %", "text_mask_density", 100),
+        ("kept of the frame, %", "video_mask_density", 100),
         ("leak, own masks, %", "leak/own_masks", 100),
         ("leak, pairs, %", "leak/pairs", 100),
         ("leak by chance, %", "leak/chance", 100),

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from mova_jax.plan import load
-from mova_jax.training.inputs import open_data
+from mova_jax.training.datasets import open_data
 from mova_jax.training.progress import METRICS_FILE
 
 

@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 
 from mova_jax import convert
+from mova_jax.config.presets import MODELS
 from mova_jax.data.tokenizer import train_tokenizer
-from mova_jax.presets import MODELS
 
 VOCABULARY, POSITIONS = 49408, 77  # of every published CLIP
 

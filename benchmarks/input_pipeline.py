@@ -33,9 +33,9 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from mova_jax.data.choices import choose_frames
-from mova_jax.data.pipeline import PipelineSettings, train_dataset
-from mova_jax.data.shards import (
+from mova_jax.data.pipeline.dataset import PipelineSettings, train_dataset
+from mova_jax.data.pipeline.sampling import choose_frames
+from mova_jax.data.shards.reader import (
     Caption,
     Manifest,
     VideoRecord,

@@ -5,7 +5,8 @@
 
 Compiles loss and gradient, by embeddings and mask networks, for 1, 2, 4 and 8 simulated CPU devices
 and prints what the compiler plans for temporaries on each. `dense` is the same loss without
-parties, all pairs in one tile: the compiler finds its own way to split it. `--time` also runs both.
+replicas, all pairs in one tile: the compiler finds its own way to split it. `--time`
+also runs both.
 """
 
 import argparse
@@ -19,11 +20,11 @@ import numpy as np
 from flax import nnx
 
 from configs.base import get_config
-from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config, from_config_dict
 from mova_jax.losses import ring
 from mova_jax.losses.objective import loss_of_embeddings
 from mova_jax.models.mova import Mova
+from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.typing import TextEmbedding, VideoEmbedding
 
 
@@ -56,7 +57,7 @@ def embeddings(config: Config, tokens: int) -> tuple[VideoEmbedding, TextEmbeddi
 
 def compiled(config: Config, mesh, tokens: int, dense: bool):
     """Loss and gradient as a program for the mesh, and what it is called with."""
-    parties = None if dense else mesh_lib.parties(mesh)
+    group = None if dense else mesh_lib.replica_group(mesh)
     video, text, valid = jax.device_put(embeddings(config, tokens), mesh_lib.batch_sharding(mesh))
     model = Mova(config.model, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(model)
@@ -66,7 +67,7 @@ def compiled(config: Config, mesh, tokens: int, dense: bool):
         model = nnx.merge(graphdef, params)
         videos = VideoEmbedding(frames, video.frame_mask, pooled)
         captions = TextEmbedding(words, text.token_mask, sentence)
-        return loss_of_embeddings(model, videos, captions, valid, config.losses, 0, parties)[0]
+        return loss_of_embeddings(model, videos, captions, valid, config.losses, 0, group)[0]
 
     leaves = params, video.frames, video.pooled, text.tokens, text.pooled
     kept = ring.WHOLE_FLOATS

@@ -20,9 +20,9 @@ import jax
 import numpy as np
 
 from configs.base import get_config
-from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config, from_config_dict
-from mova_jax.training.state import make_recipe
+from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.training.state import make_train_spec
 from mova_jax.training.step import make_train_step
 
 # The first scope that an instruction's name holds is the part it counts under.
@@ -101,11 +101,11 @@ def main() -> None:
     made.model.text.vocab_size = 1024 if args.model == "tiny" else 49408
     config = from_config_dict(made)
     mesh = mesh_lib.make_mesh()
-    recipe = make_recipe(config, mesh)
-    state = recipe.initial()
+    spec = make_train_spec(config, mesh)
+    state = spec.initial()
     batch = mesh_lib.put_batch(mesh, random_batch(config, args.tokens))
     start = time.perf_counter()
-    compiled = make_train_step(recipe, mesh).lower(state, batch).compile()
+    compiled = make_train_step(spec, mesh).lower(state, batch).compile()
     compile_s = time.perf_counter() - start
 
     state, _ = compiled(state, batch)

@@ -4,7 +4,7 @@
 
 The argument string after a colon changes it, and any key can be set by name:
 
-    --config=configs/base.py:objective=no_dfsm          an ablation row (mova_jax/presets.py)
+    --config=configs/base.py:objective=no_dfsm          an ablation row (mova_jax/config/presets.py)
     --config=configs/base.py:model=b16,frames=64        a model size, frames a video
     --config=configs/base.py:model=b16,init=CLIP        pretrained weights (mova_jax.convert)
     --config=configs/base.py:data=SHARDS                your own videos (see mova_jax.prepare)
@@ -16,7 +16,7 @@ Every batch size is global: over all devices and processes together.
 from ml_collections import ConfigDict
 
 from mova_jax.config import apply, parse_argument
-from mova_jax.presets import MODELS, OBJECTIVES
+from mova_jax.config.presets import MODELS, OBJECTIVES
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     Args:
         arg: `key=value` pairs joined by commas: `model` (tiny, b32, b16, l14, l14_336), `objective`
-            (a name in `mova_jax.presets.OBJECTIVES`), `frames` (frames a video, training and
+            (a name in `mova_jax.config.presets.OBJECTIVES`), `frames` (frames a video, training and
             evaluation), `data` (a folder of shards), `init` (weights to start from), `steps`,
             `batch`.
     """

@@ -10,7 +10,7 @@ hardware was 8 MI210, so on less give a smaller `batch` and fewer `frames`.
 from ml_collections import ConfigDict
 
 from configs import base
-from mova_jax.presets import OBJECTIVES
+from mova_jax.config.presets import OBJECTIVES
 
 
 def get_config(arg: str = "", videos: int = 10_000, epochs: int = 5) -> ConfigDict:

@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from mova_jax.training import trained
-    from mova_jax.weights import export, shipment
+    from mova_jax.export import bundle, export
+    from mova_jax.training import load_run
 
-    made = shipment.of_run(trained.load(args.run), args.licence)
+    made = bundle.bundle_from_run(load_run.load(args.run), args.licence)
     for folder in export.export(made, args.output, list(dict.fromkeys(args.to))):
         print(f"{folder}: {_size(folder)}")
     print(f"Check it: python -m mova_jax.convert verify {args.run} {folder}")
@@ -56,7 +56,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from mova_jax.weights import export, imported
+    from mova_jax.export import export, import_clip
 
     path, _, argument = args.config.partition(":")
     config = config_lib.load_file(path).get_config(*([argument] if argument else []))
@@ -65,7 +65,7 @@ def _import(args: argparse.Namespace) -> int:
         raise config_lib.ConfigError(problems)
     flat = config_lib.flatten(config_lib.from_config_dict(config))
     typed = {k: v if isinstance(flat[k], str) else ast.literal_eval(v) for k, v in changes.items()}
-    made, report = imported.import_clip(
+    made, report = import_clip.import_clip(
         args.source,
         config,
         changes=typed,
@@ -81,15 +81,15 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from mova_jax.weights import verify
-    from mova_jax.weights.opened import open_model
+    from mova_jax.export import parity
+    from mova_jax.export.backends import open_model
 
     first, second = open_model(args.first), open_model(args.second)
     sizes = first.sizes if first.sizes.image_size else second.sizes
-    inputs = verify.draw_inputs(sizes, videos=args.videos, frames=args.frames, seed=args.seed)
-    rows = verify.compare(first, second, inputs)
+    inputs = parity.draw_inputs(sizes, videos=args.videos, frames=args.frames, seed=args.seed)
+    rows = parity.compare(first, second, inputs)
     print(f"{first.name}\nagainst\n{second.name}\n")
-    print(verify.table(rows, args.tolerance))
+    print(parity.table(rows, args.tolerance))
     apart = [row for row in rows if not row.within(args.tolerance)]
     if not apart:
         print(f"\nAll {len(rows)} outputs agree within {args.tolerance:g} of their largest value.")

@@ -74,10 +74,10 @@ def _run(argv: list[str]) -> int:
     # Imported here, for the flags are checked before anything takes seconds to load.
     from jax.errors import JaxRuntimeError
 
-    from mova_jax import mesh
-    from mova_jax.data.shards import ShardError
+    from mova_jax.data.shards.reader import ShardError
+    from mova_jax.parallel import mesh
+    from mova_jax.parallel.processes import LOST, is_main, lost_process
     from mova_jax.training.checkpoint import CheckpointError
-    from mova_jax.training.processes import LOST, is_main, lost_process
     from mova_jax.training.run import run
     from mova_jax.training.workdir import RunError
     from mova_jax.weights.files import WeightsError

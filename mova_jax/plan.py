@@ -23,7 +23,7 @@ from typing import Any
 
 from mova_jax import config as config_lib
 from mova_jax.main import check_flags, raise_stack_limit
-from mova_jax.planning import topology as topology_lib
+from mova_jax.planning import targets as topology_lib
 
 DONE, FAILED, TOO_LARGE = 0, 1, 3
 CACHE = ".data/plan"
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (config_lib.ConfigError, topology_lib.TopologyError) as error:
         print(f"plan: {error}", file=sys.stderr)
         return FAILED
-    from mova_jax.planning.page import page
+    from mova_jax.planning.render import page
 
     print(json.dumps(made, indent=2) if args.json else page(made))
     return DONE if made["fits"] else TOO_LARGE
@@ -71,7 +71,7 @@ def load(flag: str, overrides: Sequence[str] = ()) -> config_lib.Config:
 
 
 def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
-    """Compiles and reports, see `planning/report.py`.
+    """Compiles and reports, see `planning/estimate.py`.
 
     Raises:
         ConfigError, TopologyError: what does not go together, and what to do.
@@ -80,25 +80,25 @@ def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
     topology_lib.prepare_environment(topology)
     raise_stack_limit()
     # Imported here, for JAX reads the environment when it is imported.
-    from mova_jax.planning import compiled
-    from mova_jax.planning.report import Order, report
+    from mova_jax.planning import compile as compile_lib
+    from mova_jax.planning.estimate import PlanRequest, report
 
     devices = topology_lib.devices(topology)
     chip = topology_lib.chip_of(topology, devices)
     tokens = args.tokens or config.data.token_buckets[-1]
     try:
-        step = compiled.trace(config, devices, tokens)
+        step = compile_lib.trace(config, devices, tokens)
     except ValueError as error:
         raise config_lib.ConfigError([str(error)]) from error
-    answer = compiled.compile_step(step, args.cache or None)
+    result = compile_lib.compile_step(step, args.cache or None)
     epoch = args.videos or _train_videos(config)
-    return report(step, answer, Order(args.config, topology, chip, tokens, epoch, args.price))
+    return report(step, result, PlanRequest(args.config, topology, chip, tokens, epoch, args.price))
 
 
 def _train_videos(config: config_lib.Config) -> int | None:
     """Of the embedded data, or of shards at hand; None where only the data could tell."""
-    from mova_jax.data.manifest import read_manifest
-    from mova_jax.training.inputs import STORYBOARD
+    from mova_jax.data.shards.manifest import read_manifest
+    from mova_jax.training.datasets import STORYBOARD
 
     if config.data.mixture:
         return None  # its parts have epochs of their own

@@ -27,10 +27,10 @@ from collections.abc import Sequence
 from mova_jax.data.annotations import FIELDS, InputError, Reading
 from mova_jax.data.annotations.counts import count_lines
 from mova_jax.data.annotations.registry import DATASETS, read_dataset
-from mova_jax.data.decode import CODECS
-from mova_jax.data.ingest import MISSING, IngestSettings, ingest
-from mova_jax.data.manifest import MANIFEST, Manifest, ShardError, SplitInfo
-from mova_jax.data.output import InUse, is_unfinished
+from mova_jax.data.ingest.ingest import MISSING, IngestSettings, ingest
+from mova_jax.data.ingest.publish import InUse, is_unfinished
+from mova_jax.data.ingest.video_reader import CODECS
+from mova_jax.data.shards.manifest import MANIFEST, Manifest, ShardError, SplitInfo
 from mova_jax.data.storage import is_url
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
@@ -44,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code, see the module."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv[:1] == ["inspect"]:
-        from mova_jax.data import inspect  # pictures and plots, which nothing else here needs
+        from mova_jax.data.inspect import (
+            command as inspect_command,  # pictures and plots, which nothing else here needs
+        )
 
-        return inspect.main(argv[1:])
+        return inspect_command.main(argv[1:])
     args = _arguments(argv)
     dataset = DATASETS.get(args.dataset)
     settings = IngestSettings(

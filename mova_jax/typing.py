@@ -26,7 +26,7 @@ def _pytree(cls):
 
 
 @_pytree
-class WaitingFrames:
+class HostFrames:
     """Frames of a batch that goes through the towers in pieces, as they wait in the host's memory.
 
     Row i of the batch is row i // s of piece i % s: of a batch that is split in order over devices
@@ -62,7 +62,7 @@ class WaitingFrames:
 class Batch:
     """What the input pipeline yields: one video and its caption a row."""
 
-    frames: UInt8[Array, "b f H W 3"] | WaitingFrames  # RGB, normalised on the device
+    frames: UInt8[Array, "b f H W 3"] | HostFrames  # RGB, normalised on the device
     frame_mask: Bool[Array, "b f"]
     timestamps: Float[Array, "b f"]  # seconds from the start of the video
     tokens: Int[Array, "b l"]
@@ -104,7 +104,7 @@ class ConceptMasks:
     text: Float[Array, "... f d"]  # m^T: the dimensions of zt that a frame is about
     video: Float[Array, "... f d"]  # m^V: the dimensions of zv that answer to them
     part: Float[Array, "... f d"]  # s = zt * m^T, the frame's part of the caption
-    kept_text: Float[Array, "... f"]  # share of the text mask that is open, for sparsity
+    text_mask_density: Float[Array, "... f"]  # share of the text mask that is open, for sparsity
 
 
 class Term(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import compare_objectives, plan_table, train_step
 from mova_jax import plan
-from mova_jax.planning.topology import parse
+from mova_jax.planning.targets import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,8 +50,8 @@ def write_run(folder, **figures):
 
 
 def test_the_table_has_the_mean_and_the_range_of_the_last_figures(tmp_path):
-    a = write_run(tmp_path / "a", **{"test/global/t2v/r1": 40.0, "test/kept_text": 0.5})
-    b = write_run(tmp_path / "b", **{"test/global/t2v/r1": 50.0, "test/kept_text": 0.7})
+    a = write_run(tmp_path / "a", **{"test/global/t2v/r1": 40.0, "test/text_mask_density": 0.5})
+    b = write_run(tmp_path / "b", **{"test/global/t2v/r1": 50.0, "test/text_mask_density": 0.7})
     plain = write_run(tmp_path / "c", **{"test/global/t2v/r1": 30.0})
     lines = compare_objectives.table({"full": [a, b], "global_only": [plain, {}]}).splitlines()
     assert lines[0] == "| | full | global_only |"

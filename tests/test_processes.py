@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from mova_jax import config as config_lib
-from mova_jax import mesh as mesh_lib
+from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.checkpoint import Checkpoints, abstract_state
 from mova_jax.training.optim import parameter_names
 from mova_jax.training.progress import read_metrics
-from mova_jax.training.state import make_recipe
+from mova_jax.training.state import make_train_spec
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,7 +96,7 @@ def saved(workdir: Path, **mesh: int) -> dict[str, np.ndarray]:
     made = mesh_lib.make_mesh(**mesh)
     checkpoints = Checkpoints(workdir, config)
     try:
-        state = checkpoints.restore_last(abstract_state(make_recipe(config, made), made)).state
+        state = checkpoints.restore_last(abstract_state(make_train_spec(config, made), made)).state
     finally:
         checkpoints.close()
     return {name: np.asarray(leaf) for name, leaf in parameter_names(state.params).items()}
@@ -184,7 +184,7 @@ def test_a_sigterm_to_one_process_stops_all_after_the_same_step_and_others_go_on
     """Saved by 2 x 4 devices; goes on with 4 x 2, then 1 x 8, then 1 x 1, on other meshes.
 
     That the examples are those of the run that never stopped is held, batch by batch, by
-    tests/data/test_pipeline.py (`test_a_run_of_two_processes_goes_on_with_another_number`).
+    tests/data/pipeline/test_pipeline.py (test_a_run_of_two_processes_goes_on_with_another_number).
     """
     whole = Run(tmp_path / "whole", 1, steps=24)
     assert whole.codes() == [0], whole.told()

@@ -11,8 +11,8 @@ import pytest
 
 from configs.base import get_config
 from mova_jax.config import check_overrides, flatten, from_config_dict
+from mova_jax.config.presets import MODELS, OBJECTIVES
 from mova_jax.data.annotations import FIELDS, read_annotations
-from mova_jax.presets import MODELS, OBJECTIVES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

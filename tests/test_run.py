@@ -82,7 +82,7 @@ def test_typed_again_it_says_that_it_is_complete(complete, cache, capsys):
 
 def run_stopped(made, workdir, stop_at, monkeypatch):
     """A run that is told to stop during a step."""
-    settle = Loop._settle
+    settle = Loop._flush_metrics
 
     def settle_and_signal(self, taken, state):
         settle(self, taken, state)
@@ -124,8 +124,8 @@ def test_a_run_on_one_device_in_microbatches_goes_on_by_kept_programs(cache, tmp
 def test_a_loss_that_is_not_finite_stops_and_saves_the_state_before(cache, tmp_path, monkeypatch):
     made = run_lib.make_train_step
 
-    def poisoned(recipe, mesh):
-        step = made(recipe, mesh)
+    def poisoned(spec, mesh):
+        step = made(spec, mesh)
 
         def take(state, batch):
             if int(state.step) == 2:
@@ -190,7 +190,7 @@ def test_a_batch_that_cannot_be_read_loses_no_step(cache, tmp_path, monkeypatch)
 
 
 def test_a_missing_folder_of_shards_is_a_clear_error(cache, tmp_path):
-    from mova_jax.data.shards import ShardError
+    from mova_jax.data.shards.reader import ShardError
 
     with pytest.raises(ShardError, match="There is no shard folder"):
         run_lib.run(config(cache, data__source=str(tmp_path / "none")), tmp_path / "run")

@@ -104,9 +104,9 @@ def drawn(make) -> nnx.Module:
     return nnx.merge(graphdef, params)
 
 
-def initial(recipe):
+def initial(spec):
     """`recipe.initial()`, compiled quickly."""
-    return recipe.initial.lower().compile(QUICK)()
+    return spec.initial.lower().compile(QUICK)()
 
 
 def assert_near(got, expected, relative: float = 1e-4) -> None:

@@ -13,8 +13,8 @@ import itertools
 import os
 from collections.abc import Sequence
 
-from mova_jax.data import shards
-from mova_jax.data.records import VideoRecord
+from mova_jax.data.shards import reader as shards
+from mova_jax.data.shards.records import VideoRecord
 
 TFDS = "tfds:"
 
@@ -35,7 +35,9 @@ def open_source(name: str | os.PathLike, split: str) -> Sequence[VideoRecord]:
         ShardError: it is not there, or cannot be read; says what there is.
     """
     if is_tfds(name):
-        from mova_jax.data import tfds_source  # TFDS takes its time, and few runs need it
+        from mova_jax.data.tfds import (
+            source as tfds_source,  # TFDS takes its time, and few runs need it
+        )
 
         return tfds_source.open_tfds(str(name), split)
     return shards.open_split(name, split)
@@ -48,13 +50,13 @@ def splits_of(name: str | os.PathLike) -> dict[str, int]:
         ShardError: it is not there, or cannot be read.
     """
     if is_tfds(name):
-        from mova_jax.data import tfds_source
+        from mova_jax.data.tfds import source as tfds_source
 
         return tfds_source.tfds_splits(str(name))
     return {split: info.videos for split, info in shards.read_manifest(name).splits.items()}
 
 
-class Joined(Sequence):
+class ConcatSource(Sequence):
     """Several sources one after the other, under one numbering."""
 
     def __init__(self, sources: Sequence[Sequence[VideoRecord]]):

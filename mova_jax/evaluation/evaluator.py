@@ -24,19 +24,26 @@ import numpy as np
 from jaxtyping import Float
 
 from mova_jax.config import Config
-from mova_jax.data import pipeline, queries, sources
-from mova_jax.data.bars import bar_of
+from mova_jax.data import sources
+from mova_jax.data.images import bucket_length, pad_tokens
+from mova_jax.data.pipeline import dataset as pipeline
+from mova_jax.data.pipeline import queries
 from mova_jax.data.tokenizer import Tokenizer
-from mova_jax.data.transforms import bucket_length, pad_tokens
 from mova_jax.evaluation import retrieval
-from mova_jax.evaluation.gallery import CachedScores, PackedCaptions, Split, told
+from mova_jax.evaluation.embedding_cache import (
+    CachedScores,
+    PackedCaptions,
+    SplitEmbeddings,
+    with_progress,
+)
 from mova_jax.evaluation.grounding import SentenceScores, grounding_metrics
-from mova_jax.evaluation.programs import Programs, rows_of
+from mova_jax.evaluation.jitted import EvalFns, rows_of
 from mova_jax.evaluation.ranks import ScoreBlock
 from mova_jax.evaluation.timeline import Timeline
 from mova_jax.losses import terms
-from mova_jax.training.state import Recipe
+from mova_jax.training.state import TrainSpec
 from mova_jax.typing import TextEmbedding
+from mova_jax.utils.progress_bar import bar_of
 
 LEAK_GALLERY = 256  # videos among which the leak is counted, for it needs all their masks at once
 _LONG = 10.0  # seconds after which a bar is shown
@@ -55,7 +62,7 @@ class Evaluator:
 
     def __init__(
         self,
-        recipe: Recipe,
+        spec: TrainSpec,
         mesh: jax.sharding.Mesh,
         folder: str | os.PathLike,
         tokenizer: Tokenizer,
@@ -68,10 +75,10 @@ class Evaluator:
             folder: of the shards.
             tokenizer: of the captions.
         """
-        self.config = recipe.config
+        self.config = spec.config
         self.folder, self.tokenizer = folder, tokenizer
         self.settings = pipeline.settings_of(self.config, self.config.eval.frames)
-        self._programs = Programs(recipe, mesh)
+        self._programs = EvalFns(spec, mesh)
         self.rows = self._programs.rows
 
     def evaluate(
@@ -90,7 +97,8 @@ class Evaluator:
             Figures of `retrieval_metrics`; `t2v/...` and `v2t/...`, those of the score of record
             (the blend, or the global score of a model without another); `grounding/frame/...` by
             the cosine of frame and sentence and `grounding/modular/...` under the masks; with
-            masks `kept_text`, `kept_video` and `leak/...`. `gallery_captions` is greater than
+            masks `text_mask_density`, `video_mask_density`
+            and `leak/...`. `gallery_captions` is greater than
             `gallery` where every caption of a video is a query.
         """
         embedded = self.embed(params, split, self.config.eval.gallery)
@@ -104,7 +112,7 @@ class Evaluator:
             scores = self._scores_of(params, embedded, captions.rows)
         with self._bar(f"{split}, scores", count * len(owner), "pair") as bar:
             metrics = retrieval.retrieval_metrics(
-                told(scores, bar.update),
+                with_progress(scores, bar.update),
                 count,
                 owner,
                 blend_weights=retrieval.WEIGHTS if blend_weight is None else (blend_weight,),
@@ -131,7 +139,7 @@ class Evaluator:
         rows = [[score_block(v, c) for c in blocks] for v in blocks]
         return {name: np.block([[b[name] for b in row] for row in rows]) for name in rows[0][0]}
 
-    def embed(self, params, split: str, limit: int = 0) -> Split:
+    def embed(self, params, split: str, limit: int = 0) -> SplitEmbeddings:
         """Every video of a split (the first `limit`), and its caption, through the towers."""
         parts = []
         batches = pipeline.eval_batches(
@@ -141,7 +149,7 @@ class Evaluator:
         with self._bar(f"{split}, videos", min(limit or count, count), "video") as bar:
             for arrays in batches:
                 video, text = self._programs.encode(params, arrays)
-                parts.append(Split(video, text, arrays["timestamps"][: len(text.pooled)]))
+                parts.append(SplitEmbeddings(video, text, arrays["timestamps"][: len(text.pooled)]))
                 bar.update(len(text.pooled))
         embedded = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         return embedded._replace(text=self._shortest(embedded.text))
@@ -153,7 +161,7 @@ class Evaluator:
 
         None where one caption a video asks, which `embed` has.
         """
-        how = queries.protocol(self.folder, self.config.eval.queries)
+        how = queries.query_protocol(self.folder, self.config.eval.queries)
         if how == queries.CAPTION:
             return None
         captions = queries.eval_captions(self.folder, split, self.tokenizer, videos, how)
@@ -214,7 +222,7 @@ class Evaluator:
         return found
 
     def _scores_of(
-        self, params, embedded: Split, captions: Callable[[slice], TextEmbedding]
+        self, params, embedded: SplitEmbeddings, captions: Callable[[slice], TextEmbedding]
     ) -> ScoreBlock:
         """Scores of blocks of the videos with blocks of captions."""
 
@@ -223,7 +231,9 @@ class Evaluator:
 
         return score_block
 
-    def _mask_metrics(self, params, embedded: Split, own: CachedScores) -> dict[str, float]:
+    def _mask_metrics(
+        self, params, embedded: SplitEmbeddings, own: CachedScores
+    ) -> dict[str, float]:
         """Kept shares of the true pairs, and the leak of swapped ones (docs/method.md, 5).
 
         The swapped caption of a video is that of the video half a gallery away. `leak/own_masks`
@@ -234,8 +244,8 @@ class Evaluator:
         _, masks = self._programs.matched(params, embedded.video, embedded.text)
         valid = embedded.video.frame_mask
         metrics = {
-            "kept_text": float(masks.kept_text[valid].mean()),
-            "kept_video": float(masks.video.mean(-1)[valid].mean()),
+            "text_mask_density": float(masks.text_mask_density[valid].mean()),
+            "video_mask_density": float(masks.video.mean(-1)[valid].mean()),
         }
         count = min(LEAK_GALLERY, len(valid))
         if count < 2:
@@ -250,7 +260,7 @@ class Evaluator:
             metrics["leak/pairs"] = float(terms.identity_leak(pairs, np.ones(count, bool)).mean)
         return metrics | {"leak/chance": 1 / count}
 
-    def _grounding(self, params, split: str, embedded: Split) -> dict[str, float]:
+    def _grounding(self, params, split: str, embedded: SplitEmbeddings) -> dict[str, float]:
         """`grounding/frame/...`, and `grounding/modular/...` for a model with masks."""
         scored = self._sentence_scores(params, split, embedded, timed_only=True)
         kinds = ("frame", "modular") if has_masks(self.config) else ("frame",)
@@ -270,7 +280,7 @@ class Evaluator:
         return metrics
 
     def _sentence_scores(
-        self, params, split: str, embedded: Split, timed_only: bool
+        self, params, split: str, embedded: SplitEmbeddings, timed_only: bool
     ) -> list[Scored]:
         """Each sentence as a caption of its own, on the frames of its video."""
         sentences = queries.eval_sentences(

@@ -33,7 +33,7 @@ class Ranks(NamedTuple):
     gallery: int
 
 
-class BothWays(NamedTuple):
+class RanksBothDirections(NamedTuple):
     """Captions that search videos, and videos that search captions."""
 
     t2v: Ranks
@@ -46,7 +46,7 @@ def blockwise_ranks(
     video_of_caption: Int[np.ndarray, "c"],
     block_videos: int,
     block_captions: int,
-) -> dict[str, BothWays]:
+) -> dict[str, RanksBothDirections]:
     """Ranks every caption among all videos, and every video among all captions.
 
     Two passes over blocks. The first reads the scores of the right pairs, the second compares all
@@ -68,7 +68,8 @@ def blockwise_ranks(
       block_captions: captions in a block.
 
     Returns:
-      `{name: BothWays}`; `t2v.values` is f[c] in the order of the captions, `v2t.values` is in the
+      `{name: RanksBothDirections}`; `t2v.values` is f[c] in the order of the captions, `v2t.values`
+      is in the
       order of the videos that have a caption.
 
     Raises:
@@ -121,7 +122,7 @@ def blockwise_ranks(
 
     asked = np.bincount(owner, minlength=num_videos) > 0
     return {
-        name: BothWays(Ranks(1 + t2v, num_videos), Ranks(1 + v2t[asked], len(owner)))
+        name: RanksBothDirections(Ranks(1 + t2v, num_videos), Ranks(1 + v2t[asked], len(owner)))
         for name, (t2v, v2t) in above.items()
     }
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mova_jax.evaluation import ranks as ranks_lib
-from mova_jax.evaluation.ranks import BothWays, Ranks, ScoreBlock
+from mova_jax.evaluation.ranks import Ranks, RanksBothDirections, ScoreBlock
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 BLOCKS = (256, 256)
@@ -111,7 +111,7 @@ def _sweep(
     video_of_caption: np.ndarray,
     weights: Sequence[float],
     blocks: tuple[int, int],
-) -> dict[str, BothWays]:
+) -> dict[str, RanksBothDirections]:
     """Ranks of the scores and of their blends by every weight."""
     if not weights:
         raise ValueError("got no blend weight, expected at least one, such as (1.0,)")
@@ -129,7 +129,7 @@ def _sweep(
     return ranks_lib.blockwise_ranks(with_blends, num_videos, video_of_caption, *blocks)
 
 
-def _best_weight(swept: dict[str, BothWays], weights: Sequence[float]) -> float:
+def _best_weight(swept: dict[str, RanksBothDirections], weights: Sequence[float]) -> float:
     def badness(weight: float) -> tuple[float, float, float]:
         both = [ranks_lib.summary(ranks) for ranks in swept[_blend_name(weight)]]
         return -sum(s["r1"] for s in both), sum(s["mnr"] for s in both), weight

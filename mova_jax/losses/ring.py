@@ -1,8 +1,8 @@
-"""All pairs of a batch that is split over parties, without any party ever holding all of them.
+"""All pairs of a batch that is split over replicas, without any replica ever holding all of them.
 
-A party is a device, or the group of devices that share a part of the batch. Captions stay where
-they are. Videos go around a ring: a party scores the videos that visit it with its own captions,
-then hands them on, and after as many steps as there are parties they are home again. Statistics
+A replica is a device, or the group of devices that share a part of the batch. Captions stay where
+they are. Videos go around a ring: a replica scores the videos that visit it with its own captions,
+then hands them on, and after as many steps as there are replicas they are home again. Statistics
 over the videos of each caption stay; statistics over the captions of each video travel with it.
 Videos travel because they are small: their frames are a tenth of what the mask networks make of a
 caption.
@@ -24,31 +24,31 @@ from jaxtyping import Array, Int
 # In place of -inf for what takes no part, so that differences and gradients stay finite.
 NOTHING = -1e30
 
-# float32 numbers, forwards and backwards, that may be alive at once: of all pairs of an only party,
-# which then computes nothing twice (1 GB), else of a tile of pairs (128 MB). Larger tiles are no
+# float32 numbers, forwards and backwards, that may be alive at once: all pairs of a single replica,
+# which then computes nothing twice (1 GB), or else a tile of pairs (128 MB). Larger tiles are no
 # faster: even one video with a caption is a matrix product of as many rows as it has frames.
 WHOLE_FLOATS, TILE_FLOATS = 2**28, 2**25
 
 
-class OneParty:
-    """The whole batch in one place: what `mova_jax.mesh.Parties` is for a batch that is split."""
+class SingleReplica:
+    """The whole batch in one place: what `MeshReplicaGroup` is for a batch that is split."""
 
     size = 1
 
-    def index(self) -> Int[Array, ""] | int:
-        """The number of this party, from 0; inside of `map`."""
+    def rank(self) -> Int[Array, ""] | int:
+        """The number of this replica, from 0; inside of `map`."""
         return 0
 
-    def shift(self, tree: Any) -> Any:
-        """What the party before this one hands on; inside of `map`."""
+    def ring_shift(self, tree: Any) -> Any:
+        """What the replica before this one hands on; inside of `map`."""
         return tree
 
-    def sum(self, tree: Any) -> Any:
-        """The sum over all parties; inside of `map`."""
+    def psum(self, tree: Any) -> Any:
+        """The sum over all replicas; inside of `map`."""
         return tree
 
-    def gather(self, tree: Any) -> Any:
-        """The rows of all parties, in the order of the batch; inside of `map`.
+    def all_gather(self, tree: Any) -> Any:
+        """The rows of all replicas, in the order of the batch; inside of `map`.
 
         Args:
             tree: of float arrays `[r ...]`, each of which is an exchange of its own.
@@ -56,23 +56,23 @@ class OneParty:
         return tree
 
     def in_turn(self, tree: Any) -> Any:
-        """What goes into an exchange of parties, where exchanges have to wait for each other."""
+        """What goes into an exchange of replicas, where exchanges have to wait for each other."""
         return tree
 
     def done(self, tree: Any) -> None:
         """What came out of one; the next one waits for it."""
 
-    def local(self, tree: Any) -> Any:
-        """Marks arrays that are made alike everywhere as each party's own; inside of `map`."""
+    def pvary(self, tree: Any) -> Any:
+        """Marks arrays that are made alike everywhere as each replica's own; inside of `map`."""
         return tree
 
-    def map(self, fn: Callable, whole: Any, split: Any) -> Any:
-        """Runs `fn(whole, split)` at each party.
+    def shard_map(self, fn: Callable, whole: Any, split: Any) -> Any:
+        """Runs `fn(whole, split)` at each replica.
 
         Args:
             fn: returns what is the same everywhere, such as sums.
-            whole: pytree that each party gets entire. Its gradients are added up over the parties.
-            split: pytree of which each party gets its rows.
+            whole: pytree that each replica gets entire. Its gradients are summed over replicas.
+            split: pytree of which each replica gets its rows.
         """
         return fn(whole, split)
 
@@ -111,25 +111,25 @@ class Tile(NamedTuple):
     captions: int
 
 
-def tile_of(parties, rows: int, floats: int, block: int = 0) -> Tile:
-    """The tile in which a party scores its videos with its captions.
+def tile_of(group, rows: int, floats: int, block: int = 0) -> Tile:
+    """The tile in which a replica scores its videos with its captions.
 
     Args:
-        parties: `OneParty`, or what splits the batch.
-        rows: videos, and captions, of a party.
+        replicas: `SingleReplica`, or what splits the batch.
+        rows: videos, and captions, of a replica.
         floats: float32 numbers that one pair needs, forwards and backwards.
         block: videos of a tile, with all captions; 0 lets the room decide.
     """
     if block:
         return Tile(min(block, rows), rows)
-    if parties.size == 1 and rows * rows * floats <= WHOLE_FLOATS:
+    if group.size == 1 and rows * rows * floats <= WHOLE_FLOATS:
         return Tile(rows, rows)
     captions = min(rows, max(1, TILE_FLOATS // floats))
     return Tile(min(rows, max(1, TILE_FLOATS // (floats * captions))), captions)
 
 
 def rows_at_once(rows: int, floats: int) -> int:
-    """How many of a party's rows to take at once, where one needs so many float32 numbers."""
+    """How many of a replica's rows to take at once, where one needs so many float32 numbers."""
     return rows if rows * floats <= WHOLE_FLOATS else max(1, TILE_FLOATS // floats)
 
 
@@ -161,25 +161,27 @@ def rows_of(tree: Any) -> int:
     return jax.tree.leaves(tree)[0].shape[0]
 
 
-class Leaves:
+class FloatPartition:
     """A tree as its floats, which have gradients, and the rest, which has none."""
 
     def __init__(self, tree: Any):
         leaves, self._structure = jax.tree.flatten(tree)
         self._is_float = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
         self.floats = [leaf for leaf, yes in zip(leaves, self._is_float, strict=True) if yes]
-        self.rest = [leaf for leaf, yes in zip(leaves, self._is_float, strict=True) if not yes]
+        self.other_leaves = [
+            leaf for leaf, yes in zip(leaves, self._is_float, strict=True) if not yes
+        ]
 
-    def tree(self, floats: list, rest: list) -> Any:
+    def tree(self, floats: list, other_leaves: list) -> Any:
         """The tree of these leaves."""
-        floats, rest = iter(floats), iter(rest)
-        leaves = [next(floats) if yes else next(rest) for yes in self._is_float]
+        floats, other_leaves = iter(floats), iter(other_leaves)
+        leaves = [next(floats) if yes else next(other_leaves) for yes in self._is_float]
         return jax.tree.unflatten(self._structure, leaves)
 
 
-def zeros(parties, leaves: list) -> list:
+def zeros(group, leaves: list) -> list:
     """Where gradients are added up: in float32, whatever the leaves are."""
-    return [parties.local(jnp.zeros(leaf.shape, jnp.float32)) for leaf in leaves]
+    return [group.pvary(jnp.zeros(leaf.shape, jnp.float32)) for leaf in leaves]
 
 
 def add(sums: list, leaves: list) -> list:
@@ -187,46 +189,48 @@ def add(sums: list, leaves: list) -> list:
     return [total + leaf.astype(total.dtype) for total, leaf in zip(sums, leaves, strict=True)]
 
 
-def typed(gradients: list, leaves: list) -> list:
+def cast_like(gradients: list, leaves: list) -> list:
     """Gradients in the types of what they are gradients of."""
     return [g.astype(leaf.dtype) for g, leaf in zip(gradients, leaves, strict=True)]
 
 
 def reduce_pairs(
-    parties, fn: Callable, whole: Any, videos: Any, captions: Any, tile: Tile
+    group, fn: Callable, whole: Any, videos: Any, captions: Any, tile: Tile
 ) -> tuple[Stats, Stats]:
-    """Statistics of all pairs of the batch, by video and by caption. Inside of `parties.map`.
+    """Statistics of all pairs of the batch, by video and by caption. Inside of `group.shard_map`.
 
     Args:
-        parties: `OneParty`, or what splits the batch.
+        replicas: `SingleReplica`, or what splits the batch.
         fn: `(whole, videos, captions) -> (by_video, by_caption)`: the statistics of a tile of
             pairs, by its videos and by its captions. Tiles are filled up with rows of zeros (False
             in masks), which must count nothing. It may not close over traced arrays.
         whole: pytree, such as parameters and scales.
-        videos: pytree of rows `[r ...]`, this party's.
-        captions: pytree of rows `[c ...]`, this party's.
-        tile: pairs at a time. One tile that holds all pairs of the only party is differentiated as
-            it stands, without computing it twice.
+        videos: pytree of rows `[r ...]`, this replica's.
+        captions: pytree of rows `[c ...]`, this replica's.
+        tile: pairs at a time. One tile that holds all pairs of a single replica is differentiated
+            as it stands, without computing it twice.
 
     Returns:
         `by_video[r ...]` over all captions, `by_caption[c ...]` over all videos.
     """
     rows, columns = rows_of(videos), rows_of(captions)
-    if parties.size == 1 and tile == (rows, columns):
+    if group.size == 1 and tile == (rows, columns):
         return fn(whole, videos, captions)
-    videos = parties.in_turn(videos)
+    videos = group.in_turn(videos)
     tiles = _split(videos, tile.videos), _split(captions, tile.captions)
-    by_video, by_caption = _ring(parties, fn, whole, *tiles)
-    parties.done((by_video, by_caption))
+    by_video, by_caption = _ring(group, fn, whole, *tiles)
+    group.done((by_video, by_caption))
     return _join(by_video, rows), _join(by_caption, columns)
 
 
-def _ring(parties, fn, whole, videos, captions):
+def _ring(group, fn, whole, videos, captions):
     """`reduce_pairs` on tiles, with the backward pass that the module's docstring describes."""
-    trees = Leaves(whole), Leaves(videos), Leaves(captions)
+    trees = FloatPartition(whole), FloatPartition(videos), FloatPartition(captions)
 
-    def score(floats, rest):
-        return fn(*(tree.tree(*leaves) for tree, *leaves in zip(trees, floats, rest, strict=True)))
+    def score(floats, other_leaves):
+        return fn(
+            *(tree.tree(*leaves) for tree, *leaves in zip(trees, floats, other_leaves, strict=True))
+        )
 
     def empty(videos, captions):
         """Statistics of no pair, in tiles."""
@@ -242,12 +246,12 @@ def _ring(parties, fn, whole, videos, captions):
         )
 
     def full(count, value, leaf):
-        return parties.local(jnp.full((count, *leaf.shape), value, leaf.dtype))
+        return group.pvary(jnp.full((count, *leaf.shape), value, leaf.dtype))
 
     none = empty(videos, captions)
 
-    def forward(floats, rest):
-        (whole_f, video_f, caption_f), (whole_r, video_r, caption_r) = floats, rest
+    def forward(floats, other_leaves):
+        (whole_f, video_f, caption_f), (whole_r, video_r, caption_r) = floats, other_leaves
 
         def over_captions(video, by_video, caption):
             leaves, by_caption = caption
@@ -263,15 +267,15 @@ def _ring(parties, fn, whole, videos, captions):
         def visit(carry, _):
             visitors, by_caption = carry
             by_caption, by_video = jax.lax.scan(over_videos, by_caption, visitors)
-            return (parties.shift((visitors[0], by_video)), by_caption), None
+            return (group.ring_shift((visitors[0], by_video)), by_caption), None
 
         start = ((video_f, video_r), none[0]), none[1]
-        ((_, by_video), by_caption), _ = jax.lax.scan(visit, start, length=parties.size)
+        ((_, by_video), by_caption), _ = jax.lax.scan(visit, start, length=group.size)
         return by_video, by_caption
 
     def backward(residuals, gradients):
-        floats, rest, final = residuals
-        (whole_f, video_f, caption_f), (whole_r, video_r, caption_r) = floats, rest
+        floats, other_leaves, final = residuals
+        (whole_f, video_f, caption_f), (whole_r, video_r, caption_r) = floats, other_leaves
 
         def over_captions(video, sums, caption):
             (floats_v, rest_v), final_v, gradient_v = video
@@ -295,21 +299,21 @@ def _ring(parties, fn, whole, videos, captions):
         def visit(carry, _):
             visitors, sums = carry
             sums, sum_v = jax.lax.scan(over_videos, sums, visitors)
-            return (parties.shift((visitors[0], sum_v)), sums), None
+            return (group.ring_shift((visitors[0], sum_v)), sums), None
 
-        visitors = ((video_f, video_r), final[0], gradients[0]), zeros(parties, video_f)
-        start = visitors, (zeros(parties, whole_f), zeros(parties, caption_f))
-        ((_, sum_v), (sum_whole, sum_c)), _ = jax.lax.scan(visit, start, length=parties.size)
+        visitors = ((video_f, video_r), final[0], gradients[0]), zeros(group, video_f)
+        start = visitors, (zeros(group, whole_f), zeros(group, caption_f))
+        ((_, sum_v), (sum_whole, sum_c)), _ = jax.lax.scan(visit, start, length=group.size)
         found = sum_whole, sum_v, sum_c
-        return tuple(typed(g, x) for g, x in zip(found, floats, strict=True)), None
+        return tuple(cast_like(g, x) for g, x in zip(found, floats, strict=True)), None
 
     @jax.custom_vjp
-    def run(floats, rest):
-        return forward(floats, rest)
+    def run(floats, other_leaves):
+        return forward(floats, other_leaves)
 
-    def run_forward(floats, rest):
-        final = forward(floats, rest)
-        return final, (floats, rest, final)
+    def run_forward(floats, other_leaves):
+        final = forward(floats, other_leaves)
+        return final, (floats, other_leaves, final)
 
     run.defvjp(run_forward, backward)
-    return run(tuple(t.floats for t in trees), tuple(t.rest for t in trees))
+    return run(tuple(t.floats for t in trees), tuple(t.other_leaves for t in trees))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mova_jax.losses import ring
-from mova_jax.losses.similarity import normalise
+from mova_jax.losses.scores import normalise
 from mova_jax.typing import ConceptMasks, Term
 
 Scale = float | Float[Array, ""]
@@ -36,13 +36,13 @@ class Rows(NamedTuple):
     mask: Bool[Array, "r"]
 
     @classmethod
-    def of(cls, parties, mask: Bool[Array, "r"]) -> "Rows":
-        """The rows of this party."""
-        return cls(parties.index() * len(mask) + jnp.arange(len(mask)), mask)
+    def of(cls, group, mask: Bool[Array, "r"]) -> "Rows":
+        """The rows of this replica."""
+        return cls(group.rank() * len(mask) + jnp.arange(len(mask)), mask)
 
 
 class Contrast(NamedTuple):
-    """What cross-entropies need of the logits of all pairs of a batch, for the rows of a party."""
+    """What cross-entropies need of the logits of all pairs of a batch, for a replica's rows."""
 
     own: Float[Array, "r"]  # of a video and its caption
     over_captions: Float[Array, "r"]  # logsumexp of a video with all captions
@@ -51,7 +51,7 @@ class Contrast(NamedTuple):
 
 
 def contrast(
-    parties,
+    group,
     score: Callable,
     whole: Any,
     videos: Any,
@@ -62,13 +62,13 @@ def contrast(
     floats: int = 1,
     block: int = 0,
 ) -> Contrast:
-    """Scores all pairs of the batch, tile by tile. Inside of `parties.map`.
+    """Scores all pairs of the batch, tile by tile. Inside of `group.shard_map`.
 
     Args:
-        parties: `ring.OneParty`, or what splits the batch.
+        group: `losses.ring.SingleReplica`, or what splits the batch.
         score: `(whole, videos[v ...], captions[c ...]) -> score[v c]`.
         whole: pytree that every score depends on.
-        videos: pytree of rows `[r ...]`, this party's.
+        videos: pytree of rows `[r ...]`, this replica's.
         captions: pytree of rows `[r ...]`, each that of the video in its row.
         scale: factor of the scores, an array.
         example_mask: `[r]`; rows where it is False are never read.
@@ -80,14 +80,14 @@ def contrast(
         (whole, scale), (videos, rows), (captions, columns) = shared, videos, captions
         return _contrast_stats(score(whole, videos, captions), scale, rows, columns)
 
-    rows = Rows.of(parties, example_mask)
+    rows = Rows.of(group, example_mask)
     by_video, by_caption = ring.reduce_pairs(
-        parties,
+        group,
         tile,
         (whole, scale),
         (videos, rows),
         (captions, rows),
-        ring.tile_of(parties, len(example_mask), floats, block),
+        ring.tile_of(group, len(example_mask), floats, block),
     )
     return Contrast(by_caption.total, by_video.logsumexp, by_caption.logsumexp, by_caption.highest)
 
@@ -149,7 +149,7 @@ def different_frames_same_mask(logits: Contrast, example_mask: Bool[Array, "r"])
     return Term(_masked_sum(logits.over_videos - logits.own, example_mask), _count(example_mask))
 
 
-def found_first(logits: Contrast, example_mask: Bool[Array, "r"]) -> Term:
+def in_batch_recall_at_1(logits: Contrast, example_mask: Bool[Array, "r"]) -> Term:
     """Captions whose own video scores strictly highest, the rank 1 of an evaluation; their number.
 
     A tie is no hit, so the order of the videos does not matter.
@@ -191,7 +191,7 @@ def frame_contrast(
     example_mask: Bool[Array, "b"],
     form: Literal["hinge", "relative"] = "hinge",
     negatives: Literal["same_index", "all"] = "same_index",
-    parties=None,
+    group=None,
 ) -> Term:
     """L_tv: each frame near its own part of its caption, away from other parts (docs/method.md, 4).
 
@@ -217,7 +217,7 @@ def frame_contrast(
         example_mask: `[b]`.
         form: `hinge` or `relative`.
         negatives: `same_index` or `all`.
-        parties: between which the batch is split, the arrays being this party's rows; None: one.
+        group: between which the batch is split, the arrays being this replica's rows; None: one.
 
     Returns:
         Sum over valid frames; their count.
@@ -235,7 +235,7 @@ def frame_contrast(
     positive = (frames * parts).sum(-1)
     threshold = positive - margin if form == "relative" else jnp.full_like(positive, margin)
     total, count = _negatives(
-        parties or ring.OneParty(), frames, parts, valid, threshold, negatives == "all"
+        group or ring.SingleReplica(), frames, parts, valid, threshold, negatives == "all"
     )
     cost = total / jnp.maximum(count, 1)
     if form == "hinge":
@@ -243,17 +243,17 @@ def frame_contrast(
     return Term(_masked_sum(cost, valid), _count(valid))
 
 
-def _negatives(parties, frames, parts, valid, threshold, every_index: bool):
+def _negatives(group, frames, parts, valid, threshold, every_index: bool):
     """Total excess over the threshold, and number of negatives, of each frame `[r f]`."""
     r, f = valid.shape
-    index = Rows.of(parties, valid[:, 0]).index
+    index = Rows.of(group, valid[:, 0]).index
     by_video, _ = ring.reduce_pairs(
-        parties,
+        group,
         _excess_at_every_index if every_index else _excess_at_same_index,
         (),
         (frames, threshold, index),
         (parts, valid, index),
-        ring.tile_of(parties, r, 4 * f * (f if every_index else 1)),
+        ring.tile_of(group, r, 4 * f * (f if every_index else 1)),
     )
     total, count = by_video.total
     if every_index:
@@ -291,7 +291,7 @@ def sparsity(masks: ConceptMasks, frame_mask: Bool[Array, "... f"]) -> tuple[Ter
     """L_s: the open share of both masks (docs/method.md, 4: L0, with the masks' own gradient).
 
     Args:
-        masks: `kept_text[... f]` and `video[... f d]` are read.
+        masks: `text_mask_density[... f]` and `video[... f d]` are read.
         frame_mask: `[... f]`.
 
     Returns:
@@ -299,9 +299,12 @@ def sparsity(masks: ConceptMasks, frame_mask: Bool[Array, "... f"]) -> tuple[Ter
         mask that is open; count of valid frames.
     """
     count = _count(frame_mask)
-    kept_text = masks.kept_text.astype(jnp.float32)
-    kept_video = masks.video.astype(jnp.float32).mean(-1)
-    text, video = _masked_sum(kept_text, frame_mask), _masked_sum(kept_video, frame_mask)
+    text_mask_density = masks.text_mask_density.astype(jnp.float32)
+    video_mask_density = masks.video.astype(jnp.float32).mean(-1)
+    text, video = (
+        _masked_sum(text_mask_density, frame_mask),
+        _masked_sum(video_mask_density, frame_mask),
+    )
     return Term(text, count), Term(video, count)
 
 

@@ -25,8 +25,8 @@ _LAYOUT: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("layou
 
 
 @contextlib.contextmanager
-def laid_out_by(place: Callable[[Array, tuple[str | None, ...]], Array]) -> Iterator[None]:
-    """Inside, `laid_out(x, *axes)` is `place(x, axes)`; models know no more of devices."""
+def sharding_rules(place: Callable[[Array, tuple[str | None, ...]], Array]) -> Iterator[None]:
+    """Inside, `with_logical_constraint(x, *axes)` calls `place(x, axes)`."""
     token = _LAYOUT.set(place)
     try:
         yield
@@ -34,10 +34,10 @@ def laid_out_by(place: Callable[[Array, tuple[str | None, ...]], Array]) -> Iter
         _LAYOUT.reset(token)
 
 
-def laid_out(x: Float[Array, "..."], *axes: str | None) -> Float[Array, "..."]:
+def with_logical_constraint(x: Float[Array, "..."], *axes: str | None) -> Float[Array, "..."]:
     """`x` with its axes by their logical names (None: whole).
 
-    As it is outside `laid_out_by`, and for one row under `jax.vmap`, which has no batch axis.
+    As it is outside `sharding_rules`, and for one row under `jax.vmap`, which has no batch axis.
     """
     place = _LAYOUT.get()
     return place(x, axes) if place and x.ndim == len(axes) else x
@@ -100,7 +100,7 @@ class SelfAttention(nnx.Module):
     def __call__(
         self, x: Float[Array, "... l w"], mask: Bool[Array, "... l l"]
     ) -> Float[Array, "... l w"]:
-        qkv = laid_out(self.qkv(x), "batch", None, None, "heads", None)
+        qkv = with_logical_constraint(self.qkv(x), "batch", None, None, "heads", None)
         query, key, value = (qkv[..., i, :, :] for i in range(3))
         return self.out(attend(query, key, value, mask))
 
@@ -114,7 +114,7 @@ class Mlp(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "... w"]) -> Float[Array, "... w"]:
-        hidden = laid_out(self.up(x), "batch", None, "mlp")
+        hidden = with_logical_constraint(self.up(x), "batch", None, "mlp")
         return self.down(ACTIVATIONS[self.activation](hidden))
 
 
@@ -134,9 +134,11 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "... l w"], mask: Bool[Array, "... l l"]
     ) -> Float[Array, "... l w"]:
-        x = laid_out(x, "batch", None, None)
-        x = laid_out(x + self.attention(self.norm_attention(x), mask), "batch", None, None)
-        return laid_out(x + self.mlp(self.norm_mlp(x)), "batch", None, None)
+        x = with_logical_constraint(x, "batch", None, None)
+        x = with_logical_constraint(
+            x + self.attention(self.norm_attention(x), mask), "batch", None, None
+        )
+        return with_logical_constraint(x + self.mlp(self.norm_mlp(x)), "batch", None, None)
 
 
 # How a block is run forwards, by `model.remat`: what it keeps for the backward pass.
@@ -200,8 +202,10 @@ def look_up(rows: Float[Array, "r w"], index: Int[Array, "b l"]) -> Float[Array,
     that the others of its group have, and they exchange what they found: neither the whole table
     nor the whole result is ever on one device.
     """
-    found = laid_out(rows[laid_out(index, "group", None)], "group", None, "width")
-    return laid_out(found, "batch", None, None)
+    found = with_logical_constraint(
+        rows[with_logical_constraint(index, "group", None)], "group", None, "width"
+    )
+    return with_logical_constraint(found, "batch", None, None)
 
 
 def positions_of(

@@ -34,7 +34,7 @@ def straight_through(
     return (soft >= 0.5).astype(jnp.float32) + (soft - jax.lax.stop_gradient(soft))
 
 
-class Reader(nnx.Module):
+class CrossAttention(nnx.Module):
     """Cross-attention whose queries and token side are made apart, so either can be shared."""
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs, dtype):
@@ -121,7 +121,7 @@ class SelectTMN(_TemporalMaskNetwork):
                 width, heads, cfg.tmn.token_layers, cfg.activation, rngs=rngs, dtype=dtype
             )
         self.readers = nnx.List(
-            [Reader(width, heads, rngs=rngs, dtype=dtype) for _ in range(cfg.tmn.layers)]
+            [CrossAttention(width, heads, rngs=rngs, dtype=dtype) for _ in range(cfg.tmn.layers)]
         )
         self.norm_mlp = layers.LayerNorm(width, rngs=rngs)
         self.mlp = layers.Mlp(
@@ -159,7 +159,7 @@ class DecoderBlock(nnx.Module):
         self.norm_frames = layers.LayerNorm(width, rngs=rngs)
         self.frames = layers.SelfAttention(width, heads, out_std=out_std, rngs=rngs, dtype=dtype)
         self.norm_tokens = layers.LayerNorm(width, rngs=rngs)
-        self.tokens = Reader(width, heads, rngs=rngs, dtype=dtype)
+        self.tokens = CrossAttention(width, heads, rngs=rngs, dtype=dtype)
         self.norm_mlp = layers.LayerNorm(width, rngs=rngs)
         self.mlp = layers.Mlp(width, cfg.activation, out_std=out_std, rngs=rngs, dtype=dtype)
 

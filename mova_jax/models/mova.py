@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from mova_jax.models.heads import global_head
 from mova_jax.models.masks import TMN_LAYOUTS, ConceptMaskNetwork, straight_through
-from mova_jax.models.temporal import global_head
 from mova_jax.models.text import TextTower
 from mova_jax.models.vision import VisionTower
 from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
@@ -88,7 +88,7 @@ class MaskNetworks(nnx.Module):
             with jax.named_scope("cmn"):
                 logits = self.cmn(part, frames, caption.concept, caption.token_mask)
             video = straight_through(logits, self.cfg.masks.kind, self.cfg.masks.temperature)
-        return ConceptMasks(text=text, video=video, part=part, kept_text=kept)
+        return ConceptMasks(text=text, video=video, part=part, text_mask_density=kept)
 
     def _text_part(self, frames, frame_mask, caption):
         """m^T over d, the kept share of each frame's mask, and the part s = zt * m^T."""

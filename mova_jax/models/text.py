@@ -48,11 +48,13 @@ class TextTower(nnx.Module):
         y = jnp.where(mask[..., None], self.norm_final(x), 0.0)
         last = jnp.maximum(mask.sum(-1) - 1, 0)
         end = jnp.take_along_axis(y, last[:, None, None], axis=1)[:, 0]
-        end = layers.laid_out(end, "batch", None)
+        end = layers.with_logical_constraint(end, "batch", None)
         return TextEmbedding(
             tokens=y,
             token_mask=mask,
-            pooled=layers.laid_out(self.projection(end), "batch", None).astype(jnp.float32),
+            pooled=layers.with_logical_constraint(self.projection(end), "batch", None).astype(
+                jnp.float32
+            ),
         )
 
     def _positions(self) -> Float[Array, "r w"]:

@@ -56,9 +56,9 @@ class VisionTower(nnx.Module):
         rows, columns = frames.shape[1] // size, frames.shape[2] // size
         x = x.reshape(n, rows, size, columns, size, 3).transpose(0, 1, 3, 2, 4, 5)
         x = self.patch_embedding(x.reshape(n, rows * columns, -1).astype(self.dtype))
-        x = layers.laid_out(x, "batch", None, None)
+        x = layers.with_logical_constraint(x, "batch", None, None)
         first = jnp.broadcast_to(self.class_embedding.astype(x.dtype), (n, 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1) + self.positions.astype(x.dtype)
         x = self.blocks(self.norm_pre(x), jnp.ones((1, x.shape[1]), bool))
-        x = layers.laid_out(self.norm_post(x[:, 0]), "batch", None)
-        return layers.laid_out(self.projection(x), "batch", None).astype(jnp.float32)
+        x = layers.with_logical_constraint(self.norm_post(x[:, 0]), "batch", None)
+        return layers.with_logical_constraint(self.projection(x), "batch", None).astype(jnp.float32)

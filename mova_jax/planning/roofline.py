@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from mova_jax.planning.chips import Chip
+from mova_jax.cost.chips import Chip
 from mova_jax.planning.collectives import NETWORK, Collective, links
 
 

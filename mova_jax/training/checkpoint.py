@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
-from mova_jax.training.processes import lost_process
-from mova_jax.training.state import Recipe, TrainState
+from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel.processes import lost_process
+from mova_jax.training.state import TrainSpec, TrainState
 
 FOLDER = "checkpoints"
 
@@ -262,10 +262,10 @@ def _as_dict(state: TrainState) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def abstract_state(recipe: Recipe, mesh: jax.sharding.Mesh) -> TrainState:
+def abstract_state(spec: TrainSpec, mesh: jax.sharding.Mesh) -> TrainState:
     """Shapes, types and shardings of a recipe's state on a mesh, without allocating it."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        recipe.shapes,
-        mesh_lib.state_sharding(mesh, recipe.shapes),
+        spec.shapes,
+        mesh_lib.state_sharding(mesh, spec.shapes),
     )

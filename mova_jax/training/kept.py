@@ -24,7 +24,7 @@ from jax import export
 
 import mova_jax
 from mova_jax.config import Config
-from mova_jax.training.state import Recipe, TrainState
+from mova_jax.training.state import TrainSpec, TrainState
 from mova_jax.typing import Batch
 
 SOURCES = Path(mova_jax.__file__).parent
@@ -39,21 +39,21 @@ class KeptPrograms:
     origin: str  # from `origin`
 
     @classmethod
-    def of_run(cls, config: Config, mesh: jax.sharding.Mesh) -> "KeptPrograms":
+    def bundle_from_run(cls, config: Config, mesh: jax.sharding.Mesh) -> "KeptPrograms":
         """Beside JAX's compiled programs, where these are on a disk and the device is one."""
         cache = jax.config.jax_compilation_cache_dir
         if not cache or "://" in str(cache) or mesh.size > 1 or _changed(SOURCES):
             return cls(None, "")
         return cls(Path(cache) / "traced", origin(config, mesh))
 
-    def initial(self, recipe: Recipe) -> TrainState:
+    def initial(self, spec: TrainSpec) -> TrainState:
         """`recipe.initial()`."""
         if self.folder is None:
-            return recipe.initial()
-        made = self._program("initial", lambda: jax.tree.leaves(recipe.initial()), ())
-        return jax.tree.unflatten(jax.tree.structure(recipe.shapes), made())
+            return spec.initial()
+        made = self._program("initial", lambda: jax.tree.leaves(spec.initial()), ())
+        return jax.tree.unflatten(jax.tree.structure(spec.shapes), made())
 
-    def train_step(self, step: Callable, recipe: Recipe) -> Callable:
+    def train_step(self, step: Callable, spec: TrainSpec) -> Callable:
         """A function that does what `step` does, and donates its state too.
 
         Args:
@@ -62,7 +62,7 @@ class KeptPrograms:
         """
         if self.folder is None:
             return step
-        structure, programs = jax.tree.structure(recipe.shapes), {}
+        structure, programs = jax.tree.structure(spec.shapes), {}
 
         def call(state: TrainState, batch: Batch):
             arguments = jax.tree.leaves(state), jax.tree.leaves(batch)

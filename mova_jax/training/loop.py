@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
+from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel.processes import AnyProcessFlag
+from mova_jax.training.bad_records import BadRecords
 from mova_jax.training.checkpoint import Checkpoints
-from mova_jax.training.damage import Damage
-from mova_jax.training.processes import Vote
-from mova_jax.training.profile import Trace
+from mova_jax.training.profiler import Trace
 from mova_jax.training.progress import MetricWriter, Progress, Work
 from mova_jax.training.state import TrainState
-from mova_jax.training.use import DeviceUse
+from mova_jax.training.utilization import Utilization
 from mova_jax.training.workdir import RunError
 from mova_jax.typing import Batch
 
@@ -40,7 +40,7 @@ class StopSignal:
     def __init__(self):
         self.number = 0
 
-    def agreed(self, vote: Vote) -> bool:
+    def agreed(self, vote: AnyProcessFlag) -> bool:
         """Whether to stop before the next step: the same answer in every process of the run."""
         if not vote(self.requested):
             return False
@@ -71,7 +71,7 @@ class StopSignal:
         os.write(2, b"\nstopping: this step is finished and saved first\n")
 
 
-class _Fetched(NamedTuple):
+class _PrefetchedBatch(NamedTuple):
     """A batch on the devices, and what has to be remembered of it."""
 
     batch: Batch
@@ -80,12 +80,12 @@ class _Fetched(NamedTuple):
     work: Work
 
 
-class _Taken(NamedTuple):
+class _PendingStep(NamedTuple):
     """A step whose metrics were not read yet."""
 
     step: int
     metrics: dict[str, jax.Array]
-    fetched: _Fetched
+    fetched: _PrefetchedBatch
 
 
 class Loop:
@@ -104,8 +104,8 @@ class Loop:
         evaluate: Callable[[Any], dict[str, float]] | None,
         name_videos: Callable[[np.ndarray], list[str]],
         trace: Trace | None = None,
-        use: DeviceUse | None = None,
-        damage: Damage | None = None,
+        utilization: Utilization | None = None,
+        bad_records: BadRecords | None = None,
     ):
         """Takes what a run is made of.
 
@@ -128,8 +128,12 @@ class Loop:
         self._batches, self._checkpoints = batches, checkpoints
         self._writer, self._progress = writer, progress
         self._evaluate, self._name_videos = evaluate, name_videos
-        self._trace, self._use, self._damage = trace or Trace(), use, damage
-        self._stop_vote, self._damage_vote = Vote(mesh), Vote(mesh)
+        self._trace, self._utilization, self._bad_records = (
+            trace or Trace(),
+            utilization,
+            bad_records,
+        )
+        self._stop_flag, self._bad_records_flag = AnyProcessFlag(mesh), AnyProcessFlag(mesh)
 
     def run(self, state: TrainState, stop: StopSignal) -> TrainState:
         """Trains from where `state` stands; saves when it leaves.
@@ -141,70 +145,74 @@ class Loop:
             RunError: a loss or gradient was not finite; the state before it is saved.
         """
         cfg, step = self._config.train, int(state.step)
-        data_state, ahead, taken = self._batches.get_state(), None, None
-        while step < cfg.steps and not stop.agreed(self._stop_vote):
+        data_state, ahead, counts_at = self._batches.get_state(), None, None
+        while step < cfg.steps and not stop.agreed(self._stop_flag):
             fetched = ahead or self._fetch()
-            if self._damage and self._damage_vote(self._damage.too_many):
-                if taken:
-                    self._settle(taken, state)  # its figures are told like those of any step
+            if self._bad_records and self._bad_records_flag(self._bad_records.too_many):
+                if counts_at:
+                    self._flush_metrics(
+                        counts_at, state
+                    )  # its figures are told like those of any step
                 self._stop_damaged(state, data_state)
             self._trace.before(step + 1)
             with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
                 state, metrics = self._train_step(state, fetched.batch)
             self._trace.after(step + 1, metrics)
             step, data_state = step + 1, fetched.data_state
-            if taken:
-                self._settle(taken, state)
-            taken = _Taken(step, metrics, fetched)
+            if counts_at:
+                self._flush_metrics(counts_at, state)
+            counts_at = _PendingStep(step, metrics, fetched)
             try:
                 ahead = self._fetch() if step < cfg.steps else None
             except Exception:
                 if jax.process_count() > 1:
                     raise  # the others go on to their next step, and would never join a save
-                self._settle(taken, state)
+                self._flush_metrics(counts_at, state)
                 self._checkpoints.save_last(state, data_state)
                 self._checkpoints.wait()
                 raise
             if step % cfg.eval_every == 0 or step == cfg.steps:
-                taken = self._settle(taken, state)
+                counts_at = self._flush_metrics(counts_at, state)
                 self._validate(step, state, data_state)
                 with self._progress.paused():
                     self._checkpoints.save_last(state, data_state)
             elif step % cfg.checkpoint_every == 0:
-                taken = self._settle(taken, state)
+                counts_at = self._flush_metrics(counts_at, state)
                 with self._progress.paused():
                     self._checkpoints.save_last(state, data_state)
-        if taken:
-            self._settle(taken, state)
+        if counts_at:
+            self._flush_metrics(counts_at, state)
         self._checkpoints.save_last(state, data_state)
         self._checkpoints.wait()
         return state
 
-    def _fetch(self) -> _Fetched:
+    def _fetch(self) -> _PrefetchedBatch:
         start = time.monotonic()
         arrays = next(self._batches)
         wait_s = time.monotonic() - start
-        if self._damage:
-            self._damage.look(arrays)
+        if self._bad_records:
+            self._bad_records.observe(arrays)
         batch = mesh_lib.put_batch(self._mesh, arrays, self._config.train.microbatch)
         videos, frames = batch.frame_mask.shape
         work = Work(videos, videos * frames, wait_s)
-        return _Fetched(batch, arrays["video_id"], self._batches.get_state(), work)
+        return _PrefetchedBatch(batch, arrays["video_id"], self._batches.get_state(), work)
 
-    def _settle(self, taken: _Taken, state: TrainState) -> None:
+    def _flush_metrics(self, counts_at: _PendingStep, state: TrainState) -> None:
         """Reads the metrics of a step that was taken; tells and writes them."""
-        metrics = {name: float(value) for name, value in jax.device_get(taken.metrics).items()}
+        metrics = {name: float(value) for name, value in jax.device_get(counts_at.metrics).items()}
         if not metrics["finite"]:
-            self._stop_not_finite(taken, metrics, state)
-        self._progress.update(taken.step, metrics["loss"], taken.fetched.work)
-        if taken.step % self._config.train.log_every == 0 or taken.step == 1:
+            self._stop_not_finite(counts_at, metrics, state)
+        self._progress.update(counts_at.step, metrics["loss"], counts_at.fetched.work)
+        if counts_at.step % self._config.train.log_every == 0 or counts_at.step == 1:
             named = {f"train/{name}": value for name, value in metrics.items()}
             rates = self._progress.rates()
-            if self._use:
-                rates |= self._use.figures(taken.fetched.batch, rates.get("time/step_s"))
-            if self._damage and self._damage.count:
-                rates["data/damaged_records"] = self._damage.count
-            self._writer.write(taken.step, named | rates)
+            if self._utilization:
+                rates |= self._utilization.figures(
+                    counts_at.fetched.batch, rates.get("time/step_s")
+                )
+            if self._bad_records and self._bad_records.count:
+                rates["data/damaged_records"] = self._bad_records.count
+            self._writer.write(counts_at.step, named | rates)
 
     def _validate(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
         """Evaluates on validation, and saves the state if it is the best so far."""
@@ -225,20 +233,22 @@ class Loop:
         """Saves, and raises in every process."""
         self._checkpoints.save_last(state, data_state)
         self._checkpoints.wait()
-        raise RunError(self._damage.summary())
+        raise RunError(self._bad_records.summary())
 
-    def _stop_not_finite(self, taken: _Taken, metrics: dict[str, float], state: TrainState):
+    def _stop_not_finite(
+        self, counts_at: _PendingStep, metrics: dict[str, float], state: TrainState
+    ):
         """Saves the last good state, at which the step left it, and raises."""
-        names = ", ".join(self._name_videos(taken.fetched.video_ids))
+        names = ", ".join(self._name_videos(counts_at.fetched.video_ids))
         state = dataclasses.replace(state, finite=~state.finite)
-        before = {"next_batch": taken.step - 1}
+        before = {"next_batch": counts_at.step - 1}
         self._checkpoints.save_last(state, before)
         self._checkpoints.wait()
         terms = ", ".join(f"{k} {v:.4g}" for k, v in sorted(metrics.items()) if k != "finite")
         raise RunError(
-            f"the loss or its gradient is not finite at step {taken.step}: {terms}.\n"
+            f"the loss or its gradient is not finite at step {counts_at.step}: {terms}.\n"
             f"The batch: {names}.\n"
-            f"The state after step {taken.step - 1}, the last good one, is saved in "
+            f"The state after step {counts_at.step - 1}, the last good one, is saved in "
             f"{self._checkpoints.folder / 'last'}. Look at these videos, or start in another "
             "workdir with a lower optim.learning_rate or optim.clip_norm."
         )

@@ -10,31 +10,33 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
-from mova_jax.data import pipeline, sources, storyboard
+from mova_jax.data import sources
+from mova_jax.data.pipeline import dataset as pipeline
+from mova_jax.data.storyboard import generate as storyboard
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
+from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel.processes import barrier, is_main, log_main
 from mova_jax.training import workdir as workdir_lib
+from mova_jax.training.bad_records import BadRecords
 from mova_jax.training.checkpoint import Checkpoints, abstract_state
-from mova_jax.training.damage import Damage
-from mova_jax.training.initial import initial_weights, vocabulary_folder, with_weights
-from mova_jax.training.inputs import image_batch_size, image_steps, open_data, train_batches
+from mova_jax.training.datasets import image_batch_size, image_steps, open_data, train_batches
+from mova_jax.training.init_weights import init_weights, vocabulary_folder, with_weights
 from mova_jax.training.kept import KeptPrograms
 from mova_jax.training.loop import Loop, StopSignal
 from mova_jax.training.optim import parameter_names
-from mova_jax.training.processes import is_main, meet, say
-from mova_jax.training.profile import Trace
+from mova_jax.training.profiler import Trace
 from mova_jax.training.progress import METRICS_FILE, MetricWriter, Progress, read_metrics
-from mova_jax.training.state import Recipe, TrainState, make_recipe
+from mova_jax.training.state import TrainSpec, TrainState, make_train_spec
 from mova_jax.training.step import make_train_step
-from mova_jax.training.use import DeviceUse
+from mova_jax.training.utilization import Utilization
 from mova_jax.training.workdir import RunError
 from mova_jax.weights.files import WeightsError
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
+class RunContext:
     """What the parts of a run share."""
 
     config: Config
@@ -43,7 +45,7 @@ class Setup:
     splits: tuple[str, ...]
     tokenizer: Tokenizer
     mesh: jax.sharding.Mesh
-    recipe: Recipe
+    spec: TrainSpec
     evaluator: Evaluator
     checkpoints: Checkpoints
     batches: pipeline.TrainDataset
@@ -71,36 +73,36 @@ def run(config: Config, workdir: str | os.PathLike, profile_steps: tuple[int, in
             f"--profile_steps begins at step {profile_steps[0]}, but train.steps is "
             f"{config.train.steps}: name steps that are taken"
         )
-    setup = set_up(config, workdir, profile_steps)
+    context = build_context(config, workdir, profile_steps)
     try:
-        code = _carry_out(setup)
+        code = _carry_out(context)
     except BaseException:
         if jax.process_count() == 1:  # of several, closing would wait for those that may be gone
-            setup.checkpoints.close()
+            context.checkpoints.close()
         raise
-    setup.checkpoints.close()
+    context.checkpoints.close()
     return code
 
 
-def _carry_out(setup: Setup) -> int:
+def _carry_out(context: RunContext) -> int:
     """`run` without its beginning and end."""
-    if _is_complete(setup):
-        say(f"The run in {setup.workdir} is complete.\n\n{_summary(setup)}")
+    if _is_complete(context):
+        log_main(f"The run in {context.workdir} is complete.\n\n{_summary(context)}")
         return 0
-    steps, stop = setup.config.train.steps, StopSignal()
+    steps, stop = context.config.train.steps, StopSignal()
     with stop.caught():
-        if setup.checkpoints.last_step != steps:
-            _train(setup, stop)
+        if context.checkpoints.last_step != steps:
+            _train(context, stop)
     # Behind the last step a request is one process's own: the others finish, and so does this one.
     alone = jax.process_count() == 1
-    if setup.checkpoints.last_step != steps or (stop.requested and alone):
-        say(
-            f"Stopped after step {setup.checkpoints.last_step} of {steps}; "
+    if context.checkpoints.last_step != steps or (stop.requested and alone):
+        log_main(
+            f"Stopped after step {context.checkpoints.last_step} of {steps}; "
             "the same command goes on from there."
         )
         return 128 + stop.number
-    _finish(setup)
-    say(f"\nThe run is complete.\n\n{_summary(setup)}")
+    _finish(context)
+    log_main(f"\nThe run is complete.\n\n{_summary(context)}")
     return 0
 
 
@@ -109,9 +111,9 @@ def _warn(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def set_up(
+def build_context(
     config: Config, workdir: str | os.PathLike, profile_steps: tuple[int, int] = (0, 0)
-) -> Setup:
+) -> RunContext:
     """Data, tokenizer, model and checkpoints of a run; makes the embedded data when asked for."""
     started, workdir = time.monotonic(), Path(workdir)
     keep_programs(config)
@@ -134,9 +136,9 @@ def set_up(
         config = _with_vocabulary(config, tokenizer)
         mesh = mesh_lib.make_mesh(config.mesh)
         mesh_lib.check_batches(mesh, config)
-        recipe = make_recipe(config, mesh)
+        spec = make_train_spec(config, mesh)
         batches = train_batches(config, folder, tokenizer, mesh)
-        initial = initial_weights(config, recipe, workdir)
+        initial = init_weights(config, spec, workdir)
     except WeightsError:
         raise
     except (ValueError, FileNotFoundError) as error:
@@ -144,16 +146,16 @@ def set_up(
     if is_main():
         workdir_lib.claim(workdir, config)
         workdir_lib.keep_tokenizer(workdir, tokenizer)
-    meet("the workdir is claimed")
-    return Setup(
+    barrier("the workdir is claimed")
+    return RunContext(
         config,
         workdir,
         folder,
         splits,
         tokenizer,
         mesh,
-        recipe,
-        Evaluator(recipe, mesh, folder, tokenizer),
+        spec,
+        Evaluator(spec, mesh, folder, tokenizer),
         Checkpoints(workdir, config),
         batches,
         initial,
@@ -184,68 +186,70 @@ def _with_vocabulary(config: Config, tokenizer: Tokenizer) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-def _is_complete(setup: Setup) -> bool:
-    done = setup.checkpoints.last_step == setup.config.train.steps
-    return done and (setup.workdir / workdir_lib.REPORT).exists()
+def _is_complete(context: RunContext) -> bool:
+    done = context.checkpoints.last_step == context.config.train.steps
+    return done and (context.workdir / workdir_lib.REPORT).exists()
 
 
-def _train(setup: Setup, stop: StopSignal) -> None:
+def _train(context: RunContext, stop: StopSignal) -> None:
     """Steps from the last checkpoint, or from the beginning, to the end or a signal."""
-    config, start = setup.config, setup.checkpoints.last_step
-    with contextlib.closing(iter(setup.batches)) as batches:
-        kept = KeptPrograms.of_run(config, setup.mesh)
-        state = _begin(setup, batches, kept)
-        writer = MetricWriter(setup.workdir, resume_step=start)
+    config, start = context.config, context.checkpoints.last_step
+    with contextlib.closing(iter(context.batches)) as batches:
+        kept = KeptPrograms.bundle_from_run(config, context.mesh)
+        state = _begin(context, batches, kept)
+        writer = MetricWriter(context.workdir, resume_step=start)
         progress = Progress(
             config.train.steps,
             start or 0,
             warmup_steps=image_steps(config),
-            started=setup.started,
+            started=context.started,
         )
-        trace = Trace(setup.workdir, *setup.profile_steps) if is_main() else Trace()
+        trace = Trace(context.workdir, *context.profile_steps) if is_main() else Trace()
         with writer, progress, contextlib.closing(trace):
             loop = Loop(
                 config,
-                setup.mesh,
-                kept.train_step(make_train_step(setup.recipe, setup.mesh), setup.recipe),
+                context.mesh,
+                kept.train_step(make_train_step(context.spec, context.mesh), context.spec),
                 batches,
-                checkpoints=setup.checkpoints,
+                checkpoints=context.checkpoints,
                 writer=writer,
                 progress=progress,
-                evaluate=_validation(setup),
-                name_videos=setup.batches.record_ids,
+                evaluate=_validation(context),
+                name_videos=context.batches.record_ids,
                 trace=trace,
-                use=DeviceUse(setup.recipe, setup.mesh),
-                damage=Damage(setup.batches.place_of, progress.message if is_main() else _warn),
+                utilization=Utilization(context.spec, context.mesh),
+                bad_records=BadRecords(
+                    context.batches.place_of, progress.message if is_main() else _warn
+                ),
             )
             loop.run(state, stop)
 
 
-def _begin(setup: Setup, batches: pipeline.TrainIterator, kept: KeptPrograms) -> TrainState:
+def _begin(context: RunContext, batches: pipeline.TrainIterator, kept: KeptPrograms) -> TrainState:
     """The state to go on from, and the batches at its step."""
-    start = setup.checkpoints.last_step
+    start = context.checkpoints.last_step
     if start is None:
         batches.start_prefetch()  # while the state is made
-        state = with_weights(setup.recipe, kept.initial(setup.recipe), setup.initial)
-        _tell_start(setup, state)
+        state = with_weights(context.spec, kept.initial(context.spec), context.initial)
+        _tell_start(context, state)
         return state
-    saved = setup.checkpoints.restore_last(abstract_state(setup.recipe, setup.mesh))
+    saved = context.checkpoints.restore_last(abstract_state(context.spec, context.mesh))
     batches.set_state(saved.data)
-    say(f"Going on from step {start} of {setup.config.train.steps} in {setup.workdir}")
+    log_main(f"Going on from step {start} of {context.config.train.steps} in {context.workdir}")
     return saved.state
 
 
-def _validation(setup: Setup):
+def _validation(context: RunContext):
     """Parameters to validation figures, None without a validation split."""
-    if "validation" not in setup.splits:
-        say("There is no validation split: the last checkpoint is the one that is tested.")
+    if "validation" not in context.splits:
+        log_main("There is no validation split: the last checkpoint is the one that is tested.")
         return None
-    return lambda params: setup.evaluator.evaluate(params, "validation")
+    return lambda params: context.evaluator.evaluate(params, "validation")
 
 
-def _tell_start(setup: Setup, state: TrainState) -> None:
+def _tell_start(context: RunContext, state: TrainState) -> None:
     """What is about to run, for the first lines of a log."""
-    config, mesh = setup.config, setup.mesh
+    config, mesh = context.config, context.mesh
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     shards = mesh_lib.batch_shards(mesh)
     warmup = mixture = ""
@@ -253,18 +257,18 @@ def _tell_start(setup: Setup, state: TrainState) -> None:
         shares = ", ".join(f"{name} ({weight:g})" for name, weight in config.data.mixture)
         mixture = f"  trains   on {shares}\n"
     if steps := image_steps(config):
-        images = image_batch_size(config, setup.folder)
+        images = image_batch_size(config, context.folder)
         warmup = f"  warm-up  {steps} steps on {images} single frames, each with one sentence\n"
-    say(
+    log_main(
         f"Training {parameters:,} parameters, objective {config.objective}, seed {config.seed}, "
         f"for {config.train.steps} steps\n"
-        f"  data     {setup.folder}: {', '.join(setup.splits)}\n"
+        f"  data     {context.folder}: {', '.join(context.splits)}\n"
         f"{mixture}{warmup}"
         f"  batch    {config.train.batch_size} videos of {config.data.frames} frames over all "
         f"devices, {config.train.batch_size // shards} on each\n"
         f"  mesh     {mesh_lib.describe(mesh)}\n"
         f"{_state_lines(mesh, state)}"
-        f"  workdir  {setup.workdir}"
+        f"  workdir  {context.workdir}"
     )
 
 
@@ -279,60 +283,60 @@ def _state_lines(mesh: jax.sharding.Mesh, state: TrainState) -> str:
     return lines
 
 
-def _finish(setup: Setup) -> None:
+def _finish(context: RunContext) -> None:
     """Tests the best checkpoint, writes the figures and the report."""
     # Imported here, for it brings matplotlib (0.2 s), which no step needs.
-    from mova_jax.evaluation.report import write_report
+    from mova_jax.report.report import write_report
 
-    config, checkpoints = setup.config, setup.checkpoints
-    like = abstract_state(setup.recipe, setup.mesh)
+    config, checkpoints = context.config, context.checkpoints
+    like = abstract_state(context.spec, context.mesh)
     is_best = checkpoints.best_step is not None
     saved = checkpoints.restore_best(like) if is_best else checkpoints.restore_last(like)
     weight = saved.record.get("blend_weight", 1.0)
     params = saved.state.weights
-    tested = [split for split in config.eval.splits if split in setup.splits]
+    tested = [split for split in config.eval.splits if split in context.splits]
     for split in sorted({*config.eval.splits} - {*tested}):
-        say(f"There is no split {split} in {setup.folder}: it is not evaluated.")
-    measured = _measured(setup)
-    meet("the splits to test are known")  # before the main process writes more figures
-    with MetricWriter(setup.workdir, resume_step=config.train.steps) as writer:
+        log_main(f"There is no split {split} in {context.folder}: it is not evaluated.")
+    measured = _measured(context)
+    barrier("the splits to test are known")  # before the main process writes more figures
+    with MetricWriter(context.workdir, resume_step=config.train.steps) as writer:
         for split in (split for split in tested if split not in measured):
-            say(f"Evaluating on {split} with the checkpoint of step {int(saved.state.step)}")
-            figures = setup.evaluator.evaluate(params, split, weight, interval=True)
+            log_main(f"Evaluating on {split} with the checkpoint of step {int(saved.state.step)}")
+            figures = context.evaluator.evaluate(params, split, weight, interval=True)
             figures["checkpoint_step"] = float(saved.state.step)
             writer.write(config.train.steps, {f"{split}/{k}": v for k, v in figures.items()})
     shown = (tested or ["validation"])[0]
     drawn = []
-    if config.eval.timelines and shown in setup.splits:
-        drawn = setup.evaluator.timelines(params, shown, config.eval.timelines)
+    if config.eval.timelines and shown in context.splits:
+        drawn = context.evaluator.timelines(params, shown, config.eval.timelines)
     if is_main():
-        write_report(setup.workdir, drawn)
-    meet("the report is written")
+        write_report(context.workdir, drawn)
+    barrier("the report is written")
 
 
-def _measured(setup: Setup) -> set[str]:
+def _measured(context: RunContext) -> set[str]:
     """Splits that were tested before the run was stopped: their figures stand already."""
-    rows = read_metrics(setup.workdir / METRICS_FILE)
-    names = {name for row in rows if row["step"] == setup.config.train.steps for name in row}
-    return {split for split in setup.config.eval.splits if f"{split}/checkpoint_step" in names}
+    rows = read_metrics(context.workdir / METRICS_FILE)
+    names = {name for row in rows if row["step"] == context.config.train.steps for name in row}
+    return {split for split in context.config.eval.splits if f"{split}/checkpoint_step" in names}
 
 
-def _summary(setup: Setup) -> str:
+def _summary(context: RunContext) -> str:
     """The figures that people look for first."""
-    from mova_jax.evaluation.report_metrics import protocol  # brings matplotlib too
+    from mova_jax.report.run_metrics import gallery_description  # brings matplotlib too
 
     metrics: dict[str, float] = {}
-    for row in read_metrics(setup.workdir / METRICS_FILE):
+    for row in read_metrics(context.workdir / METRICS_FILE):
         metrics |= row
     lines = []
-    for split in setup.config.eval.splits:
+    for split in context.config.eval.splits:
         if f"{split}/t2v/r1" in metrics:
             prefix = f"{split}/"
             found = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
-            searched = protocol(found["gallery"], found.get("gallery_captions"))
-            lines.append(f"{split}, {searched}, seed {setup.config.seed}")
+            searched = gallery_description(found["gallery"], found.get("gallery_captions"))
+            lines.append(f"{split}, {searched}, seed {context.config.seed}")
             lines += _split_summary(found)
-    return "\n".join([*lines, f"Look at {setup.workdir / workdir_lib.REPORT}"])
+    return "\n".join([*lines, f"Look at {context.workdir / workdir_lib.REPORT}"])
 
 
 def _split_summary(found: dict[str, float]) -> list[str]:

@@ -9,9 +9,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
-from mova_jax import mesh as mesh_lib
 from mova_jax.config import Config
 from mova_jax.models.mova import Mova
+from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.optim import group_factors, make_optimizer, merged, split_trained
 
 
@@ -36,7 +36,7 @@ class TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class TrainSpec:
     """The fixed part of a run: how to make a model of parameters, and how to update them."""
 
     config: Config
@@ -51,7 +51,7 @@ class Recipe:
         return nnx.merge(self.graphdef, params)
 
 
-def make_recipe(config: Config, mesh: jax.sharding.Mesh) -> Recipe:
+def make_train_spec(config: Config, mesh: jax.sharding.Mesh) -> TrainSpec:
     """Prepares a run without allocating anything.
 
     Args:
@@ -88,4 +88,4 @@ def make_recipe(config: Config, mesh: jax.sharding.Mesh) -> Recipe:
     # Not of `initial`: building the model again would be traced twice before anything is run.
     state = jax.eval_shape(state_of, abstract)
     start = jax.jit(initial, out_shardings=mesh_lib.state_sharding(mesh, state))
-    return Recipe(config, captured["graphdef"], optimizer, factors, state, start)
+    return TrainSpec(config, captured["graphdef"], optimizer, factors, state, start)

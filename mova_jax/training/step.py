@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mova_jax import mesh as mesh_lib
 from mova_jax.losses.objective import objective
+from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.optim import merged, schedule, split_trained
-from mova_jax.training.state import Recipe, TrainState
+from mova_jax.training.state import TrainSpec, TrainState
 from mova_jax.typing import Batch
 
 
-def make_train_step(recipe: Recipe, mesh: jax.sharding.Mesh):
+def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
     """The compiled step `(state, batch) -> (state, metrics)`; the state is donated.
 
     Gradients are of the trained parameters alone: nothing is kept or computed for the backward pass
@@ -28,30 +28,30 @@ def make_train_step(recipe: Recipe, mesh: jax.sharding.Mesh):
         A jitted function. Metrics are float32 scalars: `loss`, its terms, `grad_norm` (of what is
         trained), `learning_rate`, `finite` (1.0, or 0.0 when this step's loss or gradient was not).
     """
-    cfg = recipe.config
+    cfg = spec.config
     rate = schedule(cfg.optim, cfg.train.steps)
-    laid_out = mesh_lib.state_sharding(mesh, recipe.shapes)
-    parties = mesh_lib.parties(mesh)
+    state_layout = mesh_lib.state_sharding(mesh, spec.shapes)
+    group = mesh_lib.replica_group(mesh)
     whole, split = mesh_lib.replicated(mesh), mesh_lib.fields_sharding(mesh, cfg.train.microbatch)
 
     def loss_of(trained, frozen, batch, step):
         with mesh_lib.layout(mesh):
-            model = recipe.model(merged(trained, frozen))
-            return objective(model, batch, cfg.losses, step, parties)
+            model = spec.model(merged(trained, frozen))
+            return objective(model, batch, cfg.losses, step, group)
 
     @partial(
         jax.jit,
         donate_argnums=0,
-        in_shardings=(laid_out, split),
-        out_shardings=(laid_out, whole),
+        in_shardings=(state_layout, split),
+        out_shardings=(state_layout, whole),
     )
     def train_step(state: TrainState, batch: Batch):
-        trained, frozen = split_trained(recipe.factors, state.params)
+        trained, frozen = split_trained(spec.factors, state.params)
         grad_fn = jax.value_and_grad(loss_of, has_aux=True)
         (loss, watched), grads = grad_fn(trained, frozen, batch, state.step)
         norm = optax.tree.norm(grads)
         with jax.named_scope("optimizer"):
-            new, opt_state = _updated(recipe, state, trained, grads)
+            new, opt_state = _updated(spec, state, trained, grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         ema = state.ema
         if ema is not None:
@@ -71,15 +71,13 @@ def make_train_step(recipe: Recipe, mesh: jax.sharding.Mesh):
     return train_step
 
 
-def _updated(recipe: Recipe, state: TrainState, trained, grads):
+def _updated(spec: TrainSpec, state: TrainState, trained, grads):
     """The trained parameters after an update, and the optimizer's state.
 
     The optimizer is one of all parameters, and leaves out the frozen ones itself: what it keeps is
     named alike whatever is frozen. Zeros stand for the gradients that there are none of.
     """
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    updates, opt_state = recipe.optimizer.update(
-        merged(zeros, grads), state.opt_state, state.params
-    )
-    updates, _ = split_trained(recipe.factors, updates)
+    updates, opt_state = spec.optimizer.update(merged(zeros, grads), state.opt_state, state.params)
+    updates, _ = split_trained(spec.factors, updates)
     return optax.apply_updates(trained, updates), opt_state

@@ -18,7 +18,7 @@ REPORT = "report.html"
 
 # Keys that change how fast a run goes or what is told of it, and its numbers by no more than the
 # order of a sum does: how many rows go through the towers or an evaluation at once among them.
-FREE = (
+RESUMABLE_KEYS = (
     "data.cache",
     "data.threads",
     "data.worker_processes",
@@ -59,7 +59,7 @@ def check(workdir: str | os.PathLike, config: Config) -> None:
             f"{path} is not the configuration of a run of this version: {error}\n"
             "Choose another --workdir."
         ) from error
-    free = (*FREE, "" if config.model.text.vocab_size else "model.text.vocab_size")
+    free = (*RESUMABLE_KEYS, "" if config.model.text.vocab_size else "model.text.vocab_size")
     lines = [
         f"\n  {name}: {old!r} there, {new!r} now"
         for name, (old, new) in config_lib.difference(config, found).items()

@@ -4,7 +4,7 @@ In: tensors by the names of their file (`files.read_tensors`), shapes of our par
 Out: our arrays, and a report of all that was not simply copied. What is wrong is said at once.
 
     layout = detect_layout(tensors)
-    ours, report = to_ours(tensors, layout, like)
+    ours, report = to_flax(tensors, layout, like)
 
 | layout | is |
 |---|---|
@@ -21,12 +21,12 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from mova_jax.weights import clip
-from mova_jax.weights.clip import Shape
+from mova_jax.weights import clip_names
+from mova_jax.weights.clip_names import Shape
+from mova_jax.weights.conversion import Report, TensorReader
 from mova_jax.weights.files import WeightsError
 from mova_jax.weights.positions import KEPT, resize_image_positions, stretch_positions
-from mova_jax.weights.source import Report, Source
-from mova_jax.weights.starts import start_head, start_mask_network
+from mova_jax.weights.warm_start import start_head, start_mask_network
 
 LAYOUTS = ("huggingface", "openai", "open_clip", "long_clip", "smartclip")
 TWO_TABLES = ("long_clip", "smartclip")  # of text positions, the first of which is not trained
@@ -57,7 +57,7 @@ def detect_layout(names: Collection[str]) -> str:
     raise WeightsError([f"got tensors such as {some}; expected one of the layouts {known}"])
 
 
-def to_ours(
+def to_flax(
     tensors: Mapping[str, np.ndarray],
     layout: str,
     like: Mapping[str, Shape],
@@ -85,8 +85,8 @@ def to_ours(
     if layout not in LAYOUTS:
         raise WeightsError([f"got the layout {layout!r}, expected one of {', '.join(LAYOUTS)}"])
     report = Report(layout)
-    source = Source(tensors, report)
-    table = clip.HUGGINGFACE if layout == "huggingface" else clip.openai_table(tensors)
+    source = TensorReader(tensors, report)
+    table = clip_names.HUGGINGFACE if layout == "huggingface" else clip_names.openai_table(tensors)
     ours = source.copy(table, like)
     ours |= _image_positions(source, table.image_positions, like)
     positions = _text_table(source, table.text_positions, like)
@@ -108,13 +108,13 @@ def to_huggingface(ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         ours: all parameters by our names; mask networks and heads are left out.
 
     Returns:
-        Arrays by CLIPModel's names; `to_ours` takes them back.
+        Arrays by CLIPModel's names; `to_flax` takes them back.
     """
-    table = clip.HUGGINGFACE
+    table = clip_names.HUGGINGFACE
     like = {name: np.shape(value) for name, value in ours.items()}
     theirs = {
         piece.theirs: piece.kind.theirs(np.asarray(ours[piece.ours])[piece.index])
-        for piece in clip.pieces(table, like)
+        for piece in clip_names.pieces(table, like)
     }
     theirs[table.image_positions] = ours["vision/positions"]
     frozen = [ours["text/positions_frozen"]] if "text/positions_frozen" in ours else []
@@ -123,7 +123,7 @@ def to_huggingface(ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _image_positions(
-    source: Source, theirs: str, like: Mapping[str, Shape]
+    source: TensorReader, theirs: str, like: Mapping[str, Shape]
 ) -> dict[str, np.ndarray]:
     """The vision tower's positions, resized to the grid of the frames."""
     name = "vision/positions"
@@ -145,7 +145,7 @@ def _image_positions(
     return {name: resized}
 
 
-def _text_table(source: Source, theirs: str, like: Mapping[str, Shape]) -> np.ndarray | None:
+def _text_table(source: TensorReader, theirs: str, like: Mapping[str, Shape]) -> np.ndarray | None:
     """The text positions `[r w]` as the source uses them: of two tables the rows that count."""
     name, width = "text/positions", like["text/positions"][1]
     positions = source.take(theirs, (-1, width), name)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mova_jax import config as config_lib
 from mova_jax.config import Model
-from mova_jax.weights import clip
+from mova_jax.weights import clip_names
 from mova_jax.weights.files import WeightsError
 from mova_jax.weights.layouts import TWO_TABLES
 from mova_jax.weights.positions import KEPT
@@ -36,7 +36,7 @@ def sizes_of(
     Raises:
         WeightsError: a tensor that tells a size is missing.
     """
-    table = clip.HUGGINGFACE if layout == "huggingface" else clip.openai_table(tensors)
+    table = clip_names.HUGGINGFACE if layout == "huggingface" else clip_names.openai_table(tensors)
     names = {ours: theirs for ours, theirs, _ in table.tensors}
     kinds = {ours: kind for ours, _, kind in table.tensors}
     stacks = dict(table.stacks)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mova_jax.data import sources
-from mova_jax.data.shards import (
+from mova_jax.data.shards.reader import (
     Caption,
     Manifest,
     ShardError,
@@ -58,11 +58,11 @@ def test_what_is_not_there_is_said(folder, tmp_path):
 
 
 def test_a_tfds_name_opens_as_tfds(monkeypatch):
-    fake = types.ModuleType("mova_jax.data.tfds_source")
+    fake = types.ModuleType("mova_jax.data.tfds.source")
     fake.open_tfds = lambda name, split: (name, split)
     fake.tfds_splits = lambda name: {"train": 5}
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
-    monkeypatch.setattr("mova_jax.data.tfds_source", fake, raising=False)
+    monkeypatch.setattr("mova_jax.data.tfds.source", fake, raising=False)
     name = "tfds:msr_vtt/1.0.0?fps=3"
     assert sources.is_tfds(name) and not sources.is_tfds("shards/tfds")
     assert sources.open_source(name, "train") == (name, "train")
@@ -71,7 +71,7 @@ def test_a_tfds_name_opens_as_tfds(monkeypatch):
 
 def test_joined_sources_have_one_numbering(folder):
     parts = [sources.open_source(folder, split) for split in ("train", "test")]
-    joined = pickle.loads(pickle.dumps(sources.Joined(parts)))
+    joined = pickle.loads(pickle.dumps(sources.ConcatSource(parts)))
     assert len(joined) == 5
     assert [joined[i].id for i in range(5)] == ["train0", "train1", "train2", "test0", "test1"]
     assert repr(joined.locate(4)[0]) == repr(parts[1]) and joined.locate(4)[1] == 1

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mova_jax import mesh as mesh_lib
-from mova_jax.data.storyboard import TOKENIZER, ensure
+from mova_jax.data.storyboard.generate import TOKENIZER, ensure
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
-from mova_jax.losses import objective, similarity
-from mova_jax.training.state import make_recipe
+from mova_jax.losses import objective
+from mova_jax.losses import scores as scores_lib
+from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.training.state import make_train_spec
 from tests import tiny
 
 VIDEOS = 8
@@ -35,9 +36,9 @@ def folder(tmp_path_factory):
 def make(folder, objective_name="full", mesh=None, **changes):
     config = tiny.config(objective_name, **SIZES | changes)
     mesh = mesh or mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
-    recipe = make_recipe(config, mesh)
-    evaluator = Evaluator(recipe, mesh, folder, Tokenizer(folder / TOKENIZER, 160))
-    return evaluator, recipe, recipe.initial().params
+    spec = make_train_spec(config, mesh)
+    evaluator = Evaluator(spec, mesh, folder, Tokenizer(folder / TOKENIZER, 160))
+    return evaluator, spec, spec.initial().params
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +55,11 @@ def figures(full):
 @pytest.fixture(scope="module")
 def by_hand(full):
     """Modular scores [b c], one pair at a time and on one device."""
-    evaluator, recipe, params = full
+    evaluator, spec, params = full
     embedded = evaluator.embed(params, "test")
-    cfg = recipe.config
-    model = recipe.model(jax.tree.map(jnp.asarray, jax.device_get(params)))
-    how = objective.pairing(cfg.losses, cfg.eval.pool)
+    cfg = spec.config
+    model = spec.model(jax.tree.map(jnp.asarray, jax.device_get(params)))
+    how = objective.pair_scoring(cfg.losses, cfg.eval.pool)
     captions = model.prepare(embedded.text)
     scores = np.zeros((VIDEOS, VIDEOS))
     for b in range(VIDEOS):
@@ -66,9 +67,9 @@ def by_hand(full):
             caption = jax.tree.map(lambda leaf, c=c: leaf[c], captions)
             mask = embedded.video.frame_mask[b]
             masks = model.masks(embedded.video.frames[b], mask, caption)
-            parts = similarity.pair_parts(embedded.video.frames[b], masks)
-            sums = similarity.frame_sums(embedded.video.frames[b], mask)
-            scores[b, c] = similarity.pool_frames(parts, mask, how.pool, how.scale, sums)
+            parts = scores_lib.pair_parts(embedded.video.frames[b], masks)
+            sums = scores_lib.frame_sums(embedded.video.frames[b], mask)
+            scores[b, c] = scores_lib.pool_frames(parts, mask, how.pool, how.scale, sums)
     return scores
 
 
@@ -104,13 +105,15 @@ def test_the_score_of_record_is_the_blend_or_the_global_score(folder, figures):
 
 
 def test_kept_shares_are_means_over_the_valid_frames(full, figures):
-    evaluator, recipe, params = full
+    evaluator, spec, params = full
     embedded = evaluator.embed(params, "test")
-    model = recipe.model(params)
+    model = spec.model(params)
     masks = model.own_masks(embedded.video, model.prepare(embedded.text))
     valid = embedded.video.frame_mask
-    assert figures["kept_text"] == pytest.approx(float(masks.text[valid].mean()), abs=1e-6)
-    assert figures["kept_video"] == pytest.approx(float(masks.video[valid].mean()), abs=1e-6)
+    assert figures["text_mask_density"] == pytest.approx(float(masks.text[valid].mean()), abs=1e-6)
+    assert figures["video_mask_density"] == pytest.approx(
+        float(masks.video[valid].mean()), abs=1e-6
+    )
 
 
 def test_blocks_do_not_matter(folder, figures):
@@ -141,7 +144,7 @@ def test_timelines_hold_the_sentences_with_their_spans_and_valid_frames(full):
 
 
 def test_a_limit_of_the_gallery_is_kept(folder):
-    evaluator, recipe, params = make(folder)
-    config = recipe.config
+    evaluator, spec, params = make(folder)
+    config = spec.config
     evaluator.config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, gallery=5))
     assert evaluator.evaluate(params, "test")["gallery"] == 5

@@ -10,19 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mova_jax import mesh as mesh_lib
 from mova_jax import prepare
-from mova_jax.data import pipeline, queries
 from mova_jax.data.annotations.registry import DATASETS
-from mova_jax.data.manifest import Manifest, read_manifest, write_manifest
-from mova_jax.data.shards import MANIFEST, ShardError, open_split, write_split
-from mova_jax.data.storyboard import TOKENIZER, make_record
+from mova_jax.data.pipeline import dataset as pipeline
+from mova_jax.data.pipeline import queries
+from mova_jax.data.shards.manifest import Manifest, read_manifest, write_manifest
+from mova_jax.data.shards.reader import MANIFEST, ShardError, open_split, write_split
+from mova_jax.data.storyboard.generate import TOKENIZER, make_record
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
+from mova_jax.evaluation.embedding_cache import CachedScores, PackedCaptions, with_progress
 from mova_jax.evaluation.evaluator import Evaluator
-from mova_jax.evaluation.gallery import CachedScores, PackedCaptions, told
 from mova_jax.evaluation.retrieval import WEIGHTS, retrieval_metrics
 from mova_jax.losses import objective
-from mova_jax.training.state import make_recipe
+from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.training.state import make_train_spec
 from mova_jax.typing import TextEmbedding
 from tests import tiny
 
@@ -65,10 +66,10 @@ def folder(tmp_path_factory):
 def make(folder, objective_name="full", **changes):
     config = tiny.config(objective_name, **SIZES | changes)
     mesh = mesh_lib.make_mesh()
-    recipe = make_recipe(config, mesh)
+    spec = make_train_spec(config, mesh)
     context = config.model.text.context
-    evaluator = Evaluator(recipe, mesh, folder, Tokenizer(folder / TOKENIZER, context))
-    return evaluator, recipe, recipe.initial().params
+    evaluator = Evaluator(spec, mesh, folder, Tokenizer(folder / TOKENIZER, context))
+    return evaluator, spec, spec.initial().params
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +83,9 @@ def figures(full):
     return evaluator.evaluate(params, "test", blend_weight=0.5, interval=True)
 
 
-def dense(folder, evaluator, recipe, params):
+def dense(folder, evaluator, spec, params):
     """Scores `[b c]` of all videos with all captions, in one piece, padded to the context."""
-    config = recipe.config
+    config = spec.config
     video = jax.tree.map(np.asarray, evaluator.embed(params, "test").video)
     source = open_split(folder, "test")
     records = [source[i] for i in range(len(source))]
@@ -97,7 +98,7 @@ def dense(folder, evaluator, recipe, params):
         tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
 
     def score(params, tokens, mask):
-        model, how = recipe.model(params), objective.pairing(config.losses, config.eval.pool)
+        model, how = spec.model(params), objective.pair_scoring(config.losses, config.eval.pool)
         text = model.encode_text(tokens, mask)
         scores = {"global": objective.global_scores(video, text)}
         if config.model.modular_scale:
@@ -148,8 +149,8 @@ def test_blocks_of_any_size_give_the_same(folder, figures):
 @pytest.fixture(scope="module")
 def by_one(folder):
     """The same model, and the figures of one caption a video, as these shards say."""
-    evaluator, recipe, params = make(folder, eval__queries="data")
-    return evaluator, recipe, params, evaluator.evaluate(params, "test")
+    evaluator, spec, params = make(folder, eval__queries="data")
+    return evaluator, spec, params, evaluator.evaluate(params, "test")
 
 
 def test_masks_leak_and_grounding_are_those_of_the_first_captions(figures, by_one):
@@ -169,19 +170,19 @@ def test_a_limit_of_the_gallery_takes_the_captions_of_its_videos(folder):
 
 def test_one_caption_a_video_gives_the_figures_it_gave(folder, by_one):
     """Bit for bit: the evaluation of one caption a video, stated again in one piece."""
-    evaluator, recipe, params, figures = by_one
-    config, mesh = recipe.config, mesh_lib.make_mesh()
+    evaluator, spec, params, figures = by_one
+    config, mesh = spec.config, mesh_lib.make_mesh()
     rows, whole, split = 8, mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
     settings = pipeline.settings_of(config, config.eval.frames)
     tokenizer = evaluator.tokenizer
 
     def encode(params, batch):
-        model = recipe.model(params)
+        model = spec.model(params)
         video = model.encode_video(batch.frames, batch.frame_mask)
         return video, model.encode_text(batch.tokens, batch.token_mask)
 
     def score(params, video, text):
-        model, how = recipe.model(params), objective.pairing(config.losses, config.eval.pool)
+        model, how = spec.model(params), objective.pair_scoring(config.losses, config.eval.pool)
         pairs = objective.pair_scores(model, video, model.prepare(text), None, how)
         return {"global": objective.global_scores(video, text), "modular": pairs.score}
 
@@ -229,19 +230,19 @@ def test_captions_of_a_split_have_owners_and_ids(folder):
 
 
 def test_the_shards_say_by_which_captions_they_are_searched(folder, tmp_path):
-    assert queries.protocol(folder) == "caption"  # a manifest of none, or of an older version
-    assert queries.protocol(folder, "all") == "all"
+    assert queries.query_protocol(folder) == "caption"  # a manifest of none, or of an older version
+    assert queries.query_protocol(folder, "all") == "all"
     for dataset, expected in (
         ({"name": "x"}, "caption"),
         ({"queries": "all"}, "all"),
         (3, "caption"),
     ):
         write_manifest(tmp_path, Manifest("x", {}, settings={"dataset": dataset}))
-        assert queries.protocol(tmp_path) == expected
-        assert queries.protocol(tmp_path, "caption") == "caption"
+        assert queries.query_protocol(tmp_path) == expected
+        assert queries.query_protocol(tmp_path, "caption") == "caption"
     write_manifest(tmp_path, Manifest("x", {}, settings={"dataset": {"queries": "some"}}))
     with pytest.raises(ShardError, match="queries 'some', expected one of caption, all"):
-        queries.protocol(tmp_path)
+        queries.query_protocol(tmp_path)
 
 
 def test_two_data_sets_are_searched_by_every_caption():
@@ -321,7 +322,7 @@ def test_the_square_of_the_first_is_kept_or_made():
 
 def test_pairs_are_counted_once():
     done = []
-    scored = told(lambda v, c: {}, done.append)
+    scored = with_progress(lambda v, c: {}, done.append)
     for captions in (slice(0, 4), slice(4, 7), slice(0, 4)):
         scored(slice(0, 2), captions)
     assert done == [8, 6]

@@ -83,7 +83,7 @@ def objective(model, video, text, cfg, rows):
         part, of_video = masks.part, masks.video
         own = jnp.arange(len(rows))
         found["frame"] = frame_loss(zv, part[own, own], valid, cfg)
-        kept = masks.kept_text[own, own], of_video[own, own].mean(-1)
+        kept = masks.text_mask_density[own, own], of_video[own, own].mean(-1)
         found["sparsity"] = sum(jnp.where(valid, x, 0.0).sum() for x in kept) / valid.sum()
     else:
         shape = len(rows), *zv.shape

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mova_jax.config.presets import OBJECTIVES
 from mova_jax.losses.objective import objective
-from mova_jax.presets import OBJECTIVES
 from mova_jax.typing import Batch
 from tests import tiny
 from tests.tiny import B, F
 
-MASKED = {"kept_text", "kept_video"}
+MASKED = {"text_mask_density", "video_mask_density"}
 MODULAR = {"sfdm", "dfsm", "modular_scale"}
 ALWAYS = {"contrast", "in_batch_r1", "scale"}
 EVERYTHING = ALWAYS | MODULAR | MASKED | {"frame", "sparsity"}
@@ -144,7 +144,7 @@ def reference(model, batch, cfg):
     by_video = pair if cfg.dfsm_masks == "pair" else own
     sfdm = [entropy(pair[i], i, modular_scale) for i in range(len(rows))]
     dfsm = [entropy(by_video[:, i], i, modular_scale) for i in range(len(rows))]
-    text_open = [pairs[b][b].kept_text[f] for b in rows for f in valid[b]]
+    text_open = [pairs[b][b].text_mask_density[f] for b in rows for f in valid[b]]
     video_open = [pairs[b][b].video[f].mean() for b in rows for f in valid[b]]
     return {
         "contrast": np.mean(contrast) / 2,
@@ -152,8 +152,8 @@ def reference(model, batch, cfg):
         "sfdm": np.mean(sfdm),
         "dfsm": np.mean(dfsm),
         "sparsity": np.mean(text_open) + np.mean(video_open),
-        "kept_text": np.mean(text_open),
-        "kept_video": np.mean(video_open),
+        "text_mask_density": np.mean(text_open),
+        "video_mask_density": np.mean(video_open),
         "in_batch_r1": np.mean(np.argmax(cosines, axis=0) == np.arange(len(rows))),
         "scale": scale,
         "modular_scale": modular_scale,

@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mova_jax import mesh as mesh_lib
-from mova_jax.losses import chosen, ring
+from mova_jax.losses import hard_pairs, ring
+from mova_jax.parallel import mesh as mesh_lib
 from tests import tiny
 
 B, D, K = 24, 3, 4  # videos, width, captions a video chooses
 
 
-def parties_of(devices):
-    if devices == "2x2x2":  # four parties of two devices, to which the compiler gives the rest
-        return mesh_lib.parties(mesh_lib.make_mesh(data=2, fsdp=2, tensor=2))
-    return mesh_lib.parties(mesh_lib.make_mesh(data=devices)) or ring.OneParty()
+def replicas_of(devices):
+    if devices == "2x2x2":  # four replicas of two devices, to which the compiler gives the rest
+        return mesh_lib.replica_group(mesh_lib.make_mesh(data=2, fsdp=2, tensor=2))
+    return mesh_lib.replica_group(mesh_lib.make_mesh(data=devices)) or ring.SingleReplica()
 
 
 def inputs():
@@ -25,7 +25,7 @@ def inputs():
     rng = np.random.default_rng(0)
     normal = functools.partial(rng.normal, size=(B, D))
     mask = rng.random(B) < 0.8
-    mask[3:6] = False  # all that a party has, where there are eight
+    mask[3:6] = False  # all that a replica has, where there are eight
     rows = jnp.arange(B), jnp.asarray(mask)
     weights = rng.normal(size=(D, D)).astype(np.float32)
     return weights, *((normal().astype(np.float32), *rows) for _ in range(2))
@@ -61,27 +61,27 @@ def weighed(stats, valid):
 
 
 def split_stats(devices, tile):
-    """Statistics of the whole batch, made by parties and put together for comparison."""
-    parties = parties_of(devices)
+    """Statistics of the whole batch, made by replicas and put together for comparison."""
+    group = replicas_of(devices)
 
-    def at_party(weights, rows):
-        return parties.gather(ring.reduce_pairs(parties, tile_stats, weights, *rows, tile))
+    def at_replica(weights, rows):
+        return group.all_gather(ring.reduce_pairs(group, tile_stats, weights, *rows, tile))
 
     def run(weights, videos, captions):
-        if parties.size == 1:
-            return at_party(weights, (videos, captions))
-        return gathered(parties, at_party, weights, (videos, captions))
+        if group.size == 1:
+            return at_replica(weights, (videos, captions))
+        return gathered(group, at_replica, weights, (videos, captions))
 
     return run
 
 
-def gathered(parties, fn, whole, split):
-    """`parties.map` for results that every party has entire: their mean over the parties."""
+def gathered(group, fn, whole, split):
+    """`group.shard_map` for results that every replica has entire: their mean over the replicas."""
 
-    def at_party(whole, split):
-        return jax.tree.map(lambda x: x / parties.size, parties.sum(fn(whole, split)))
+    def at_replica(whole, split):
+        return jax.tree.map(lambda x: x / group.size, group.psum(fn(whole, split)))
 
-    return parties.map(at_party, whole, split)
+    return group.shard_map(at_replica, whole, split)
 
 
 @pytest.mark.parametrize(
@@ -141,25 +141,25 @@ def test_no_tile_is_larger_than_asked_for(devices):
 )
 def test_scores_of_chosen_pairs(devices, chunk):
     weights, videos, captions = inputs()
-    parties = parties_of(devices)
+    group = replicas_of(devices)
     rng = np.random.default_rng(1)
     picks = rng.integers(0, B, (B, K))
-    picks[::2] = rng.integers(0, 3, (B // 2, K))  # one party has more than its share
+    picks[::2] = rng.integers(0, 3, (B // 2, K))  # one replica has more than its share
     cotangent = rng.normal(size=(B, K)).astype(np.float32)
 
     def matched(weights, videos, captions):
         return jnp.tanh(jnp.einsum("md,de,me->m", videos[0], weights, captions[0]))
 
-    def at_party(weights, rows):
+    def at_replica(weights, rows):
         videos, captions, picks = rows
-        found = chosen.score_chosen(parties, matched, weights, videos, captions, picks, chunk)
-        return parties.gather(found)
+        found = hard_pairs.score_chosen(group, matched, weights, videos, captions, picks, chunk)
+        return group.all_gather(found)
 
     def split(weights, v, c):
         rows = (v, *videos[1:]), (c, *captions[1:]), jnp.asarray(picks)
-        if parties.size == 1:
-            return at_party(weights, rows)
-        return gathered(parties, at_party, weights, rows)
+        if group.size == 1:
+            return at_replica(weights, rows)
+        return gathered(group, at_replica, weights, rows)
 
     def dense(weights, v, c):
         return jnp.take_along_axis(jnp.tanh(v @ weights @ c.T), picks, axis=1)
@@ -178,7 +178,7 @@ def test_scores_of_chosen_pairs(devices, chunk):
 def test_tiles_fill_the_room_there_is(monkeypatch):
     monkeypatch.setattr(ring, "WHOLE_FLOATS", 9000)
     monkeypatch.setattr(ring, "TILE_FLOATS", 1000)
-    one, two = ring.OneParty(), parties_of(2)
+    one, two = ring.SingleReplica(), replicas_of(2)
     assert ring.tile_of(one, 30, 10) == (30, 30)
     assert ring.tile_of(two, 30, 10) == (3, 30)
     assert ring.tile_of(two, 8, 10) == (8, 8)
@@ -187,8 +187,8 @@ def test_tiles_fill_the_room_there_is(monkeypatch):
     assert ring.tile_of(two, 200, 10, block=4) == (4, 200)
     assert ring.tile_of(one, 3, 10, block=4) == (3, 3)
     assert [ring.rows_at_once(rows, 300) for rows in (30, 31)] == [30, 3]
-    assert chosen.chunk_of(one, 30, 300) == 30 and chosen.chunk_of(one, 31, 300) == 3
-    assert chosen.chunk_of(two, 30, 300) == 15 and chosen.chunk_of(two, 1, 10**6) == 1
+    assert hard_pairs.chunk_of(one, 30, 300) == 30 and hard_pairs.chunk_of(one, 31, 300) == 3
+    assert hard_pairs.chunk_of(two, 30, 300) == 15 and hard_pairs.chunk_of(two, 1, 10**6) == 1
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def of_scores(loss):
     def term(scores, scale, example_mask):
         rows = jnp.arange(len(scores))
         logits = terms.contrast(
-            ring.OneParty(), lambda x, *_: x, scores, rows, rows, scale, example_mask
+            ring.SingleReplica(), lambda x, *_: x, scores, rows, rows, scale, example_mask
         )
         return loss(logits, example_mask)
 
@@ -150,8 +150,10 @@ def test_found_first_worked_by_hand():
     # which would beat caption 0's, does not count.
     scores = jnp.array([[0.9, 0.8, 0.1, 0], [0.1, 0.7, 0.5, 0], [0.2, 0.1, 0.5, 0], [1, 0, 0.9, 1]])
     mask = jnp.array([True, True, True, False])
-    assert_same(of_scores(terms.found_first)(scores, 7.0, mask), Term(1.0, 3.0))
-    assert not jax.grad(lambda x: of_scores(terms.found_first)(x, 7.0, mask).sum)(scores).any()
+    assert_same(of_scores(terms.in_batch_recall_at_1)(scores, 7.0, mask), Term(1.0, 3.0))
+    assert not jax.grad(lambda x: of_scores(terms.in_batch_recall_at_1)(x, 7.0, mask).sum)(
+        scores
+    ).any()
 
 
 # -- sfdm over chosen candidates
@@ -346,10 +348,10 @@ def test_unknown_forms_are_refused(kwargs):
 
 def test_sparsity_is_the_open_share_of_valid_frames():
     video = jnp.array([[[1.0, 0, 0, 1], [1, 1, 1, 1]], [[0, 0, 0, 1], [9, 9, 9, 9]]])
-    kept_text = jnp.array([[0.1, 0.2], [0.3, 9]])
+    text_mask_density = jnp.array([[0.1, 0.2], [0.3, 9]])
     frame_mask = jnp.array([[True, True], [True, False]])
     # Neither the text mask nor the part is read: `tokens` has a mask over tokens, not over d.
-    masks = ConceptMasks(text=None, video=video, part=None, kept_text=kept_text)
+    masks = ConceptMasks(text=None, video=video, part=None, text_mask_density=text_mask_density)
     got_text, got_video = terms.sparsity(masks, frame_mask)
     assert_same(got_text, Term(0.6, 3.0))
     assert_same(got_video, Term(0.5 + 1 + 0.25, 3.0))
@@ -358,14 +360,14 @@ def test_sparsity_is_the_open_share_of_valid_frames():
 
 def test_sparsity_passes_its_share_to_valid_frames_and_nothing_to_padding():
     video = normal(1, B, F, D).at[1].set(jnp.nan)  # video 1 has no valid frame
-    masks = ConceptMasks(text=None, video=video, part=None, kept_text=normal(0, B, F))
+    masks = ConceptMasks(text=None, video=video, part=None, text_mask_density=normal(0, B, F))
 
     def total(masks):
         text, video = terms.sparsity(masks, jnp.asarray(FRAME_MASK))
         return text.sum + 2 * video.sum
 
     gradient = jax.grad(total)(masks)
-    assert_same(gradient.kept_text, FRAME_MASK.astype(np.float32), atol=0)
+    assert_same(gradient.text_mask_density, FRAME_MASK.astype(np.float32), atol=0)
     share = np.broadcast_to(FRAME_MASK[..., None], (B, F, D)) * np.float32(2 / D)
     assert_same(gradient.video, share, atol=0)
     text, _ = terms.sparsity(jax.tree.map(lambda x: x.astype(jnp.bfloat16), masks), FRAME_MASK)

@@ -38,7 +38,7 @@ def test_own_masks_are_the_masks_of_each_pair(layout):
     batch = tiny.batch()
     video, text, captions, own = embed(model, batch)
     assert video.frames.shape == (B, F, D) and text.tokens.shape == (B, L, W)
-    assert own.part.shape == own.video.shape == (B, F, D) and own.kept_text.shape == (B, F)
+    assert own.part.shape == own.video.shape == (B, F, D) and own.text_mask_density.shape == (B, F)
     for b in range(B):
         masks = one_pair(model, video, captions, b, b)
         jax.tree.map(
@@ -52,7 +52,7 @@ def test_own_masks_are_the_masks_of_each_pair(layout):
     if layout == "tokens":
         return
     np.testing.assert_allclose(own.part, text.pooled[:, None] * own.text, rtol=1e-6)
-    np.testing.assert_allclose(own.kept_text, np.mean(own.text, axis=-1), rtol=1e-6)
+    np.testing.assert_allclose(own.text_mask_density, np.mean(own.text, axis=-1), rtol=1e-6)
     assert (np.unique(own.text).tolist() == [1.0]) == (layout == "none")
 
 
@@ -71,8 +71,8 @@ def test_masks_of_tokens_give_the_mean_of_the_tokens_they_keep():
             mean = said[kept[f] == 1].mean(0) if kept[f].any() else np.zeros(D)
             np.testing.assert_allclose(own.part[b, f], mean, rtol=1e-4, atol=1e-5)
             share = kept[f].sum() / int(batch.token_mask[b].sum())
-            np.testing.assert_allclose(own.kept_text[b, f], share, rtol=1e-6)
-    assert 0 < np.mean(own.kept_text) < 1  # the case is not an empty one
+            np.testing.assert_allclose(own.text_mask_density[b, f], share, rtol=1e-6)
+    assert 0 < np.mean(own.text_mask_density) < 1  # the case is not an empty one
 
 
 def test_what_is_switched_off_is_not_there():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mova_jax.planning import collectives, hlo, traffic
-from mova_jax.planning.chips import CHIPS
+from mova_jax.cost.chips import CHIPS
+from mova_jax.planning import collectives, hbm_traffic, hlo
 
 LOOP = """HloModule jit_f, is_scheduled=true
 
@@ -78,12 +78,12 @@ def test_bytes_are_slices_of_what_is_sliced_and_nothing_in_the_fast_memory():
     # The fusion reads and writes [2 8] (and reads its counter), the conversion reads [2 8] and
     # writes to VMEM, the collective reads and writes [6 8].
     per_trip = (64 + 64 + 4) + 64 + 2 * 192
-    assert traffic.bytes_moved(hlo.parse(LOOP)) == 5 * per_trip
+    assert hbm_traffic.bytes_moved(hlo.parse(LOOP)) == 5 * per_trip
 
 
 def test_bytes_of_a_product_are_its_operands_and_its_result():
     x, w = jnp.ones((64, 32)), jnp.ones((32, 16))
-    assert traffic.bytes_moved(compiled(jnp.matmul, x, w)) == 4 * (64 * 32 + 32 * 16 + 64 * 16)
+    assert hbm_traffic.bytes_moved(compiled(jnp.matmul, x, w)) == 4 * (64 * 32 + 32 * 16 + 64 * 16)
 
 
 def test_scans_of_a_real_program_are_counted_by_their_length():
@@ -91,7 +91,7 @@ def test_scans_of_a_real_program_are_counted_by_their_length():
         return jax.lax.scan(lambda c, w: (jnp.tanh(c @ w), None), x, w)[0]
 
     def bytes_of(length):
-        return traffic.bytes_moved(
+        return hbm_traffic.bytes_moved(
             compiled(scanned, jnp.ones((64, 64)), jnp.ones((length, 64, 64)))
         )
 

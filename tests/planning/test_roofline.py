@@ -1,6 +1,6 @@
 """The roofline, by hand."""
 
-from mova_jax.planning.chips import CHIPS
+from mova_jax.cost.chips import CHIPS
 from mova_jax.planning.collectives import NETWORK, Collective
 from mova_jax.planning.roofline import Roofline, roofline
 

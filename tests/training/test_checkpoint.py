@@ -5,22 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mova_jax import mesh as mesh_lib
+from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.checkpoint import CheckpointError, Checkpoints, abstract_state
-from mova_jax.training.state import TrainState, make_recipe
+from mova_jax.training.state import TrainState, make_train_spec
 from tests import tiny
 
 MESH = mesh_lib.make_mesh(data=2, fsdp=4)
 
 
 @pytest.fixture(scope="module")
-def recipe():
-    return make_recipe(tiny.config(), MESH)
+def spec():
+    return make_train_spec(tiny.config(), MESH)
 
 
 @pytest.fixture(scope="module")
-def state(recipe):
-    return recipe.initial()
+def state(spec):
+    return spec.initial()
 
 
 @pytest.fixture
@@ -41,13 +41,13 @@ def assert_same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-def test_state_data_and_config_come_back_exactly(recipe, state, checkpoints, tmp_path):
+def test_state_data_and_config_come_back_exactly(spec, state, checkpoints, tmp_path):
     saved = at(state, 7, add=0.1)
     checkpoints.save_last(saved, {"next_batch": 7})
     checkpoints.wait()
     reopened = Checkpoints(tmp_path, tiny.config())
     assert reopened.last_step == 7 and reopened.best_step is None
-    found = reopened.restore_last(abstract_state(recipe, MESH))
+    found = reopened.restore_last(abstract_state(spec, MESH))
     reopened.close()
     assert_same(found.state, saved)
     assert jax.tree.structure(found.state) == jax.tree.structure(saved)
@@ -58,25 +58,25 @@ def test_state_data_and_config_come_back_exactly(recipe, state, checkpoints, tmp
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 1), (4, 1, 2), (1, 4, 2)])
 def test_a_state_goes_on_on_another_mesh_with_the_same_bits(shape, checkpoints):
     config = tiny.config(optim__ema=0.5)
-    recipe = make_recipe(config, MESH)
-    saved = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), tiny.initial(recipe))
+    spec = make_train_spec(config, MESH)
+    saved = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), tiny.initial(spec))
     checkpoints.save_last(saved, {"next_batch": 1})
     mesh = mesh_lib.make_mesh(**dict(zip(mesh_lib.AXES, shape, strict=True)))
     # Also a recipe of the other mesh: what a restart of the command makes.
-    like = abstract_state(make_recipe(config, mesh), mesh)
+    like = abstract_state(make_train_spec(config, mesh), mesh)
     found = checkpoints.restore_last(like).state
     assert_same(found, saved)
     for leaf, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(like), strict=True):
         assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
 
 
-def test_a_state_may_be_donated_as_soon_as_it_is_being_saved(recipe, state, checkpoints):
+def test_a_state_may_be_donated_as_soon_as_it_is_being_saved(spec, state, checkpoints):
     saved = jax.tree.map(jnp.copy, at(state, 1, add=0.5))
     expected = jax.tree.map(np.array, saved.params)
     spoil = jax.jit(lambda s: jax.tree.map(lambda leaf: leaf * 0, s), donate_argnums=0)
     checkpoints.save_last(saved, {"next_batch": 1})
     jax.block_until_ready(spoil(saved))
-    found = checkpoints.restore_last(abstract_state(recipe, MESH))
+    found = checkpoints.restore_last(abstract_state(spec, MESH))
     assert_same(found.state.params, expected)
 
 
@@ -87,7 +87,7 @@ def test_only_the_newest_last_is_kept(state, checkpoints):
     assert [path.name for path in (checkpoints.folder / "last").iterdir()] == ["3"]
 
 
-def test_the_best_is_that_of_the_highest_score(recipe, state, checkpoints):
+def test_the_best_is_that_of_the_highest_score(spec, state, checkpoints):
     scores = {1: 10.0, 2: 30.0, 3: 30.0, 4: 20.0}
     taken = {
         step: checkpoints.save_best(at(state, step), {"next_batch": step}, score, 0.5)
@@ -95,7 +95,7 @@ def test_the_best_is_that_of_the_highest_score(recipe, state, checkpoints):
     }
     assert taken == {1: True, 2: True, 3: False, 4: False}
     assert checkpoints.best_step == 2
-    found = checkpoints.restore_best(abstract_state(recipe, MESH))
+    found = checkpoints.restore_best(abstract_state(spec, MESH))
     assert (found.record["score"], found.record["blend_weight"]) == (30.0, 0.5)
 
 
@@ -104,19 +104,19 @@ def test_going_on_from_an_earlier_step_saves_nothing_twice(state, checkpoints):
     assert not checkpoints.save_best(at(state, 2), {"next_batch": 2}, 30.0, 0.5)
 
 
-def test_restoring_nothing_says_so(recipe, checkpoints):
+def test_restoring_nothing_says_so(spec, checkpoints):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        checkpoints.restore_last(abstract_state(recipe, MESH))
+        checkpoints.restore_last(abstract_state(spec, MESH))
 
 
-def test_a_damaged_checkpoint_is_a_clear_error(recipe, state, checkpoints):
+def test_a_damaged_checkpoint_is_a_clear_error(spec, state, checkpoints):
     checkpoints.save_last(at(state, 1), {"next_batch": 1})
     checkpoints.wait()
     for path in (checkpoints.folder / "last" / "1" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match="could not be read"):
-        checkpoints.restore_last(abstract_state(recipe, MESH))
+        checkpoints.restore_last(abstract_state(spec, MESH))
 
 
 def test_a_leftover_of_a_killed_save_is_no_checkpoint(state, checkpoints, tmp_path):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import mova_jax
-from mova_jax import mesh as mesh_lib
+from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training import kept
 from mova_jax.training.kept import KeptPrograms
-from mova_jax.training.state import make_recipe
+from mova_jax.training.state import make_train_spec
 from mova_jax.training.step import make_train_step
 from tests import tiny
 
@@ -21,7 +21,7 @@ from tests import tiny
 @functools.cache
 def recipe_of(**options):
     mesh = mesh_lib.make_mesh(data=1)
-    return mesh, make_recipe(tiny.config("global_only", **options), mesh)
+    return mesh, make_train_spec(tiny.config("global_only", **options), mesh)
 
 
 def never(*_):
@@ -30,19 +30,17 @@ def never(*_):
 
 def run(programs: KeptPrograms, traced=True, **options):
     """Leaves of the state after two steps, metrics of the second."""
-    mesh, recipe = recipe_of(**options)
-    step = make_train_step(recipe, mesh) if traced else never
+    mesh, spec = recipe_of(**options)
+    step = make_train_step(spec, mesh) if traced else never
     if not traced:
-        recipe = dataclasses.replace(recipe, initial=never)
-    state, step = programs.initial(recipe), programs.train_step(step, recipe)
+        spec = dataclasses.replace(spec, initial=never)
+    state, step = programs.initial(spec), programs.train_step(step, spec)
     for seed in range(2):
-        batch = mesh_lib.put_batch(
-            mesh, tiny.batch_arrays(seed=seed), recipe.config.train.microbatch
-        )
+        batch = mesh_lib.put_batch(mesh, tiny.batch_arrays(seed=seed), spec.config.train.microbatch)
         before = state
         state, metrics = step(state, batch)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))  # donated
-    assert jax.tree.structure(state) == jax.tree.structure(recipe.shapes)
+    assert jax.tree.structure(state) == jax.tree.structure(spec.shapes)
     return jax.device_get((jax.tree.leaves(state), metrics))
 
 
@@ -65,9 +63,9 @@ def test_a_second_start_traces_nothing_and_computes_the_same(tmp_path, options):
 
 
 def test_a_batch_of_other_shapes_has_a_program_of_its_own(tmp_path):
-    programs, (mesh, recipe) = KeptPrograms(tmp_path, "origin"), recipe_of()
-    step = programs.train_step(make_train_step(recipe, mesh), recipe)
-    state = programs.initial(recipe)
+    programs, (mesh, spec) = KeptPrograms(tmp_path, "origin"), recipe_of()
+    step = programs.train_step(make_train_step(spec, mesh), spec)
+    state = programs.initial(spec)
     for rows in (4, 2, 4):
         state, _ = step(state, mesh_lib.put_batch(mesh, tiny.batch_arrays(rows)))
     assert int(state.step) == 3
@@ -93,14 +91,14 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path):
 
 
 def test_a_program_that_cannot_be_kept_runs_all_the_same(tmp_path):
-    programs, (_, recipe) = KeptPrograms(tmp_path, "origin"), recipe_of()
+    programs, (_, spec) = KeptPrograms(tmp_path, "origin"), recipe_of()
 
     def step(state, batch):
         jax.debug.callback(lambda: None)  # a call into this very process
         return state, {"loss": jax.numpy.float32(3)}
 
-    state = programs.initial(recipe)
-    state, metrics = programs.train_step(step, recipe)(state, tiny.batch())
+    state = programs.initial(spec)
+    state, metrics = programs.train_step(step, spec)(state, tiny.batch())
     assert float(metrics["loss"]) == 3.0 and int(state.step) == 0
     assert not list(tmp_path.glob("train_step-*"))
 
@@ -144,7 +142,7 @@ def test_nothing_is_kept_of_sources_that_changed_since_they_were_loaded(tmp_path
     assert kept._changed(folder)
     monkeypatch.setattr(kept, "SOURCES", folder)
     mesh = mesh_lib.make_mesh(data=1)
-    assert KeptPrograms.of_run(tiny.config(), mesh).folder is None
+    assert KeptPrograms.bundle_from_run(tiny.config(), mesh).folder is None
 
 
 def test_the_origin_is_that_of_this_package():
@@ -164,7 +162,7 @@ def test_programs_for_one_device_are_kept_beside_the_compiled_ones(
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", cache)
     try:
-        programs = KeptPrograms.of_run(tiny.config(), mesh_lib.make_mesh(data=devices))
+        programs = KeptPrograms.bundle_from_run(tiny.config(), mesh_lib.make_mesh(data=devices))
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     assert programs.folder == (tmp_path / "here" / "traced" if keeps else None)

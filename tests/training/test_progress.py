@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from mova_jax import mesh as mesh_lib
+from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training import progress
 from mova_jax.training.loop import Loop, StopSignal
 from tests import tiny

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mova_jax import mesh as mesh_lib
-from mova_jax.training.initial import with_weights
+from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.training.init_weights import with_weights
 from mova_jax.training.optim import parameter_names
-from mova_jax.training.state import make_recipe
+from mova_jax.training.state import make_train_spec
 from tests import tiny
 
 
@@ -21,13 +21,13 @@ def mesh():
 
 
 @pytest.fixture(scope="module")
-def recipe(mesh):
-    return make_recipe(tiny.config(), mesh)
+def spec(mesh):
+    return make_train_spec(tiny.config(), mesh)
 
 
 @pytest.fixture(scope="module")
-def state(recipe):
-    return tiny.initial(recipe)
+def state(spec):
+    return tiny.initial(spec)
 
 
 def test_a_run_starts_at_step_zero_on_every_device(state, mesh):
@@ -41,11 +41,11 @@ def test_a_run_starts_at_step_zero_on_every_device(state, mesh):
     assert not any(leaf.any() for leaf in moments)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_others(recipe, state, mesh):
-    again = tiny.initial(make_recipe(tiny.config(), mesh))
+def test_the_same_seed_gives_the_same_weights_and_another_others(spec, state, mesh):
+    again = tiny.initial(make_train_spec(tiny.config(), mesh))
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
-    other = tiny.initial(make_recipe(dataclasses.replace(recipe.config, seed=1), mesh))
+    other = tiny.initial(make_train_spec(dataclasses.replace(spec.config, seed=1), mesh))
     kernels = [
         (a, b)
         for (name, a), b in zip(
@@ -56,32 +56,32 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(recipe, state, 
     assert kernels and all(np.abs(a - b).max() > 1e-3 for a, b in kernels)
 
 
-def test_a_recipe_makes_the_model_of_its_parameters(recipe, state):
-    model = recipe.model(jax.tree.map(lambda leaf: leaf + 1, state.params))
-    assert model.cfg == recipe.config.model
+def test_a_recipe_makes_the_model_of_its_parameters(spec, state):
+    model = spec.model(jax.tree.map(lambda leaf: leaf + 1, state.params))
+    assert model.cfg == spec.config.model
     changed = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     for name, leaf in parameter_names(state.params).items():
         np.testing.assert_array_equal(parameter_names(changed)[name], leaf + 1)
 
 
-def test_scales_start_where_the_configuration_says(recipe, state):
-    model = recipe.model(state.params)
-    np.testing.assert_allclose(model.scale, recipe.config.model.scale, rtol=1e-5)
-    np.testing.assert_allclose(model.modular_scale, recipe.config.model.modular_scale, rtol=1e-5)
+def test_scales_start_where_the_configuration_says(spec, state):
+    model = spec.model(state.params)
+    np.testing.assert_allclose(model.scale, spec.config.model.scale, rtol=1e-5)
+    np.testing.assert_allclose(model.modular_scale, spec.config.model.modular_scale, rtol=1e-5)
 
 
 def test_a_recipe_allocates_nothing(mesh):
     config = tiny.config(model__text__vocab_size=2**40)  # petabytes
-    recipe = make_recipe(config, mesh)
-    table = jax.eval_shape(recipe.initial).params["text"]["token_embedding"]
+    spec = make_train_spec(config, mesh)
+    table = jax.eval_shape(spec.initial).params["text"]["token_embedding"]
     assert table.shape == (2**40, tiny.W)
 
 
 def test_initial_weights_are_also_where_the_average_starts(mesh):
-    recipe = make_recipe(tiny.config(optim__ema=0.9), mesh)
+    spec = make_train_spec(tiny.config(optim__ema=0.9), mesh)
     kernel = np.full((tiny.W, tiny.D), 3.0, np.float32)
-    drawn = tiny.initial(recipe)
-    state = with_weights(recipe, drawn, {"text/projection/kernel": kernel})
+    drawn = tiny.initial(spec)
+    state = with_weights(spec, drawn, {"text/projection/kernel": kernel})
     for tree in (state.params, state.ema):
         placed = tree["text"]["projection"]["kernel"]
         np.testing.assert_array_equal(placed, kernel)
@@ -96,4 +96,4 @@ def test_initial_weights_are_also_where_the_average_starts(mesh):
 def test_a_misspelt_group_is_refused_before_anything_is_made(mesh):
     config = tiny.config(optim__groups=(("vison/.*", 0.1), (".*", 1.0)))
     with pytest.raises(ValueError, match="vison"):
-        make_recipe(config, mesh)
+        make_train_spec(config, mesh)

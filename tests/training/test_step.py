@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mova_jax import mesh as mesh_lib
 from mova_jax.losses.objective import objective
+from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.optim import parameter_names, schedule
-from mova_jax.training.state import make_recipe
+from mova_jax.training.state import make_train_spec
 from mova_jax.training.step import make_train_step
 from tests import tiny
 
@@ -25,23 +25,23 @@ AVERAGE = {"optim__ema": 0.75}
 
 def recipe_on(shape, **options):
     mesh = mesh_lib.make_mesh(**dict(zip(mesh_lib.AXES, shape, strict=True)))
-    return mesh, make_recipe(tiny.config(train__batch_size=ROWS, **options), mesh)
+    return mesh, make_train_spec(tiny.config(train__batch_size=ROWS, **options), mesh)
 
 
 def lowered(shape, **options):
-    mesh, recipe = recipe_on(shape, **options)
+    mesh, spec = recipe_on(shape, **options)
     batch = jax.eval_shape(lambda: tiny.batch(ROWS))
-    return make_train_step(recipe, mesh).lower(recipe.shapes, batch)
+    return make_train_step(spec, mesh).lower(spec.shapes, batch)
 
 
 @functools.cache
 def compiled(shape, **options):
     """Mesh, how to start, and the step compiled quickly."""
-    mesh, recipe = recipe_on(shape, **options)
+    mesh, spec = recipe_on(shape, **options)
     step = lowered(shape, **options).compile(tiny.QUICK)
-    start = jax.device_get(tiny.initial(recipe))  # the step donates its state
-    laid_out = mesh_lib.state_sharding(mesh, recipe.shapes)
-    return mesh, lambda: jax.device_put(start, laid_out), step
+    start = jax.device_get(tiny.initial(spec))  # the step donates its state
+    state_layout = mesh_lib.state_sharding(mesh, spec.shapes)
+    return mesh, lambda: jax.device_put(start, state_layout), step
 
 
 def batch_of(mesh, seed):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mova_jax.weights.files import WeightsError
-from mova_jax.weights.layouts import detect_layout, to_huggingface, to_ours
+from mova_jax.weights.layouts import detect_layout, to_flax, to_huggingface
 from mova_jax.weights.positions import resize_image_positions, stretch_positions
 from tests import tiny
 from tests.weights import clips
@@ -25,15 +25,15 @@ outputs = tiny.jit(clips.outputs)
 
 
 def source(layout="huggingface", **changes):
-    """Arrays of a layout, and the layout's name for `to_ours`."""
+    """Arrays of a layout, and the layout's name for `to_flax`."""
     make, name = LAYOUTS[layout]
     return clips.arrays(make(clips.reference(**changes).state_dict())), name
 
 
 def converted(layout="huggingface", cfg=None, **options):
-    """`to_ours` for a model without masks, whose parameters a CLIP has all of."""
+    """`to_flax` for a model without masks, whose parameters a CLIP has all of."""
     cfg = clips.config(objective="global_only") if cfg is None else cfg
-    return to_ours(*source(layout), clips.shapes(cfg), **options)
+    return to_flax(*source(layout), clips.shapes(cfg), **options)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -41,7 +41,7 @@ def test_every_layout_gives_the_embeddings_and_logits_of_transformers(layout):
     cfg = clips.config(objective="global_only")
     tensors, name = source(layout)
     assert detect_layout(tensors) == name
-    ours, report = to_ours(tensors, name, clips.shapes(cfg))
+    ours, report = to_flax(tensors, name, clips.shapes(cfg))
     assert sorted(ours) == sorted(clips.shapes(cfg))
     assert report.layout == name and report.kept == report.problems == []
     inputs = clips.inputs()
@@ -52,7 +52,7 @@ def test_every_layout_gives_the_embeddings_and_logits_of_transformers(layout):
 
 def test_the_exact_gelu_too():
     cfg = clips.config(objective="global_only", model__activation="gelu")
-    ours, _ = to_ours(*source(activation="gelu"), clips.shapes(cfg))
+    ours, _ = to_flax(*source(activation="gelu"), clips.shapes(cfg))
     inputs = clips.inputs()
     expected = clips.theirs(clips.reference("gelu"), *inputs)
     clips.assert_same(outputs(clips.model(cfg, ours), *inputs), expected)
@@ -71,7 +71,7 @@ def test_values_of_float16_files_are_those_of_float32_files():
 
 def test_what_a_clip_has_not_keeps_its_initial_values():
     like = clips.shapes(clips.config())
-    ours, report = to_ours(*source(), like)
+    ours, report = to_flax(*source(), like)
     missing = {name for name in like if name.startswith(("tmn/", "cmn/"))} | {"modular_logit_scale"}
     assert set(report.kept) == missing == set(like) - set(ours)
     assert "keep their initial values: cmn (" in "\n".join(report.lines())
@@ -82,7 +82,7 @@ def test_what_a_clip_has_not_keeps_its_initial_values():
 
 def test_text_positions_are_stretched_to_the_context():
     tensors, layout = source(context=21)
-    ours, report = to_ours(tensors, layout, clips.shapes(clips.config()))
+    ours, report = to_flax(tensors, layout, clips.shapes(clips.config()))
     table = tensors["text_model.embeddings.position_embedding.weight"]
     assert len(table) == 21
     np.testing.assert_array_equal(ours["text/positions"], stretch_positions(table, clips.CONTEXT))
@@ -92,7 +92,7 @@ def test_text_positions_are_stretched_to_the_context():
 def test_frozen_positions_are_a_parameter_of_their_own():
     whole, _ = converted()
     like = clips.shapes(clips.config(objective="global_only", model__text__frozen_positions=7))
-    split, report = to_ours(*source(), like)
+    split, report = to_flax(*source(), like)
     assert split["text/positions_frozen"].shape == (7, tiny.W) and report.kept == []
     parts = [split["text/positions_frozen"], split["text/positions"]]
     np.testing.assert_array_equal(np.concatenate(parts), whole["text/positions"])
@@ -101,13 +101,13 @@ def test_frozen_positions_are_a_parameter_of_their_own():
 def test_long_clip_uses_the_first_rows_of_one_table_and_the_last_of_the_other():
     tensors, layout = source("long_clip")
     like = clips.shapes(clips.config(model__text__frozen_positions=20))
-    ours, report = to_ours(tensors, layout, like)
+    ours, report = to_flax(tensors, layout, like)
     np.testing.assert_array_equal(
         ours["text/positions_frozen"], tensors["positional_embedding"][:20]
     )
     np.testing.assert_array_equal(ours["text/positions"], tensors["positional_embedding_res"][20:])
     assert report.changed == []
-    _, report = to_ours(tensors, layout, clips.shapes(clips.config()))
+    _, report = to_flax(tensors, layout, clips.shapes(clips.config()))
     assert "model.text.frozen_positions=20 does the same" in report.changed[0]
 
 
@@ -115,7 +115,7 @@ def test_a_context_that_the_rule_does_not_give_is_one_of_the_problems():
     tensors, layout = source(context=22)
     del tensors["logit_scale"]
     with pytest.raises(WeightsError) as error:
-        to_ours(tensors, layout, clips.shapes(clips.config()))
+        to_flax(tensors, layout, clips.shapes(clips.config()))
     assert error.value.problems == [
         "missing logit_scale [], for logit_scale",
         "the text has 22 positions in the weights and 24 in the model: expected "
@@ -126,7 +126,7 @@ def test_a_context_that_the_rule_does_not_give_is_one_of_the_problems():
 def test_image_positions_are_resized_to_the_grid_of_the_frames():
     tensors, layout = source()
     like = clips.shapes(clips.config(model__vision__image_size=12))
-    ours, report = to_ours(tensors, layout, like)
+    ours, report = to_flax(tensors, layout, like)
     table = tensors["vision_model.embeddings.position_embedding.weight"]
     np.testing.assert_array_equal(ours["vision/positions"], resize_image_positions(table, 3))
     assert report.changed == ["image positions resized from 2 x 2 to 3 x 3 patches (bicubic)"]
@@ -160,7 +160,7 @@ def broken():
 def test_all_that_is_wrong_is_one_error():
     tensors, layout, expected = broken()
     with pytest.raises(WeightsError) as error:
-        to_ours(tensors, layout, clips.shapes(clips.config(objective="global_only")))
+        to_flax(tensors, layout, clips.shapes(clips.config(objective="global_only")))
     assert error.value.problems == expected
     assert str(error.value).startswith("the weights have 6 problem(s):\n  - visual.conv1.weight")
 
@@ -168,7 +168,7 @@ def test_all_that_is_wrong_is_one_error():
 def test_without_strict_the_rest_is_taken_and_the_report_says_what_is_wrong():
     tensors, layout, expected = broken()
     like = clips.shapes(clips.config(objective="global_only"))
-    ours, report = to_ours(tensors, layout, like, strict=False)
+    ours, report = to_flax(tensors, layout, like, strict=False)
     assert report.problems == expected
     assert report.kept == [
         "text/norm_final/bias",
@@ -187,7 +187,7 @@ def test_buffers_that_say_nothing_are_ignored():
     tensors, layout = source()
     for tower in ("text", "vision"):  # transformers kept them in its files until version 4.31
         tensors[f"{tower}_model.embeddings.position_ids"] = np.arange(5)[None]
-    _, report = to_ours(tensors, layout, clips.shapes(clips.config()))
+    _, report = to_flax(tensors, layout, clips.shapes(clips.config()))
     assert report.problems == [] and len(report.ignored) == 2
     _, report = converted("openai")
     assert report.ignored == ["context_length", "input_resolution", "vocab_size"]
@@ -200,7 +200,7 @@ def test_unknown_layouts_are_refused_with_some_of_their_names():
         detect_layout(["visual.conv1.weight", "visual.attnpool.positional_embedding"])
     assert detect_layout(["vision.blocks.0.attention.qkv.weight"]) == "mova_torch"
     with pytest.raises(WeightsError, match="got the layout 'other'"):
-        to_ours({}, "other", {})
+        to_flax({}, "other", {})
 
 
 # -- and back
@@ -210,14 +210,14 @@ def test_unknown_layouts_are_refused_with_some_of_their_names():
 def test_transformers_gets_back_what_it_gave_bit_for_bit(frozen):
     cfg = clips.config(model__text__frozen_positions=frozen)
     given, layout = source()
-    ours, _ = to_ours(given, layout, clips.shapes(cfg))
+    ours, _ = to_flax(given, layout, clips.shapes(cfg))
     masks = {"cmn/query/bias": np.zeros(3, np.float32)}  # towers alone go out
     back = to_huggingface(ours | masks)
     assert set(back) == set(given)
     for name, value in given.items():
         np.testing.assert_array_equal(back[name], value, err_msg=name)
         assert back[name].flags.c_contiguous and back[name].shape == value.shape
-    again, _ = to_ours(back, "huggingface", clips.shapes(cfg))
+    again, _ = to_flax(back, "huggingface", clips.shapes(cfg))
     assert all(np.array_equal(again[name], value) for name, value in ours.items())
     # And it is a state dict that transformers takes.
     tensors = {name: torch.tensor(value) for name, value in back.items()}

@@ -1,0 +1,1 @@
+"""FLOPs of the model and figures of the chips."""

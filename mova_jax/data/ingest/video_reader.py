@@ -1,0 +1,364 @@
+"""Video files to frames at a steady rate, and frames to bytes and back. The only video library.
+
+In:  a path of anything FFmpeg decodes (an image counts as a video of one frame).
+Out: what is on the screen at 0, 1/fps, 2/fps ... seconds, as uint8 RGB, upright, in square pixels:
+
+    video = decode_video("clip.mp4", fps=1.0, short_side=224)
+    video.frames, video.timestamps, video.duration, video.warnings
+
+The time of a frame is its own time stamp; what headers say of rate and duration is not relied on.
+"""
+
+import contextlib
+import itertools
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import simplejpeg
+
+from mova_jax.data.ingest.frame_converter import Converter, exif_matrix
+from mova_jax.data.ppm import encode_ppm, is_ppm, ppm_pixels
+
+MAX_FRAMES = 100_000
+JPEG_QUALITY = 90
+
+# Forms that name other files, which may lie anywhere.
+_PLAYLISTS = {"hls", "concat", "dash", "applehttp"}
+
+# Containers round times, some to milliseconds: a frame counts from so many seconds before its time.
+_SLACK = 6e-4
+# Seconds between the starts of sound and picture that are worth a warning.
+_LATE = 0.5
+# Seconds back in time after which frames are another recording, and no longer badly ordered.
+_JUMP = 1.0
+# Not every file can find the last key frame before a time; then one looks further back, and at last
+# from the start (None). In seconds.
+_BACK = (0.0, 10.0, None)
+
+
+class DecodeError(Exception):
+    """A video or an image that cannot be decoded; the message is the reason."""
+
+
+class Video(NamedTuple):
+    """Frames u8[f H W 3], their times f32[f] and the duration, seconds; what was not in order."""
+
+    frames: np.ndarray
+    timestamps: np.ndarray
+    duration: float
+    warnings: tuple[str, ...]
+
+
+class _Span(NamedTuple):
+    """A decoded frame, and from when to when it is on the screen (seconds)."""
+
+    frame: Any
+    start: float
+    end: float
+
+
+def decode_video(
+    path: str | os.PathLike,
+    fps: float = 1.0,
+    short_side: int = 224,
+    *,
+    start: float = 0.0,
+    end: float = math.inf,
+) -> Video:
+    """Decodes a video, or a cut of it, at a steady rate.
+
+    Args:
+        path: the file.
+        fps: frames a second; a frame shown longer than 1/fps is repeated.
+        short_side: pixels of the smaller side; smaller videos keep their size, 0 keeps all.
+        start: of the cut, seconds; time stamps count from here.
+        end: of the cut, seconds.
+
+    Returns:
+        At least one frame. A damaged file gives what can be decoded, and a warning.
+
+    Raises:
+        DecodeError: no such file, an empty one, not a video, no video stream, no frame decoded.
+        ValueError: fps or the cut is not positive.
+    """
+    stream = VideoReader(path, fps, short_side, start=start, end=end)
+    frames = list(stream)
+    timestamps = np.arange(len(frames), dtype=np.float32) / np.float32(fps)
+    return Video(np.stack(frames), timestamps, stream.duration, tuple(stream.warnings))
+
+
+class VideoReader:
+    """`decode_video` frame by frame, for videos that do not fit in memory.
+
+    Frame k belongs to time k / fps. The same array comes twice in a row where a frame is repeated.
+    `duration` and `warnings` are known after the last frame.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        fps: float,
+        short_side: int,
+        *,
+        start: float = 0.0,
+        end: float = math.inf,
+    ):
+        """Takes the arguments of `decode_video`; nothing is opened yet."""
+        if not (fps > 0 and math.isfinite(fps)) or short_side < 0:
+            raise ValueError(f"fps must be positive, short_side not negative: {fps}, {short_side}")
+        if not 0 <= start < end:
+            raise ValueError(f"A cut must have 0 <= start < end, got {start} to {end} s.")
+        self._path = Path(path).absolute()
+        self._fps, self._short_side = fps, short_side
+        self._start, self._end = start, end
+        self.duration = 0.0
+        self.warnings: list[str] = []
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        import av
+
+        self._check_file()
+        try:
+            for back in _BACK if self._start else (None,):
+                with self._opened() as container:
+                    frames = _Frames(container)
+                    spans = self._spans(frames, back)
+                    first = next(spans, None)
+                    if back is None or (first and first.start <= self._start + _SLACK):
+                        yield from self._sample(frames, first, spans)
+                        return
+        except av.error.FFmpegError as error:
+            what = "its end is missing" if _is_cut_short(self._path) else error.strerror
+            raise DecodeError(f"not a video that can be decoded ({what})") from error
+
+    @contextlib.contextmanager
+    def _opened(self):
+        import av
+
+        # Only files: a playlist in disguise must not reach out to the network. Titles that are not
+        # UTF-8, as old cameras write them, must not cost the video.
+        options = {"protocol_whitelist": "file"}
+        with av.open(str(self._path), options=options, metadata_errors="replace") as container:
+            if playlist := _PLAYLISTS & set(container.format.name.split(",")):
+                names = ", ".join(playlist)
+                raise DecodeError(f"a list of other files ({names}), not a video")
+            yield container
+
+    def _check_file(self) -> None:
+        if not self._path.is_file():
+            raise DecodeError("no such file")
+        if not self._path.stat().st_size:
+            raise DecodeError("the file is empty")
+
+    def _spans(self, frames: "_Frames", back: float | None) -> Iterator[_Span]:
+        """Frames and when they are shown; from `back` seconds before the cut, or from the start."""
+        timed = iter(frames)
+        if back is not None:
+            next(timed, None)  # the first frame sets the clock
+            if not frames.seek(self._start - back):
+                return
+            # What is decoded before a key frame may lack what it refers to.
+            timed = itertools.dropwhile(lambda pair: not pair[0].key_frame, frames)
+        before, time = None, 0.0
+        for frame, now in timed:
+            if before is not None:
+                now = max(now, time)
+                yield _Span(before, time, now)
+            before, time = frame, now
+        if before is not None:
+            last = float(before.duration * before.time_base) if before.duration else frames.step
+            yield _Span(before, time, time + max(last, 2 * _SLACK))
+
+    def _sample(self, frames: "_Frames", first: _Span | None, spans) -> Iterator[np.ndarray]:
+        """The image on the screen at each multiple of 1/fps within the cut."""
+        if first is None:
+            raise DecodeError("no frame could be decoded")
+        convert = Converter(self._short_side, frames.pixel_aspect, frames.matrix)
+        if first.start > max(_LATE, self._start):
+            late = f"its picture starts {first.start:.1f} s after its sound"
+            self.warnings.append(f"{late}; the first frame stands until then")
+        count, end = 0, 0.0
+        for span in itertools.chain([first], spans):
+            image, end = None, min(span.end, self._end)
+            while self._start + count / self._fps < end - _SLACK:
+                if count == MAX_FRAMES:
+                    raise DecodeError(
+                        f"more than {MAX_FRAMES} frames at {self._fps} a second; the time stamps "
+                        "are broken, or fewer frames a second are needed"
+                    )
+                image = convert(span.frame) if image is None else image
+                yield image
+                count += 1
+                if frames.still:
+                    break
+            if end == self._end:
+                break
+        if not count:
+            raise DecodeError(f"it ends before the cut starts ({self._start} s)")
+        self.duration = end - self._start
+        self.warnings += frames.warnings(None if end == self._end else end) + convert.warnings()
+
+
+class _Frames:
+    """Decoded frames of the first video stream in order of presentation, each with its time.
+
+    Times are seconds on the clock of the file, which starts with the first of its streams: where
+    the sound starts first, the first frame comes later than 0.
+    """
+
+    def __init__(self, container):
+        self._container = container
+        self._stream = stream = _video_stream(container)
+        stream.thread_count = 1  # videos are decoded in parallel, not their frames
+        self.step = 1 / float(stream.average_rate or 25)
+        self.pixel_aspect = float(stream.sample_aspect_ratio or 1)
+        # It stores times of decoding only; those of presentation are a guess, and wrong for H.264.
+        self._is_avi = container.format.name == "avi"
+        self.still = container.format.name.endswith("_pipe")  # shown for as long as one likes
+        self.matrix = exif_matrix(container.name) if self.still else None
+        self._zero: float | None = None
+        self._damaged = self._jumps = 0
+
+    def __iter__(self) -> Iterator[tuple[Any, float]]:
+        time, shift = None, 0.0
+        for frame in _decoded(self._container, self._stream):
+            if frame is None:
+                self._damaged += 1
+                continue
+            stamp = frame.dts if self._is_avi or frame.pts is None else frame.pts
+            raw = None if stamp is None else float(stamp * frame.time_base)
+            if self._zero is None:
+                self._zero = self._clock(raw)
+            elif raw is None and time is None:
+                raw = math.inf  # not known after a jump: too late, so that one looks further back
+            if raw is not None:
+                now = raw - self._zero + shift
+            else:
+                now = 0.0 if time is None else time + self.step
+            if time is not None and now < time - _JUMP:  # recordings that were put together
+                self._jumps += 1
+                shift += time + self.step - now
+                now = time + self.step
+            time = now
+            yield frame, now
+
+    def _clock(self, first: float | None) -> float:
+        """What the first frame's time stamp, or the file, has where its clock is at 0."""
+        start = self._stream.start_time
+        if start is None or (self._is_avi and not self._damaged):
+            return first or 0.0
+        start = float(start * self._stream.time_base)
+        together = self._container.start_time
+        return start if together is None else min(start, together / 1e6)
+
+    def seek(self, time: float) -> bool:
+        """Goes to a key frame, most often one before `time`; False where the file does not."""
+        import av
+
+        if self._container.format.name == "mpeg":  # its times are wrong for a while after a jump
+            return False
+        try:
+            ticks = int((self._zero + max(0.0, time)) / self._stream.time_base)
+            self._container.seek(ticks, stream=self._stream)
+        except (av.error.FFmpegError, TypeError):  # TypeError: no frame was decoded
+            return False
+        return True
+
+    def warnings(self, end: float | None) -> list[str]:
+        """What was not in order, up to `end` seconds (None where a cut ends before)."""
+        notes = []
+        if self._damaged:
+            notes.append(f"{self._damaged} damaged packets were skipped")
+        if self._jumps:
+            notes.append(f"its clock jumps back {self._jumps} times; the parts follow each other")
+        claimed = float((self._stream.duration or 0) * self._stream.time_base)
+        if end is not None and claimed > 1.1 * end + 0.5:
+            notes.append(f"only {end:.1f} s of the {claimed:.1f} s it claims were decoded")
+        return notes
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Whether an MP4 ends within a box; the index, without which it is nothing, is often last."""
+    size, position = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            header = file.read(16)
+            if position == 0 and header[4:8] != b"ftyp":
+                return False
+            length = int.from_bytes(header[:4])
+            length = int.from_bytes(header[8:]) if length == 1 else length
+            if length < 8:  # 0 reaches to the end
+                return False
+            position += length
+    return position != size
+
+
+def _video_stream(container):
+    from av.stream import Disposition
+
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:  # the cover of an audio file
+            return stream
+    raise DecodeError("no video stream")
+
+
+def _decoded(container, stream) -> Iterator[Any]:
+    """Frames in order of presentation; None for each packet that cannot be decoded."""
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            yield from packet.decode()
+        except av.error.InvalidDataError:
+            yield None
+        except IndexError:  # a packet of a stream that appears on the way, which PyAV does not know
+            packets = container.demux(stream)
+        except av.error.EOFError:  # the decoder was emptied before the above
+            return
+
+
+# ------------------------------------------------------------------------------------- frames
+
+
+def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY, subsampling: str = "420") -> bytes:
+    """Encodes u8[H W 3] RGB; colour at half the resolution ('420'), as videos have it anyway."""
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "RGB", subsampling)
+
+
+def decode_jpeg(data: bytes) -> np.ndarray:
+    """Decodes a JPEG to u8[H W 3] RGB.
+
+    Raises:
+        DecodeError: when the data are cut short or not a JPEG.
+    """
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError as error:
+        raise DecodeError(f"{len(data)} bytes are not a whole JPEG image ({error})") from error
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """A stored frame, of either codec, to u8[H W 3] RGB; of a raw one a view that is read only.
+
+    Raises:
+        DecodeError: when the data are cut short or no frame.
+    """
+    if not is_ppm(data):
+        return decode_jpeg(data)
+    try:
+        return ppm_pixels(data)
+    except ValueError as error:
+        raise DecodeError(str(error)) from error
+
+
+# How frames are stored; the first bytes of a frame say which it is.
+CODECS = {"jpeg": encode_jpeg, "raw": encode_ppm}

@@ -1,0 +1,1 @@
+"""`prepare inspect`: statistics and checks of shards."""

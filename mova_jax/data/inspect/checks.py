@@ -1,0 +1,209 @@
+"""Reads every record of a split, and says what is wrong with shards and records; the rest goes on.
+
+    faults = []
+    for shard, position, record in read_records(folder, manifest.splits["train"], faults):
+        faults += [Fault(shard, position, reason) for reason in record_faults(record)]
+
+Shards may come from a stranger: nothing here trusts their contents, or prints them as they are.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+
+from mova_jax.data.ingest.video_reader import DecodeError, decode_image
+from mova_jax.data.ppm import is_ppm, ppm_size
+from mova_jax.data.shards.reader import ShardInfo, SplitInfo, VideoRecord, parse, whole_chunks
+
+# A header of some bytes may claim 65535 x 65535 pixels, which would fill the memory.
+MAX_PIXELS = 2**26
+# Times are stored as float32, and come from clocks that are finer.
+_TOLERANCE = 1e-3
+
+
+class Fault(NamedTuple):
+    """What is wrong, and where: a file or a split, and the number of the record in it or None."""
+
+    place: str
+    record: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        record = "" if self.record is None else f", record {self.record}"
+        return plain(f"{self.place}{record}: {self.reason}", 400)
+
+
+def plain(text: str, limit: int = 200) -> str:
+    """A text of unknown origin as one line of printable characters, cut at `limit` of them."""
+    text = text[: 8 * limit]  # a caption may have megabytes
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def read_records(
+    folder: Path, info: SplitInfo, faults: list[Fault], hashes: bool = False
+) -> Iterator[tuple[str, int, VideoRecord]]:
+    """Reads a split from its first to its last record, over all that is damaged.
+
+    Args:
+        folder: of the shards.
+        info: of the split, from the manifest.
+        faults: what is wrong with shards, and records that cannot be read, are added to it.
+        hashes: whether to compute the sha256 of each shard too.
+
+    Yields:
+        Name of the shard, number of the record in it, the record.
+    """
+    for shard in info.shards:
+        yield from _read_shard(folder / shard.file, shard, faults, hashes)
+
+
+def _read_shard(path: Path, shard: ShardInfo, faults: list[Fault], hashes: bool):
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    def wrong(reason: str, record: int | None = None) -> None:
+        faults.append(Fault(shard.file, record, reason))
+
+    try:
+        for reason in _file_faults(path, shard, hashes):
+            wrong(reason)
+        if not path.is_file():
+            return
+        # Each record by itself, so that a damaged one does not touch the next.
+        reader = ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
+        if not reader.ok():
+            wrong(_why_closed(path, shard))
+            return
+        records = reader.num_records()
+    except (OSError, RuntimeError) as error:
+        wrong(f"cannot be read ({error})")
+        return
+    if records != shard.records:
+        wrong(f"holds {records} records, the manifest says {shard.records}")
+    for position in range(records):
+        try:
+            record = parse(reader.read([position])[0])
+        except (RuntimeError, ValueError, IndexError) as error:
+            wrong(f"cannot be read ({plain(str(error), 160)})", position)
+        else:
+            yield shard.file, position, record
+
+
+def _file_faults(path: Path, shard: ShardInfo, hashes: bool) -> Iterator[str]:
+    if not path.is_file():
+        yield "is in the manifest, but no such file is in the folder"
+        return
+    size = path.stat().st_size
+    if size != shard.bytes:
+        yield f"has {size:,} bytes, the manifest says {shard.bytes:,}"
+    elif hashes:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != shard.sha256:
+            yield f"has the sha256 {digest}, the manifest says {shard.sha256}"
+
+
+def _why_closed(path: Path, shard: ShardInfo) -> str:
+    """What an ArrayRecord file has lost that cannot be opened."""
+    intact = whole_chunks(path)
+    if intact < shard.records:
+        return (
+            f"cannot be opened, so none of its {shard.records} records was checked; record "
+            f"{intact} is the first that is not there"
+        )
+    return f"cannot be opened: its {shard.records} records are there, the index at its end is not"
+
+
+def record_faults(record: VideoRecord, run: Callable = map) -> list[str]:
+    """Finds what is wrong with a record that can be read; decodes all of its frames.
+
+    Args:
+        record: to be checked.
+        run: `map`, or that of an executor whose threads decode.
+
+    Returns:
+        A reason for each kind of fault, empty when all is well.
+    """
+    reasons = [] if record.id.strip() else ["has no id"]
+    reasons += _picture_faults(record, run)
+    reasons += _time_faults(record)
+    if not record.captions:
+        reasons.append("has no caption")
+    empty = [i for i, caption in enumerate(record.captions) if not caption.text.strip()]
+    if empty:
+        reasons.append(f"sentence {empty[0]} of its {len(record.captions)} is empty")
+    if not all(text.strip() for text in record.alternatives):
+        reasons.append("one of its alternative captions is empty")
+    return reasons
+
+
+def _picture_faults(record: VideoRecord, run: Callable) -> list[str]:
+    if not record.frames:
+        return ["has no frames"]
+    # A picture that stands still is stored again and again.
+    different = list(dict.fromkeys(record.frames))
+    size = (record.height, record.width)
+    reasons = dict(
+        zip(different, run(lambda data: frame_fault(data, size), different), strict=True)
+    )
+    bad = [(i, reasons[jpeg]) for i, jpeg in enumerate(record.frames) if reasons[jpeg]]
+    if not bad:
+        return []
+    first, reason = bad[0]
+    return [f"{len(bad)} of {len(record.frames)} frames are damaged, first frame {first}: {reason}"]
+
+
+def frame_fault(data: bytes, size: tuple[int, int]) -> str:
+    """Why a frame is not a whole JPEG or PPM of (height, width) pixels, or ''."""
+    kind = "PPM" if is_ppm(data) else "JPEG"
+    try:
+        header = ppm_size if kind == "PPM" else simplejpeg.decode_jpeg_header
+        height, width = header(data)[:2]
+        if (height, width) != size:
+            return f"is {width} x {height} pixels, its record says {size[1]} x {size[0]}"
+        if height * width > MAX_PIXELS:
+            return f"{width} x {height} pixels are too many to decode"
+        decode_image(data)
+    except (ValueError, DecodeError) as error:
+        return f"not a whole {kind} of {len(data)} bytes ({error})"
+    return ""
+
+
+def _time_faults(record: VideoRecord) -> list[str]:
+    times, duration = record.timestamps, record.duration
+    reasons = []
+    if len(times) != len(record.frames):
+        reasons.append(f"has {len(record.frames)} frames, but {len(times)} timestamps")
+    if not (np.isfinite(times).all() and (np.diff(times) > 0).all() and (times >= 0).all()):
+        reasons.append("its timestamps do not ascend from 0 or later")
+    if not (np.isfinite(duration) and duration >= 0):
+        return [*reasons, f"its duration is {duration} s"]
+    end = duration * (1 + 1e-6) + _TOLERANCE
+    if len(times) and times[-1] > end:
+        reasons.append(f"its last frame is at {times[-1]:g} s, its duration is {duration:g} s")
+    for i, caption in enumerate(record.captions):
+        untimed = (caption.start, caption.end) == (-1.0, -1.0)
+        if not untimed and not 0 <= caption.start < caption.end <= end:
+            reasons.append(
+                f"sentence {i} is from {caption.start:g} to {caption.end:g} s of {duration:g} s"
+            )
+            break
+    return reasons
+
+
+def count_faults(split: str, info: SplitInfo, counted: tuple[int, int, int]) -> list[Fault]:
+    """Compares what a manifest says of a split with (videos, frames, captions) that were read."""
+    records = sum(shard.records for shard in info.shards)
+    pairs = [("videos", info.videos, records)]
+    # Where records are lost, that is the fault to report, and not that they are missing here.
+    if counted[0] == records:
+        pairs += [("frames", info.frames, counted[1]), ("captions", info.captions, counted[2])]
+    return [
+        Fault(f"split {split}", None, f"the manifest says {said:,} {what}, not {there:,}")
+        for what, said, there in pairs
+        if said != there
+    ]

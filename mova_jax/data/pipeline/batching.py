@@ -1,0 +1,200 @@
+"""From a record to a row of a batch: choices made, caption encoded, frames decoded.
+
+    load = LoadExample(source, tokenizer, settings)
+    make = MakeBatch(source, settings, tokenizer.pad_id, settings.buckets, rows=64)
+    batch = make([load(index, rng) for index in range(64)])
+
+Both are called by Grain's readers, on threads or in worker processes; both can be pickled.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from mova_jax.config import Config
+from mova_jax.data import images
+from mova_jax.data.pipeline import sampling
+from mova_jax.data.pipeline.buffers import BufferPool
+from mova_jax.data.shards.manifest import ShardError
+from mova_jax.data.shards.records import VideoRecord
+from mova_jax.data.sources import ConcatSource
+from mova_jax.data.tokenizer import Tokenizer
+
+ArrayDict = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineSettings:
+    """How records become batches.
+
+    Attributes:
+        frames: frames of a video (f).
+        image_size: side of the square frames (H = W), pixels.
+        max_tokens: longest caption, tokens with start and end.
+        token_buckets: lengths to which captions are padded, ascending; those of `max_tokens` and
+            above stand for `max_tokens`. Each is a shape that the step is compiled for.
+        short_caption_share: training only, probability of a short alternative caption.
+        caption_policy: training only, see `choices.choose_caption`.
+        frame_policy: training only, see `choices.choose_frames`.
+        threads: threads that make batches, in each process; 0 makes them when they are asked for.
+        worker_processes: processes that make batches; 0 leaves the work to the threads.
+        prefetch: batches made ahead (each held in memory).
+    """
+
+    frames: int
+    image_size: int
+    max_tokens: int = 248
+    token_buckets: tuple[int, ...] = (64, 128, 192, 248)
+    short_caption_share: float = 0.0
+    caption_policy: str = "all"
+    frame_policy: str = "jittered"
+    threads: int = 2
+    worker_processes: int = 0
+    prefetch: int = 4
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The lengths in use: ascending, the last one is `max_tokens`."""
+        return (*sorted(b for b in self.token_buckets if b < self.max_tokens), self.max_tokens)
+
+
+def settings_of(config: Config, frames: int) -> PipelineSettings:
+    """The settings of a run's configuration, for so many frames a video."""
+    return PipelineSettings(
+        frames=frames,
+        image_size=config.model.vision.image_size,
+        max_tokens=config.model.text.context,
+        token_buckets=config.data.token_buckets,
+        short_caption_share=config.data.short_caption_share,
+        caption_policy=config.data.caption_policy,
+        frame_policy=config.data.frame_policy,
+        threads=config.data.threads,
+        worker_processes=config.data.worker_processes,
+        prefetch=config.data.prefetch,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A record with its choices made: which frames, which caption. Frames are not yet decoded."""
+
+    index: int
+    id: str
+    frames: tuple[bytes, ...]
+    timestamps: np.ndarray
+    tokens: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadExample:
+    """Reads a record and chooses frames and caption; the random choices come from `rng`."""
+
+    source: Sequence[VideoRecord]
+    tokenizer: Tokenizer
+    settings: PipelineSettings
+    tolerant: bool = False  # a record that cannot be read becomes an example of nothing
+
+    def __call__(self, index: int, rng: np.random.Generator | None = None) -> Example:
+        try:
+            # Both: frames of a TFDS data set are read when they are chosen.
+            return self._chosen(int(index), self.source[int(index)], rng)
+        except ShardError:
+            if not self.tolerant:
+                raise
+            return Example(int(index), "", (), np.empty(0, np.float32), np.empty(0, np.int32))
+
+    def _chosen(self, index: int, record: VideoRecord, rng: np.random.Generator | None) -> Example:
+        settings = self.settings
+        picked = sampling.choose_frames(
+            record.timestamps, settings.frames, settings.frame_policy, rng
+        )
+        text = sampling.choose_caption(
+            record, rng, settings.short_caption_share, settings.caption_policy
+        )
+        return self._example(index, record, picked, text)
+
+    def _example(self, index: int, record: VideoRecord, picked, text: str) -> Example:
+        return Example(
+            index=index,
+            id=record.id,
+            frames=tuple(record.frames[i] for i in picked),
+            timestamps=record.timestamps[picked],
+            tokens=self.tokenizer.encode(text).ids,
+        )
+
+
+class LoadImage(LoadExample):
+    """Reads a record as image-caption data: a video of one frame, and a sentence that it shows."""
+
+    def _chosen(self, index: int, record: VideoRecord, rng: np.random.Generator) -> Example:
+        frame, text = sampling.choose_moment(record, rng)
+        return self._example(index, record, np.array([frame]), text)
+
+
+@dataclasses.dataclass(frozen=True)
+class MakeBatch:
+    """Decodes the frames of some examples straight into the arrays of a batch.
+
+    Attributes:
+        source: of the records, for errors.
+        settings: sizes.
+        pad_id: token id that fills up.
+        buckets: lengths to pad the tokens to.
+        rows: b; fewer examples are filled up with rows whose masks are all False.
+        tolerant: an example with a frame that does not decode becomes such a row too, which keeps
+            its `video_id`: no loss and no gradient sees it.
+        memory: of the frames of batches that nobody holds any more.
+    """
+
+    source: ConcatSource
+    settings: PipelineSettings
+    pad_id: int
+    buckets: tuple[int, ...]
+    rows: int
+    tolerant: bool = False
+    memory: BufferPool = dataclasses.field(default_factory=BufferPool, compare=False, repr=False)
+
+    def __call__(self, examples: Sequence[Example]) -> ArrayDict:
+        settings, missing = self.settings, self.rows - len(examples)
+        counts = np.array([len(example.frames) for example in examples] + [0] * missing)
+        tokens, token_mask = images.pad_tokens(
+            [example.tokens for example in examples] + [np.empty(0, np.int32)] * missing,
+            self.buckets,
+            self.pad_id,
+        )
+        batch = {
+            "frames": self.memory(
+                (self.rows, settings.frames, settings.image_size, settings.image_size, 3)
+            ),
+            "frame_mask": np.arange(settings.frames) < counts[:, None],
+            "timestamps": np.zeros((self.rows, settings.frames), np.float32),
+            "tokens": tokens,
+            "token_mask": token_mask,
+            "video_id": np.array([e.index for e in examples] + [-1] * missing, np.int32),
+        }
+        batch["frames"][len(examples) :] = 0
+        for row, example in enumerate(examples):
+            batch["frames"][row, counts[row] :] = 0
+            batch["timestamps"][row, : len(example.frames)] = example.timestamps
+            try:
+                self._decode(example, batch["frames"][row])
+            except ShardError:
+                if not self.tolerant:
+                    raise
+                for name in ("frames", "frame_mask", "timestamps", "token_mask"):
+                    batch[name][row] = 0
+        return batch
+
+    def _decode(self, example: Example, out: np.ndarray) -> None:
+        for image, data in zip(out, example.frames, strict=False):
+            try:
+                images.decode_frame(data, image)
+            except ValueError as error:
+                source, index = self.source.locate(example.index)
+                raise ShardError(
+                    f"A frame of record {example.id!r} does not decode ({error}): record {index} "
+                    f"of {source!r}. Copy the data anew or make them again; python -m "
+                    "mova_jax.prepare inspect SHARDS --verify names all that is damaged in a "
+                    "folder."
+                ) from error

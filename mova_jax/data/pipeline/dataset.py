@@ -1,0 +1,331 @@
+"""From sources of records to batches of NumPy arrays, for training, evaluation and grounding.
+
+In goes the name of a source (`sources.py`: a shard folder, a TFDS data set) and a tokenizer
+folder's `Tokenizer`, out come dicts with exactly the fields of `mova_jax.typing.Batch`:
+
+    dataset = train_dataset(folder, "train", tokenizer, settings, seed=0, batch_size=64)
+    batches = iter(dataset)
+    batch = next(batches)                 # {"frames": u8[b f H W 3], "frame_mask": bool[b f], ...}
+    state = batches.get_state()           # {"next_batch": 1}, goes into the checkpoint
+    batches.close()                       # stops threads and worker processes
+
+    for batch in eval_batches(folder, "validation", tokenizer, settings, batch_size=64): ...
+
+Training batch n is a function of (seed, n) and of its size over all processes. How many processes,
+threads and worker processes there are, and how many batches are made ahead, changes the speed and
+nothing else; n is the whole state, so that a run resumes exactly, also with other values of these.
+The rows of process 0, 1, ... of step n put together are the batch that one process would have made.
+
+Every record is seen exactly once in each epoch, and never twice in a batch; see `order.py`. One
+that is damaged leaves a row of which all masks are False, in training; an evaluation stops at it,
+for figures of a smaller gallery must not pass unnoticed.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+
+import grain
+from absl import flags
+
+from mova_jax.data.pipeline.batching import (
+    ArrayDict,
+    LoadExample,
+    LoadImage,
+    MakeBatch,
+    PipelineSettings,
+    settings_of,
+)
+from mova_jax.data.pipeline.buffers import keep_freed
+from mova_jax.data.pipeline.order import Order, WeightedInterleave
+from mova_jax.data.shards.manifest import ShardError
+from mova_jax.data.shards.records import VideoRecord, load_parser
+from mova_jax.data.sources import ConcatSource, open_source, splits_of
+from mova_jax.data.tokenizer import Tokenizer
+from mova_jax.data.worker_pool import exit_with_parent
+
+# What users of the pipeline need, whichever file it lives in.
+__all__ = [
+    "PipelineSettings",
+    "TrainDataset",
+    "TrainIterator",
+    "can_fill",
+    "eval_batches",
+    "record_ids",
+    "settings_of",
+    "train_dataset",
+]
+
+# (number of its first batch, its batches at random access), one after the other.
+Stages = list[tuple[int, grain.MapDataset[ArrayDict]]]
+# (name of a source, weight), ...
+Mixture = Sequence[tuple[str | os.PathLike, float]]
+_ENDLESS = 2**48  # examples
+
+
+class TrainDataset(grain.IterDataset[ArrayDict]):
+    """Endless batches, whose iterators have the number of the next batch as their whole state."""
+
+    def __init__(self, source: ConcatSource, stages: Stages, settings: PipelineSettings):
+        """Wraps batches at random access; use `train_dataset`."""
+        super().__init__()
+        self._source, self._stages, self._settings = source, stages, settings
+
+    def record_ids(self, video_ids: Sequence[int]) -> list[str]:
+        """The ids of the records behind the `video_id` of a batch, for messages.
+
+        Args:
+            video_ids: i32[b]; rows of -1, which only fill up a batch, are left out.
+        """
+        names = []
+        for index in video_ids:
+            try:
+                names += _record_ids(self._source, [index])
+            except ShardError:
+                names.append(f"{self.place_of(index)} (damaged)")
+        return names
+
+    def place_of(self, video_id: int) -> str:
+        """Where the record behind a `video_id` lies: its number and its source."""
+        source, index = self._source.locate(int(video_id))
+        return f"record {index} of {source!r}"
+
+    def __iter__(self) -> "TrainIterator":
+        return TrainIterator(self._stages, self._settings)
+
+
+class TrainIterator(grain.DatasetIterator[ArrayDict]):
+    """Iterates over a `TrainDataset`; `start_prefetch` or the first batch starts its readers.
+
+    Grain's own state depends on the number of worker processes. This one restarts Grain's readers
+    at batch n of the random-access data set, which gives the same batches for any number.
+    """
+
+    def __init__(self, stages: Stages, settings: PipelineSettings):
+        """Starts at batch 0; use `iter(dataset)`."""
+        super().__init__()
+        self._stages = stages
+        self._settings = settings
+        self._next_batch = 0
+        self._reader: grain.DatasetIterator[ArrayDict] | None = None
+
+    def __next__(self) -> ArrayDict:
+        """Returns the next batch.
+
+        Raises:
+            ShardError: when a record cannot be read or decoded; names record and shard.
+        """
+        self.start_prefetch()
+        batch = next(self._reader)
+        self._next_batch += 1
+        if any(self._next_batch == first for first, _ in self._stages):
+            self.close()  # the readers are at the end of their stage
+        return batch
+
+    def start_prefetch(self) -> None:
+        """Begins to read, so that the next batch is there when it is asked for."""
+        if self._reader is None:
+            self._reader = iter(_read_ahead(self._ahead(), self._settings))
+            self._reader.start_prefetch()
+
+    def _ahead(self) -> grain.MapDataset[ArrayDict]:
+        """The batches from the next one to the end of its stage, which may have none."""
+        first, stage = [s for s in self._stages if s[0] <= self._next_batch][-1]
+        later = [start for start, _ in self._stages if start > self._next_batch]
+        return stage[self._next_batch - first : later[0] - first if later else None]
+
+    def get_state(self) -> dict[str, int]:
+        """The number of the next batch, as JSON."""
+        return {"next_batch": self._next_batch}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes on from a state of `get_state`, of a data set with the same global batch."""
+        self.close()
+        self._next_batch = int(state["next_batch"])
+
+    def close(self) -> None:
+        """Stops threads and worker processes; the next batch starts them again."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+def train_dataset(
+    name: str | os.PathLike | Mixture,
+    split: str,
+    tokenizer: Tokenizer,
+    settings: PipelineSettings,
+    *,
+    seed: int,
+    batch_size: int,
+    image_steps: int = 0,
+    image_batch_size: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainDataset:
+    """Shuffled, endless batches of a split; see the module for what is promised.
+
+    Args:
+        name: of the source; or a mixture, (name, weight) of each source. Each goes through epochs
+            of its own, and every batch has of it by its weight. `video_id` counts their records in
+            this order.
+        split: its name.
+        tokenizer: of captions, with the same `max_tokens` as the settings.
+        settings: sizes, policies and readers.
+        seed: of shuffling and of all random choices, 0 to 2**32 - 1.
+        batch_size: rows of the batches of this process; the global batch has `process_count` times
+            as many.
+        image_steps: number of batches at the start that are image-caption data: one frame of each
+            video with a sentence that holds while it is shown.
+        image_batch_size: rows of these.
+        process_index: of this process.
+        process_count: processes that train together. With more than one, tokens are always padded
+            to `max_tokens`: a process does not know the captions of the others, and all have to
+            agree on a shape.
+
+    Returns:
+        The data set; `iter(...)` has next, get_state, set_state and close.
+
+    Raises:
+        ShardError: a source cannot be read.
+        ValueError: a source has fewer records than a global batch takes of it, or the seed is out
+            of range.
+    """
+    mixture = [(name, 1)] if isinstance(name, str | os.PathLike) else name
+    weights = [weight for _, weight in mixture]
+    source = ConcatSource([open_source(each, split) for each, _ in mixture])
+    buckets = settings.buckets if process_count == 1 else settings.buckets[-1:]
+
+    def batches(load: LoadExample, rows: int, key: str) -> grain.MapDataset:
+        total = rows * process_count
+        _check_enough(source, weights, total, key)
+        order = Order(list(map(len, source.sources)), weights=weights, batch=total, seed=seed)
+        make = MakeBatch(source, load.settings, tokenizer.pad_id, buckets, rows, tolerant=True)
+        return (
+            grain.MapDataset.range(_ENDLESS)
+            .seed(seed)
+            .map(order)
+            .random_map(load)
+            .batch(rows, drop_remainder=True, batch_fn=list)
+            .slice(slice(process_index, None, process_count))
+            .map(make)
+        )
+
+    load = LoadExample(source, tokenizer, settings, tolerant=True)
+    videos = batches(load, batch_size, "train.batch_size")
+    stages = [(0, videos)]
+    if image_steps:
+        one_frame = dataclasses.replace(settings, frames=1)
+        load = LoadImage(source, tokenizer, one_frame, tolerant=True)
+        images = batches(load, image_batch_size, "train.image_batch_size")
+        stages = [(0, images), (image_steps, videos)]
+    return TrainDataset(source, stages, settings)
+
+
+def can_fill(mixture: Mixture, split: str, batch: int) -> bool:
+    """Whether each source has as many records as a global batch takes of it.
+
+    Raises:
+        ShardError: a source is not there.
+    """
+    max_in_window = WeightedInterleave([weight for _, weight in mixture]).max_in_window(batch)
+    counts = [splits_of(name).get(split, 0) for name, _ in mixture]
+    return all(count >= needed for count, needed in zip(counts, max_in_window, strict=True))
+
+
+def _check_enough(source: ConcatSource, weights: Sequence[float], batch: int, key: str) -> None:
+    """A batch cannot hold a record twice, so each source has to have enough of them."""
+    for part, max_in_window in zip(
+        source.sources, WeightedInterleave(weights).max_in_window(batch), strict=True
+    ):
+        if len(part) < max_in_window:
+            raise ValueError(
+                f"{part!r} has {len(part)} records, too few for a global batch of {batch}, which "
+                f"takes {max_in_window} of it: lower {key}, or give it more videos"
+            )
+
+
+def eval_batches(
+    folder: str | os.PathLike,
+    split: str,
+    tokenizer: Tokenizer,
+    settings: PipelineSettings,
+    batch_size: int,
+    limit: int = 0,
+) -> Iterator[ArrayDict]:
+    """The records of a split in order, with even frames and whole captions.
+
+    Args:
+        folder: shard folder, or another source.
+        split: its name.
+        tokenizer: of captions.
+        settings: sizes and threads (worker processes are not used).
+        batch_size: rows of every batch; the last one is filled up with rows of video_id -1, whose
+            frame_mask and token_mask are all False.
+        limit: first so many videos only, 0 for all.
+
+    Yields:
+        Batches, see the module.
+
+    Raises:
+        ShardError: the source, or one record or frame, cannot be read.
+    """
+    source = ConcatSource([open_source(folder, split)])
+    make_batch = MakeBatch(source, settings, tokenizer.pad_id, settings.buckets, batch_size)
+    batches = (
+        grain.MapDataset.range(min(limit or len(source), len(source)))
+        .map(LoadExample(source, tokenizer, settings))
+        .batch(batch_size, batch_fn=list)
+        .map(make_batch)
+    )
+    reader = iter(_read_ahead(batches, dataclasses.replace(settings, worker_processes=0)))
+    try:
+        yield from reader
+    finally:
+        reader.close()
+
+
+def record_ids(folder: str | os.PathLike, split: str, video_ids: Sequence[int]) -> list[str]:
+    """The ids of the records behind the `video_id` of a batch, for messages.
+
+    Args:
+        folder: shard folder, or another source.
+        split: its name.
+        video_ids: i32[b]; rows of -1, which only fill up a batch, are left out.
+
+    Raises:
+        ShardError: the source, or one record, cannot be read.
+    """
+    return _record_ids(open_source(folder, split), video_ids)
+
+
+def _record_ids(source: Sequence[VideoRecord], video_ids: Sequence[int]) -> list[str]:
+    return [source[int(index)].id for index in video_ids if index >= 0]
+
+
+def _read_ahead(
+    batches: grain.MapDataset[ArrayDict], settings: PipelineSettings
+) -> grain.IterDataset[ArrayDict]:
+    """Batches made ahead of time, in order, by threads or by worker processes."""
+    keep_freed()
+    load_parser()
+    threads, workers = settings.threads, settings.worker_processes
+    ahead = max(settings.prefetch, threads)
+    if not workers:
+        return batches.to_iter_dataset(grain.ReadOptions(threads, ahead))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, also in programs without
+    options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, ahead // workers))
+    reader = batches.to_iter_dataset(grain.ReadOptions(threads, threads))
+    return reader.mp_prefetch(options, worker_init_fn=_ExitWithParent(os.getpid()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _ExitWithParent:
+    """`worker_pool.exit_with_parent` in the form that Grain calls."""
+
+    parent: int
+
+    def __call__(self, worker_index: int, worker_count: int) -> None:
+        exit_with_parent(self.parent)
+        keep_freed()

@@ -1,0 +1,155 @@
+"""Which captions of a split ask for its videos, or for moments of them, and their token ids.
+
+Papers search MSVD and the full MSR-VTT with every caption of a video, the others with one caption a
+video. Which of the two it is belongs to the data set, so the manifest of its shards says it:
+
+    queries = protocol(folder, config.eval.queries)              # "caption" or "all"
+    captions = eval_captions(folder, "test", tokenizer, queries=queries)
+    captions.video                                               # [0 0 0 1 1 2 ...]
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from mova_jax.data import sources
+from mova_jax.data.annotations.items import CAPTION, QUERIES
+from mova_jax.data.pipeline import sampling
+from mova_jax.data.shards import reader as shards
+from mova_jax.data.shards.records import VideoRecord
+from mova_jax.data.tokenizer import Tokenizer
+
+FROM_DATA = "data"  # of `config.eval.queries`: as the shards say
+
+
+@dataclasses.dataclass(frozen=True)
+class Captions:
+    """The captions that ask, in the order of their videos.
+
+    Attributes:
+        video: i64[c], index in the split of the video that each caption belongs to.
+        ids: token ids of each, i32[at most max_tokens].
+    """
+
+    video: np.ndarray
+    ids: tuple[np.ndarray, ...]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """i64[c], how many tokens each has."""
+        return np.array([len(ids) for ids in self.ids])
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentence:
+    """A caption sentence with the time in which it holds, for grounding.
+
+    Attributes:
+        video: index of the video in its split, the `video_id` of the batches.
+        text: the sentence.
+        start: seconds from the start of the video.
+        end: seconds from the start of the video.
+        ids: token ids, i32[at most max_tokens].
+    """
+
+    video: int
+    text: str
+    start: float
+    end: float
+    ids: np.ndarray
+
+
+def query_protocol(folder: str | os.PathLike, queries: str = FROM_DATA) -> str:
+    """`caption`: one caption a video asks; `all`: every caption of a video.
+
+    Args:
+        folder: shard folder.
+        queries: one of these, or `data` for what the shards say; those that say nothing are
+            searched by one caption a video.
+
+    Raises:
+        ShardError: the shards cannot be read, or say something else.
+    """
+    if queries != FROM_DATA:
+        return queries
+    if sources.is_tfds(folder):
+        return CAPTION  # TFDS has no word for it
+    about = shards.read_manifest(folder).settings.get("dataset")
+    found = about.get("queries", CAPTION) if isinstance(about, dict) else CAPTION
+    if found not in QUERIES:
+        raise shards.ShardError(
+            f"The manifest of {folder} has settings.dataset.queries {found!r}, expected one of "
+            f"{', '.join(QUERIES)}: correct it, or set eval.queries to one of them."
+        )
+    return found
+
+
+def eval_captions(
+    folder: str | os.PathLike,
+    split: str,
+    tokenizer: Tokenizer,
+    limit: int = 0,
+    queries: str = CAPTION,
+) -> Captions:
+    """The captions that ask for the videos of a split.
+
+    Args:
+        folder: shard folder.
+        split: its name.
+        tokenizer: of captions.
+        limit: captions of the first so many videos only, 0 for all.
+        queries: `caption` for the caption of each video (all its sentences), `all` for this one
+            and all alternatives.
+
+    Raises:
+        ShardError: the shards, or one record, cannot be read.
+        ValueError: a record has no caption.
+    """
+    owners, ids = [], []
+    for video, record in _records(folder, split, limit):
+        texts = [sampling.choose_caption(record)]
+        if queries != CAPTION:
+            texts += [text for text in record.alternatives if text.strip()]
+        owners += [video] * len(texts)
+        ids += [tokenizer.encode(text).ids for text in texts]
+    return Captions(np.array(owners, np.int64), tuple(ids))
+
+
+def eval_sentences(
+    folder: str | os.PathLike,
+    split: str,
+    tokenizer: Tokenizer,
+    limit: int = 0,
+    timed_only: bool = True,
+) -> list[Sentence]:
+    """The sentences of a split, in order.
+
+    Args:
+        folder: shard folder, or another source.
+        split: its name.
+        tokenizer: of captions.
+        limit: sentences of the first so many videos only, 0 for all.
+        timed_only: leaves out sentences without a time, whose start and end are -1.
+
+    Raises:
+        ShardError: the source, or one record, cannot be read.
+    """
+    return [
+        Sentence(
+            video, caption.text, caption.start, caption.end, tokenizer.encode(caption.text).ids
+        )
+        for video, record in _records(folder, split, limit)
+        for caption in record.captions
+        if caption.timed or not timed_only
+    ]
+
+
+def _records(
+    folder: str | os.PathLike, split: str, limit: int
+) -> Iterator[tuple[int, VideoRecord]]:
+    """The records of a split in order, each with its index; the first `limit`, 0 for all."""
+    source = sources.open_source(folder, split)
+    for video in range(min(limit or len(source), len(source))):
+        yield video, source[video]

@@ -1,0 +1,1 @@
+"""The shard folder: records, manifest, writing, reading, local cache."""

@@ -1,0 +1,104 @@
+"""Shards at a URL, copied once to this machine: ArrayRecord opens local files only.
+
+    folder = local_folder("gs://bucket/shards", cache=".data")
+    source = open_split(folder, "train")
+
+Every shard is checked against the manifest before it gets its name. Processes of one machine that
+start at once wait for the one that copies, and what a killed one copied is not copied again.
+"""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mova_jax.data.shards.manifest import (
+    MANIFEST,
+    ShardError,
+    read_manifest,
+    reraise_as_shard_error,
+)
+from mova_jax.data.shards.reader import ShardInfo
+from mova_jax.data.storage import LocalFolder, folder_of, is_url, only_user
+
+_SMALL = {".json", ".txt"}  # what is no shard
+_FOLDERS = ("", "tokenizer")
+_CACHE = ".data"  # the default of `data.cache`
+
+
+def local_folder(source: str | os.PathLike, cache: str | os.PathLike = _CACHE) -> Path:
+    """The shards of `source` as a folder on this machine.
+
+    Args:
+        source: a path, which is returned as it is, or a URL.
+        cache: a folder for copies of URLs, one for each state of what is there.
+
+    Raises:
+        ShardError: when the shards are not there, not whole, or cannot be copied.
+    """
+    if not is_url(source):
+        return Path(source)
+    with reraise_as_shard_error(f"The shards at {source} cannot be copied to {cache}"):
+        remote = folder_of(source)
+        try:
+            manifest = remote.read(MANIFEST)
+        except FileNotFoundError as error:
+            raise ShardError(
+                f"There is no {MANIFEST} at {source}; correct the URL, or make the shards with "
+                "python -m mova_jax.prepare."
+            ) from error
+        digest = hashlib.sha256(remote.path.encode() + b"\n" + manifest).hexdigest()[:16]
+        name = re.sub(r"[^\w.-]", "_", remote.path.rpartition("/")[2])
+        folder = Path(cache) / f"{name[:40]}-{digest}"
+        if not (folder / MANIFEST).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with only_user(folder, wait=True):
+                if not (folder / MANIFEST).exists():
+                    _copy(remote, folder, manifest)
+        return folder
+
+
+def _copy(remote: LocalFolder, folder: Path, manifest: bytes) -> None:
+    """Copies all files, the manifest last."""
+    aside = LocalFolder(folder / ".manifest")
+    try:
+        aside.write(MANIFEST, manifest)
+        # This refuses names that lead out of the folder.
+        infos = read_manifest(aside.path).splits.values()
+    except ShardError as error:
+        raise ShardError(str(error).replace(aside.path, str(remote))) from error
+    finally:
+        aside.remove_folder()
+    shards = [shard for info in infos for shard in info.shards]
+    local = LocalFolder(folder)
+    total = sum(shard.bytes for shard in shards)
+    with tqdm(desc=f"copying {remote}", total=total, unit="B", unit_scale=True) as bar:
+        for shard in shards:
+            if local.size(shard.file) != shard.bytes:
+                _copy_shard(remote, local, shard)
+            bar.update(shard.bytes)
+    for under in _FOLDERS:
+        for name in remote.names(under):
+            if Path(name).suffix in _SMALL and name != MANIFEST:
+                name = f"{under}/{name}".lstrip("/")
+                local.write(name, remote.read(name))
+    local.write(MANIFEST, manifest)
+
+
+def _copy_shard(remote: LocalFolder, local: LocalFolder, shard: ShardInfo) -> None:
+    with local.writing(shard.file) as path:
+        try:
+            remote.fetch(shard.file, path)
+        except FileNotFoundError as error:
+            raise ShardError(
+                f"Shard {remote}/{shard.file} is in the manifest, not there."
+            ) from error
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != shard.sha256:
+            raise ShardError(
+                f"Shard {remote}/{shard.file} is not the one of its manifest (sha256 {digest}, "
+                f"expected {shard.sha256}); make it again with python -m mova_jax.prepare."
+            )

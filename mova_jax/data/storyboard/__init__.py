@@ -1,0 +1,1 @@
+"""Storyboard, the embedded data set: generated videos with captions."""

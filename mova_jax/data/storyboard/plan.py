@@ -1,0 +1,283 @@
+"""What happens in a Storyboard video: its timeline, before anything is drawn or said.
+
+`draw_plan(rng, split)` gives a `Plan`: events on a timeline with gaps, the place shown in every
+frame, and distractors. `storyboard_scenes` draws it, `storyboard_captions` talks about it, and
+`truth` writes it down. Lengths are in units of 1/64 of the picture's side; one frame is one second.
+"""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+
+from mova_jax.data.storyboard.concepts import (
+    COLOURS,
+    DISTRACTOR_COLOURS,
+    DISTRACTOR_SHAPES,
+    MOTIONS,
+    PLACES,
+    SUBJECTS,
+    Style,
+)
+
+# Turning cannot be seen on these.
+_ROUND = ("circle", "ring", "blob")
+# Triples (subject, colour, place) of these classes are never shown in training.
+_HELD_OUT_CLASS = {"validation": 0, "test": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """A subject doing one thing in one place, in the frames start..end-1."""
+
+    start: int
+    end: int
+    subject: str
+    colour: str
+    action: str
+    place: str
+    named: bool  # whether the caption speaks of it
+    x: float  # resting centre
+    y: float
+    radius: float
+    new_colour: str = ""  # what a `change` ends with
+    other: tuple[str, str] | None = None  # (subject, colour) of the one whom a `meet` meets
+
+    @property
+    def looks(self) -> set[tuple[str, str]]:
+        """Every (subject, colour) that is seen while it lasts."""
+        pairs = {(self.subject, self.colour)}
+        if self.new_colour:
+            pairs.add((self.subject, self.new_colour))
+        if self.other:
+            pairs.add(self.other)
+        return pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class Distractor:
+    """A small thing that no caption names, moving straight in the frames start..end-1."""
+
+    start: int
+    end: int
+    shape: str
+    colour: str
+    radius: float
+    begin: tuple[float, float]
+    finish: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A whole video: `places` names the place of every frame."""
+
+    domain: str
+    places: tuple[str, ...]
+    events: tuple[Event, ...]
+    distractors: tuple[Distractor, ...]
+
+
+def held_out_class(subject: str, colour: str, place: str) -> int:
+    """Which tenth of the story triples this is: 0 is kept for validation, 1 for test.
+
+    Every (subject, colour) has one place of each class, so that each concept and each pair of
+    concepts is met in training, and only the combination of all three is new.
+    """
+    return (SUBJECTS.index(subject) + 3 * COLOURS.index(colour) + 7 * PLACES.index(place)) % 10
+
+
+def pick(rng: np.random.Generator, options):
+    """One of `options`, all equally likely."""
+    return options[int(rng.random() * len(options))]
+
+
+def draw_plan(rng: np.random.Generator, split: str, style: Style) -> Plan:
+    """Draws a video of `style`; `split` decides which combinations it may show."""
+    spans, frames = _draw_timeline(rng, style)
+    named = _draw_named(rng, len(spans))
+    actions = _draw_actions(rng, style, len(spans))
+    held_out = pick(rng, np.flatnonzero(named)) if split in _HELD_OUT_CLASS else -1
+    camera = pick(rng, style.places) if style.fixed_camera else ""
+    events: list[Event] = []
+    for i, (start, end) in enumerate(spans):
+        wanted = _HELD_OUT_CLASS[split] if i == held_out else None
+        events.append(
+            _draw_event(rng, style, start, end, actions[i], named[i], events, camera, wanted)
+        )
+    places = _draw_places(rng, style, events, frames)
+    return Plan(style.domain, places, tuple(events), _draw_distractors(rng, style, frames))
+
+
+def _draw_timeline(rng, style: Style) -> tuple[list[tuple[int, int]], int]:
+    """Spans [start, end) of the events, and the number of frames."""
+    low, high = style.frames
+    count = int(rng.integers(style.events[0], style.events[1] + 1))
+    while True:
+        cursor = int(rng.integers(style.edges[0], style.edges[1] + 1))
+        spans = []
+        for i in range(count):
+            if i:
+                cursor += int(rng.integers(style.gaps[0], style.gaps[1] + 1))
+            shortest, longest = pick(rng, style.durations)
+            end = cursor + int(rng.integers(shortest, longest + 1))
+            spans.append((cursor, end))
+            cursor = end
+        frames = cursor + int(rng.integers(style.edges[0], style.edges[1] + 1))
+        if low <= frames <= high:
+            return spans, frames
+
+
+def _draw_named(rng, count: int) -> list[bool]:
+    """Which events the caption names: at least two; in a third of the videos not all."""
+    named = [True] * count
+    if count > 2 and rng.random() < 0.45:
+        named[int(rng.integers(count))] = False
+        if count == 5 and rng.random() < 0.3:
+            named[int(rng.integers(count))] = False
+    return named
+
+
+def _draw_actions(rng, style: Style, count: int) -> list[str]:
+    actions = [pick(rng, style.actions) for _ in range(count)]
+    keys = [rng.normal() - style.motions_first * (action in MOTIONS) for action in actions]
+    return [actions[i] for i in np.argsort(keys)]
+
+
+def _draw_event(rng, style, start, end, action, named, earlier, camera, wanted) -> Event:
+    """An event that cannot be confused with an `earlier` one of the same video.
+
+    `wanted` is the held-out class of its triple, None for a triple of the training kind.
+    """
+    radius = float(rng.uniform(*style.radius))
+    x, y = _draw_position(rng, style, action)
+    while True:
+        subject, colour = pick(rng, style.subjects), pick(rng, style.colours)
+        new_colour = pick(rng, style.colours) if action == "change" else ""
+        other = None
+        if action == "meet":
+            other = pick(rng, style.subjects), pick(rng, style.colours)
+            if other[0] == subject or other[1] == colour:
+                continue
+        place = camera or pick(rng, style.places)
+        event = Event(
+            start, end, subject, colour, action, place, named, x, y, radius, new_colour, other
+        )
+        if (action == "spin" and subject in _ROUND) or new_colour == colour:
+            continue
+        if any(event.looks & other_event.looks for other_event in earlier):
+            continue
+        if not camera and earlier and place == earlier[-1].place and rng.random() < 0.8:
+            continue
+        if style.domain == "story" and not _combinations_fit(event, wanted):
+            continue
+        return event
+
+
+def _combinations_fit(event: Event, wanted: int | None) -> bool:
+    """Whether the subject's triple is of class `wanted` and all else is of the training kind."""
+    main = held_out_class(event.subject, event.colour, event.place)
+    held_out = _HELD_OUT_CLASS.values()
+    if main in held_out if wanted is None else main != wanted:
+        return False
+    rest = event.looks - {(event.subject, event.colour)}
+    return all(held_out_class(*pair, event.place) not in held_out for pair in rest)
+
+
+def _draw_position(rng, style: Style, action: str) -> tuple[float, float]:
+    """The centre at rest: left, middle or right of the picture, inside a dish if there is one."""
+    reach = 11.0 if style.domain == "science" else 14.0
+    if action == "divide":  # needs room on both sides
+        return 32.0, 32.0 + float(rng.uniform(-8, 8))
+    x = 32.0 + pick(rng, (-reach, 0.0, reach)) + float(rng.uniform(-2, 2))
+    return x, 32.0 + float(rng.uniform(-8, 8))
+
+
+def _draw_places(rng, style: Style, events: list[Event], frames: int) -> tuple[str, ...]:
+    """The place of every frame: an event's own, cut somewhere in the gap, or a third one there."""
+    places = [""] * frames
+    for event in events:
+        places[event.start : event.end] = [event.place] * (event.end - event.start)
+    bounds = [(0, events[0].start, events[0].place, events[0].place)]
+    for one, two in itertools.pairwise(events):
+        bounds.append((one.end, two.start, one.place, two.place))
+    bounds.append((events[-1].end, frames, events[-1].place, events[-1].place))
+    for start, end, before, after in bounds:
+        if end - start >= 2 and not style.fixed_camera and rng.random() < 0.3:
+            before = after = pick(rng, style.places)
+        cut = int(rng.integers(start, end + 1))
+        places[start:end] = [before] * (cut - start) + [after] * (end - cut)
+    return tuple(places)
+
+
+def _draw_distractors(rng, style: Style, frames: int) -> tuple[Distractor, ...]:
+    inner = 18.0 if style.domain == "science" else 6.0
+    distractors = []
+    for _ in range(int(rng.integers(frames // 10, frames // 5 + 1))):
+        length = int(rng.integers(4, 13))
+        start = int(rng.integers(-3, frames - 1))
+        begin = rng.uniform(inner, 64 - inner, 2)
+        finish = np.clip(begin + rng.uniform(-20, 20, 2), inner, 64 - inner)
+        distractors.append(
+            Distractor(
+                max(start, 0),
+                min(start + length, frames),
+                pick(rng, DISTRACTOR_SHAPES),
+                pick(rng, DISTRACTOR_COLOURS),
+                float(rng.uniform(*style.distractor_radius)),
+                tuple(begin.tolist()),
+                tuple(finish.tolist()),
+            )
+        )
+    return tuple(distractors)
+
+
+def visible(event: Event) -> np.ndarray:
+    """bool[end - start]: in which of its frames an event's subject can be seen."""
+    seconds = np.arange(event.end - event.start)
+    return seconds % 2 == 0 if event.action == "blink" else seconds >= 0
+
+
+def changed(event: Event) -> np.ndarray:
+    """bool[end - start]: in which of its frames a `change` shows its new colour."""
+    seconds = np.arange(event.end - event.start)
+    return (2 * seconds >= len(seconds)) & bool(event.new_colour)
+
+
+def truth(plan: Plan) -> str:
+    """The plan as JSON text: `domain`, `events` (in time order), and for every frame its `place`,
+    the `subjects` seen in it (by event) and the number of `distractors`."""
+    frames = [{"place": place, "subjects": [], "distractors": 0} for place in plan.places]
+    for distractor in plan.distractors:
+        for frame in frames[distractor.start : distractor.end]:
+            frame["distractors"] += 1
+    for i, event in enumerate(plan.events):
+        for j in np.flatnonzero(visible(event)):
+            colour = event.new_colour if changed(event)[j] else event.colour
+            looks = [(event.subject, colour)] + ([event.other] if event.other else [])
+            frames[event.start + j]["subjects"] += [
+                {
+                    "event": i,
+                    "subject": subject,
+                    "colour": colour,
+                    "action": event.action,
+                    "named": event.named,
+                }
+                for subject, colour in looks
+            ]
+    events = [
+        {
+            "start": event.start,
+            "end": event.end,
+            "subject": event.subject,
+            "colour": event.colour,
+            "action": event.action,
+            "place": event.place,
+            "named": event.named,
+            "new_colour": event.new_colour,
+            "other": event.other,
+        }
+        for event in plan.events
+    ]
+    record = {"domain": plan.domain, "events": events, "frames": frames}
+    return json.dumps(record, separators=(",", ":"))

@@ -1,0 +1,1 @@
+"""TFDS data sets as sources, and our shards as a TFDS data set."""

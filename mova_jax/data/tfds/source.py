@@ -1,0 +1,170 @@
+"""Any TFDS data set with videos and captions as a source of `VideoRecord`s.
+
+    source = open_tfds("tfds:msr_vtt/1.0.0?frames=video&captions=caption/text&fps=3", "train")
+    len(source), source[0].captions
+    tfds_splits("tfds:msr_vtt/1.0.0")         # {"test": 1000, "train": 9000}
+
+`tfds_names.py` says how a data set is named, `tfds_fields.py` what its features may be. Records are
+read at random, from any number of threads and processes, without TensorFlow; the data set must
+have been made as ArrayRecord. JPEG frames stay as they are; others become PPM, which is pixels
+behind a header (`P6`, width and height, 255, a line each).
+"""
+
+import json
+import operator
+import os
+from collections.abc import Sequence
+
+from mova_jax.data.shards.manifest import ShardError
+from mova_jax.data.shards.records import TFDS_IMPORT, VideoRecord, features_dict, parse
+from mova_jax.data.tfds.fields import choose_fields, leaves_of
+from mova_jax.data.tfds.names import TfdsName, find_folder, parse_name
+from mova_jax.data.tfds.records import record_of
+
+
+class TfdsSource(Sequence):
+    """The records of a split at random: `len(source)`, `source[i]`.
+
+    A Grain data source: it can be pickled, and is opened anew where it is unpickled.
+    """
+
+    def __init__(self, name: TfdsName, split: str, data, fields: dict[str, str]):
+        """Wraps a data source of TFDS; use `open_tfds`. Without fields it gives raw records."""
+        self._name, self._split = name, split
+        self._data, self._fields = data, fields
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index) -> VideoRecord:
+        """Reads record `index`.
+
+        Raises:
+            IndexError: when there is no such record.
+            ShardError: when it is damaged, or has no frames or no captions; says which it is.
+        """
+        index = operator.index(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of split {self._split!r}, which has {len(self)}")
+        try:
+            values = self._data[index]
+        except Exception as error:  # protobuf, ArrayRecord and TFDS raise a dozen kinds
+            raise ShardError(
+                f"{self._place(index)} cannot be read ({error}); make the data set again."
+            ) from error
+        try:
+            if not self._fields:
+                return parse(values)
+            named = {field: values[path] for field, path in self._fields.items()}
+            fallback = f"{self._split}/{index}"
+            return record_of(named, fallback, self._name.fps or 1.0, self._name.text)
+        except ValueError as error:
+            raise ShardError(
+                f"{self._place(index)} is no video with captions ({error}); make the data set "
+                "without it."
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"TfdsSource({self._name.text!r}, {self._split!r})"
+
+    def __reduce__(self):
+        return open_tfds, (self._name.text, self._split)
+
+    def _place(self, index: int) -> str:
+        return f"Record {index} of split {self._split!r} of {self._name.text}"
+
+
+def open_tfds(name: str, split: str) -> TfdsSource:
+    """Opens a split of a TFDS data set.
+
+    Args:
+        name: see `tfds_names.py`.
+        split: its name, or a part of it as TFDS writes it ("train[:90%]").
+
+    Raises:
+        ShardError: the name is not well spelled, the data set, the split or a file of it is not
+            there, it is not stored as ArrayRecord, or its features are not those of videos with
+            captions; says what there is.
+    """
+    parsed = parse_name(name)
+    with TFDS_IMPORT:  # TFDS imports its parts as they are used
+        from tensorflow_datasets import decode
+        from tensorflow_datasets import features as tfds
+
+        folder, proto = _read_info(parsed)
+        try:
+            leaves = leaves_of(_read_json(folder / "features.json"))
+            own = leaves_of(features_dict().to_json())
+            fields: dict[str, str] = {}
+            method = decode.DeserializeMethod.RAW_BYTES
+            if parsed.fields or parsed.fps or _shown(leaves) != _shown(own):
+                fields = choose_fields(leaves, parsed.fields)
+                if parsed.fps:
+                    fields.pop("timestamps", None)  # those that were found by their name
+                method = decode.DeserializeMethod.DESERIALIZE_AND_DECODE
+        except ShardError as error:
+            raise ShardError(f"{name}: {error}") from error
+        paths = fields.values() or own
+        features = tfds.FeaturesDict({path: leaves[path].feature for path in paths})
+        # In place of the features of features.json, some of which need TensorFlow.
+        proto.features.CopyFrom(features.to_proto())
+        return TfdsSource(parsed, split, _data_source(folder, proto, split, method, name), fields)
+
+
+def tfds_splits(name: str) -> dict[str, int]:
+    """The splits of a TFDS data set, and how many records each of them has.
+
+    Raises:
+        ShardError: the name is not well spelled, or there is no such data set.
+    """
+    with TFDS_IMPORT:
+        _, proto = _read_info(parse_name(name))
+    return {split.name: sum(split.shard_lengths) for split in proto.splits}
+
+
+def _read_info(name: TfdsName):
+    """The folder of a data set, and its metadata."""
+    from tensorflow_datasets.core import dataset_info
+
+    folder = find_folder(name)
+    try:
+        return folder, dataset_info.read_proto_from_builder_dir(folder)
+    except Exception as error:  # of JSON, of protobuf and of the file system
+        raise ShardError(f"{name.text}: {folder} has no readable metadata ({error}).") from error
+
+
+def _read_json(path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path} cannot be read ({error}); make the data set again.") from error
+
+
+def _shown(leaves) -> dict[str, str]:
+    return {path: leaf.shown for path, leaf in leaves.items()}
+
+
+def _data_source(folder, proto, split: str, method, name: str):
+    """TFDS's own source of a split, after a check that its files are there."""
+    from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
+
+    formats = {proto.file_format or "tfrecord", *proto.alternative_file_formats}
+    if "array_record" not in formats:
+        raise ShardError(
+            f"{name} is stored as {', '.join(sorted(formats))}, which cannot be read at random "
+            "without TensorFlow. Make it again with tfds build --file_format=array_record, or copy "
+            "it with tfds convert_format --out_file_format=array_record."
+        )
+    try:
+        builder = ReadOnlyBuilder(os.fspath(folder), info_proto=proto)
+        data = builder.as_data_source(split, deserialize_method=method, file_format="array_record")
+        files = [file.filename for file in builder.info.splits[split].file_instructions]
+    except Exception as error:  # TFDS raises a dozen kinds
+        splits = ", ".join(sorted(split.name for split in proto.splits)) or "none"
+        raise ShardError(
+            f"{name}: split {split!r} cannot be opened ({error}). The splits are: {splits}."
+        ) from error
+    for file in files:
+        if not type(folder)(file).exists():
+            raise ShardError(f"{name}: its file {file} is not there; copy it, or make it again.")
+    return data

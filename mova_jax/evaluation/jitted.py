@@ -1,0 +1,151 @@
+"""What an evaluation runs on the devices: the towers, scores of pairs, masks of matched pairs.
+
+    programs = Programs(recipe, mesh)
+    video, text = programs.encode(params, batch_arrays)
+    scores = programs.pairs(params, video, text)       # {"global": [b c], "modular": [b c]}
+
+Arrays of the host go in and come out. They are filled up to `rows` rows on the way, so that one
+compiled program serves all blocks, with the videos split over the mesh: `config.eval.batch_size`,
+or the next number that divides over it.
+"""
+
+import functools
+
+import jax
+import numpy as np
+
+from mova_jax.losses import objective
+from mova_jax.losses import scores as scores_lib
+from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.training.state import TrainSpec
+from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
+
+
+class EvalFns:
+    """The compiled functions of an evaluation; nothing is compiled before it is used."""
+
+    def __init__(self, spec: TrainSpec, mesh: jax.sharding.Mesh):
+        """Prepares.
+
+        Args:
+            recipe: with the model and `config.eval`.
+            mesh: to run on.
+        """
+        shards = mesh_lib.batch_shards(mesh)
+        self.rows = -(-spec.config.eval.batch_size // shards) * shards
+        self._context = spec.config.model.text.context
+        functions = _Functions(spec)
+        whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
+        params = mesh_lib.state_sharding(mesh, spec.shapes.params)
+        with_logical_constraint = mesh_lib.layout(mesh)
+        compiled = functools.partial(mesh_lib.on_devices, output=whole)
+        self._encode = compiled(with_logical_constraint(functions.encode), (params, split))
+        self._encode_text = compiled(
+            with_logical_constraint(functions.encode_text), (params, split, split)
+        )
+        self._pairs = compiled(functions.pairs, (params, split, whole))
+        self._matched = compiled(with_logical_constraint(functions.matched), (params, split, split))
+        self._own_scores = jax.jit(functions.own_scores)
+
+    def encode(self, params, arrays: dict[str, np.ndarray]) -> tuple[VideoEmbedding, TextEmbedding]:
+        """The videos and captions of a batch, without the rows that fill it up.
+
+        Args:
+            params: of the recipe's model.
+            arrays: of `pipeline.eval_batches`, `rows` rows. Tokens are padded to the longest, so
+                that captions of all batches can stand together.
+        """
+        missing = self._context - arrays["tokens"].shape[1]
+        padded = {name: np.pad(arrays[name], ((0, 0), (0, missing))) for name in _TOKENS}
+        batch = Batch(**arrays | padded)
+        valid = int((arrays["video_id"] >= 0).sum())
+        return _first(self._encode(params, batch), valid)
+
+    def encode_text(self, params, tokens: np.ndarray, token_mask: np.ndarray) -> TextEmbedding:
+        """At most `rows` captions, tokens `[c l]`."""
+        filled = _filled((tokens, token_mask), self.rows)
+        return _first(self._encode_text(params, *filled), len(tokens))
+
+    def pairs(self, params, video: VideoEmbedding, text: TextEmbedding) -> dict[str, np.ndarray]:
+        """Scores `[b c]` by name of at most `rows` videos with at most `rows` captions."""
+        shape = len(video.pooled), len(text.pooled)
+        scores = self._pairs(params, *_filled((video, text), self.rows))
+        return {name: np.asarray(s)[: shape[0], : shape[1]] for name, s in scores.items()}
+
+    def matched(self, params, video: VideoEmbedding, text: TextEmbedding):
+        """Frame cosines and masks of any number of videos, each with the caption of its row.
+
+        Returns:
+            `{"frame": [r f], "modular": [r f]}`: cosine of frame and caption, and that under the
+            masks; and the `ConceptMasks` `[r f d]`, None for a model without.
+        """
+        parts = []
+        for start in range(0, len(text.pooled), self.rows):
+            block = rows_of((video, text), slice(start, start + self.rows))
+            found = self._matched(params, *_filled(block, self.rows))
+            parts.append(_first(found, len(block[1].pooled)))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    def own_scores(self, video: VideoEmbedding, masks: ConceptMasks) -> np.ndarray:
+        """Scores `[b c]` of every video under the masks that caption c has with video c."""
+        return np.asarray(self._own_scores(video, masks))
+
+
+class _Functions:
+    """What is compiled; pure functions of parameters and arrays."""
+
+    def __init__(self, spec: TrainSpec):
+        self._model, self._config = spec.model, spec.config
+        self._scoring = objective.pair_scoring(spec.config.losses, spec.config.eval.pool)
+
+    def encode(self, params, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
+        model = self._model(params)
+        video = model.encode_video(batch.frames, batch.frame_mask)
+        return video, model.encode_text(batch.tokens, batch.token_mask)
+
+    def encode_text(self, params, tokens, token_mask) -> TextEmbedding:
+        return self._model(params).encode_text(tokens, token_mask)
+
+    def pairs(self, params, video: VideoEmbedding, text: TextEmbedding):
+        model = self._model(params)
+        scores = {"global": objective.global_scores(video, text)}
+        if self._config.model.modular_scale:
+            captions = model.prepare(text)
+            pairs = objective.pair_scores(model, video, captions, None, self._scoring)
+            scores["modular"] = pairs.score
+        return scores
+
+    def matched(self, params, video: VideoEmbedding, text: TextEmbedding):
+        model = self._model(params)
+        frame = scores_lib.normalise(video.frames) @ scores_lib.normalise(text.pooled)[..., None]
+        cosines = {"frame": frame[..., 0], "modular": frame[..., 0]}
+        if not model.has_masks:
+            return cosines, None
+        masks = model.own_masks(video, model.prepare(text))
+        return cosines | {"modular": scores_lib.pair_parts(video.frames, masks).cosine}, masks
+
+    def own_scores(self, video: VideoEmbedding, masks: ConceptMasks):
+        return objective.own_mask_scores(video, masks, self._scoring)
+
+
+_TOKENS = ("tokens", "token_mask")
+
+
+def rows_of(tree, rows):
+    """The rows of every array: a slice, or indices."""
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+def _first(tree, count: int):
+    """The first rows of every array, on the host."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], tree)
+
+
+def _filled(tree, rows: int):
+    """Arrays with their last row repeated up to `rows` rows, so that one program serves all."""
+
+    def fill(leaf):
+        missing = rows - len(leaf)
+        return np.concatenate([leaf, np.repeat(leaf[-1:], missing, axis=0)]) if missing else leaf
+
+    return jax.tree.map(fill, tree)

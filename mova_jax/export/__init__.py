@@ -1,0 +1,1 @@
+"""Trained weights out: PyTorch, transformers, ONNX, and checks that they agree."""

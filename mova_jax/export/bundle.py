@@ -1,0 +1,77 @@
+"""What is exported: weights, their configuration and vocabulary, and how they came about.
+
+bundle = bundle_from_run(trained.load("runs/base"), licence="cc-by-4.0")
+export(bundle, "out", ["pytorch", "huggingface"])             # export/export.py
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mova_jax.config import Config
+from mova_jax.losses.objective import pair_scoring
+from mova_jax.training.load_run import LoadedRun
+from mova_jax.training.optim import parameter_names
+
+FORMAT_VERSION = 1  # of config.json and of the names in model.safetensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A model on its way out.
+
+    Attributes:
+        params: all parameters by our names, float32.
+        config: of the run, with `model.text.vocab_size` set.
+        tokenizer: folder of the vocabulary.
+        blend_weight: of the modular score.
+        training: how the weights came about, for config.json and the card: `steps`, `data`, `seed`.
+        metrics: what the run measured, by flat names; may be empty.
+        licence: of the weights, an identifier or ''.
+    """
+
+    params: Mapping[str, np.ndarray]
+    config: Config
+    tokenizer: Path
+    blend_weight: float
+    training: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    licence: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The config.json that goes with the twin."""
+        return {
+            "format": "mova_jax",
+            "format_version": FORMAT_VERSION,
+            "model": dataclasses.asdict(self.config.model),
+            "losses": dataclasses.asdict(self.config.losses),
+            "blend_weight": self.blend_weight,
+            "score_pool": pair_scoring(self.config.losses, self.config.eval.pool).pool,
+            "eval_frames": self.config.eval.frames,
+            "training": dict(self.training),
+        }
+
+
+def bundle_from_run(run: LoadedRun, licence: str = "") -> Bundle:
+    """What a run has to ship."""
+    config = run.config
+    return Bundle(
+        params={name: np.asarray(x) for name, x in parameter_names(run.params).items()},
+        config=config,
+        tokenizer=run.tokenizer,
+        blend_weight=run.blend_weight,
+        training={
+            "steps": run.step,
+            "batch_size": config.train.batch_size,
+            "objective": config.objective,
+            "seed": config.seed,
+            # The name alone: where it lies on somebody's machine is nobody's business.
+            "data": Path(config.data.source).name,
+            "started_from": Path(config.init_from).name or "random weights",
+        },
+        metrics=run.metrics(),
+        licence=licence,
+    )

@@ -1,0 +1,196 @@
+"""The model card: README.md of an exported folder.
+
+It says what the weights are, how they were trained, what was measured and by which protocol, how
+they are loaded in three lines, and under which licence they are.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mova_jax.export.bundle import Bundle
+
+_WHAT = {
+    "pytorch": "a MoVA model for PyTorch: encoders, mask networks and all scores",
+    "huggingface": "the two encoders of a MoVA model as a CLIPModel",
+    "text_encoder": "the text encoder of a MoVA model as a CLIPTextModel",
+    "onnx": "the two encoders of a MoVA model as ONNX files",
+}
+_LIBRARY = {"huggingface": "transformers", "text_encoder": "transformers", "onnx": "onnx"}
+_LOAD = {
+    "pytorch": """\
+from torch_model import Mova            # the file in this folder; needs torch and safetensors
+model = Mova.from_pretrained(".")
+scores = model.scores(model.encode_video(frames, frame_mask), model.encode_text(tokens, mask))
+""",
+    "huggingface": """\
+from transformers import CLIPModel, CLIPProcessor
+model, processor = CLIPModel.from_pretrained("."), CLIPProcessor.from_pretrained(".")
+inputs = processor(text=captions, images=frames, padding=True, truncation=True, return_tensors="pt")
+""",
+    "text_encoder": """\
+from transformers import CLIPTextModel, CLIPTokenizer
+encoder, tokenizer = CLIPTextModel.from_pretrained("."), CLIPTokenizer.from_pretrained(".")
+# diffusers: Pipeline.from_pretrained(..., text_encoder=encoder, tokenizer=tokenizer)
+""",
+    "onnx": """\
+import onnxruntime
+text = onnxruntime.InferenceSession("text_encoder.onnx")
+y, zt = text.run(None, {"tokens": tokens, "token_mask": token_mask})    # i64[c l], bool[c l]
+""",
+}
+_ABOUT = {
+    "pytorch": "Frames are RGB bytes [b f H W 3] of {image} x {image} pixels, {frames} of a video "
+    "spread evenly; captions have at most {context} tokens, begin with start-of-text and end with "
+    "end-of-text. Masks of validity are bool, True = valid.",
+    "huggingface": "A video's global score is the cosine of a caption with the mean of its frames' "
+    "embeddings, each at length 1, {frames} frames spread evenly{head}. Captions have at most "
+    "{context} tokens.",
+    "text_encoder": "Takes captions of up to {context} tokens; its states are {width} wide. A "
+    "text-to-video pipeline takes it where its own text encoder is as wide.",
+    "onnx": "frame_encoder.onnx: frames u8[n {image} {image} 3] to zv f32[n d]. text_encoder.onnx: "
+    "tokens i64[c l] and token_mask bool[c l], l up to {context}, to the token states y and the "
+    "embedding zt. Neither embedding is normalised. A video's global score is the cosine of zt "
+    "with the mean of its frames' zv, each at length 1{head}.",
+}
+_MASKS = """\
+Frames of a video and a long caption are encoded as CLIP does, and for each frame two masks choose
+the part of the caption that it is about and the concepts that answer to it (Modular Long Video-Text
+Alignment, [arXiv 2607.00858](https://arxiv.org/abs/2607.00858))."""
+_ENCODERS = """\
+They are those of a model for long videos and long captions (Modular Long Video-Text Alignment,
+[arXiv 2607.00858](https://arxiv.org/abs/2607.00858)); its mask networks are not in this folder."""
+
+
+def write_card(folder: Path, kind: str, bundle: Bundle) -> None:
+    """Writes README.md.
+
+    Args:
+        folder: of the export.
+        kind: its format.
+        bundle: what is exported.
+    """
+    (folder / "README.md").write_text(text_of(kind, bundle), encoding="utf-8")
+
+
+def text_of(kind: str, bundle: Bundle) -> str:
+    """The card of a format, as Markdown."""
+    model, training = bundle.config.model, bundle.training
+    about = _ABOUT[kind].format(
+        image=model.vision.image_size,
+        context=model.text.context,
+        width=model.text.width,
+        frames=bundle.config.eval.frames,
+        head="; the model's own global score goes through a seq_transformer head, which is not in "
+        "this folder"
+        if model.global_head != "mean"
+        else "",
+    )
+    licence = bundle.licence or "not stated: ask whoever gave you this folder"
+    rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in training.items())
+    return f"""\
+---
+license: {bundle.licence or "other"}
+library_name: {_LIBRARY.get(kind, "pytorch")}
+pipeline_tag: feature-extraction
+tags: [video-text-retrieval, long-video, clip, mova]
+---
+
+# MoVA, {kind.replace("_", " ")}
+
+This is {_WHAT[kind]}. {_MASKS if kind == "pytorch" else _ENCODERS}
+
+{_origin(training)}
+
+## Load it
+
+```python
+{_LOAD[kind]}```
+
+{about}
+
+## The model
+
+| | |
+|---|---|
+| frame encoder | ViT, {model.vision.layers} layers, {model.vision.width} wide, patches of \
+{model.vision.patch_size} pixels, {model.vision.image_size} x {model.vision.image_size} pixels |
+| text encoder | {model.text.layers} layers, {model.text.width} wide, {model.text.context} tokens, \
+vocabulary of {model.text.vocab_size} |
+| joint embedding | {model.embed_dim} dimensions, {model.activation} |
+| global head | {model.global_head} |
+| mask networks | TMN {model.tmn.layout}, CMN {model.cmn.kind}, {model.masks.kind} masks |
+
+## Training
+
+| | |
+|---|---|
+{rows}
+
+## Measured
+
+{_measured(kind, bundle)}
+
+## Licence
+
+{licence}
+"""
+
+
+def _origin(training: Mapping[str, object]) -> str:
+    """How the weights came about."""
+    if training["steps"]:
+        return "It was trained with mova_jax, an independent implementation."
+    return (
+        f"**Nothing was trained yet**: the encoders are those of {training['started_from']}, "
+        "brought into this form by mova_jax, an independent implementation; what they have not, "
+        "such as mask networks, holds random numbers. It is a start for training."
+    )
+
+
+def _scores(kind: str, bundle: Bundle) -> tuple[str, ...]:
+    """The scores that can be made from what is in the folder."""
+    if kind == "pytorch":
+        return ("global", "modular", "blend")
+    pooled_here = kind in ("huggingface", "onnx") and bundle.config.model.global_head == "mean"
+    return ("global",) if pooled_here else ()
+
+
+def _measured(kind: str, bundle: Bundle) -> str:
+    """A table of the retrieval figures of each split, with what has to be said beside them."""
+    metrics, scores = bundle.metrics, _scores(kind, bundle)
+    chosen = (
+        f"checkpoint and blend weight ({bundle.blend_weight:g}) chosen on the validation split"
+        if "validation/gallery" in metrics
+        else f"the last checkpoint, blend weight {bundle.blend_weight:g}, no validation split"
+    )
+    precision = bundle.config.model.dtype
+    splits = [s for s in bundle.config.eval.splits if f"{s}/gallery" in metrics]
+    if not scores or not splits:
+        return "Nothing was measured of this part alone." if splits else "Nothing was measured."
+    rows = [
+        _row(metrics, split, score)
+        for split in splits
+        for score in scores
+        if f"{split}/{score}/t2v/r1" in metrics
+    ]
+    return "\n".join(
+        [
+            "| split | score | gallery | T2V R@1 | R@5 | R@10 | V2T R@1 | R@5 | R@10 | chance |",
+            "|---" * 10 + "|",
+            *rows,
+            "",
+            f"Percent. {bundle.config.eval.frames} frames a video, one seed "
+            f"({bundle.config.seed}), ties counted half, computed in {precision}; {chosen}. T2V: "
+            "captions search videos, V2T: the reverse.",
+        ]
+    )
+
+
+def _row(metrics: Mapping[str, float], split: str, score: str) -> str:
+    gallery = metrics[f"{split}/gallery"]
+    figures = [
+        f"{metrics[f'{split}/{score}/{way}/{figure}']:.1f}"
+        for way in ("t2v", "v2t")
+        for figure in ("r1", "r5", "r10")
+    ]
+    return f"| {' | '.join([split, score, f'{gallery:.0f}', *figures, f'{100 / gallery:.1f}'])} |"

@@ -1,0 +1,144 @@
+"""FLOPs of a program, counted in its jaxpr: what the step computes, with scans and remat.
+
+The compiler's count takes the body of a scan once. Here a scan counts as often as it runs, what a
+rematerialised backward pass computes again counts again, and what nobody reads is left out. Only
+matrix products and convolutions count, 2 FLOPs a multiplication with its addition; all else is
+bound by the memory and stands in the bytes.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+from jax.interpreters import partial_eval
+
+# The first scope that an operation's name holds is the part it counts under; as in
+# benchmarks/train_step.py.
+PARTS = (
+    ("tmn", "tmn"),
+    ("cmn", "cmn"),
+    ("pairs|sfdm|dfsm|frame_contrast|masks", "modular_losses"),
+    ("global_contrast", "global_loss"),
+    ("global_head", "global_head"),
+    ("vision_tower", "vision"),
+    ("text_tower", "text"),
+    ("optimizer", "optimizer"),
+)
+# A TPU multiplies bfloat16. A float32 product at a higher precision takes several passes.
+_PASSES = {"HIGHEST": 6, "HIGH": 3}
+
+
+@dataclasses.dataclass
+class Count:
+    """What a program computes in one call, on all devices together."""
+
+    flops: dict[str, float]  # by part
+    passes: float  # FLOPs that the matrix units do for them: float32 at high precision costs more
+    loops: int  # `while` loops, whose length depends on the data
+
+    @property
+    def total(self) -> float:
+        """FLOPs of all parts."""
+        return sum(self.flops.values())
+
+
+def part_of(names: str) -> str:
+    """The part of the method that an operation belongs to, by its named scopes."""
+    for scopes, part in PARTS:
+        if re.search(rf"\b({scopes})\b", names):
+            return part
+    return "other"
+
+
+def count(traced: jax.stages.Traced, trips: float = 1.0) -> Count:
+    """Counts the FLOPs of a traced function.
+
+    Args:
+        traced: `jax.jit(f).trace(...)`.
+        trips: how often the body of a `while` loop counts.
+    """
+    closed = traced.jaxpr
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    found = Count(collections.defaultdict(float), 0.0, 0)
+    _walk(jaxpr, "", 1.0, found, trips)
+    found.flops = dict(found.flops)
+    return found
+
+
+def _walk(jaxpr: Any, scope: str, times: float, found: Count, trips: float) -> None:
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        names = f"{scope}/{equation.source_info.name_stack}"
+        if name in _PRODUCTS:
+            flops = times * _PRODUCTS[name](equation)
+            found.flops[part_of(names)] += flops
+            found.passes += flops * _passes(equation)
+            continue
+        repeats = times
+        if name == "scan":
+            repeats *= equation.params["length"]
+        elif name == "while":
+            found.loops += 1
+            repeats *= trips
+        elif name == "shard_map":
+            repeats *= _replicas(equation.params)
+        elif name == "cond":
+            _walk_largest(equation.params["branches"], names, repeats, found, trips)
+            continue
+        for inner in _jaxprs(equation.params):
+            _walk(inner, names, repeats, found, trips)
+
+
+def _walk_largest(branches, names: str, times: float, found: Count, trips: float) -> None:
+    """One branch of a conditional runs: the one that computes most is counted."""
+    counts = []
+    for branch in branches:
+        counts.append(Count(collections.defaultdict(float), 0.0, 0))
+        _walk(branch.jaxpr, names, times, counts[-1], trips)
+    largest = max(counts, key=lambda c: c.total)
+    for part, flops in largest.flops.items():
+        found.flops[part] += flops
+    found.passes += largest.passes
+    found.loops += largest.loops
+
+
+def _jaxprs(params: dict[str, Any]):
+    """The jaxprs among an equation's parameters."""
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(item, "jaxpr", item)
+            if hasattr(inner, "eqns"):
+                yield inner
+
+
+def _replicas(params: dict[str, Any]) -> int:
+    """How many devices run the body of a `shard_map`, each on its own part."""
+    sizes = dict(params["mesh"].shape)
+    return math.prod(sizes[axis] for axis in params.get("newly_manual_axes") or sizes)
+
+
+def _dot(equation: Any) -> float:
+    (contracting, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return 2.0 * equation.outvars[0].aval.size * math.prod(left[i] for i in contracting)
+
+
+def _convolution(equation: Any) -> float:
+    numbers = equation.params["dimension_numbers"]
+    kernel = equation.invars[1].aval
+    return 2.0 * equation.outvars[0].aval.size * kernel.size / kernel.shape[numbers.rhs_spec[0]]
+
+
+_PRODUCTS = {"dot_general": _dot, "conv_general_dilated": _convolution}
+
+
+def _passes(equation: Any) -> int:
+    """How many products of bfloat16 a product takes."""
+    precision = equation.params.get("precision")
+    if equation.invars[0].aval.dtype != "float32" or precision is None:
+        return 1
+    both = precision if isinstance(precision, tuple) else (precision,)
+    return max(_PASSES.get(getattr(one, "name", ""), 1) for one in both)

@@ -1,0 +1,1 @@
+"""The report of a run: tables, plots and one HTML page, from its metrics."""

@@ -1,0 +1,65 @@
+"""Presets: every one is a valid configuration, and changes what its name says."""
+
+import pytest
+
+from configs.base import get_config
+from mova_jax.config import difference, flatten, from_config_dict
+from mova_jax.config.presets import MODELS, OBJECTIVES
+
+ROWS = "full global_only frame_weighting cmn_only token_mask no_dfsm no_sfdm no_tv soft_masks paper"
+BASE = from_config_dict(get_config())
+
+
+def changed(objective):
+    """What an objective changes of the base, apart from its name."""
+    made = from_config_dict(get_config(f"objective={objective}"))
+    return {name: new for name, (_, new) in difference(made, BASE).items() if name != "objective"}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_pair_of_presets_is_valid_and_sets_all_it_says(model, objective):
+    config = from_config_dict(get_config(f"model={model},objective={objective}"))
+    flat = flatten(config)
+    assert config.objective == objective
+    for name, value in (MODELS[model] | OBJECTIVES[objective]).items():
+        assert flat[name] == value, name
+
+
+def test_every_row_of_the_ablation_is_there():
+    assert sorted(OBJECTIVES) == sorted(ROWS.split())
+
+
+def test_models_set_the_same_keys():
+    assert len({frozenset(table) for table in MODELS.values()}) == 1
+    assert changed("full") == {}  # the base is `tiny` and `full`
+
+
+def test_l14_336_is_l14_on_larger_images():
+    assert MODELS["l14_336"] == MODELS["l14"] | {"model.vision.image_size": 336}
+
+
+def test_rows_change_what_their_names_say():
+    assert changed("no_dfsm") == {"losses.dfsm": 0.0}
+    assert changed("no_sfdm") == {"losses.sfdm": 0.0}
+    assert changed("no_tv") == {"losses.frame": 0.0}
+    assert changed("soft_masks") == {"model.masks.kind": "soft"}
+    assert changed("token_mask") == {"model.tmn.layout": "tokens"}
+    assert changed("cmn_only") == {"model.tmn.layout": "none", "losses.frame": 0.0}
+    no_masks = {
+        "model.tmn.layout": "none",
+        "model.cmn.kind": "none",
+        "losses.frame": 0.0,
+        "losses.sparsity": 0.0,
+    }
+    weighting = changed("frame_weighting")
+    assert weighting.pop("losses.pool", BASE.losses.pool) == "softmax"  # no weights, no control
+    assert weighting.pop("eval.pool", BASE.eval.pool) == "training"  # and scored by them
+    assert weighting == no_masks
+    alone = {"losses.sfdm": 0.0, "losses.dfsm": 0.0, "model.modular_scale": 0.0}
+    assert changed("global_only") == no_masks | alone
+
+
+def test_paper_moves_the_towers_a_thousand_times_slower():
+    groups = from_config_dict(get_config("objective=paper")).optim.groups
+    assert [factor for _, factor in groups] == [1e-3, 1.0]

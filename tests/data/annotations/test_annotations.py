@@ -1,0 +1,149 @@
+"""Tests of the JSONL: what a line means, which lines are refused, and how splits are shared out."""
+
+import collections
+import json
+
+import pytest
+
+from mova_jax.data.annotations import assign_splits, read_annotations
+from mova_jax.data.shards.reader import Caption
+
+
+def _write_lines(folder, lines):
+    path = folder / "captions.jsonl"
+    with path.open("wb") as file:
+        for line in lines:
+            file.write(line if isinstance(line, bytes) else json.dumps(line).encode())
+            file.write(b"\n")
+    return path
+
+
+def _line(video="a.mp4", caption="A cat sits. It leaves.", **fields):
+    return {"video": video, "caption": caption, **fields}
+
+
+def _one(tmp_path, line):
+    """The only item of a line, or the reason why there is none."""
+    items, skipped = read_annotations(_write_lines(tmp_path, [line]))
+    assert len(items) + len(skipped) == 1
+    return items[0] if items else skipped[0]["reason"]
+
+
+def test_a_line_with_everything(tmp_path):
+    item = _one(
+        tmp_path,
+        _line(
+            "clips/./b.mp4",
+            caption=" All\nof it. ",
+            captions=["One.", {"text": "Two.", "start": 1, "end": 2.5}, ""],
+            alternatives=["short"],
+            id=7,
+            start=0.5,
+            end=9,
+            split="val",
+            unknown="ignored",
+        ),
+    )
+    assert (item.id, item.video, item.path) == ("7", "clips/b.mp4", tmp_path / "clips/b.mp4")
+    assert item.captions == (Caption("One."), Caption("Two.", 1.0, 2.5))
+    assert item.alternatives == ("All of it.", "short")
+    assert (item.start, item.end, item.split) == (0.5, 9.0, "validation")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (_line("../a.mp4"), "leaves the folder"),
+        (_line("x/../../a.mp4"), "leaves the folder"),
+        (_line("/etc/passwd"), "leaves the folder"),
+        (_line("a\0b.mp4"), "null byte"),
+        (_line("\ud800.mp4"), "not valid Unicode"),
+        (_line(""), "`video` must be a path, got ''"),
+        (_line(None), "`video` must be a path"),
+        (_line(caption=""), "the caption is empty"),
+        (_line(caption=" \0\n"), "the caption is empty"),
+        (_line(caption=3), "`caption` must be a text"),
+        (_line(captions="no list"), "`captions` a list"),
+        (_line(captions=[{"start": 1}]), r"captions\[0\] must be a text"),
+        (_line(alternatives="x"), "`alternatives` must be a list"),
+        (_line(id=["x"]), "`id` must be a text"),
+        (_line(id=True), "`id` must be a text"),
+        (_line(start=3, end=3), "0 <= start < end"),
+        (_line(start=-1), "0 <= start < end"),
+        (_line(start=10**400), "0 <= start < end"),
+        (_line(end=float("nan")), "0 <= start < end"),
+        (_line(split="../x"), "`split` must be a lower case name"),
+        (_line(split=["train"]), "`split` must be a lower case name"),
+        (b"{not json", "not JSON"),
+        (b'{"video": "a.mp4"', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"\xff\xff", "not JSON"),
+        (b"[1]", "not a JSON object but list"),
+    ],
+)
+def test_a_line_that_cannot_be_used_has_a_reason(tmp_path, line, reason):
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(_one(tmp_path, line))
+
+
+def test_null_bytes_and_half_characters_in_captions_are_replaced(tmp_path):
+    line = b'{"video": "a.mp4", "caption": "nul \\u0000 and \\ud83d half \xe2\x98\x82"}'
+    assert _one(tmp_path, line).captions == (Caption("nul and ? half ☂"),)
+
+
+def test_an_id_is_used_once_and_cuts_get_their_own(tmp_path):
+    lines = [_line(), b"", _line(), _line(start=1), _line(start=2, end=3), _line("b.mp4", id="x")]
+    items, skipped = read_annotations(_write_lines(tmp_path, [*lines, _line("c.mp4", id="x")]))
+    assert [item.id for item in items] == ["a.mp4", "a.mp4#1-None", "a.mp4#2-3", "x"]
+    assert skipped == [
+        {"id": "a.mp4", "reason": "line 3: the id was already used in line 1"},
+        {"id": "x", "reason": "line 7: the id was already used in line 6"},
+    ]
+
+
+def test_times_that_cannot_be_are_dropped_with_a_warning(tmp_path):
+    item = _one(tmp_path, _line(captions=[{"text": "One.", "start": 4, "end": 2}]))
+    assert item.captions == (Caption("One."),)
+    assert "captions[0] is kept without its times" in item.warnings[0]
+
+
+# ----------------------------------------------------------------------------------------- splits
+
+SHARES = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
+
+
+def _items(tmp_path, videos, **fields):
+    lines = [_line(video, id=str(i), **fields) for i, video in enumerate(videos)]
+    return read_annotations(_write_lines(tmp_path, lines))[0]
+
+
+def test_splits_have_their_shares_and_do_not_move(tmp_path):
+    videos = [f"{i}.mp4" for i in range(1000)]
+    items = assign_splits(_items(tmp_path, videos), SHARES)
+    counts = collections.Counter(item.split for item in items)
+    assert counts["train"] == pytest.approx(800, abs=40)
+    assert counts["test"] == pytest.approx(100, abs=30)
+    before = {item.video: item.split for item in items}
+    more = assign_splits(_items(tmp_path, ["new.mp4", *reversed(videos)]), SHARES)
+    assert all(item.split == before[item.video] for item in more[1:])
+
+
+def test_cuts_of_one_video_share_a_split(tmp_path):
+    videos = [f"{'./' * (i % 2)}{i // 4}.mp4" for i in range(200)]
+    splits = collections.defaultdict(set)
+    for item in assign_splits(_items(tmp_path, videos), SHARES):
+        splits[item.video].add(item.split)
+    assert len(splits) == 50 and all(len(some) == 1 for some in splits.values())
+
+
+def test_a_named_split_stays_and_takes_the_other_cuts_along(tmp_path):
+    lines = [_line("a.mp4", id="1", split="mine"), _line("a.mp4", id="2"), _line("b.mp4", id="3")]
+    items = read_annotations(_write_lines(tmp_path, lines))[0]
+    assert [i.split for i in assign_splits(items, (("train", 1.0),))] == ["mine", "mine", "train"]
+
+
+def test_few_videos_still_fill_every_split(tmp_path):
+    items = assign_splits(_items(tmp_path, ["a.mp4", "b.mp4", "c.mp4"]), SHARES)
+    assert {item.split for item in items} == {"train", "validation", "test"}
+    alone = assign_splits(_items(tmp_path, ["a.mp4"]), (("train", 1), ("test", 0)))
+    assert [item.split for item in alone] == ["train"]

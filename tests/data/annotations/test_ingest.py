@@ -1,0 +1,226 @@
+"""Data sets in their owners' layout, with videos made on the fly, through the command to shards."""
+
+import csv
+import json
+import pickle
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mova_jax import prepare
+from mova_jax.data.annotations.registry import DATASETS
+from mova_jax.data.ingest.video_reader import decode_jpeg, decode_video
+from mova_jax.data.shards.reader import Caption, open_split, read_manifest
+from mova_jax.data.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def prepared(tmp_path, capsys):
+    """`prepared(dataset)`: exit code, output, records by split and id."""
+
+    def run(dataset, *more):
+        arguments = [dataset, "--videos", tmp_path / "videos", "--annotations", tmp_path / "notes"]
+        arguments += ["--output", tmp_path / "shards", "--workers", 0, "--short_side", 16, *more]
+        code = prepare.main(list(map(str, arguments)))
+        out, err = capsys.readouterr()
+        if code == 1:
+            return code, err, {}
+        splits = read_manifest(tmp_path / "shards").splits
+        sources = {split: open_split(tmp_path / "shards", split) for split in splits}
+        records = {
+            split: {record.id: record for record in map(source.__getitem__, range(len(source)))}
+            for split, source in sources.items()
+        }
+        return code, out, records
+
+    (tmp_path / "notes").mkdir()
+    return run
+
+
+def _table(path, *rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def test_activitynet(tmp_path, prepared, write_video, ramp):
+    train = {
+        f"v_{name}": {
+            "duration": 3.0,
+            "timestamps": [[0, 1.5], [1.0, 99.0]],
+            "sentences": ["A cat sits.", "It leaves."],
+        }
+        for name in ("a", "b", "c")
+    }
+    (tmp_path / "notes" / "train.json").write_text(json.dumps(train))
+    words = " ".join(f"word{i}" for i in range(10_000))
+    test = {"v_d": {"duration": 2, "timestamps": [[0, 1]], "sentences": [words]}}
+    (tmp_path / "notes" / "val_1.json").write_text(json.dumps(test))
+    for name in ("a", "d"):
+        write_video(tmp_path / "videos" / f"v_{name}.mp4", ramp(30))
+    (tmp_path / "videos" / "v_b.mp4").write_text("no video")
+    code, out, records = prepared("activitynet")
+    assert code == 3
+    missing = tmp_path / "shards" / "missing.txt"
+    assert missing.read_text() == "train\tv_c\n"
+    assert (
+        "train: 10,009 videos expected, 2 found; the annotations name 3; "
+        f"1 files missing, listed in {missing}" in out
+    )
+    assert "test: 4,917 videos expected, 1 found; the annotations name 1\n" in out
+    assert f"--config=configs/activitynet.py:data={tmp_path}/shards,init=CLIP,batch=2 " in out
+    record = records["train"]["v_a"]
+    assert record.caption == "A cat sits. It leaves."
+    assert record.captions == (
+        Caption("A cat sits.", 0.0, 1.5),
+        Caption("It leaves.", 1.0, record.duration),
+    )
+    manifest = read_manifest(tmp_path / "shards")
+    assert {entry["id"] for entry in manifest.skipped} == {"v_b", "v_c"}
+    assert (manifest.name, manifest.truncated_captions) == ("activitynet", 1)
+    assert manifest.licence == DATASETS["activitynet"].licence
+    assert manifest.settings["dataset"]["missing"] == {"train": 1}
+    tokens = Tokenizer(tmp_path / "shards" / "tokenizer").encode(records["test"]["v_d"].caption)
+    assert tokens.truncated and len(tokens.ids) <= 248
+
+
+def test_didemo_sees_thirty_seconds(tmp_path, prepared, write_video, ramp):
+    for split in ("train", "val", "test"):
+        name = f"7@N0_{split}_x.mov"
+        moments = [
+            {"video": name, "description": text, "times": [[place, place]]}
+            for place, text in ((5, "a fox"), (0, "a hen"))
+        ]
+        (tmp_path / "notes" / f"{split}_data.json").write_text(json.dumps(moments))
+        write_video(tmp_path / "videos" / f"{name}.mp4", ramp(33), rate=1)
+    code, _, records = prepared("didemo")
+    assert code == 0 and sorted(records) == ["test", "train", "validation"]
+    record = records["validation"]["7@N0_val_x"]
+    assert (record.caption, len(record.frames), record.duration) == ("a fox a hen", 30, 30.0)
+    assert record.captions == (Caption("a fox", 25, 30), Caption("a hen", 0, 5))
+    assert not (tmp_path / "shards" / "missing.txt").exists()
+
+
+def test_msvd_keeps_every_caption(tmp_path, prepared, write_video, ramp):
+    captions = {f"{name}_1_2": [["a", name], ["the", name]] for name in ("train", "val", "test")}
+    (tmp_path / "notes" / "raw-captions.pkl").write_bytes(pickle.dumps(captions))
+    for split in ("train", "val", "test"):
+        (tmp_path / "notes" / f"{split}_list.txt").write_text(f"{split}_1_2\n")
+        write_video(tmp_path / "videos" / f"{split}_1_2.avi", ramp(10))
+    code, _, records = prepared("msvd", "--name", "clips", "--licence", "mine")
+    assert code == 0
+    record = records["test"]["test_1_2"]
+    assert (record.caption, record.alternatives) == ("a test", ("the test",))
+    assert read_manifest(tmp_path / "shards").licence == "mine"
+
+
+def test_an_image_is_a_video_of_one_frame(tmp_path, prepared):
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[:, :15] = 255
+    (tmp_path / "videos" / "coco").mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x112] = 6  # turned by a quarter
+    Image.fromarray(image).save(tmp_path / "videos" / "coco" / "1.jpg", exif=exif)
+    Image.fromarray(image).save(tmp_path / "videos" / "coco" / "2.png")
+    names = ["coco/1.jpg", "coco/2.png", "coco/3.jpg"]
+    (tmp_path / "videos" / "coco" / "3.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    talk = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "Half white."}]
+    entries = [{"image": name, "conversations": talk} for name in names]
+    file = "sharegpt4v_instruct_gpt4-vision_cap100k.json"
+    (tmp_path / "notes" / file).write_text(json.dumps(entries))
+    code, _, records = prepared("sharegpt4v", "--splits", "train=1", "--fps", 50)
+    assert code == 3 and set(records["train"]) == set(names[:2])
+    for name, shape in zip(names, [(24, 16), (16, 24)], strict=False):
+        record = records["train"][name]
+        assert len(record.frames) == 1 and record.caption == "Half white."
+        assert decode_jpeg(record.frames[0]).shape == (*shape, 3)
+    assert [entry["id"] for entry in read_manifest(tmp_path / "shards").skipped] == ["coco/3.jpg"]
+    assert len(decode_video(tmp_path / "videos" / "coco" / "2.png", fps=100).frames) == 1
+
+
+def test_a_csv_with_cuts_and_subtitles(tmp_path, prepared, write_video, ramp):
+    write_video(tmp_path / "videos" / "a.mp4", ramp(40))
+    rows = [["a", "A cat.", "1", "3"], ["a.mp4", "A dog.", "0", "1"], ["b", "Gone.", "", ""]]
+    _table(tmp_path / "notes" / "mine.csv", ["video", "caption", "start", "end"], *rows)
+    code, out, records = prepared("csv", "--splits", "test=1")
+    assert code == 3 and "all: 3 named, 2 found; 1 files missing" in out
+    assert records["test"]["a#1.0-3.0"].duration == pytest.approx(2.0)
+    subtitle = "1\n00:00:01,000 --> 00:00:02,000\nA cat sits.\n"
+    (tmp_path / "notes" / "a.srt").write_text(subtitle)
+    arguments = ["--annotations", tmp_path / "notes", "--output", tmp_path / "s"]
+    arguments = ["subtitles", "--videos", tmp_path / "videos", *arguments]
+    arguments += ["--workers", 0, "--splits", "train=1"]
+    assert prepare.main(list(map(str, arguments))) == 0
+    record = open_split(tmp_path / "s", "train")[0]
+    assert record.captions == (Caption("A cat sits.", 1.0, 2.0),)
+
+
+def test_a_wrong_file_or_no_video_is_one_line_and_leaves_nothing(tmp_path, prepared):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "notes" / "mine.csv").write_text("file\na\n")
+    code, err, _ = prepared("csv")
+    assert code == 1 and err.count("\n") == 1
+    assert "must be a CSV with the columns video, caption, got the columns file" in err
+    (tmp_path / "notes" / "mine.csv").write_text("video,caption\na,text\n")
+    code, err, _ = prepared("csv")
+    assert code == 1 and "No video of csv could be used (1 skipped: a: no file of this" in err
+    assert not (tmp_path / "shards").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --input JSONL or the name of a data set"),
+        (["msvd", "--input", "a.jsonl"], "give either --input JSONL or"),
+        (["msvd"], "msvd needs --videos"),
+        (["--input", "a.jsonl", "--videos", "v"], "belong to a data set"),
+        (["imagenet", "--videos", "v"], "invalid choice: 'imagenet'"),
+    ],
+)
+def test_flags_that_do_not_fit(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        prepare.main([*arguments, "--output", "s"])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_help_names_every_data_set_and_its_files(capsys):
+    with pytest.raises(SystemExit):
+        prepare.main(["--help"])
+    text = capsys.readouterr().out
+    for name, dataset in DATASETS.items():
+        assert f"  {name} " in text and dataset.files in text
+
+
+def test_inspect_is_passed_on(monkeypatch):
+    module = types.ModuleType("mova_jax.data.inspect.command")
+    module.main = lambda argv: (7, argv)
+    monkeypatch.setitem(sys.modules, "mova_jax.data.inspect.command", module)
+    monkeypatch.setattr("mova_jax.data.inspect.command", module, raising=False)
+    assert prepare.main(["inspect", "shards", "--verify"]) == (7, ["shards", "--verify"])
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_videos_and_annotations_at_urls(tmp_path, write_video, ramp, capsys, alone):
+    """Also as one file; what is beside it and no text, or leads out, is left alone."""
+    write_video(tmp_path / "videos" / "deep" / "a.mp4", ramp(10))
+    (tmp_path / "notes").mkdir()
+    rows = [["video", "caption"], ["a", "A cat sits."], ["../a", "No."], ["b", "Missing."]]
+    _table(tmp_path / "notes" / "mine.csv", *rows)
+    (tmp_path / "notes" / "large.mp4").write_text("not copied")
+    notes = "notes/mine.csv" if alone else "notes"
+    arguments = ["csv", "--videos", f"file://{tmp_path}/videos", "--workers", "0"]
+    arguments += ["--annotations", f"file://{tmp_path}/{notes}", "--output", f"{tmp_path}/shards"]
+    assert prepare.main(arguments) == 3
+    record = open_split(tmp_path / "shards", "train")[0]
+    assert (record.source, record.caption) == ("deep/a.mp4", "A cat sits.")
+    out = capsys.readouterr().out
+    assert "../a: the path '../a' leaves the videos folder" in out
+    assert "b: no file of this name in the videos folder" in out
+    arguments[-1] = f"{tmp_path}/other"
+    place = arguments.index(f"file://{tmp_path}/{notes}")
+    for url, told in ((f"memory:/{tmp_path}/no", "memory:/"), (f"file://{tmp_path}/no", "")):
+        arguments[place] = url
+        assert prepare.main(arguments) == 1
+        assert f"There is no {told}{tmp_path}/no" in capsys.readouterr().err

@@ -1,0 +1,619 @@
+"""Tests of the input pipeline: what a batch holds, epochs, determinism, exact resume."""
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from mova_jax.data.pipeline.dataset import PipelineSettings, eval_batches, record_ids, train_dataset
+from mova_jax.data.pipeline.queries import eval_sentences
+from mova_jax.data.shards.reader import (
+    Caption,
+    Manifest,
+    ShardError,
+    VideoRecord,
+    open_split,
+    write_manifest,
+    write_split,
+)
+from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
+
+RECORDS, FRAMES, SIZE, BATCH = 23, 6, 16, 5
+STEPS = RECORDS // BATCH
+SETTINGS = PipelineSettings(
+    frames=FRAMES, image_size=SIZE, max_tokens=64, token_buckets=(16, 32, 64), threads=0
+)
+FIELDS = {"frames", "frame_mask", "timestamps", "tokens", "token_mask", "video_id"}
+
+
+def _frame(record, frame, size=SIZE):
+    """A JPEG whose red tells the record and whose green tells the frame."""
+    image = np.zeros((size, size, 3), np.uint8)
+    image[:] = (record * 10, frame * 10, 0)
+    return simplejpeg.encode_jpeg(image, quality=100, colorsubsampling="444")
+
+
+def _record(index, size=SIZE):
+    frames = 3 + index % 20
+    words = " ".join(["red", "dog"] * (1 + index))
+    return VideoRecord(
+        id=f"video-{index}",
+        frames=tuple(_frame(index, i, size) for i in range(frames)),
+        height=size,
+        width=size,
+        timestamps=np.arange(frames, dtype=np.float32) / 2,
+        duration=frames / 2,
+        captions=(
+            Caption(f"{words}.", 0.0, 1.0),
+            Caption("a cat sits."),
+            Caption("it leaps.", 1, 2),
+        ),
+        alternatives=(f"short {index}",),
+    )
+
+
+def _write(folder, records, split="train"):
+    write_manifest(
+        folder,
+        Manifest(
+            "test", {split: write_split(folder, split, records, name="test", shard_records=8)}
+        ),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return _write(tmp_path_factory.mktemp("shards"), [_record(i) for i in range(RECORDS)])
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer([_record(3).caption, "short 1"] * 4, 540, path)
+    return Tokenizer(path, max_tokens=64)
+
+
+def _train(folder, tokenizer, seed=0, batch_size=BATCH, process=(0, 1), images=(0, 0), **changes):
+    return train_dataset(
+        folder,
+        "train",
+        tokenizer,
+        dataclasses.replace(SETTINGS, **changes),
+        seed=seed,
+        batch_size=batch_size,
+        image_steps=images[0],
+        image_batch_size=images[1],
+        process_index=process[0],
+        process_count=process[1],
+    )
+
+
+def _take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def _assert_same(got, expected):
+    assert len(got) == len(expected)
+    for one, other in zip(got, expected, strict=True):
+        assert one.keys() == other.keys() == FIELDS
+        for name in FIELDS:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+            assert one[name].dtype == other[name].dtype
+
+
+# ---------------------------------------------------------------------------- what a batch holds
+
+
+def test_a_training_batch_holds_what_the_record_says(folder, tokenizer):
+    for batch in _take(iter(_train(folder, tokenizer)), STEPS):
+        assert batch.keys() == FIELDS
+        length = batch["tokens"].shape[1]
+        shapes = {
+            "frames": ((BATCH, FRAMES, SIZE, SIZE, 3), np.uint8),
+            "frame_mask": ((BATCH, FRAMES), np.bool_),
+            "timestamps": ((BATCH, FRAMES), np.float32),
+            "tokens": ((BATCH, length), np.int32),
+            "token_mask": ((BATCH, length), np.bool_),
+            "video_id": ((BATCH,), np.int32),
+        }
+        assert {name: (a.shape, a.dtype) for name, a in batch.items()} == shapes
+        assert length == min(b for b in (16, 32, 64) if b >= batch["token_mask"].sum(1).max())
+        for row, video in enumerate(batch["video_id"]):
+            record = _record(int(video))
+            ids = tokenizer.encode(record.caption).ids
+            np.testing.assert_array_equal(batch["tokens"][row, : len(ids)], ids)
+            assert batch["token_mask"][row].tolist() == [i < len(ids) for i in range(length)]
+            assert (batch["tokens"][row, len(ids) :] == tokenizer.pad_id).all()
+            _assert_frames(batch, row, record)
+
+
+def _assert_frames(batch, row, record):
+    """The row holds frames of the record with their own times, one a segment, then padding."""
+    available, count = len(record.frames), min(len(record.frames), FRAMES)
+    assert batch["frame_mask"][row].tolist() == [i < count for i in range(FRAMES)]
+    assert not batch["frames"][row, count:].any()
+    assert not batch["timestamps"][row, count:].any()
+    colour = batch["frames"][row, :count].mean((1, 2))
+    np.testing.assert_allclose(colour[:, 0], int(batch["video_id"][row]) * 10, atol=3)
+    shown = np.round(colour[:, 1] / 10).astype(int)
+    np.testing.assert_allclose(colour[:, 1], shown * 10, atol=3)
+    np.testing.assert_array_equal(batch["timestamps"][row, :count], shown / 2)
+    for i, frame in enumerate(shown):
+        assert i * available // count <= frame < (i + 1) * available // count
+
+
+def test_every_bucket_is_used(folder, tokenizer):
+    batches = _take(iter(_train(folder, tokenizer, batch_size=1)), RECORDS)
+    assert {batch["tokens"].shape[1] for batch in batches} == {16, 32, 64}
+
+
+def test_buckets_end_with_the_longest_caption_allowed():
+    assert PipelineSettings(8, 64).buckets == (64, 128, 192, 248)
+    assert PipelineSettings(8, 64, max_tokens=77).buckets == (64, 77)
+    assert PipelineSettings(8, 64, max_tokens=32).buckets == (32,)
+
+
+def test_long_captions_arrive_truncated(folder, tokenizer):
+    short = Tokenizer(tokenizer.folder, max_tokens=20)
+    dataset = _train(folder, short, max_tokens=20, batch_size=RECORDS)
+    batch = next(iter(dataset))
+    lengths = batch["token_mask"].sum(1)
+    assert lengths.max() == 20 == batch["tokens"].shape[1]
+    ends = batch["tokens"][np.arange(RECORDS), lengths - 1]
+    assert (ends == tokenizer.eot_id).all()
+
+
+def test_a_tokenizer_of_another_length_is_an_error(folder, tokenizer):
+    with pytest.raises(ValueError, match="max_tokens"):
+        next(iter(_train(folder, tokenizer, max_tokens=16, batch_size=RECORDS)))
+
+
+def test_short_captions_are_chosen_in_training_only(folder, tokenizer):
+    settings = dataclasses.replace(SETTINGS, short_caption_share=1.0)
+    batch = next(iter(_train(folder, tokenizer, short_caption_share=1.0)))
+    for row, video in enumerate(batch["video_id"]):
+        ids = tokenizer.encode(f"short {video}").ids
+        np.testing.assert_array_equal(batch["tokens"][row][batch["token_mask"][row]], ids)
+    args = folder, "train", tokenizer
+    _assert_same(
+        list(eval_batches(*args, settings, BATCH)), list(eval_batches(*args, SETTINGS, BATCH))
+    )
+
+
+def test_frames_of_another_size_are_resized(tmp_path, tokenizer):
+    _write(tmp_path, [_record(i, size=40) for i in range(BATCH)])
+    batch = next(iter(_train(tmp_path, tokenizer)))
+    for row, video in enumerate(batch["video_id"]):
+        _assert_frames(batch, row, _record(int(video)))
+
+
+def test_policies_are_those_of_the_settings_in_training_only(folder, tokenizer):
+    changes = {"frame_policy": "dense", "caption_policy": "one"}
+    batch = next(iter(_train(folder, tokenizer, batch_size=RECORDS, **changes)))
+    for row, video in enumerate(batch["video_id"].tolist()):
+        times = batch["timestamps"][row][batch["frame_mask"][row]]
+        np.testing.assert_array_equal(np.diff(times), 0.5)  # neighbours
+        said = batch["tokens"][row][batch["token_mask"][row]].tolist()
+        assert said in [tokenizer.encode(c.text).ids.tolist() for c in _record(video).captions]
+    settings = dataclasses.replace(SETTINGS, **changes)
+    args = folder, "train", tokenizer
+    _assert_same(
+        list(eval_batches(*args, settings, BATCH)), list(eval_batches(*args, SETTINGS, BATCH))
+    )
+
+
+def test_raw_frames_are_read_as_jpeg_is(tmp_path, tokenizer):
+    def raw(index):
+        record = _record(index)
+        pixels = [simplejpeg.decode_jpeg(jpeg) for jpeg in record.frames]
+        ppm = tuple(b"P6\n%d %d\n255\n" % (SIZE, SIZE) + image.tobytes() for image in pixels)
+        return dataclasses.replace(record, frames=ppm)
+
+    _write(tmp_path / "raw", [raw(i) for i in range(BATCH)])
+    _write(tmp_path / "jpeg", [_record(i) for i in range(BATCH)])
+    raw, jpeg = (_take(iter(_train(tmp_path / name, tokenizer)), 2) for name in ("raw", "jpeg"))
+    _assert_same(raw, jpeg)
+
+
+# ------------------------------------------------------------------------- image-caption batches
+
+
+def test_the_first_batches_are_single_frames_with_the_sentence_that_holds(folder, tokenizer):
+    images, rows = 5, 7
+    batches = _take(iter(_train(folder, tokenizer, images=(images, rows))), images + 2)
+    for batch in batches[:images]:
+        assert batch["frames"].shape == (rows, 1, SIZE, SIZE, 3)
+        assert batch["frame_mask"].all()
+        for row, video in enumerate(batch["video_id"]):
+            record = _record(int(video))
+            time = float(batch["timestamps"][row, 0])
+            shown = round(float(batch["frames"][row].mean((0, 1, 2))[1]) / 10)
+            assert record.timestamps[shown] == time
+            held = {c.text for c in record.captions if c.start <= time < c.end}
+            said = batch["tokens"][row][batch["token_mask"][row]].tolist()
+            assert said in [tokenizer.encode(text).ids.tolist() for text in held]
+    # The videos that follow are those of a run without images.
+    _assert_same(batches[images:], _take(iter(_train(folder, tokenizer)), 2))
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("position", [0, 2, 3, 4])
+def test_resume_is_exact_on_either_side_of_the_images(folder, tokenizer, position, threads):
+    def fresh():
+        return iter(_train(folder, tokenizer, images=(3, 4), threads=threads))
+
+    whole, first, resumed = fresh(), fresh(), fresh()
+    expected = _take(whole, 6)
+    _take(first, position)
+    resumed.set_state(first.get_state())
+    _assert_same(_take(resumed, 6 - position), expected[position:])
+    for iterator in (whole, first, resumed):
+        iterator.close()
+
+
+def test_a_split_too_small_for_a_batch_of_images_is_an_error(folder, tokenizer):
+    with pytest.raises(ValueError, match=r"global batch of 24.*: lower train\.image_batch_size"):
+        _train(folder, tokenizer, images=(3, 24))
+
+
+# ----------------------------------------------------------------------------- epochs, processes
+
+
+def _ids(batches):
+    return [int(video) for batch in batches for video in batch["video_id"]]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 8])
+def test_every_record_is_seen_exactly_once_an_epoch(folder, tokenizer, processes):
+    """Whatever the number of processes: the rows of step n are dealt out, and nothing is lost."""
+    rows, epochs = 24 // processes // 3, 3
+    total = rows * processes
+    steps = -(-epochs * RECORDS // total)
+    parts = [
+        _take(iter(_train(folder, tokenizer, batch_size=rows, process=(p, processes))), steps)
+        for p in range(processes)
+    ]
+    batches = [_ids(batch) for batch in zip(*parts, strict=True)]
+    assert all(len(set(batch)) == total for batch in batches)
+    stream = [video for batch in batches for video in batch]
+    orders = [stream[e * RECORDS : (e + 1) * RECORDS] for e in range(epochs)]
+    for order in orders:
+        assert sorted(order) == list(range(RECORDS))
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_jitter_differs_from_epoch_to_epoch(folder, tokenizer):
+    batches = _take(iter(_train(folder, tokenizer, batch_size=RECORDS)), 2)
+    first, second = (
+        {int(v): b["timestamps"][r] for r, v in enumerate(b["video_id"])} for b in batches
+    )
+    assert any((first[video] != second[video]).any() for video in range(RECORDS))
+
+
+def test_processes_make_the_batch_of_one_process(folder, tokenizer):
+    parts = [
+        _take(iter(_train(folder, tokenizer, batch_size=2, process=(p, 3))), 8) for p in range(3)
+    ]
+    whole = _take(iter(_train(folder, tokenizer, batch_size=6)), 8)
+    for *rows, both in zip(*parts, whole, strict=True):
+        assert {part["tokens"].shape for part in rows} == {(2, SETTINGS.max_tokens)}
+        for name in FIELDS - {"tokens", "token_mask"}:
+            together = np.concatenate([part[name] for part in rows])
+            np.testing.assert_array_equal(together, both[name])
+        length = both["tokens"].shape[1]
+        for name in ("tokens", "token_mask"):
+            together = np.concatenate([part[name] for part in rows])
+            np.testing.assert_array_equal(together[:, :length], both[name])
+
+
+@pytest.mark.parametrize(("processes", "readers"), [(1, {"threads": 2}), (2, {}), (5, {})])
+def test_a_run_of_two_processes_goes_on_with_another_number(folder, tokenizer, processes, readers):
+    total, step = 10, 3
+    before = iter(_train(folder, tokenizer, batch_size=total // 2, process=(0, 2)))
+    _take(before, step)
+    whole = _take(iter(_train(folder, tokenizer, batch_size=total)), step + 4)[step:]
+    parts = []
+    for p in range(processes):
+        rows = total // processes
+        after = iter(_train(folder, tokenizer, batch_size=rows, process=(p, processes), **readers))
+        after.set_state(before.get_state())
+        parts.append(_take(after, 4))
+        after.close()
+    for *rows, expected in zip(*parts, whole, strict=True):
+        for name in ("video_id", "frames", "timestamps"):
+            together = np.concatenate([part[name] for part in rows])
+            np.testing.assert_array_equal(together, expected[name])
+
+
+# --------------------------------------------------------------------------------------- mixtures
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return _write(tmp_path_factory.mktemp("other"), [_record(i) for i in range(7)])
+
+
+def test_a_mixture_has_of_each_source_by_weight_and_each_in_its_own_epochs(
+    folder, other, tokenizer
+):
+    mixture = [(folder, 3), (other, 1)]
+    dataset = _train(mixture, tokenizer, batch_size=8)
+    batches = _take(iter(dataset), 12)
+    for batch in batches:
+        ids = batch["video_id"]
+        assert (ids < RECORDS).sum() == 6 and (ids >= RECORDS).sum() == 2
+        assert len(set(ids.tolist())) == 8
+        for row, video in enumerate(ids.tolist()):
+            _assert_frames({**batch, "video_id": ids % RECORDS}, row, _record(video % RECORDS))
+    for start, length in ((0, RECORDS), (RECORDS, 7)):
+        seen = [i for i in _ids(batches) if start <= i < start + length]
+        for epoch in range(len(seen) // length):
+            order = seen[epoch * length : (epoch + 1) * length]
+            assert sorted(order) == list(range(start, start + length))
+    assert dataset.record_ids([2, RECORDS + 5, -1]) == ["video-2", "video-5"]
+
+
+def test_a_mixture_resumes_exactly_and_is_dealt_out(folder, other, tokenizer):
+    mixture = [(folder, 0.5), (other, 0.3)]
+    whole = _take(iter(_train(mixture, tokenizer, batch_size=4)), 6)
+    parts = []
+    for p in range(2):
+        half = iter(_train(mixture, tokenizer, batch_size=2, process=(p, 2), threads=1))
+        half.set_state({"next_batch": 2})
+        parts.append(_take(half, 4))
+        half.close()
+    for first, second, both in zip(*parts, whole[2:], strict=True):
+        for name in ("video_id", "frames", "timestamps"):
+            np.testing.assert_array_equal(np.concatenate([first[name], second[name]]), both[name])
+
+
+def test_a_source_of_a_mixture_that_is_too_small_is_named(folder, other, tokenizer):
+    with pytest.raises(ValueError, match=rf"{other.name}.* has 7 records.* takes 8 of it: lower"):
+        _train([(folder, 1), (other, 1)], tokenizer, batch_size=16)
+
+
+# -------------------------------------------------------------------------- determinism, resume
+
+
+@pytest.fixture(scope="module")
+def reference(folder, tokenizer):
+    """Two and a half epochs, made without threads."""
+    return _take(iter(_train(folder, tokenizer, short_caption_share=0.3)), 10)
+
+
+@pytest.mark.parametrize(
+    "readers", [{"threads": 1}, {"threads": 4, "prefetch": 1}, {"prefetch": 9}]
+)
+def test_threads_change_nothing(folder, tokenizer, reference, readers):
+    batches = iter(_train(folder, tokenizer, short_caption_share=0.3, **readers))
+    _assert_same(_take(batches, 10), reference)
+    batches.close()
+
+
+def test_the_seed_changes_order_and_frames(folder, tokenizer, reference):
+    other = next(iter(_train(folder, tokenizer, seed=1, short_caption_share=0.3)))
+    assert other["video_id"].tolist() != reference[0]["video_id"].tolist()
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("position", [0, 1, STEPS - 1, STEPS, STEPS + 2, 2 * STEPS])
+def test_resume_is_exact(folder, tokenizer, reference, position, threads):
+    first = iter(_train(folder, tokenizer, short_caption_share=0.3, threads=threads))
+    _take(first, position)
+    state = json.loads(json.dumps(first.get_state()))
+    first.close()
+    resumed = iter(_train(folder, tokenizer, short_caption_share=0.3, threads=threads))
+    next(resumed)  # a state also replaces a position
+    resumed.set_state(state)
+    assert resumed.get_state() == state
+    _assert_same(_take(resumed, 10 - position), reference[position:])
+    resumed.close()
+
+
+def test_worker_processes_make_the_same_batches_and_resume_exactly(folder, tokenizer, reference):
+    workers = {"short_caption_share": 0.3, "worker_processes": 2, "threads": 1}
+    batches = iter(_train(folder, tokenizer, **workers))
+    _assert_same(_take(batches, 3), reference[:3])
+    state = json.loads(json.dumps(batches.get_state()))
+    batches.close()
+    assert state == {"next_batch": 3}
+    resumed = iter(_train(folder, tokenizer, **workers))
+    resumed.set_state(state)
+    _assert_same(_take(resumed, 7), reference[3:])
+    resumed.close()
+
+
+_KILLED = """
+import os, signal, sys
+from mova_jax.data.pipeline.dataset import PipelineSettings, train_dataset
+from mova_jax.data.tokenizer import Tokenizer
+if __name__ == "__main__":
+    import psutil
+    settings = PipelineSettings(6, 16, max_tokens=64, threads=0, worker_processes=1)
+    next(iter(train_dataset(sys.argv[1], "train", Tokenizer(sys.argv[2], 64), settings, seed=0,
+                            batch_size=5)))
+    print(*[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_worker_processes_end_with_a_killed_trainer(folder, tokenizer, tmp_path):
+    psutil = pytest.importorskip("psutil")
+    script = tmp_path / "killed.py"
+    script.write_text(_KILLED)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    output = tmp_path / "pids"
+    with output.open("w") as stream:
+        subprocess.run(
+            [sys.executable, script, folder, tokenizer.folder],
+            stdout=stream,
+            env=environment,
+            check=False,
+        )
+    pids = [int(pid) for pid in output.read_text().split()]
+    assert pids
+    deadline = time.monotonic() + 20
+    while any(_runs(psutil, pid) for pid in pids):
+        assert time.monotonic() < deadline, "a worker outlived the trainer"
+        time.sleep(0.2)
+
+
+def _runs(psutil, pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+_READ_AHEAD = """
+import sys
+from mova_jax.data.pipeline.dataset import PipelineSettings, train_dataset
+from mova_jax.data.tokenizer import Tokenizer
+settings = PipelineSettings(6, 16, max_tokens=64, threads=2)
+dataset = train_dataset(sys.argv[1], "train", Tokenizer(sys.argv[2], 64), settings, seed=0,
+                        batch_size=5)
+parser = "tensorflow_datasets.proto.tf_example_generated_pb2"
+assert parser not in sys.modules
+iter(dataset).start_prefetch()
+assert parser in sys.modules
+"""
+
+
+def test_nothing_is_imported_by_the_threads_that_read_ahead(folder, tokenizer):
+    command = [sys.executable, "-c", _READ_AHEAD, str(folder), str(tokenizer.folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# ------------------------------------------------------------------------------------ evaluation
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_evaluation_goes_through_the_split_in_order(folder, tokenizer, threads):
+    settings = dataclasses.replace(SETTINGS, threads=threads)
+    batches = list(eval_batches(folder, "train", tokenizer, settings, BATCH))
+    assert len(batches) == 5
+    for batch in batches:
+        assert batch["frames"].shape == (BATCH, FRAMES, SIZE, SIZE, 3)
+    ids = np.concatenate([batch["video_id"] for batch in batches])
+    assert ids.tolist() == [*range(RECORDS), -1, -1]
+    last = batches[-1]
+    assert not last["frame_mask"][3:].any() and not last["token_mask"][3:].any()
+    assert not last["frames"][3:].any()
+    assert last["frame_mask"][:3].any(1).all() and last["token_mask"][:3].any(1).all()
+    for batch, row in itertools.product(batches[:4], range(BATCH)):
+        _assert_frames(batch, row, _record(int(batch["video_id"][row])))
+
+
+def test_evaluation_takes_the_middle_of_every_segment(folder, tokenizer):
+    batches = list(eval_batches(folder, "train", tokenizer, SETTINGS, RECORDS))
+    available = len(_record(15).frames)
+    assert available == 18
+    np.testing.assert_array_equal(batches[0]["timestamps"][15], np.array([1, 4, 7, 10, 13, 16]) / 2)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0, 23), (1, 1), (7, 7), (99, 23)])
+def test_evaluation_limit(folder, tokenizer, limit, expected):
+    batches = list(eval_batches(folder, "train", tokenizer, SETTINGS, BATCH, limit))
+    ids = np.concatenate([batch["video_id"] for batch in batches])
+    assert ids[ids >= 0].tolist() == list(range(expected))
+
+
+def test_sentences_are_the_timed_ones(folder, tokenizer):
+    sentences = eval_sentences(folder, "train", tokenizer, limit=2)
+    assert [(s.video, s.text, s.start, s.end) for s in sentences] == [
+        (0, "red dog.", 0.0, 1.0),
+        (0, "it leaps.", 1.0, 2.0),
+        (1, "red dog red dog.", 0.0, 1.0),
+        (1, "it leaps.", 1.0, 2.0),
+    ]
+    np.testing.assert_array_equal(sentences[1].ids, tokenizer.encode("it leaps.").ids)
+    assert len(eval_sentences(folder, "train", tokenizer)) == 2 * RECORDS
+
+
+def test_record_ids(folder):
+    assert record_ids(folder, "train", np.array([3, 22, -1], np.int32)) == ["video-3", "video-22"]
+
+
+# ----------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("readers", [{"threads": 0}, {"threads": 2}])
+def test_a_damaged_frame_is_named_with_record_and_source(tmp_path, tokenizer, readers):
+    records = [_record(i) for i in range(12)]
+    damaged = tuple(jpeg[:40] for jpeg in records[9].frames)
+    records[9] = dataclasses.replace(records[9], frames=damaged)
+    _write(tmp_path, records)
+    named = rf"'video-9'.*record 9 of SplitSource\(.*{tmp_path.name}', 'train'\)"
+    settings = dataclasses.replace(SETTINGS, **readers)
+    with pytest.raises(ShardError, match=named):
+        list(eval_batches(tmp_path, "train", tokenizer, settings, 4))
+
+
+@pytest.mark.parametrize("readers", [{"threads": 0}, {"threads": 2}])
+@pytest.mark.parametrize("image_steps", [0, 4])
+def test_training_leaves_damaged_records_out_and_the_rest_goes_on(
+    tmp_path, tokenizer, readers, image_steps
+):
+    """One record with half a picture, one whose bytes in the shard are no record."""
+    records = [_record(i) for i in range(12)]
+    _write(tmp_path / "whole", records)
+    records[9] = dataclasses.replace(
+        records[9], frames=tuple(jpeg[:40] for jpeg in records[9].frames)
+    )
+    _write(tmp_path / "damaged", records)
+    shard = next((tmp_path / "damaged").glob("*array_record-00000*"))
+    data = bytearray(shard.read_bytes())
+    data[300] ^= 0xFF  # in the first record; far behind it there is padding
+    shard.write_bytes(data)
+    source, bad = open_split(tmp_path / "damaged", "train"), [9]
+    for index in range(12):
+        try:
+            source[index]
+        except ShardError:
+            bad.append(index)
+    assert len(bad) == 2
+    settings = dataclasses.replace(SETTINGS, **readers)
+    dataset, right = (
+        train_dataset(
+            tmp_path / name,
+            "train",
+            tokenizer,
+            settings,
+            seed=0,
+            batch_size=3,
+            image_steps=image_steps,
+            image_batch_size=3,
+        )
+        for name in ("damaged", "whole")
+    )
+    expected = _take(iter(right), 4)
+    for got, right in zip(_take(iter(dataset), 4), expected, strict=True):
+        damaged = np.isin(right["video_id"], bad)
+        np.testing.assert_array_equal(got["video_id"], right["video_id"])
+        for name in ("frames", "frame_mask", "timestamps", "token_mask"):
+            width = got[name].shape[1]  # the longest caption may be that of a damaged record
+            assert not got[name][damaged].any()
+            np.testing.assert_array_equal(got[name][~damaged], right[name][:, :width][~damaged])
+    found, named = dataset.record_ids([bad[1], 9])
+    assert f"record {bad[1]} of SplitSource(" in found
+    assert named == "video-9"
+
+
+def test_a_split_smaller_than_a_batch_is_an_error(folder, tokenizer):
+    with pytest.raises(
+        ValueError, match=r"23 records, too few for a global batch of 24.*: lower train\.batch_size"
+    ):
+        _train(folder, tokenizer, batch_size=12, process=(0, 2))
+
+
+def test_errors_of_the_shards_pass_through(folder, tokenizer, tmp_path):
+    with pytest.raises(ShardError, match="tomorrow"):
+        train_dataset(folder, "tomorrow", tokenizer, SETTINGS, seed=0, batch_size=2)
+    with pytest.raises(ShardError):
+        next(eval_batches(tmp_path / "none", "train", tokenizer, SETTINGS, 2))

@@ -1,0 +1,110 @@
+"""Tests of what happens to the parts of a record: token padding, decoding of images."""
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from mova_jax.data import images
+
+
+def _gradient(height, width):
+    """An image whose red tells the row and whose green tells the column, both from 0 to 255."""
+    rows, columns = np.linspace(0, 255, height), np.linspace(0, 255, width)
+    red, green = np.broadcast_arrays(rows[:, None], columns)
+    return np.stack([red, green, np.full_like(red, 128)], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("longest", "bucket"), [(0, 64), (64, 64), (65, 128), (248, 248)])
+def test_bucket_is_the_smallest_that_holds_the_longest(longest, bucket):
+    assert images.bucket_length(longest, (64, 128, 248)) == bucket
+
+
+def test_a_caption_beyond_the_largest_bucket_is_an_error():
+    with pytest.raises(ValueError, match="249 tokens fits none"):
+        images.bucket_length(249, (64, 248))
+
+
+def test_token_mask_is_true_where_tokens_are():
+    sequences = [np.arange(1, 4, dtype=np.int32), np.arange(1, 7, dtype=np.int32)]
+    tokens, token_mask = images.pad_tokens(sequences, (4, 8, 16), pad_id=9)
+    assert tokens.dtype == np.int32
+    assert token_mask.dtype == bool
+    assert tokens.tolist() == [[1, 2, 3, 9, 9, 9, 9, 9], [1, 2, 3, 4, 5, 6, 9, 9]]
+    assert token_mask.sum(1).tolist() == [3, 6]
+    assert not token_mask[0, 3:].any()
+
+
+def test_decode_leaves_an_image_of_the_right_size_as_it_is():
+    jpeg = simplejpeg.encode_jpeg(_gradient(32, 32), quality=90)
+    out = np.zeros((32, 32, 3), np.uint8)
+    images.decode_frame(jpeg, out)
+    np.testing.assert_array_equal(out, simplejpeg.decode_jpeg(jpeg))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (96, 64), (64, 64), (16, 24)])
+def test_decode_brings_the_short_side_to_size_and_keeps_the_centre(height, width):
+    jpeg = simplejpeg.encode_jpeg(_gradient(height, width), quality=95, colorsubsampling="444")
+    out = np.zeros((32, 32, 3), np.uint8)
+    images.decode_frame(jpeg, out)
+    side = min(height, width)
+    for axis, extent, channel in ((0, height, 0), (1, width, 1)):
+        kept = (extent - side) / 2 + (np.arange(32) + 0.5) * side / 32 - 0.5
+        expected = kept.clip(0) * 255 / (extent - 1)
+        got = out[..., channel].mean(1 - axis)
+        np.testing.assert_allclose(got[2:-2], expected[2:-2], atol=5)
+
+
+def test_decode_makes_three_channels_of_a_grey_image():
+    grey = np.full((8, 8, 1), 77, np.uint8)
+    out = np.zeros((8, 8, 3), np.uint8)
+    images.decode_frame(simplejpeg.encode_jpeg(grey, colorspace="GRAY"), out)
+    np.testing.assert_allclose(out, 77, atol=2)
+
+
+@pytest.mark.parametrize("size", [32, 16])
+@pytest.mark.parametrize("keep", [0, 20, 300])
+def test_decode_refuses_damaged_bytes(size, keep):
+    jpeg = simplejpeg.encode_jpeg(_gradient(32, 32), quality=90)
+    assert keep < len(jpeg)
+    with pytest.raises(ValueError):
+        images.decode_frame(jpeg[:keep], np.zeros((size, size, 3), np.uint8))
+
+
+def _ppm(image):
+    height, width = image.shape[:2]
+    return b"P6\n%d %d\n255\n" % (width, height) + image.tobytes()
+
+
+def test_raw_pixels_arrive_as_they_are():
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    out = np.zeros_like(image)
+    images.decode_frame(_ppm(image), out)
+    np.testing.assert_array_equal(out, image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (96, 64), (16, 24)])
+def test_raw_frames_are_resized_as_jpeg_is(height, width):
+    jpeg = simplejpeg.encode_jpeg(_gradient(height, width), quality=90)
+    of_jpeg, of_raw = np.zeros((2, 32, 32, 3), np.uint8)
+    images.decode_frame(jpeg, of_jpeg)
+    images.decode_frame(_ppm(simplejpeg.decode_jpeg(jpeg)), of_raw)
+    np.testing.assert_array_equal(of_raw, of_jpeg)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P6",
+        b"P6\n2 2\n255\n" + bytes(11),
+        b"P6\n2 2\n255\n" + bytes(13),
+        b"P6 2 2 255\n" + bytes(12),
+        b"P6\n# made by hand\n2 2\n255\n" + bytes(12),
+        b"P6\n2 2\n65535\n" + bytes(24),
+        b"P6\n0 2\n255\n",
+        b"P6\n-2 2\n255\n" + bytes(12),
+        b"P6\r\n2 2\r\n255\r\n" + bytes(12),
+    ],
+)
+def test_other_raw_frames_are_refused(data):
+    with pytest.raises(ValueError, match="not a whole PPM"):
+        images.decode_frame(data, np.zeros((2, 2, 3), np.uint8))

@@ -1,0 +1,174 @@
+"""CLIP weights in: by the command, and as the start of a run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from mova_jax import convert
+from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
+from mova_jax.export import parity
+from mova_jax.export.backends import open_model
+from mova_jax.training import load_run
+from mova_jax.training import run as run_lib
+from mova_jax.training.optim import parameter_names
+from mova_jax.weights.files import WeightsError, read_tensors
+from tests.weights import clips
+
+
+def make_clip(folder, dim=8):
+    """A folder of transformers' CLIPModel with its vocabulary."""
+    import transformers
+
+    train_tokenizer(["a red circle moves left"] * 4, 520, folder)
+    end = Tokenizer(folder).eot_id
+    common = {"num_attention_heads": 2, "num_hidden_layers": 2, "projection_dim": dim}
+    config = transformers.CLIPConfig(
+        text_config=common
+        | {"hidden_size": 16, "intermediate_size": 64, "vocab_size": end + 1}
+        | {"max_position_embeddings": 77, "eos_token_id": end, "bos_token_id": end - 1}
+        | {"pad_token_id": end},
+        vision_config=common
+        | {"hidden_size": 12, "intermediate_size": 48, "image_size": 16, "patch_size": 8},
+        projection_dim=dim,
+    )
+    model = transformers.CLIPModel(config)
+    clips.draw(model, 0.3)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A CLIP whose joint embedding is narrower than its text tower."""
+    folder = tmp_path_factory.mktemp("clip")
+    make_clip(folder)
+    return folder
+
+
+def test_jax_reads_a_clip_as_transformers_does(clip):
+    rows = parity.compare(open_model(str(clip)), open_model(f"jax:{clip}"))
+    assert {row.output for row in rows} == {"zv", "y", "zt", "logits"}
+    assert max(row.relative for row in rows) <= 1e-5
+
+
+def test_import_makes_a_model_of_the_sources_sizes_for_248_tokens(clip, tmp_path, capsys):
+    assert convert.main(["import", str(clip), str(tmp_path / "out")]) == convert.DONE
+    told = capsys.readouterr().out
+    assert "text positions stretched from 77 to 248" in told and "tmn (" in told
+    folder = tmp_path / "out" / "pytorch"
+    model = json.loads((folder / "config.json").read_text())["model"]
+    assert model["vision"] == {
+        "image_size": 16,
+        "patch_size": 8,
+        "width": 12,
+        "layers": 2,
+        "heads": 2,
+    }
+    assert model["text"]["context"] == 248 and model["text"]["heads"] == 2
+    source, made = read_tensors(clip), read_tensors(folder)
+    np.testing.assert_array_equal(
+        made["text.token_embedding.weight"],
+        source["text_model.embeddings.token_embedding.weight"],
+    )
+    np.testing.assert_array_equal(
+        made["text.positions"][:20],
+        source["text_model.embeddings.position_embedding.weight"][:20],
+    )
+    # The model is whole: PyTorch and JAX compute the same with it.
+    rows = parity.compare(open_model(f"jax:{folder}"), open_model(str(folder)))
+    assert len(rows) > 10 and max(row.relative for row in rows) <= 1e-5
+
+
+@pytest.mark.parametrize(("layout", "dim"), [("long_clip", 8), ("smartclip", 16)])
+def test_how_the_weights_were_trained_stays(layout, dim, tmp_path, capsys):
+    """Long-CLIP's first positions stay frozen, and SmartCLIP's masks start where they were."""
+    w = make_clip(tmp_path, dim).state_dict()
+    torch.save(getattr(clips, layout)(w), tmp_path / "weights.pt")
+    # OpenAI's code takes heads of 64 dimensions; these towers are too narrow for one.
+    args = ["import", str(tmp_path / "weights.pt"), str(tmp_path / "out")]
+    assert convert.main([*args, "--set", "model.text.context=78"]) == convert.FAILED
+    assert "78" in capsys.readouterr().err
+    assert convert.main(args) == convert.DONE
+    model = json.loads((tmp_path / "out" / "pytorch" / "config.json").read_text())["model"]
+    assert model["text"]["frozen_positions"] == 20 and model["activation"] == "quick_gelu"
+    assert model["masks"]["init_bias"] == (0.0 if layout == "smartclip" else 2.0)
+    made = read_tensors(tmp_path / "out" / "pytorch")
+    table = w["text_model.embeddings.position_embedding.weight"].numpy()
+    np.testing.assert_array_equal(made["text.positions_frozen"], table[:20])
+    assert made["text.positions"].shape == (228, 16)
+    if layout == "smartclip":
+        np.testing.assert_array_equal(made["cmn.out.weight"], np.eye(16))
+
+
+def test_import_without_a_vocabulary_says_where_to_put_it(clip, tmp_path, capsys):
+    (tmp_path / "model.safetensors").write_bytes((clip / "model.safetensors").read_bytes())
+    source = str(tmp_path / "model.safetensors")
+    assert convert.main(["import", source, str(tmp_path / "out")]) == convert.FAILED
+    assert "vocab.json" in capsys.readouterr().err
+    # Named, it goes; without a config.json heads are those of published CLIPs, and nothing says
+    # with which activation they were trained.
+    args = ["import", source, str(tmp_path / "out"), "--tokenizer", str(clip)]
+    assert convert.main(args) == convert.FAILED
+    assert "model.activation=quick_gelu" in capsys.readouterr().err
+    assert convert.main([*args, "--set", "model.activation=quick_gelu"]) == convert.DONE
+
+
+def config(clip, cache, **changes):
+    """A run of the source's sizes on the embedded data."""
+    from tests.test_run import config as bundle_from_run
+
+    sizes = {
+        "model__vision__image_size": 16,
+        "model__vision__patch_size": 8,
+        "model__vision__layers": 2,
+        "model__text__layers": 2,
+        "model__text__context": 248,
+        "data__token_buckets": (248,),
+        "model__activation": "quick_gelu",
+        "train__steps": 2,
+        "optim__warmup_steps": 0,
+        "train__image_share": 0.0,
+        "train__checkpoint_every": 1,
+    }
+    made = bundle_from_run(cache, **(sizes | changes))
+    return run_lib.dataclasses.replace(made, init_from=str(clip))
+
+
+def test_a_run_starts_from_the_weights_with_their_vocabulary(clip, tmp_path, capsys):
+    made = config(clip, tmp_path / "cache", optim__groups=((".*", 0.0),))
+    assert run_lib.run(made, tmp_path / "run") == 0
+    assert "text positions stretched from 77 to 248" in capsys.readouterr().out
+    run = load_run.load(tmp_path / "run")
+    assert run.config.model.text.vocab_size == Tokenizer(clip).vocab_size
+    # Every parameter was frozen, so the run ends where it began.
+    params = parameter_names(jax.device_get(run.params))
+    source = read_tensors(clip)
+    np.testing.assert_array_equal(
+        params["text/token_embedding"], source["text_model.embeddings.token_embedding.weight"]
+    )
+    np.testing.assert_array_equal(
+        params["vision/projection/kernel"].T, source["visual_projection.weight"]
+    )
+    # Read once: a complete run, and one that goes on, do without them.
+    clip.rename(clip.with_name("moved"))
+    try:
+        capsys.readouterr()
+        assert run_lib.run(made, tmp_path / "run") == 0
+        assert "is complete" in capsys.readouterr().out
+        with pytest.raises(WeightsError, match="expected the vocabulary"):
+            run_lib.run(made, tmp_path / "another")
+    finally:
+        clip.with_name("moved").rename(clip)
+
+
+def test_weights_that_do_not_fit_are_listed_and_the_workdir_stays_free(clip, tmp_path):
+    made = config(clip, tmp_path / "cache", model__embed_dim=4, model__activation="gelu")
+    with pytest.raises(WeightsError) as error:
+        run_lib.run(made, tmp_path / "run")
+    text = str(error.value)
+    assert "visual_projection.weight" in text and "text_projection.weight" in text
+    assert "quick_gelu" in text
+    assert not (tmp_path / "run" / "config.json").exists()

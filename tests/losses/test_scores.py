@@ -1,0 +1,481 @@
+"""Similarities against plain references that form every pair, in values and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mova_jax.losses import scores as scores_lib
+from mova_jax.losses.scores import CosineParts
+from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
+
+POOLS = ["aligned", "softmax", "mean", "joint"]
+B, C, F, D, L, W = 5, 3, 4, 6, 7, 8  # all different: no axis can pass for another
+SCALE = 5.0
+
+# Valid frames of a video: some, with a hole, one, none, all.
+FRAME_MASK = np.array(
+    [[1, 1, 1, 0], [1, 0, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=bool
+)
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def hard_masks(seed, *shape):
+    """Zeros and ones, with the whole mask of frame 1 empty."""
+    keep = jax.random.bernoulli(jax.random.key(seed), 0.6, shape)
+    return keep.at[..., 1, :].set(False).astype(jnp.float32)
+
+
+def weigh(x):
+    """A scalar in which every entry has a weight of its own, so gradients cannot mix them up."""
+    return jnp.sum(x * normal(99, *x.shape))
+
+
+def assert_same(got, expected, rtol=1e-4, atol=1e-5):
+    compare = functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol)
+    jax.tree.map(compare, got, expected)
+
+
+def cosine_reference(v, s):
+    """Textbook cosine over the last axis; 0 if either vector is zero."""
+    empty = (v == 0).all(-1, keepdims=True) | (s == 0).all(-1, keepdims=True)
+    v, s = jnp.where(empty, 1.0, v), jnp.where(empty, 1.0, s)
+    lengths = jnp.sqrt(jnp.sum(v * v, -1)) * jnp.sqrt(jnp.sum(s * s, -1))
+    return jnp.where(empty[..., 0], 0.0, jnp.sum(v * s, -1) / lengths)
+
+
+def pool_reference(v, s, valid, pool, scale, frames):
+    """Score of one pair from its masked vectors `[f d]`, a concrete frame mask, and zv `[f d]`."""
+    if not valid.any():
+        return jnp.zeros(())
+    v, s, frames = v[valid], s[valid], frames[valid]
+    if pool == "aligned":
+        lengths = jnp.linalg.norm(frames, axis=-1, keepdims=True)
+        mean_sq = (s * s).sum(-1).mean()
+        part_length = jnp.sqrt(jnp.where(mean_sq == 0, 1.0, mean_sq))
+        mean_length = jnp.linalg.norm((frames / lengths).mean(0))
+        return (v / lengths * s).sum(-1).mean() / mean_length / part_length
+    if pool == "joint":
+        return cosine_reference(v.reshape(-1), s.reshape(-1))
+    cosines = cosine_reference(v, s)
+    if pool == "mean":
+        return sum(cosines) / len(cosines)
+    weights = jnp.exp(scale * cosines)
+    return sum(weights * cosines) / sum(weights)
+
+
+def scores_reference(v, s, valid, pool, scale, frames):
+    """Scores `[b c]` of masked vectors `[b c f d]` and zv `[b f d]`, pair by pair."""
+    pairs = [
+        [
+            pool_reference(v[b, c], s[b, c], valid[b, c], pool, scale, frames[b])
+            for c in range(v.shape[1])
+        ]
+        for b in range(v.shape[0])
+    ]
+    return jnp.stack([jnp.stack(row) for row in pairs])
+
+
+# -- a caption's own masks on every video
+
+
+def concept_masks(text, video, pooled):
+    """Masks and the part of the caption that the text masks leave."""
+    return ConceptMasks(text, video, part=pooled * text, text_mask_density=text.mean(-1))
+
+
+def own_inputs(c=C):
+    """frames, text masks, video masks (partly soft), pooled captions."""
+    video = hard_masks(2, c, F, D) * jax.nn.sigmoid(normal(3, c, F, D))
+    return normal(0, B, F, D), hard_masks(1, c, F, D), video, normal(4, c, D)
+
+
+def own_parts(frames, text, video, pooled):
+    return scores_lib.own_mask_parts(frames, concept_masks(text, video, pooled[:, None]))
+
+
+def own_vectors(frames, text, video, pooled):
+    v = frames[:, None] * video[None]
+    return v, jnp.broadcast_to((pooled[:, None] * text)[None], v.shape)
+
+
+def test_own_mask_parts_equal_the_dense_form():
+    v, s = own_vectors(*own_inputs())
+    parts = own_parts(*own_inputs())
+    assert_same(parts, CosineParts((v * s).sum(-1), (v * v).sum(-1), (s * s).sum(-1)))
+    assert_same(parts.cosine, cosine_reference(v, s))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_own_mask_scores_equal_the_dense_form_in_values_and_gradients(pool):
+    valid = FRAME_MASK[:, None] & FRAME_MASK[None]
+
+    def dense(args, scale):
+        return scores_reference(*own_vectors(*args), valid, pool, scale, args[0])
+
+    def cheap(args, scale):
+        frames, text, video, pooled = args
+        masks = concept_masks(text, video, pooled[:, None])
+        videos = VideoEmbedding(frames, jnp.asarray(FRAME_MASK), normal(5, B, D))
+        own = videos.frame_mask
+        return scores_lib.own_mask_scores(videos, masks, own, pool=pool, scale=scale)
+
+    inputs = own_inputs(B)
+    assert_same(cheap(inputs, SCALE), dense(inputs, SCALE))
+    gradients = [
+        jax.grad(lambda *args, form=form: weigh(form(*args)), argnums=(0, 1))(inputs, SCALE)
+        for form in (cheap, dense)
+    ]
+    assert_same(*gradients)
+    assert np.abs(gradients[0][0][1]).max() > 1e-3  # the text masks do get a gradient
+
+
+def test_own_mask_parts_agree_with_pair_parts_of_the_same_masks():
+    frames, text, video, pooled = own_inputs()
+    for c in range(C):
+        one = scores_lib.pair_parts(frames, concept_masks(text[c], video[c], pooled[c]))
+        assert_same(one, jax.tree.map(lambda x, c=c: x[:, c], own_parts(*own_inputs())))
+
+
+def test_permuted_videos_and_captions_permute_the_parts():
+    frames, text, video, pooled = own_inputs()
+    b, c = np.array([3, 0, 4, 1, 2]), np.array([2, 0, 1])
+    parts = own_parts(frames[b], text[c], video[c], pooled[c])
+    assert_same(parts, jax.tree.map(lambda x: x[b][:, c], own_parts(*own_inputs())))
+
+
+# -- cosine
+
+
+def test_cosine_worked_by_hand():
+    # v = (3, 4, 0) under mask (1, 1, 0), s = (0, 2, 5) under mask (0, 1, 0): cos = 8 / (5 * 2).
+    text, video = jnp.array([[0.0, 1, 0]]), jnp.array([[1.0, 1, 0]])
+    masks = concept_masks(text, video, jnp.array([1.0, 2, 5]))
+    parts = scores_lib.pair_parts(jnp.array([[3.0, 4, 7]]), masks)
+    assert_same(parts, CosineParts(jnp.array([8.0]), jnp.array([25.0]), jnp.array([4.0])))
+    assert_same(parts.cosine, jnp.array([0.8]))
+
+
+@pytest.mark.parametrize("empty", ["frames", "pooled", "text", "video"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_empty_vectors_score_zero_with_zero_gradient(empty, pool):
+    args = {
+        "frames": normal(0, F, D),
+        "text": jnp.ones((F, D)),
+        "video": jnp.ones((F, D)),
+        "pooled": normal(1, D),
+    }
+    args[empty] = jnp.zeros_like(args[empty])
+
+    def score(args):
+        masks = concept_masks(args["text"], args["video"], args["pooled"])
+        valid = jnp.ones(F, bool)
+        parts = scores_lib.pair_parts(args["frames"], masks)
+        sums = scores_lib.frame_sums(args["frames"], valid)
+        return scores_lib.pool_frames(parts, valid, pool, SCALE, sums)
+
+    value, gradient = jax.value_and_grad(score)(args)
+    assert value == 0
+    if (pool, empty) == ("aligned", "video"):
+        # Nothing is divided by the masked frame: the score is linear in its mask, which may open.
+        assert np.abs(gradient.pop("video")).max() > 1e-3 and args.pop("video") is not None
+    assert_same(gradient, jax.tree.map(jnp.zeros_like, args), atol=0)
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-3, 1e8])
+def test_cosine_does_not_depend_on_length(size):
+    v, s = normal(0, 9, D), normal(1, 9, D)
+    ones = jnp.ones((9, D))
+
+    def cosine(v):
+        return scores_lib.pair_parts(v, concept_masks(ones, ones, s * size)).cosine
+
+    assert_same(cosine(v * size), cosine_reference(v, s))
+    assert np.isfinite(jax.grad(lambda v: cosine(v).sum())(v * size)).all()
+
+
+def test_normalise():
+    assert_same(scores_lib.normalise(jnp.array([3.0, 4.0])), jnp.array([0.6, 0.8]))
+    assert scores_lib.normalise(jnp.ones(D, jnp.bfloat16)).dtype == jnp.float32
+    zero = jnp.zeros((2, D))
+    assert_same(jax.grad(lambda x: weigh(scores_lib.normalise(x)))(zero), zero, atol=0)
+
+
+# -- pooling
+
+
+def test_pools_worked_by_hand():
+    # Cosines 1, 0.5 and (padded) 0.9; lengths 1 and 1, then 2 and 1.
+    parts = CosineParts(jnp.array([1.0, 1, 9]), jnp.array([1.0, 4, 10]), jnp.array([1.0, 1, 10]))
+    mask = jnp.array([True, True, False])
+    scale = np.log(3.0) / 0.5  # the frame that is 0.5 better weighs three times as much
+    expected = {"mean": 0.75, "softmax": 0.75 * 1 + 0.25 * 0.5, "joint": 2 / np.sqrt(5 * 2)}
+    for pool, value in expected.items():
+        assert_same(scores_lib.pool_frames(parts, mask, pool, scale), value)
+
+
+def test_aligned_worked_by_hand():
+    # Frames (3, 0) and (0, 5), at length 1 their sum is sqrt(2) long; a third one is padded. The
+    # first keeps dimension 0 of the caption (4, 6), the second all of it.
+    frames, mask = jnp.array([[3.0, 0], [0, 5], [7, 7]]), jnp.array([True, True, False])
+    text = jnp.array([[1.0, 0], [1, 1], [1, 1]])
+    parts = scores_lib.pair_parts(
+        frames, concept_masks(text, jnp.ones((3, 2)), jnp.array([4.0, 6]))
+    )
+    sums = scores_lib.frame_sums(frames, mask)
+    assert_same(sums, scores_lib.FrameSums(jnp.array([3.0, 5, 0]), np.sqrt(2)))
+    expected = (4 + 6) / np.sqrt(2) / np.sqrt((16 + 52) / 2)
+    assert_same(scores_lib.pool_frames(parts, mask, "aligned", 1.0, sums), expected)
+
+
+def test_aligned_with_open_masks_is_the_global_score_of_mean_frames():
+    _, video, captions = pair_inputs()
+    unit = video.frames / jnp.linalg.norm(video.frames, axis=-1, keepdims=True)
+    total = jnp.where(video.frame_mask[..., None], unit, 0.0).sum(1)
+    expected = cosine_reference(total[:, None], captions.pooled[None])
+    assert_same(pair_scores(None, video, captions, pool="aligned").score, expected)
+
+
+def test_softmax_pool_lies_between_mean_and_maximum():
+    parts = CosineParts(jnp.array([0.1, 0.7, -0.3]), jnp.ones(3), jnp.ones(3))
+    mask = jnp.ones(3, bool)
+    mean = scores_lib.pool_frames(parts, mask, "mean", 1.0)
+    assert_same(scores_lib.pool_frames(parts, mask, "softmax", 0.0), mean)
+    assert_same(scores_lib.pool_frames(parts, mask, "softmax", 1e4), 0.7)
+
+
+def test_empty_mask_counts_nothing_in_joint_and_as_zero_in_mean():
+    parts = CosineParts(jnp.array([0.8, 0.0]), jnp.array([1.0, 0.0]), jnp.array([1.0, 0.0]))
+    mask = jnp.ones(2, bool)
+    assert_same(scores_lib.pool_frames(parts, mask, "joint", 1.0), 0.8)
+    assert_same(scores_lib.pool_frames(parts, mask, "mean", 1.0), 0.4)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("garbage", [1e30, jnp.inf, jnp.nan])
+def test_parts_at_padded_frames_are_never_read(pool, garbage):
+    parts = own_parts(*own_inputs())
+    mask = jnp.asarray(FRAME_MASK)[:, None]
+    dirty = jax.tree.map(lambda x: jnp.where(mask, x, garbage), parts)
+    frames = jnp.where(mask[:, 0, :, None], own_inputs()[0], garbage)
+    sums = scores_lib.frame_sums(frames[:, None], mask)
+
+    def score(parts):
+        return scores_lib.pool_frames(parts, mask, pool, SCALE, sums)
+
+    assert_same(score(dirty), score(parts), atol=0)
+    gradients = [jax.grad(lambda x: weigh(score(x)))(x) for x in (dirty, parts)]
+    assert_same(*gradients, atol=0)
+    assert not score(parts)[3].any()  # a video without a valid frame
+
+
+def test_unknown_pool_names_the_choices():
+    parts = CosineParts(jnp.ones(2), jnp.ones(2), jnp.ones(2))
+    with pytest.raises(ValueError, match=r"'max'.*'aligned', 'softmax', 'mean', 'joint'"):
+        scores_lib.pool_frames(parts, jnp.ones(2, bool), "max", 1.0)
+
+
+# -- masks of every pair
+
+
+def pair_inputs():
+    """A small mask network, videos, and captions (leaves of several kinds)."""
+    network = {"query": normal(0, D, W), "text": normal(1, W, D), "video": normal(2, W, D)}
+    frame_mask = jnp.asarray(FRAME_MASK)
+    video = VideoEmbedding(normal(3, B, F, D), frame_mask, normal(4, B, D))
+    token_mask = jnp.arange(L) < jnp.array([L, 2, 4])[:, None]
+    return network, video, TextEmbedding(normal(5, C, L, W), token_mask, normal(6, C, D))
+
+
+def attend_masks(network, frames, frame_mask, caption):
+    """Frames attend to tokens; text masks hard and straight-through, video masks soft."""
+    assert frames.shape == (F, D) and frame_mask.shape == (F,)
+    assert caption.tokens.shape == (L, W) and caption.token_mask.shape == (L,)
+    logits = jnp.where(caption.token_mask, frames @ network["query"] @ caption.tokens.T, -1e9)
+    mixed = jax.nn.softmax(logits, -1) @ caption.tokens
+    soft = jax.nn.sigmoid(mixed @ network["text"])
+    hard = (soft >= 0.5) - jax.lax.stop_gradient(soft) + soft
+    video = jax.nn.sigmoid(mixed @ network["video"])
+    return concept_masks(hard.at[1].set(0.0), video, caption.pooled)
+
+
+def pair_scores(network, video, captions, **kwargs):
+    masks_fn = None if network is None else functools.partial(attend_masks, network)
+    return scores_lib.pair_scores(masks_fn, video, captions, scale=SCALE, **kwargs)
+
+
+def pair_vectors(network, video, captions):
+    """Masked vectors of every pair, one after the other: `[b c f d]` each."""
+    v, s = [], []
+    for b in range(B):
+        for c in range(C):
+            caption = jax.tree.map(lambda leaf, c=c: leaf[c], captions)
+            masks = attend_masks(network, video.frames[b], video.frame_mask[b], caption)
+            v.append(video.frames[b] * masks.video)
+            s.append(masks.part)
+    return [jnp.stack(x).reshape(B, C, F, D) for x in (v, s)]
+
+
+def gradient(score_fn):
+    """Of a weighted sum of the scores, by network, frames, tokens and pooled captions."""
+    network, video, captions = pair_inputs()
+
+    def total(network, frames, tokens, pooled):
+        moved = VideoEmbedding(frames, video.frame_mask, video.pooled)
+        return weigh(score_fn(network, moved, TextEmbedding(tokens, captions.token_mask, pooled)))
+
+    leaves = network, video.frames, captions.tokens, captions.pooled
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2, 3)))(*leaves)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_pair_scores_equal_the_dense_form_in_values_and_gradients(pool):
+    valid = np.broadcast_to(FRAME_MASK[:, None], (B, C, F))
+
+    def dense(*args):
+        return scores_reference(*pair_vectors(*args), valid, pool, SCALE, args[1].frames)
+
+    got = pair_scores(*pair_inputs(), pool=pool)
+    assert_same(got.score, dense(*pair_inputs()))
+    cosines = jnp.where(valid, cosine_reference(*pair_vectors(*pair_inputs())), 0.0)
+    assert_same(got.cosine, cosines)
+    cheap = gradient(lambda *args: pair_scores(*args, pool=pool).score)
+    assert_same(cheap, gradient(dense), rtol=1e-3)
+    assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(cheap))
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("chosen", [False, True])
+def test_blocks_change_nothing(block, chosen):
+    candidates = jnp.array([[0, 2], [1, 0], [2, 1], [0, 0], [2, 0]]) if chosen else None
+
+    def score(block):
+        return functools.partial(pair_scores, candidates=candidates, pool="softmax", block=block)
+
+    assert_same(score(block)(*pair_inputs()), score(0)(*pair_inputs()))
+    gradients = [gradient(lambda *args, n=n: score(n)(*args).score) for n in (block, 0)]
+    assert_same(*gradients)
+
+
+def test_candidates_are_columns_of_all_pairs():
+    candidates = jnp.array([[0, 2], [1, 0], [2, 1], [0, 0], [2, 0]])
+
+    def picked(*args):
+        everything = pair_scores(*args, pool="joint").score
+        return jnp.take_along_axis(everything, candidates, axis=1)
+
+    def chosen(*args):
+        return pair_scores(*args, candidates=candidates, pool="joint", block=2).score
+
+    assert_same(chosen(*pair_inputs()), picked(*pair_inputs()))
+    assert_same(gradient(chosen), gradient(picked))
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_matched_scores_are_the_diagonal(masked):
+    network, video, captions = pair_inputs()
+    video = jax.tree.map(lambda leaf: leaf[:C], video)
+    masks_fn = functools.partial(attend_masks, network) if masked else None
+    got = scores_lib.matched_scores(masks_fn, video, captions, pool="softmax", scale=SCALE)
+    network = network if masked else None
+    assert_same(got, jnp.diagonal(pair_scores(network, video, captions, pool="softmax").score))
+
+
+def test_no_more_than_a_block_of_masks_exists():
+    """Nothing of size b c f d is in the program of the blockwise gradient; it is in the other's."""
+
+    def program(block):
+        network, video, captions = pair_inputs()
+
+        def total(network):
+            return pair_scores(network, video, captions, pool="mean", block=block).score.sum()
+
+        return str(jax.make_jaxpr(jax.grad(total))(network))
+
+    whole = [f"f32[{B},{C},{F},{D}]", f"f32[{C},{B},{F},{D}]"]
+    assert any(shape in program(0) for shape in whole)
+    assert not any(shape in program(2) for shape in whole)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_without_masks_is_the_cosine_of_frame_and_caption(pool):
+    def ones(frames, frame_mask, caption):
+        return concept_masks(jnp.ones_like(frames), jnp.ones_like(frames), caption.pooled)
+
+    _, video, captions = pair_inputs()
+    plain = pair_scores(None, video, captions, pool=pool, block=2)
+    masked = scores_lib.pair_scores(ones, video, captions, pool=pool, scale=SCALE)
+    assert_same(plain, masked)
+    expected = cosine_reference(video.frames[:, None], captions.pooled[None, :, None])
+    assert_same(plain.cosine, jnp.where(video.frame_mask[:, None], expected, 0.0))
+
+
+@pytest.mark.parametrize("garbage", [1e30, jnp.nan])
+def test_padded_frames_are_never_read(garbage):
+    network, video, captions = pair_inputs()
+    dirty = jnp.where(video.frame_mask[..., None], video.frames, garbage)
+
+    def total(network, frames, pooled):
+        moved = VideoEmbedding(frames, video.frame_mask, video.pooled)
+        text = TextEmbedding(captions.tokens, captions.token_mask, pooled)
+        return weigh(pair_scores(network, moved, text, pool="softmax", block=2).score)
+
+    results = [
+        jax.value_and_grad(total, argnums=(0, 1, 2))(network, frames, captions.pooled)
+        for frames in (dirty, video.frames)
+    ]
+    assert_same(*results, atol=0)
+
+
+def test_bfloat16_inputs_give_float32_scores():
+    small = jax.tree.map(
+        lambda x: x.astype(jnp.bfloat16) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+        pair_inputs(),
+    )
+    same = jax.tree.map(
+        lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x, small
+    )
+    got = pair_scores(None, *small[1:], pool="softmax")
+    assert got.score.dtype == got.cosine.dtype == jnp.float32
+    assert_same(got, pair_scores(None, *same[1:], pool="softmax"), atol=1e-6)
+    frames, *other_leaves = jax.tree.map(lambda x: x.astype(jnp.bfloat16), own_inputs())
+    parts = own_parts(frames, *other_leaves)
+    assert {part.dtype for part in parts} == {jnp.dtype(jnp.float32)}
+    exact = own_parts(*jax.tree.map(lambda x: x.astype(jnp.float32), (frames, *other_leaves)))
+    assert_same(parts, exact, atol=1e-6)
+
+
+# -- candidates
+
+
+def test_hard_candidates_worked_by_hand():
+    scores = jnp.array([[0.9, 0.1, 0.5, 0.4], [0.3, 0.0, 0.2, 0.8], [0.1, 0.2, 0.9, 0.3]])
+    got = scores_lib.hard_candidates(scores, 2)
+    np.testing.assert_array_equal(got, [[0, 2, 3], [1, 3, 0], [2, 3, 1]])
+    got = scores_lib.hard_candidates(scores, 1, own=jnp.array([3, 0, 2]))
+    np.testing.assert_array_equal(got, [[3, 0], [0, 3], [2, 3]])
+
+
+def test_hard_candidates_put_padding_last_and_the_own_caption_first_only():
+    scores = jnp.full((3, 3), -jnp.inf).at[:, 1].set(0.0)
+    got = scores_lib.hard_candidates(scores, 2)
+    assert np.all(np.sort(got, axis=1) == np.arange(3))
+    assert got[0].tolist() == [0, 1, 2] and got[2].tolist() == [2, 1, 0]
+
+
+def test_hard_candidates_pass_no_gradient_and_refuse_too_many():
+    scores = normal(0, 3, 3)
+
+    def total(scores):
+        picked = scores_lib.hard_candidates(scores, 1)
+        return jnp.take_along_axis(scores, picked, axis=1).sum()
+
+    gradient = jax.grad(total)(scores)
+    assert np.all((gradient == 0) | (gradient == 1)) and gradient.sum() == 6
+    with pytest.raises(ValueError, match="k is 3, but 3 captions"):
+        scores_lib.hard_candidates(scores, 3)

@@ -1,0 +1,133 @@
+"""Global heads: the mean by hand, the sequence head against PyTorch's attention."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from mova_jax.models.heads import MeanHead, SequenceHead, global_head, masked_mean
+from tests import tiny
+from tests.models import torch_clip
+
+WIDTH, HEADS, LAYERS = 128, 2, 2  # heads of 64, as in CLIP4Clip
+MASK = tiny.masks_of_lengths([3, 1, 2, 0], 3)
+
+
+def frames(width=WIDTH):
+    return np.random.default_rng(0).normal(size=(4, 3, width)).astype(np.float32)
+
+
+def test_masked_mean_and_mean_head_by_hand():
+    x = np.array([[[3.0, 4], [0, 2], [9, 9]]], np.float32)
+    mask = np.array([[True, True, False]])
+    np.testing.assert_allclose(masked_mean(x, mask), [[1.5, 3.0]])
+    # Unit frames (0.6, 0.8) and (0, 1): their sum (0.6, 1.8) at unit length.
+    expected = np.array([[0.6, 1.8]]) / np.sqrt(0.6**2 + 1.8**2)
+    np.testing.assert_allclose(MeanHead()(x, mask), expected, rtol=1e-6)
+    np.testing.assert_array_equal(MeanHead()(x, np.zeros((1, 3), bool)), [[0.0, 0.0]])
+
+
+def sequence_head():
+    cfg = tiny.config(
+        model__embed_dim=WIDTH,
+        model__head_layers=LAYERS,
+        model__global_head="seq_transformer",
+        model__activation="quick_gelu",
+    ).model
+    head = tiny.drawn(lambda: global_head(cfg, rngs=nnx.Rngs(0), dtype=jnp.float32))
+    assert isinstance(head, SequenceHead)
+    return head
+
+
+class TorchBlock(torch.nn.Module):
+    """CLIP's residual block, as OpenAI's code writes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = torch.nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+        self.ln_1, self.ln_2 = torch.nn.LayerNorm(WIDTH), torch.nn.LayerNorm(WIDTH)
+        self.c_fc = torch.nn.Linear(WIDTH, 4 * WIDTH)
+        self.c_proj = torch.nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x, padding):
+        y = self.ln_1(x)
+        x = x + self.attn(y, y, y, key_padding_mask=padding, need_weights=False)[0]
+        y = self.c_fc(self.ln_2(x))
+        return x + self.c_proj(y * torch.sigmoid(1.702 * y))
+
+    def weights(self):
+        w = torch_clip.weights_of(self)
+        three, biases = (np.split(w[f"attn.in_proj_{x}"], 3) for x in ("weight", "bias"))
+        out = {"kernel": w["attn.out_proj.weight"].T.reshape(HEADS, -1, WIDTH)}
+        return {
+            "norm_attention": torch_clip.norm(w, "ln_1"),
+            "norm_mlp": torch_clip.norm(w, "ln_2"),
+            "attention": {
+                "qkv": torch_clip.qkv(three, biases, HEADS),
+                "out": out | {"bias": w["attn.out_proj.bias"]},
+            },
+            "mlp": {
+                ours: torch_clip.dense(w, theirs)
+                for ours, theirs in (("up", "c_fc"), ("down", "c_proj"))
+            },
+        }
+
+
+def places(table, mask):
+    """Rows of the table for the valid frames of each video, by their place in it."""
+    out = np.zeros((*mask.shape, table.shape[1]), np.float32)
+    for b, f in np.argwhere(mask):
+        before, valid = mask[b, :f].sum(), mask[b].sum()
+        at = before * (len(table) - 1) / max(valid - 1, 1)
+        rows = np.arange(len(table))
+        out[b, f] = [np.interp(at, rows, column) for column in table.T]
+    return out
+
+
+def test_sequence_head_equals_the_reference():
+    torch.manual_seed(0)
+    blocks = [TorchBlock() for _ in range(LAYERS)]
+    with torch.no_grad():
+        for parameter in (p for block in blocks for p in block.parameters()):
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    positions = np.random.default_rng(1).normal(size=(5, WIDTH)).astype(np.float32)
+    stacked = torch_clip.stacked([block.weights() for block in blocks])
+    ours = torch_clip.load(sequence_head(), {"positions": positions, "blocks": {"blocks": stacked}})
+    valid = torch.tensor(MASK[:3])  # PyTorch gives NaN where there is no frame at all
+    original = torch.tensor(frames()[:3])
+    with torch.no_grad():
+        x = original + torch.tensor(places(positions, MASK[:3]))
+        for block in blocks:
+            x = block(x, ~valid)
+        x = x + original
+        x = x / x.norm(dim=-1, keepdim=True)
+        x = torch.stack([row[mask].mean(0) for row, mask in zip(x, valid, strict=True)])
+        expected = x / x.norm(dim=-1, keepdim=True)
+    torch_clip.assert_close(tiny.jit(ours)(frames()[:3], MASK[:3]), expected)
+
+
+@pytest.mark.parametrize("kind", ["mean", "seq_transformer"])
+def test_padded_frames_change_nothing_and_get_no_gradient(kind):
+    head = sequence_head() if kind == "seq_transformer" else MeanHead()
+    weights = np.random.default_rng(2).normal(size=(4, WIDTH))
+
+    @tiny.jit
+    @jax.value_and_grad
+    def loss(frames):
+        return (head(frames, jnp.asarray(MASK)) * weights).sum()
+
+    clean, gradient = loss(frames())
+    dirty, same = loss(np.where(MASK[..., None], frames(), 1e4))
+    np.testing.assert_allclose(dirty, clean, rtol=1e-5)
+    np.testing.assert_allclose(same, gradient, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(same[~MASK], 0.0)
+    assert np.isfinite(same).all() and np.abs(same[MASK]).max() > 1e-3
+
+
+def test_sequence_head_knows_the_order_of_frames():
+    head, full = tiny.jit(sequence_head()), np.ones((4, 3), bool)
+    there, back = head(frames(), full), head(frames()[:, ::-1], full)
+    assert np.abs(there - back).max() > 1e-4
+    np.testing.assert_allclose(np.linalg.norm(there, axis=-1), 1.0, rtol=1e-5)

@@ -1,0 +1,118 @@
+"""Names of the PyTorch twin: every parameter of every model has its place, bit for bit."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from mova_jax.config.presets import OBJECTIVES
+from mova_jax.export import torch_model
+from mova_jax.models.mova import Mova
+from mova_jax.training.optim import parameter_names
+from mova_jax.weights.files import WeightsError
+from mova_jax.weights.torch_names import from_torch, to_torch
+from tests import tiny
+
+LAYOUTS = ["select", "cross", "joint", "tokens", "none"]
+MODELS = [{"objective": name} for name in OBJECTIVES] + [
+    {"model__tmn__layout": layout, "model__global_head": "seq_transformer"} for layout in LAYOUTS
+]
+MODELS += [
+    {"model__tmn__token_layers": 2, "model__text__layers": 3, "model__vision__layers": 2},
+    {
+        "model__embed_dim": tiny.W,
+        "model__cmn__sees_frame": True,
+        "model__text__frozen_positions": 2,
+    },
+    {"objective": "frame_weighting", "model__head_layers": 2},
+]
+
+
+def shapes_of(cfg) -> dict[str, tuple[int, ...]]:
+    """Shapes of our parameters by name."""
+    made = nnx.eval_shape(lambda: Mova(cfg.model, rngs=nnx.Rngs(0)))
+    names = parameter_names(nnx.to_pure_dict(nnx.split(made)[1]))
+    return {name: leaf.shape for name, leaf in names.items()}
+
+
+def random_bits(shapes) -> dict[str, np.ndarray]:
+    """Arrays of any bits at all: also NaN, infinities, -0 and denormals."""
+    rng = np.random.default_rng(0)
+    bits = {n: rng.integers(0, 2**32, shape, dtype=np.uint32) for n, shape in shapes.items()}
+    return {name: np.asarray(x).view(np.float32) for name, x in bits.items()}
+
+
+@functools.cache
+def full():
+    """Shapes of the default model's parameters, and the twin's tensors of them."""
+    shapes = shapes_of(tiny.config())
+    return shapes, to_torch(random_bits(shapes))
+
+
+@pytest.mark.parametrize("options", MODELS, ids=lambda o: "-".join(map(str, o.values())))
+def test_there_and_back_is_bit_for_bit(options):
+    cfg = tiny.config(**options)
+    shapes = shapes_of(cfg)
+    params = random_bits(shapes)
+    tensors = to_torch(params)
+    model = torch_model.Mova({"model": dataclasses.asdict(cfg.model)})
+    wanted = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    assert {name: x.shape for name, x in tensors.items()} == wanted
+    back = from_torch(tensors, shapes)
+    assert set(back) == set(params)
+    for name, array in params.items():
+        assert back[name].dtype == np.float32 and back[name].shape == array.shape, name
+        assert back[name].tobytes() == array.tobytes(), name
+
+
+def test_a_linear_map_is_the_same_map():
+    shapes, tensors = full()
+    params = from_torch(tensors, shapes)
+    x = np.arange(1.0, 1 + tiny.W)
+    small = {n: np.where(np.abs(a) < 1e9, a, 1.0) for n, a in params.items()}
+    moved = to_torch(small)
+    for i in range(shapes["text/blocks/blocks/attention/qkv/kernel"][0]):
+        ours = np.einsum("w,wtne->tne", x, small["text/blocks/blocks/attention/qkv/kernel"][i])
+        theirs = moved[f"text.blocks.{i}.attention.qkv.weight"] @ x
+        np.testing.assert_allclose(theirs, ours.ravel(), rtol=1e-12)
+    heads = x.reshape(2, -1)
+    ours = np.einsum("ne,new->w", heads, small["tmn/readers/1/out/kernel"])
+    np.testing.assert_allclose(moved["tmn.readers.1.out.weight"] @ x, ours, rtol=1e-12)
+
+
+def test_all_faults_are_told_at_once():
+    shapes, tensors = full()
+    tensors = dict(tensors)
+    del tensors["text.blocks.0.mlp.up.bias"], tensors["logit_scale"]
+    tensors["cmn.out.weight"] = tensors["cmn.out.weight"].T
+    tensors["tmn.readers.2.out.bias"] = np.zeros(tiny.W, np.float32)
+    with pytest.raises(WeightsError) as error:
+        from_torch(tensors, shapes)
+    assert sorted(error.value.problems) == [
+        f"cmn.out.weight: got shape [{tiny.W}, {tiny.D}], expected [{tiny.D}, {tiny.W}]",
+        "logit_scale: missing",
+        "text.blocks.0.mlp.up.bias: missing",
+        "tmn.readers.2.out.bias: not expected",
+    ]
+    assert all(problem in str(error.value) for problem in error.value.problems)
+
+
+def test_names_without_a_place_are_told_at_once():
+    names = {"vision/colour": (3,), "tmn/new/table": (2, 2), "cmn/out/kernel": (4,)}
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in names.items()}
+    for move in (lambda: to_torch(arrays), lambda: from_torch({}, names)):
+        with pytest.raises(WeightsError) as error:
+            move()
+        told = [problem.split(": ") for problem in error.value.problems]
+        assert [name for name, _ in told] == list(names)
+        assert told[2][1] == "got shape [4], expected 2 axes or more"
+
+
+def test_half_precision_becomes_float32():
+    shapes, tensors = full()
+    halves = {name: np.float16(np.clip(x, -1, 1)) for name, x in tensors.items()}
+    params = from_torch(halves, shapes)
+    assert all(x.dtype == np.float32 for x in params.values())
+    np.testing.assert_array_equal(params["cmn/out/kernel"], np.float32(halves["cmn.out.weight"].T))

@@ -1,0 +1,208 @@
+"""Starts of modules that a CLIP has not: SmartCLIP's mask network, CLIP4Clip's seqTransf."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from mova_jax.training import optim
+from mova_jax.weights.files import WeightsError
+from mova_jax.weights.layouts import to_flax
+from tests import tiny
+from tests.weights import clips
+
+SQUARE = {"model__embed_dim": tiny.W}  # joint embedding as wide as the text tower
+
+
+def source(make=clips.smartclip, **changes):
+    return clips.arrays(make(clips.reference(**changes).state_dict()))
+
+
+# -- SmartCLIP's mask network
+
+
+class MaskNetwork(torch.nn.Module):
+    """SmartCLIP's, as its paper tells it: a CLIP block, then tokens weighted by one vector."""
+
+    def __init__(self, w, heads=2):
+        super().__init__()
+        width = w["attn_pool.attention.weight"].shape[1]
+        self.attention = torch.nn.MultiheadAttention(width, heads, batch_first=True)
+        self.norms = torch.nn.ModuleList([torch.nn.LayerNorm(width) for _ in range(2)])
+        self.up, self.down = torch.nn.Linear(width, 4 * width), torch.nn.Linear(4 * width, width)
+        self.pool = torch.nn.Linear(width, 1)
+        for module, name in (
+            (self.norms[0], "resblocks.0.ln_1"),
+            (self.norms[1], "resblocks.0.ln_2"),
+            (self.up, "resblocks.0.mlp.c_fc"),
+            (self.down, "resblocks.0.mlp.c_proj"),
+            (self.attention.out_proj, "resblocks.0.attn.out_proj"),
+            (self.pool, "attn_pool.attention"),
+        ):
+            module.load_state_dict({x: w[f"{name}.{x}"] for x in ("weight", "bias")})
+        self.attention.in_proj_weight.data = w["resblocks.0.attn.in_proj_weight"]
+        self.attention.in_proj_bias.data = w["resblocks.0.attn.in_proj_bias"]
+
+    def forward(self, y):
+        x = self.norms[0](y)
+        y = y + self.attention(x, x, x, need_weights=False)[0]
+        x = self.up(self.norms[1](y))
+        y = y + self.down(x * torch.sigmoid(1.702 * x))
+        return (torch.softmax(self.pool(y), dim=-2) * y).sum(-2)
+
+
+@tiny.jit
+def cmn_logits(model, parts, frames, tokens, mask):
+    """`[c f d]` of our concept mask network, for the same parts and frames of every caption."""
+    prepared = model.cmn.prepare(tokens, mask)
+    return jax.vmap(model.cmn, in_axes=(None, None, 0, 0))(parts, frames, prepared, mask)
+
+
+@pytest.mark.parametrize("sees_frame", [False, True])
+def test_our_concept_mask_network_gives_the_logits_of_smartclip(sees_frame):
+    cfg = clips.config(**SQUARE, model__cmn__sees_frame=sees_frame)
+    ours, report = to_flax(source(dim=tiny.W), "smartclip", clips.shapes(cfg))
+    assert not any(name.startswith("cmn/") for name in report.kept)
+    assert report.ignored == ["mask_net.attn_pool.attention.bias"]
+    assert "cmn started as SmartCLIP's mask network" in report.changed[-1]
+    model = clips.model(cfg, ours)
+    _, tokens, mask = clips.inputs(lengths=(clips.CONTEXT,) * 2)  # no padding, which theirs reads
+    y = tiny.jit(lambda model: model.encode_text(tokens, mask).tokens)(model)
+    weights = {n.removeprefix("mask_net."): t for n, t in clips.mask_network(tiny.W).items()}
+    with torch.no_grad():
+        expected = MaskNetwork(weights)(torch.tensor(np.asarray(y))).numpy()
+    parts, frames = np.random.default_rng(0).normal(size=(2, tiny.F, tiny.W)).astype(np.float32)
+    got = np.asarray(cmn_logits(model, parts, frames, y, mask))
+    assert got.shape == (2, tiny.F, tiny.W)
+    for frame in range(tiny.F):
+        assert np.abs(got[:, frame] - expected).max() <= 1e-5 * np.abs(expected).max()
+    # The pooling matters: the mean of the tokens would be another mask.
+    assert np.abs(expected[0] - expected[1]).max() > 0.1 * np.abs(expected).max()
+
+
+def test_what_keeps_the_mask_network_out_is_said_with_all_other_problems():
+    tensors = source()
+    del tensors["logit_scale"]
+    like = clips.shapes(clips.config())
+    with pytest.raises(WeightsError) as error:
+        to_flax(tensors, "smartclip", like, init_bias=2.0)
+    assert error.value.problems == [
+        "missing logit_scale [], for logit_scale",
+        "mask_net: its masks have the text tower's width 16, but model.embed_dim is 8; expected "
+        "the same, or model.cmn.kind=none",
+        "mask_net: model.masks.init_bias 2.0 would be added to its logits; expected 0",
+    ]
+    ours, report = to_flax(tensors, "smartclip", like, init_bias=2.0, strict=False)
+    assert not any(name.startswith("cmn/") for name in ours)
+    assert {name for name in like if name.startswith("cmn/")} <= set(report.kept)
+
+
+def test_parts_of_a_mask_network_that_are_wrong_are_listed():
+    tensors = source(dim=tiny.W)
+    del tensors["mask_net.resblocks.0.ln_1.bias"]
+    tensors["mask_net.attn_pool.attention.weight"] = np.zeros((2, tiny.W), np.float32)
+    tensors["mask_net.more"] = np.zeros(1, np.float32)
+    with pytest.raises(WeightsError) as error:
+        to_flax(tensors, "smartclip", clips.shapes(clips.config(**SQUARE)))
+    assert [problem.split(" for ")[0] for problem in error.value.problems] == [
+        "missing mask_net.resblocks.0.ln_1.bias [16],",
+        "mask_net.attn_pool.attention.weight: got [2, 16] of float32, expected [1, 16] of floats",
+        "unexpected mask_net.more [1]",
+    ]
+
+
+def test_a_model_without_concept_masks_leaves_the_mask_network_aside():
+    like = clips.shapes(clips.config(objective="global_only"))
+    _, report = to_flax(source(), "smartclip", like, init_bias=2.0)
+    assert report.kept == report.problems == []
+    assert sorted(report.ignored) == sorted(clips.mask_network(tiny.W))
+    assert "mask_net is not used: the model has no concept mask network" in report.changed
+
+
+# -- CLIP4Clip's start of seqTransf
+
+HEAD = {
+    "model__global_head": "seq_transformer",
+    "model__text__heads": 1,
+    "objective": "global_only",
+}
+
+
+def head_of(context=21, make=clips.open_clip, **changes):
+    """What of a head is started from a CLIP with so many text positions, and the reports' lines."""
+    tensors = source(make, context=context, dim=changes.get("model__embed_dim", tiny.D))
+    like = clips.shapes(clips.config(**(HEAD | changes)))
+    ours, report = to_flax(tensors, "open_clip", like)
+    started = {name: value for name, value in ours.items() if name.startswith("head/")}
+    assert {name for name in like if name.startswith("head/")} == set(started) | set(report.kept)
+    return started, ours, tensors, report.changed
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_head_starts_from_the_first_text_blocks_and_positions(layers):
+    started, ours, tensors, changed = head_of(model__head_layers=layers, **SQUARE)
+    assert len(started) == 13  # twelve of the blocks, and the positions
+    for name, value in started.items():
+        rows = 5 if name == "head/positions" else layers
+        np.testing.assert_array_equal(value, ours[f"text{name[4:]}"][:rows])
+        assert not np.shares_memory(value, ours[f"text{name[4:]}"])
+    np.testing.assert_array_equal(started["head/positions"], tensors["positional_embedding"][:5])
+    assert "head/blocks started from the first text blocks, as in CLIP4Clip" in changed
+    assert "head/positions started from the first text positions" in changed
+
+
+def test_a_head_that_does_not_fit_keeps_its_start_and_says_so():
+    for changes in (
+        {},  # of width 8, where the text tower has 16
+        SQUARE | {"model__text__heads": 2},
+        SQUARE | {"model__head_layers": 3},  # of a text tower of two
+    ):
+        started, *_, changed = head_of(**changes)
+        assert not any(name.startswith("head/blocks") for name in started)
+        assert any(line.startswith("head/blocks keep their random start") for line in changed)
+        assert ("head/positions" in started) == bool(changes)
+
+
+def test_more_frame_positions_than_the_source_has_come_from_the_stretched_table():
+    started, ours, *_ = head_of(model__frame_positions=24, **SQUARE)
+    np.testing.assert_array_equal(started["head/positions"], ours["text/positions"])
+    split = head_of(model__frame_positions=24, model__text__frozen_positions=20, **SQUARE)[0]
+    np.testing.assert_array_equal(split["head/positions"], ours["text/positions"])
+    assert "head/positions" not in head_of(model__frame_positions=25, **SQUARE)[0]
+
+
+# -- Long-CLIP's frozen rows
+
+
+def test_frozen_rows_of_long_clip_do_not_move_in_training():
+    tensors = source(clips.long_clip)
+    run = tiny.config(
+        **(clips.SAME | {"objective": "global_only", "model__text__frozen_positions": 20}),
+        optim__weight_decay=0.5,
+        optim__warmup_steps=0,
+        optim__groups=(("text/positions_frozen", 9.0), (".*", 1.0)),
+    )
+    ours, _ = to_flax(tensors, "long_clip", clips.shapes(run.model))
+    frames, tokens, mask = clips.inputs()
+
+    @tiny.jit
+    @jax.grad
+    def gradient(params):
+        out = clips.outputs(clips.merged(run.model, params), frames, tokens, mask)
+        return (out["logits"] ** 2).sum()
+
+    params = clips.params_of(run.model, ours)
+    grads = gradient(params)
+    assert not np.any(grads["text"]["positions_frozen"])
+    assert (np.abs(grads["text"]["positions"]).max(-1) > 0).all()
+    optimizer = optim.make_optimizer(run.optim, 10, params)
+    state = optimizer.init(params)
+    step = tiny.jit(optimizer.update)
+    for _ in range(2):
+        updates, state = step(grads, state, params)
+        params = jax.tree.map(np.add, params, updates)
+    np.testing.assert_array_equal(
+        params["text"]["positions_frozen"], tensors["positional_embedding"][:20]
+    )
+    moved = params["text"]["positions"] - tensors["positional_embedding_res"][20:]
+    assert (np.abs(moved) > 0).all()
