@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mova_jax.training.progress import read_metrics
+from mova_jax.utils.metric_log import read_metrics
 
 OBJECTIVES = ("full", "frame_weighting", "global_only")
 # (title, name in the metrics without the split, factor)

@@ -21,7 +21,7 @@ import numpy as np
 
 from mova_jax.plan import load
 from mova_jax.training.datasets import open_data
-from mova_jax.training.progress import METRICS_FILE
+from mova_jax.utils.metric_log import METRICS_FILE
 
 
 def seconds_to_first_step(workdir: Path, programs: Path, flags: list[str]) -> float:

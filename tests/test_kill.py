@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mova_jax.training.progress import read_metrics
+from mova_jax.utils.metric_log import read_metrics
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,9 +14,9 @@ import pytest
 from mova_jax import config as config_lib
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.checkpoint import Checkpoints, abstract_state
-from mova_jax.training.optim import parameter_names
-from mova_jax.training.progress import read_metrics
 from mova_jax.training.state import make_train_spec
+from mova_jax.utils.metric_log import read_metrics
+from mova_jax.utils.trees import parameter_names
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent

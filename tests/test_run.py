@@ -13,8 +13,8 @@ from mova_jax.config import from_config_dict
 from mova_jax.training import kept
 from mova_jax.training import run as run_lib
 from mova_jax.training.loop import Loop
-from mova_jax.training.progress import read_metrics
 from mova_jax.training.workdir import RunError
+from mova_jax.utils.metric_log import read_metrics
 from tests import tiny
 
 STEPS = 6

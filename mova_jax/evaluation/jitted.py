@@ -37,14 +37,12 @@ class EvalFns:
         functions = _Functions(spec)
         whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
         params = mesh_lib.state_sharding(mesh, spec.shapes.params)
-        with_logical_constraint = mesh_lib.layout(mesh)
+        sharded = mesh_lib.activation_sharding(mesh)
         compiled = functools.partial(mesh_lib.on_devices, output=whole)
-        self._encode = compiled(with_logical_constraint(functions.encode), (params, split))
-        self._encode_text = compiled(
-            with_logical_constraint(functions.encode_text), (params, split, split)
-        )
+        self._encode = compiled(sharded(functions.encode), (params, split))
+        self._encode_text = compiled(sharded(functions.encode_text), (params, split, split))
         self._pairs = compiled(functions.pairs, (params, split, whole))
-        self._matched = compiled(with_logical_constraint(functions.matched), (params, split, split))
+        self._matched = compiled(sharded(functions.matched), (params, split, split))
         self._own_scores = jax.jit(functions.own_scores)
 
     def encode(self, params, arrays: dict[str, np.ndarray]) -> tuple[VideoEmbedding, TextEmbedding]:

@@ -35,8 +35,8 @@ from mova_jax.losses import objective
 from mova_jax.models.mova import Mova
 from mova_jax.models.vision import PIXEL_MEAN, PIXEL_STD
 from mova_jax.training import load_run
-from mova_jax.training.optim import parameter_names, unflatten
 from mova_jax.typing import Batch
+from mova_jax.utils.trees import parameter_names, unflatten
 from mova_jax.weights import clip_names
 from mova_jax.weights.files import WeightsError, read_tensors
 from mova_jax.weights.layouts import detect_layout

@@ -14,7 +14,7 @@ import numpy as np
 from mova_jax.config import Config
 from mova_jax.losses.objective import pair_scoring
 from mova_jax.training.load_run import LoadedRun
-from mova_jax.training.optim import parameter_names
+from mova_jax.utils.trees import parameter_names
 
 FORMAT_VERSION = 1  # of config.json and of the names in model.safetensors
 

@@ -21,7 +21,7 @@ from mova_jax.config import Config, from_config_dict
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.export.bundle import Bundle
 from mova_jax.models.mova import Mova
-from mova_jax.training.optim import parameter_names
+from mova_jax.utils.trees import parameter_names
 from mova_jax.weights.conversion import Report
 from mova_jax.weights.files import WeightsError, read_tensors
 from mova_jax.weights.layouts import detect_layout

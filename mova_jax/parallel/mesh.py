@@ -375,7 +375,7 @@ def _devices(mesh: Mesh, axis: str) -> int:
 
 
 @contextlib.contextmanager
-def layout(mesh: Mesh) -> Iterator[None]:
+def activation_sharding(mesh: Mesh) -> Iterator[None]:
     """Inside, `layers.laid_out` places activations on the mesh; to be entered while tracing."""
 
     def place(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:

@@ -1,6 +1,6 @@
 """The report of a run: one HTML file that needs nothing else, and its figures as files.
 
-In: a workdir with `metrics.jsonl` (see `training/progress.py`) and `config.json`, and the timelines
+In: a workdir with `metrics.jsonl` (see `utils/metric_log.py`) and `config.json`, and the timelines
 of a few videos. Out: `report.html` and `plots/*.png` in the workdir. What a run did not measure is
 left out, so a run without masks or without timed sentences has a shorter report.
 
@@ -24,7 +24,7 @@ from mova_jax.report import page, plots
 from mova_jax.report import run_metrics as names
 from mova_jax.report.plots import Panel
 from mova_jax.report.run_metrics import FIGURES, WAYS, RunMetrics
-from mova_jax.training.progress import METRICS_FILE
+from mova_jax.utils.metric_log import METRICS_FILE
 
 __all__ = ["Timeline", "write_report"]
 

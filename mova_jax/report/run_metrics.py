@@ -12,7 +12,7 @@ import numpy as np
 
 from mova_jax.evaluation import ranks
 from mova_jax.report.plots import Curve
-from mova_jax.training.progress import read_metrics
+from mova_jax.utils.metric_log import read_metrics
 
 SPLITS = ("test", "ood_time", "ood_domain", "validation")
 SCORES = ("global", "modular", "blend")

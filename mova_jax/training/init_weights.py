@@ -15,9 +15,10 @@ from mova_jax.config import Config
 from mova_jax.data.tokenizer import is_tokenizer
 from mova_jax.parallel.processes import log_main
 from mova_jax.training.checkpoint import is_started
-from mova_jax.training.optim import parameter_names, split_trained, unflatten
+from mova_jax.training.optim import split_trained
 from mova_jax.training.state import TrainSpec, TrainState
 from mova_jax.training.workdir import tokenizer_folder
+from mova_jax.utils.trees import parameter_names, unflatten
 from mova_jax.weights.load import load_initial, vocabulary_beside
 
 

@@ -17,9 +17,9 @@ from mova_jax.config import Config
 from mova_jax.models.mova import Mova
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.checkpoint import abstract_state, restore_model
-from mova_jax.training.progress import METRICS_FILE, read_metrics
 from mova_jax.training.state import TrainSpec, make_train_spec
 from mova_jax.training.workdir import CONFIG, RunError, tokenizer_folder
+from mova_jax.utils.metric_log import METRICS_FILE, read_metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,11 +22,12 @@ from mova_jax.parallel.processes import AnyProcessFlag
 from mova_jax.training.bad_records import BadRecords
 from mova_jax.training.checkpoint import Checkpoints
 from mova_jax.training.profiler import Trace
-from mova_jax.training.progress import MetricWriter, Progress, Work
+from mova_jax.training.progress import Progress, Work
 from mova_jax.training.state import TrainState
 from mova_jax.training.utilization import Utilization
 from mova_jax.training.workdir import RunError
 from mova_jax.typing import Batch
+from mova_jax.utils.metric_log import MetricWriter
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 

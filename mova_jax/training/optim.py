@@ -2,18 +2,12 @@
 
 import re
 
-import jax
 import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
 from mova_jax.config import Optim
-
-
-def parameter_names(params) -> dict[str, jax.Array]:
-    """`{'vision/blocks/mlp/up/kernel': array, ...}` in a fixed order."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+from mova_jax.utils.trees import parameter_names, unflatten
 
 
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
@@ -60,14 +54,6 @@ def split_trained(factors: dict[str, float], params) -> tuple[dict, dict]:
     for path, leaf in flat.items():
         parts[factors["/".join(map(str, path))] == 0][path] = leaf
     return tuple(traverse_util.unflatten_dict(part) for part in parts)
-
-
-def merged(*parts: dict) -> dict:
-    """Nested dicts as one; where several have a leaf, the last counts."""
-    flat = {}
-    for part in parts:
-        flat |= traverse_util.flatten_dict(part)
-    return traverse_util.unflatten_dict(flat)
 
 
 def make_optimizer(cfg: Optim, steps: int, params) -> optax.GradientTransformation:
@@ -125,9 +111,3 @@ def _clip_trained(norm: float, factors: dict[str, float], params):
     """Clips by the global norm of what is trained; frozen gradients do not count."""
     trained = unflatten({name: factor > 0 for name, factor in factors.items()}, params)
     return optax.masked(optax.clip_by_global_norm(norm), trained)
-
-
-def unflatten(values: dict[str, object], like):
-    """A tree of `like`'s structure from values by name, as `parameter_names` gives them."""
-    structure = jax.tree_util.tree_structure(like)
-    return jax.tree_util.tree_unflatten(structure, [values[n] for n in parameter_names(like)])

@@ -25,13 +25,14 @@ from mova_jax.training.datasets import image_batch_size, image_steps, open_data,
 from mova_jax.training.init_weights import init_weights, vocabulary_folder, with_weights
 from mova_jax.training.kept import KeptPrograms
 from mova_jax.training.loop import Loop, StopSignal
-from mova_jax.training.optim import parameter_names
 from mova_jax.training.profiler import Trace
-from mova_jax.training.progress import METRICS_FILE, MetricWriter, Progress, read_metrics
+from mova_jax.training.progress import Progress
 from mova_jax.training.state import TrainSpec, TrainState, make_train_spec
 from mova_jax.training.step import make_train_step
 from mova_jax.training.utilization import Utilization
 from mova_jax.training.workdir import RunError
+from mova_jax.utils.metric_log import METRICS_FILE, MetricWriter, read_metrics
+from mova_jax.utils.trees import parameter_names
 from mova_jax.weights.files import WeightsError
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Int
 from mova_jax.config import Config
 from mova_jax.models.mova import Mova
 from mova_jax.parallel import mesh as mesh_lib
-from mova_jax.training.optim import group_factors, make_optimizer, merged, split_trained
+from mova_jax.training.optim import group_factors, make_optimizer, split_trained
+from mova_jax.utils.trees import merged
 
 
 @jax.tree_util.register_dataclass

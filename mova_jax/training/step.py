@@ -9,9 +9,10 @@ import optax
 
 from mova_jax.losses.objective import objective
 from mova_jax.parallel import mesh as mesh_lib
-from mova_jax.training.optim import merged, schedule, split_trained
+from mova_jax.training.optim import schedule, split_trained
 from mova_jax.training.state import TrainSpec, TrainState
 from mova_jax.typing import Batch
+from mova_jax.utils.trees import merged
 
 
 def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
@@ -35,7 +36,7 @@ def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
     whole, split = mesh_lib.replicated(mesh), mesh_lib.fields_sharding(mesh, cfg.train.microbatch)
 
     def loss_of(trained, frozen, batch, step):
-        with mesh_lib.layout(mesh):
+        with mesh_lib.activation_sharding(mesh):
             model = spec.model(merged(trained, frozen))
             return objective(model, batch, cfg.losses, step, group)
 

@@ -23,8 +23,8 @@ from mova_jax.export import torch_model
 from mova_jax.losses import objective
 from mova_jax.losses import scores as scores_lib
 from mova_jax.models import layers
-from mova_jax.training.optim import parameter_names
 from mova_jax.typing import Batch
+from mova_jax.utils.trees import parameter_names
 from mova_jax.weights.torch_names import from_torch, to_torch
 from tests import tiny
 

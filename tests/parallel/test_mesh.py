@@ -16,9 +16,9 @@ from mova_jax.models import layers
 from mova_jax.models.masks import TMN_LAYOUTS
 from mova_jax.models.vision import VisionTower
 from mova_jax.parallel import mesh as mesh_lib
-from mova_jax.training.optim import parameter_names
 from mova_jax.training.state import make_train_spec
 from mova_jax.typing import HostFrames
+from mova_jax.utils.trees import parameter_names
 from tests import tiny
 
 # -- the mesh
@@ -278,7 +278,7 @@ def tower_program(data, fsdp, tensor):
     placed = mesh_lib.state_sharding(mesh, tree)
 
     def loss(tree, frames):
-        with mesh_lib.layout(mesh):
+        with mesh_lib.activation_sharding(mesh):
             return jnp.square(nnx.merge(graphdef, tree["vision"])(frames)).sum()
 
     step = jax.jit(
@@ -338,7 +338,7 @@ def test_activations_are_placed_by_name_and_what_does_not_divide_stays_whole():
     mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
 
     def place(x):
-        with mesh_lib.layout(mesh):
+        with mesh_lib.activation_sharding(mesh):
             return layers.with_logical_constraint(x, "batch", None, "heads")
 
     placed = jax.jit(place)

@@ -12,9 +12,9 @@ from mova_jax.losses import objective
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training import load_run
 from mova_jax.training.checkpoint import CheckpointError, Checkpoints
-from mova_jax.training.optim import parameter_names
 from mova_jax.training.state import make_train_spec
 from mova_jax.training.workdir import RunError, claim
+from mova_jax.utils.trees import parameter_names
 from tests import tiny
 
 # Written before image-caption steps, initial weights and frozen positions came in: `config.json`

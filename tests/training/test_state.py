@@ -10,8 +10,8 @@ from flax import nnx
 
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.init_weights import with_weights
-from mova_jax.training.optim import parameter_names
 from mova_jax.training.state import make_train_spec
+from mova_jax.utils.trees import parameter_names
 from tests import tiny
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from mova_jax.losses.objective import objective
 from mova_jax.parallel import mesh as mesh_lib
-from mova_jax.training.optim import parameter_names, schedule
+from mova_jax.training.optim import schedule
 from mova_jax.training.state import make_train_spec
 from mova_jax.training.step import make_train_step
+from mova_jax.utils.trees import parameter_names
 from tests import tiny
 
 ROWS = 8

@@ -15,7 +15,7 @@ from flax import nnx
 
 from mova_jax.models.layers import normalise
 from mova_jax.models.mova import Mova
-from mova_jax.training.optim import parameter_names
+from mova_jax.utils.trees import parameter_names
 from tests import tiny
 
 CONTEXT = 24  # text positions: more than the 20 that Long-CLIP keeps

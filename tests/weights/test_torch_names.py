@@ -10,7 +10,7 @@ from flax import nnx
 from mova_jax.config.presets import OBJECTIVES
 from mova_jax.export import torch_model
 from mova_jax.models.mova import Mova
-from mova_jax.training.optim import parameter_names
+from mova_jax.utils.trees import parameter_names
 from mova_jax.weights.files import WeightsError
 from mova_jax.weights.torch_names import from_torch, to_torch
 from tests import tiny

@@ -25,8 +25,8 @@ from mova_jax.data.shards.reader import read_manifest
 from mova_jax.data.tokenizer import train_tokenizer
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training import run
-from mova_jax.training.optim import parameter_names
 from mova_jax.training.step import make_train_step
+from mova_jax.utils.trees import parameter_names
 from tests import tiny
 from tests.data.conftest import flat_frames
 
