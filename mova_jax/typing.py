@@ -27,35 +27,36 @@ def _pytree(cls):
 
 @_pytree
 class HostFrames:
-    """Frames of a batch that goes through the towers in pieces, as they wait in the host's memory.
+    """Frames of a batch offloaded to host memory, to be brought to the devices by microbatches.
 
-    Row i of the batch is row i // s of piece i % s: of a batch that is split in order over devices
-    each device has its share of each piece. The numbers of a frame stand in tiles of 8 x 128, in
-    which a TPU keeps them: of another form it would bring all pieces at once to reorder them.
+    Row i of the batch is row i // s of microbatch i % s: when a batch is sharded in order over
+    devices, each device has its share of each microbatch. The last two axes are a tile of 8 x 128,
+    the layout of a TPU's memory: in another layout XLA would copy all microbatches at once to
+    reorder them.
     """
 
-    pixels: UInt8[Array, "s r f n tile lanes"]  # s pieces of r rows; n tile lanes = H W 3, H = W
+    pixels: UInt8[Array, "s r f n tile lanes"]  # s microbatches of r rows; n tile lanes = H W 3
 
     @classmethod
-    def shape(cls, frames: tuple[int, ...], pieces: int) -> tuple[int, ...]:
-        """Shape of the pixels of so many pieces of frames `[b f H W 3]`."""
+    def shape(cls, frames: tuple[int, ...], microbatches: int) -> tuple[int, ...]:
+        """Shape of `pixels` for frames `[b f H W 3]`, H = W, in a number of microbatches."""
         b, f, *image = frames
         numbers = math.prod(image)
         lanes = math.gcd(numbers, 128)
         tile = math.gcd(numbers // lanes, 8)
-        return pieces, b // pieces, f, numbers // lanes // tile, tile, lanes
+        return microbatches, b // microbatches, f, numbers // lanes // tile, tile, lanes
 
     @property
-    def pieces(self) -> int:
-        """How many there are."""
+    def microbatches(self) -> int:
+        """Number of microbatches, s."""
         return self.pixels.shape[0]
 
-    def piece(self, number: Int[Array, ""] | int) -> UInt8[Array, "r f H W 3"]:
-        """One of them, brought to the devices."""
-        here = jax.lax.dynamic_index_in_dim(self.pixels, number, keepdims=False)
-        here = jax.device_put(here, jax.memory.Space.Device)
-        side = math.isqrt(math.prod(here.shape[2:]) // 3)
-        return here.reshape(*here.shape[:2], side, side, 3)
+    def microbatch(self, number: Int[Array, ""] | int) -> UInt8[Array, "r f H W 3"]:
+        """Frames of one microbatch, copied to the devices."""
+        frames = jax.lax.dynamic_index_in_dim(self.pixels, number, keepdims=False)
+        frames = jax.device_put(frames, jax.memory.Space.Device)
+        side = math.isqrt(math.prod(frames.shape[2:]) // 3)
+        return frames.reshape(*frames.shape[:2], side, side, 3)
 
 
 @_pytree

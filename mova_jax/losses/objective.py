@@ -5,11 +5,10 @@
 A variant of the method is a set of weights and a layout in the config (`config/presets.py`),
 never another objective. Terms of weight 0 are not computed.
 
-Towers run on the whole batch, which the compiler may split over devices, or on a piece at a time.
-All that meets in pairs runs inside of `group.shard_map` on each replica's rows (`ring.py`).
+Towers run on the whole batch, which the compiler may split over devices, or by microbatches.
+Everything that forms pairs runs inside `group.shard_map` on each replica's rows (`ring.py`).
 """
 
-import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +18,8 @@ from jaxtyping import Array, Bool, Float
 
 from mova_jax.losses import hard_pairs, ring, terms
 from mova_jax.losses import scores as scores_lib
-from mova_jax.typing import Batch, ConceptMasks, HostFrames, TextEmbedding, VideoEmbedding
+from mova_jax.losses.microbatch import embeddings, map_blocks
+from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
 
 
 class PairScoring(NamedTuple):
@@ -67,9 +67,8 @@ def objective(model, batch: Batch, cfg, step: Float[Array, ""], group=None):
 
     Args:
         model: a `mova_jax.models.mova.Mova`.
-        batch: videos and their captions, row by row. One of `HostFrames` goes through the towers
-            piece by piece, and again in the backward pass, so that memory grows with a piece; the
-            loss and its gradient are those of the whole batch.
+        batch: videos and their captions, row by row; `HostFrames` go through the towers by
+            microbatches (`losses/microbatch.py`).
         cfg: `config.losses`.
         step: number of the step from 0, for the warm-up of the modular terms.
         group: between which the batch is split (`parallel.mesh.replica_group`); None: it is not.
@@ -80,23 +79,6 @@ def objective(model, batch: Batch, cfg, step: Float[Array, ""], group=None):
     """
     video, text = embeddings(model, batch)
     return loss_of_embeddings(model, video, text, batch.example_mask, cfg, step, group)
-
-
-def embeddings(model, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
-    """What the towers make of a batch, piece by piece where its frames wait."""
-
-    def encode(frames, rows: Batch):
-        video = model.encode_video(frames, rows.frame_mask)
-        return video, model.encode_text(rows.tokens, rows.token_mask)
-
-    frames = batch.frames
-    if not isinstance(frames, HostFrames):
-        return encode(frames, batch)
-    return scores_lib.map_pieces(
-        lambda number, rows: encode(frames.piece(number), rows),
-        dataclasses.replace(batch, frames=None),
-        frames.pieces,
-    )
 
 
 def loss_of_embeddings(
@@ -323,4 +305,4 @@ def _own_pairs(networks, video: VideoEmbedding, text: TextEmbedding, keep: bool)
         return captions if keep else None, networks.own_masks(video, captions)
 
     block = ring.rows_at_once(rows, _PAIR_FLOATS * f * d + _TOKEN_FLOATS * tokens * width)
-    return scores_lib.map_blocks(one_block, (video, text), block)
+    return map_blocks(one_block, (video, text), block)

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mova_jax.losses.microbatch import map_blocks
 from mova_jax.typing import ConceptMasks, VideoEmbedding
 
 Pool = Literal["aligned", "softmax", "mean", "joint"]
@@ -301,51 +302,6 @@ def _unmasked_parts(frames: Float[Array, "f d"], text_pooled: Float[Array, "d"])
     video_sq = jnp.square(frames).sum(-1)
     text_sq = jnp.broadcast_to(jnp.square(text_pooled).sum(), video_sq.shape)
     return CosineParts(_einsum("fd,d->f", frames, text_pooled), video_sq, text_sq)
-
-
-def map_blocks(fn: Callable, rows: Any, block: int) -> Any:
-    """`fn(rows)` with no more than `block` rows alive at a time, computed again backwards.
-
-    Args:
-        fn: takes and returns pytrees of rows `[r ...]`, each row by itself.
-        rows: pytree of rows.
-        block: 0, or as many as there are, does all at once and keeps what the backward pass needs.
-    """
-    size = jax.tree.leaves(rows)[0].shape[0]
-    steps = -(-size // block) if block else 1
-    return map_pieces(lambda _, piece: fn(piece), rows, steps)
-
-
-def map_pieces(fn: Callable, rows: Any, steps: int) -> Any:
-    """`fn(number, rows)` on one of so many pieces at a time, computed again backwards.
-
-    Row i goes into piece i % steps, so that rows which are sharded in order over devices give every
-    device its share of each piece; pieces of neighbours would lie on one device.
-
-    Args:
-        fn: takes the number of a piece, takes and returns pytrees of rows, each row by itself.
-        rows: pytree of rows.
-        steps: 1 does all at once and keeps what the backward pass needs.
-    """
-    if steps == 1:
-        return fn(0, rows)
-    size = jax.tree.leaves(rows)[0].shape[0]
-    width = -(-size // steps)
-
-    def split(leaf):
-        # Filled up with copies of the last row: a row of zeros might not be legal input.
-        filling = [(0, width * steps - size)] + [(0, 0)] * (leaf.ndim - 1)
-        filled = jnp.pad(leaf, filling, mode="edge") if width * steps > size else leaf
-        return filled.reshape(width, steps, *leaf.shape[1:]).swapaxes(0, 1)
-
-    def join(leaf):
-        return leaf.swapaxes(0, 1).reshape(width * steps, *leaf.shape[2:])[:size]
-
-    mapped = jax.checkpoint(fn, prevent_cse=False)
-    found = jax.lax.map(
-        lambda piece: mapped(*piece), (jnp.arange(steps), jax.tree.map(split, rows))
-    )
-    return jax.tree.map(join, found)
 
 
 def hard_candidates(

@@ -181,9 +181,9 @@ def fields_sharding(mesh: Mesh, microbatch: int = 0) -> Batch:
     placed = Batch(*(split for _ in dataclasses.fields(Batch)))
     if not microbatch:
         return placed
-    pieces = PartitionSpec(None, LOGICAL["batch"])
-    waiting = HostFrames(NamedSharding(mesh, pieces, memory_kind="pinned_host"))
-    return dataclasses.replace(placed, frames=waiting)
+    spec = PartitionSpec(None, LOGICAL["batch"])
+    offloaded = HostFrames(NamedSharding(mesh, spec, memory_kind="pinned_host"))
+    return dataclasses.replace(placed, frames=offloaded)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -293,10 +293,10 @@ def put_batch(mesh: Mesh, arrays: dict[str, np.ndarray], microbatch: int = 0) ->
     """
     if microbatch:
         frames = arrays["frames"]
-        pieces = len(frames) * process_share(mesh)[1] // microbatch
-        s, r, *row = HostFrames.shape(frames.shape, pieces)
-        apart = frames.reshape(r, s, *row).swapaxes(0, 1)
-        arrays = arrays | {"frames": HostFrames(apart)}
+        microbatches = len(frames) * process_share(mesh)[1] // microbatch
+        s, r, *row = HostFrames.shape(frames.shape, microbatches)
+        frames = HostFrames(frames.reshape(r, s, *row).swapaxes(0, 1))
+        arrays = arrays | {"frames": frames}
     place = jax.make_array_from_process_local_data
     return jax.tree.map(place, fields_sharding(mesh, microbatch), Batch(**arrays))
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from mova_jax.config import Config
 from mova_jax.cost.flops import frozen_towers
-from mova_jax.losses import objective, ring
+from mova_jax.losses import microbatch, objective, ring
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.state import TrainSpec, make_train_spec
 from mova_jax.training.step import make_train_step
@@ -144,7 +144,7 @@ def _trips(spec: TrainSpec, mesh: jax.sharding.Mesh, tokens: int) -> float:
 
     def run(params, batch):
         model = spec.model(params)
-        return model.mask_networks(), *objective.embeddings(model, batch)
+        return model.mask_networks(), *microbatch.embeddings(model, batch)
 
     shapes = jax.eval_shape(run, spec.shapes.params, batch)
     group = mesh_lib.replica_group(mesh) or ring.SingleReplica()

@@ -156,16 +156,16 @@ def test_put_batch_splits_rows_in_order_and_keeps_values_and_types():
 def test_frames_of_a_batch_in_microbatches_wait_on_the_host(tensor):
     mesh, arrays = mesh_lib.make_mesh(data=2, fsdp=2, tensor=tensor), tiny.batch_arrays(24)
     batch = mesh_lib.put_batch(mesh, arrays, microbatch=8)
-    assert batch.frames.pieces == 3
+    assert batch.frames.microbatches == 3
     assert batch.frames.pixels.sharding.memory_kind == "pinned_host"
-    for shard in batch.frames.pixels.addressable_shards:  # of each piece two rows
+    for shard in batch.frames.pixels.addressable_shards:  # of each microbatch two rows
         first = 6 * (shard.device.id // tensor)
         mine = arrays["frames"][first : first + 6].reshape(2, 3, *shard.data.shape[2:])
         np.testing.assert_array_equal(shard.data, mine.swapaxes(0, 1))
     for number in range(3):
-        piece = jax.jit(lambda frames, i: frames.piece(i))(batch.frames, number)
-        np.testing.assert_array_equal(piece, arrays["frames"][number::3])
-        assert piece.sharding.memory_kind == "device" and piece.dtype == np.uint8
+        part = jax.jit(lambda frames, i: frames.microbatch(i))(batch.frames, number)
+        np.testing.assert_array_equal(part, arrays["frames"][number::3])
+        assert part.sharding.memory_kind == "device" and part.dtype == np.uint8
     np.testing.assert_array_equal(batch.tokens, arrays["tokens"])
 
 
