@@ -27,9 +27,9 @@ from collections.abc import Sequence
 from mova_jax.data.annotations import FIELDS, InputError, Reading
 from mova_jax.data.annotations.counts import count_lines
 from mova_jax.data.annotations.registry import DATASETS, read_dataset
+from mova_jax.data.images import CODECS
 from mova_jax.data.ingest.ingest import MISSING, IngestSettings, ingest
 from mova_jax.data.ingest.publish import InUse, is_unfinished
-from mova_jax.data.ingest.video_reader import CODECS
 from mova_jax.data.shards.manifest import MANIFEST, Manifest, ShardError, SplitInfo
 from mova_jax.data.storage import is_url
 

@@ -1,85 +1,109 @@
-"""What is done to the parts of a record on their way into a batch: images decoded, tokens padded.
+"""Stored frames: pixels to JPEG or PPM bytes, and back.
 
-decode_frame(record.frames[0], out=images[0])
-tokens, token_mask = pad_tokens([tokenizer.encode(text).ids], buckets, tokenizer.pad_id)
+    data = encode_jpeg(image)                  # or encode_ppm(image): the pixels as they are
+    image_size(data), decode_image(data)       # (H, W), u8[H W 3]
+    decode_frame(data, out=images[0])          # resized and cropped to the size of `out`
+
+The first bytes of a frame say its format. A PPM is `P6`, width and height, 255, a line each, then
+RGB. Everything that is wrong with the bytes of a frame is a ValueError.
 """
 
-from collections.abc import Sequence
+import re
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from mova_jax.data.ppm import is_ppm, ppm_pixels
+_JPEG = b"\xff\xd8"
+_PPM = re.compile(rb"P6\n([1-9]\d{0,5}) ([1-9]\d{0,5})\n255\n")
 
 
-def bucket_length(longest: int, buckets: Sequence[int]) -> int:
-    """The smallest of the ascending `buckets` that holds `longest` tokens.
+def encode_jpeg(image: np.ndarray, quality: int = 90, subsampling: str = "420") -> bytes:
+    """Encodes u8[H W 3] RGB; colour at half the resolution ('420'), as videos have it anyway."""
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "RGB", subsampling)
+
+
+def encode_ppm(image: np.ndarray) -> bytes:
+    """Puts the pixels u8[H W 3] RGB behind the header of a PPM."""
+    height, width = image.shape[:2]
+    return b"P6\n%d %d\n255\n" % (width, height) + image.tobytes()
+
+
+# How frames are stored, by the name that `prepare --codec` has for it.
+CODECS = {"jpeg": encode_jpeg, "raw": encode_ppm}
+
+
+def is_ppm(data: bytes) -> bool:
+    """Whether a stored frame is a PPM and not a JPEG."""
+    return data.startswith(b"P6")
+
+
+def is_stored_format(data: bytes) -> bool:
+    """Whether an image starts like a JPEG or like `encode_ppm`'s output, not like another PPM."""
+    return data.startswith(_JPEG) or _PPM.match(data) is not None
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Height and width of a frame; of a JPEG, from its header alone.
 
     Raises:
-        ValueError: no bucket is long enough; the tokenizer truncates at another length than the
-            largest bucket.
+        ValueError: the data are not a frame.
     """
-    for bucket in buckets:
-        if longest <= bucket:
-            return bucket
-    raise ValueError(
-        f"a caption of {longest} tokens fits none of the token buckets {tuple(buckets)}: make the "
-        "tokenizer with max_tokens equal to the largest bucket"
-    )
+    if is_ppm(data):
+        return _ppm_pixels(data).shape[:2]
+    return simplejpeg.decode_jpeg_header(data)[:2]
 
 
-def pad_tokens(
-    sequences: Sequence[np.ndarray], buckets: Sequence[int], pad_id: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids of several texts as one array, as short as the buckets allow.
+def decode_image(data: bytes) -> np.ndarray:
+    """Decodes a frame to u8[H W 3] RGB; for a PPM this is a read-only view.
 
-    Args:
-        sequences: ids of each text, i32[at most the largest bucket].
-        buckets: ascending lengths; few different ones, for each is a shape to compile.
-        pad_id: the id that fills up.
-
-    Returns:
-        tokens i32[b l] and token_mask bool[b l], True where a token is.
+    Raises:
+        ValueError: the data are cut short or not a frame.
     """
-    lengths = np.array([len(ids) for ids in sequences])
-    length = bucket_length(int(lengths.max(initial=0)), buckets)
-    token_mask = np.arange(length) < lengths[:, None]
-    tokens = np.full(token_mask.shape, pad_id, np.int32)
-    for row, ids in zip(tokens, sequences, strict=True):
-        row[: len(ids)] = ids
-    return tokens, token_mask
+    return _ppm_pixels(data) if is_ppm(data) else _decode_jpeg(data)
 
 
 def decode_frame(data: bytes, out: np.ndarray) -> None:
-    """Decodes an image straight into `out`, resized and cropped only when its size differs.
+    """Decodes a frame straight into `out`, resized and cropped only when its size differs.
 
     Resizing brings the short side to the side of `out` (bicubic, antialiased) and keeps the centre
     square, in one pass over the pixels that stay.
 
     Args:
-        data: a whole JPEG file, or raw pixels as PPM, see `ppm.py`.
+        data: a JPEG or a PPM.
         out: u8[H W 3] RGB with H = W, C-contiguous; overwritten.
 
     Raises:
-        ValueError: the bytes are neither, or are cut short or damaged.
+        ValueError: the data are cut short or not a frame.
     """
-    if is_ppm(data):
-        image = ppm_pixels(data)
-        if image.shape == out.shape:
-            out[...] = image
-            return
-    else:
-        height, width = simplejpeg.decode_jpeg_header(data)[:2]
-        if (height, width) == out.shape[:2]:
-            simplejpeg.decode_jpeg(data, buffer=out)
-            return
-        image = simplejpeg.decode_jpeg(data)
-    height, width = image.shape[:2]
+    height, width = image_size(data)
+    if (height, width) == out.shape[:2]:
+        if is_ppm(data):
+            out[...] = _ppm_pixels(data)
+        else:
+            _decode_jpeg(data, out)
+        return
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
-    out[...] = Image.fromarray(image).resize(
+    out[...] = Image.fromarray(decode_image(data)).resize(
         out.shape[1::-1],
         Image.Resampling.BICUBIC,
         box=(left, top, left + side, top + side),
     )
+
+
+def _decode_jpeg(data: bytes, out: np.ndarray | None = None) -> np.ndarray:
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+    except ValueError as error:
+        raise ValueError(f"{len(data)} bytes are not a whole JPEG image ({error})") from error
+
+
+def _ppm_pixels(data: bytes) -> np.ndarray:
+    found = _PPM.match(data)
+    height, width = (int(found[2]), int(found[1])) if found else (0, 0)
+    if not found or len(data) != found.end() + 3 * height * width:
+        raise ValueError(
+            f"{len(data)} bytes are not a whole PPM of 8-bit colours; they begin with {data[:24]!r}"
+        )
+    return np.frombuffer(data, np.uint8, offset=found.end()).reshape(height, width, 3)

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +99,44 @@ class Tokenizer:
                 break
             kept += more
         return Encoded(np.asarray([self.bos_id, *kept, self.eot_id], np.int32), True)
+
+
+def bucket_length(longest: int, buckets: Sequence[int]) -> int:
+    """The smallest of the ascending `buckets` that holds `longest` tokens.
+
+    Raises:
+        ValueError: no bucket is long enough; the tokenizer truncates at another length than the
+            largest bucket.
+    """
+    for bucket in buckets:
+        if longest <= bucket:
+            return bucket
+    raise ValueError(
+        f"a caption of {longest} tokens fits none of the token buckets {tuple(buckets)}: make the "
+        "tokenizer with max_tokens equal to the largest bucket"
+    )
+
+
+def pad_tokens(
+    sequences: Sequence[np.ndarray], buckets: Sequence[int], pad_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of several texts as one array, as short as the buckets allow.
+
+    Args:
+        sequences: ids of each text, i32[at most the largest bucket].
+        buckets: ascending lengths; only a few, for each is a shape to compile.
+        pad_id: the id of the padding.
+
+    Returns:
+        tokens i32[b l] and token_mask bool[b l], True where a token is.
+    """
+    lengths = np.array([len(ids) for ids in sequences])
+    length = bucket_length(int(lengths.max(initial=0)), buckets)
+    token_mask = np.arange(length) < lengths[:, None]
+    tokens = np.full(token_mask.shape, pad_id, np.int32)
+    for row, ids in zip(tokens, sequences, strict=True):
+        row[: len(ids)] = ids
+    return tokens, token_mask
 
 
 def is_tokenizer(folder: str | os.PathLike) -> bool:

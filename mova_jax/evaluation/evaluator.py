@@ -25,10 +25,9 @@ from jaxtyping import Float
 
 from mova_jax.config import Config
 from mova_jax.data import sources
-from mova_jax.data.images import bucket_length, pad_tokens
 from mova_jax.data.pipeline import dataset as pipeline
 from mova_jax.data.pipeline import queries
-from mova_jax.data.tokenizer import Tokenizer
+from mova_jax.data.tokenizer import Tokenizer, bucket_length, pad_tokens
 from mova_jax.evaluation import retrieval
 from mova_jax.evaluation.embedding_cache import (
     CachedScores,

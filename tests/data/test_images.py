@@ -1,10 +1,13 @@
-"""Tests of what happens to the parts of a record: token padding, decoding of images."""
+"""Stored frames: JPEG and PPM there and back, resized frames, bytes that are no frame."""
+
+import io
 
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 
-from mova_jax.data import images
+from mova_jax.data.images import decode_frame, decode_image, encode_jpeg, encode_ppm
 
 
 def _gradient(height, width):
@@ -14,30 +17,10 @@ def _gradient(height, width):
     return np.stack([red, green, np.full_like(red, 128)], -1).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("longest", "bucket"), [(0, 64), (64, 64), (65, 128), (248, 248)])
-def test_bucket_is_the_smallest_that_holds_the_longest(longest, bucket):
-    assert images.bucket_length(longest, (64, 128, 248)) == bucket
-
-
-def test_a_caption_beyond_the_largest_bucket_is_an_error():
-    with pytest.raises(ValueError, match="249 tokens fits none"):
-        images.bucket_length(249, (64, 248))
-
-
-def test_token_mask_is_true_where_tokens_are():
-    sequences = [np.arange(1, 4, dtype=np.int32), np.arange(1, 7, dtype=np.int32)]
-    tokens, token_mask = images.pad_tokens(sequences, (4, 8, 16), pad_id=9)
-    assert tokens.dtype == np.int32
-    assert token_mask.dtype == bool
-    assert tokens.tolist() == [[1, 2, 3, 9, 9, 9, 9, 9], [1, 2, 3, 4, 5, 6, 9, 9]]
-    assert token_mask.sum(1).tolist() == [3, 6]
-    assert not token_mask[0, 3:].any()
-
-
 def test_decode_leaves_an_image_of_the_right_size_as_it_is():
     jpeg = simplejpeg.encode_jpeg(_gradient(32, 32), quality=90)
     out = np.zeros((32, 32, 3), np.uint8)
-    images.decode_frame(jpeg, out)
+    decode_frame(jpeg, out)
     np.testing.assert_array_equal(out, simplejpeg.decode_jpeg(jpeg))
 
 
@@ -45,7 +28,7 @@ def test_decode_leaves_an_image_of_the_right_size_as_it_is():
 def test_decode_brings_the_short_side_to_size_and_keeps_the_centre(height, width):
     jpeg = simplejpeg.encode_jpeg(_gradient(height, width), quality=95, colorsubsampling="444")
     out = np.zeros((32, 32, 3), np.uint8)
-    images.decode_frame(jpeg, out)
+    decode_frame(jpeg, out)
     side = min(height, width)
     for axis, extent, channel in ((0, height, 0), (1, width, 1)):
         kept = (extent - side) / 2 + (np.arange(32) + 0.5) * side / 32 - 0.5
@@ -57,7 +40,7 @@ def test_decode_brings_the_short_side_to_size_and_keeps_the_centre(height, width
 def test_decode_makes_three_channels_of_a_grey_image():
     grey = np.full((8, 8, 1), 77, np.uint8)
     out = np.zeros((8, 8, 3), np.uint8)
-    images.decode_frame(simplejpeg.encode_jpeg(grey, colorspace="GRAY"), out)
+    decode_frame(simplejpeg.encode_jpeg(grey, colorspace="GRAY"), out)
     np.testing.assert_allclose(out, 77, atol=2)
 
 
@@ -67,18 +50,13 @@ def test_decode_refuses_damaged_bytes(size, keep):
     jpeg = simplejpeg.encode_jpeg(_gradient(32, 32), quality=90)
     assert keep < len(jpeg)
     with pytest.raises(ValueError):
-        images.decode_frame(jpeg[:keep], np.zeros((size, size, 3), np.uint8))
-
-
-def _ppm(image):
-    height, width = image.shape[:2]
-    return b"P6\n%d %d\n255\n" % (width, height) + image.tobytes()
+        decode_frame(jpeg[:keep], np.zeros((size, size, 3), np.uint8))
 
 
 def test_raw_pixels_arrive_as_they_are():
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     out = np.zeros_like(image)
-    images.decode_frame(_ppm(image), out)
+    decode_frame(encode_ppm(image), out)
     np.testing.assert_array_equal(out, image)
 
 
@@ -86,8 +64,8 @@ def test_raw_pixels_arrive_as_they_are():
 def test_raw_frames_are_resized_as_jpeg_is(height, width):
     jpeg = simplejpeg.encode_jpeg(_gradient(height, width), quality=90)
     of_jpeg, of_raw = np.zeros((2, 32, 32, 3), np.uint8)
-    images.decode_frame(jpeg, of_jpeg)
-    images.decode_frame(_ppm(simplejpeg.decode_jpeg(jpeg)), of_raw)
+    decode_frame(jpeg, of_jpeg)
+    decode_frame(encode_ppm(simplejpeg.decode_jpeg(jpeg)), of_raw)
     np.testing.assert_array_equal(of_raw, of_jpeg)
 
 
@@ -101,10 +79,38 @@ def test_raw_frames_are_resized_as_jpeg_is(height, width):
         b"P6\n# made by hand\n2 2\n255\n" + bytes(12),
         b"P6\n2 2\n65535\n" + bytes(24),
         b"P6\n0 2\n255\n",
+        b"P6\n99999999999 1\n255\n",
         b"P6\n-2 2\n255\n" + bytes(12),
         b"P6\r\n2 2\r\n255\r\n" + bytes(12),
     ],
 )
 def test_other_raw_frames_are_refused(data):
-    with pytest.raises(ValueError, match="not a whole PPM"):
-        images.decode_frame(data, np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(ValueError, match=f"{len(data)} bytes are not a whole PPM"):
+        decode_frame(data, np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(ValueError, match=f"{len(data)} bytes are not a whole PPM"):
+        decode_image(data)
+
+
+def test_a_raw_frame_comes_back_without_a_copy():
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    data = encode_ppm(image[:, ::-1])
+    again = decode_image(data)
+    np.testing.assert_array_equal(again, image[:, ::-1])
+    assert np.shares_memory(again, np.frombuffer(data, np.uint8))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), again)
+
+
+def test_jpeg_there_and_back():
+    image = np.zeros((24, 40, 3), np.uint8)
+    image[:, :20] = (200, 40, 40)
+    again = decode_image(encode_jpeg(image))
+    assert again.shape == image.shape
+    assert np.abs(again.astype(int) - image)[:, 2:16].max() < 12
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no image", encode_jpeg(np.zeros((9, 9, 3), np.uint8))[:99]]
+)
+def test_bytes_that_are_no_jpeg(data):
+    with pytest.raises(ValueError, match=f"{len(data)} bytes are not a whole JPEG"):
+        decode_image(data)

@@ -13,8 +13,10 @@ from mova_jax.data import tokenizer as tokenizer_lib
 from mova_jax.data.tokenizer import (
     MIN_VOCAB,
     Tokenizer,
+    bucket_length,
     copy_tokenizer,
     is_tokenizer,
+    pad_tokens,
     train_tokenizer,
 )
 
@@ -172,3 +174,23 @@ def test_folders_without_a_clip_tokenizer(tmp_path, folder):
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(ValueError, match="a CLIP tokenizer has at least 514"):
         Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(("longest", "bucket"), [(0, 64), (64, 64), (65, 128), (248, 248)])
+def test_bucket_is_the_smallest_that_holds_the_longest(longest, bucket):
+    assert bucket_length(longest, (64, 128, 248)) == bucket
+
+
+def test_a_caption_beyond_the_largest_bucket_is_an_error():
+    with pytest.raises(ValueError, match="249 tokens fits none"):
+        bucket_length(249, (64, 248))
+
+
+def test_token_mask_is_true_where_tokens_are():
+    sequences = [np.arange(1, 4, dtype=np.int32), np.arange(1, 7, dtype=np.int32)]
+    tokens, token_mask = pad_tokens(sequences, (4, 8, 16), pad_id=9)
+    assert tokens.dtype == np.int32
+    assert token_mask.dtype == bool
+    assert tokens.tolist() == [[1, 2, 3, 9, 9, 9, 9, 9], [1, 2, 3, 4, 5, 6, 9, 9]]
+    assert token_mask.sum(1).tolist() == [3, 6]
+    assert not token_mask[0, 3:].any()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mova_jax.data.annotations import Item
+from mova_jax.data.images import CODECS
 from mova_jax.data.ingest import video_reader
 from mova_jax.data.shards.records import Caption, VideoRecord
 from mova_jax.data.storage import local_file
@@ -58,7 +59,7 @@ def decode_or_raise(item: Item, fps: float, short_side: int, codec: str) -> Deco
         DecodeError: the video cannot be decoded.
         OSError: it cannot be read, or not be copied from its URL.
     """
-    encode = video_reader.CODECS[codec]
+    encode = CODECS[codec]
     frames, image, shape = [], None, (0, 0)
     with contextlib.ExitStack() as stack:
         try:

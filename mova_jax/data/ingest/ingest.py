@@ -33,11 +33,11 @@ from mova_jax.data.annotations import (
     read_annotations,
 )
 from mova_jax.data.annotations.counts import counts_of
+from mova_jax.data.images import CODECS
 from mova_jax.data.ingest.decode_item import DIED, decode_all
 from mova_jax.data.ingest.partial_output import ItemResult, PartialOutput, ShardPlan, shard_name
 from mova_jax.data.ingest.publish import discard, open_output, publish
 from mova_jax.data.ingest.tasks import DecodeOptions, Task, run_task, tasks_of
-from mova_jax.data.ingest.video_reader import CODECS
 from mova_jax.data.shards.manifest import (
     Manifest,
     ShardError,
@@ -68,7 +68,7 @@ class IngestSettings:
     Attributes:
         fps: frames a second.
         short_side: of the stored frames, pixels; 0 keeps the videos' own size.
-        codec: how frames are stored, a key of `decode.CODECS`.
+        codec: how frames are stored, a key of `images.CODECS`.
         splits: share of each split, for videos that name none.
         vocab_size: of the tokenizer that is learned.
         tokenizer: folder of a pretrained CLIP tokenizer to use instead, or ''.

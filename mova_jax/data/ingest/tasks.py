@@ -37,7 +37,7 @@ class DecodeOptions:
     Attributes:
         fps: frames a second.
         short_side: of the frames, pixels; 0 keeps the videos' own.
-        codec: a key of `decode.CODECS`.
+        codec: a key of `images.CODECS`.
     """
 
     fps: float

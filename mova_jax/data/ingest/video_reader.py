@@ -1,4 +1,4 @@
-"""Video files to frames at a steady rate, and frames to bytes and back. The only video library.
+"""Video files to frames at a steady rate. The only user of the video library.
 
 In:  a path of anything FFmpeg decodes (an image counts as a video of one frame).
 Out: what is on the screen at 0, 1/fps, 2/fps ... seconds, as uint8 RGB, upright, in square pixels:
@@ -18,13 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import simplejpeg
 
 from mova_jax.data.ingest.frame_converter import Converter, exif_matrix
-from mova_jax.data.ppm import encode_ppm, is_ppm, ppm_pixels
 
 MAX_FRAMES = 100_000
-JPEG_QUALITY = 90
 
 # Forms that name other files, which may lie anywhere.
 _PLAYLISTS = {"hls", "concat", "dash", "applehttp"}
@@ -41,7 +38,7 @@ _BACK = (0.0, 10.0, None)
 
 
 class DecodeError(Exception):
-    """A video or an image that cannot be decoded; the message is the reason."""
+    """A video that cannot be decoded; the message is the reason."""
 
 
 class Video(NamedTuple):
@@ -324,41 +321,3 @@ def _decoded(container, stream) -> Iterator[Any]:
             packets = container.demux(stream)
         except av.error.EOFError:  # the decoder was emptied before the above
             return
-
-
-# ------------------------------------------------------------------------------------- frames
-
-
-def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY, subsampling: str = "420") -> bytes:
-    """Encodes u8[H W 3] RGB; colour at half the resolution ('420'), as videos have it anyway."""
-    return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "RGB", subsampling)
-
-
-def decode_jpeg(data: bytes) -> np.ndarray:
-    """Decodes a JPEG to u8[H W 3] RGB.
-
-    Raises:
-        DecodeError: when the data are cut short or not a JPEG.
-    """
-    try:
-        return simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError as error:
-        raise DecodeError(f"{len(data)} bytes are not a whole JPEG image ({error})") from error
-
-
-def decode_image(data: bytes) -> np.ndarray:
-    """A stored frame, of either codec, to u8[H W 3] RGB; of a raw one a view that is read only.
-
-    Raises:
-        DecodeError: when the data are cut short or no frame.
-    """
-    if not is_ppm(data):
-        return decode_jpeg(data)
-    try:
-        return ppm_pixels(data)
-    except ValueError as error:
-        raise DecodeError(str(error)) from error
-
-
-# How frames are stored; the first bytes of a frame say which it is.
-CODECS = {"jpeg": encode_jpeg, "raw": encode_ppm}

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 
-from mova_jax.data.ingest.video_reader import DecodeError, decode_image
-from mova_jax.data.ppm import is_ppm, ppm_size
+from mova_jax.data.images import decode_image, image_size, is_ppm
 from mova_jax.data.shards.reader import ShardInfo, SplitInfo, VideoRecord, parse, whole_chunks
 
 # A header of some bytes may claim 65535 x 65535 pixels, which would fill the memory.
@@ -161,14 +159,13 @@ def frame_fault(data: bytes, size: tuple[int, int]) -> str:
     """Why a frame is not a whole JPEG or PPM of (height, width) pixels, or ''."""
     kind = "PPM" if is_ppm(data) else "JPEG"
     try:
-        header = ppm_size if kind == "PPM" else simplejpeg.decode_jpeg_header
-        height, width = header(data)[:2]
+        height, width = image_size(data)
         if (height, width) != size:
             return f"is {width} x {height} pixels, its record says {size[1]} x {size[0]}"
         if height * width > MAX_PIXELS:
             return f"{width} x {height} pixels are too many to decode"
         decode_image(data)
-    except (ValueError, DecodeError) as error:
+    except ValueError as error:
         return f"not a whole {kind} of {len(data)} bytes ({error})"
     return ""
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mova_jax.data.ingest.video_reader import decode_image
+from mova_jax.data.images import decode_image
 from mova_jax.data.inspect.checks import frame_fault
 
 COLUMNS = 6  # frames of a strip

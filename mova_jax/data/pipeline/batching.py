@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from mova_jax.config import Config
-from mova_jax.data import images
+from mova_jax.data.images import decode_frame
 from mova_jax.data.pipeline import sampling
 from mova_jax.data.pipeline.buffers import BufferPool
 from mova_jax.data.shards.manifest import ShardError
 from mova_jax.data.shards.records import VideoRecord
 from mova_jax.data.sources import ConcatSource
-from mova_jax.data.tokenizer import Tokenizer
+from mova_jax.data.tokenizer import Tokenizer, pad_tokens
 
 ArrayDict = dict[str, np.ndarray]
 
@@ -158,7 +158,7 @@ class MakeBatch:
     def __call__(self, examples: Sequence[Example]) -> ArrayDict:
         settings, missing = self.settings, self.rows - len(examples)
         counts = np.array([len(example.frames) for example in examples] + [0] * missing)
-        tokens, token_mask = images.pad_tokens(
+        tokens, token_mask = pad_tokens(
             [example.tokens for example in examples] + [np.empty(0, np.int32)] * missing,
             self.buckets,
             self.pad_id,
@@ -189,7 +189,7 @@ class MakeBatch:
     def _decode(self, example: Example, out: np.ndarray) -> None:
         for image, data in zip(out, example.frames, strict=False):
             try:
-                images.decode_frame(data, image)
+                decode_frame(data, image)
             except ValueError as error:
                 source, index = self.source.locate(example.index)
                 raise ShardError(

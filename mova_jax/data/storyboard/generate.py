@@ -32,8 +32,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 
+from mova_jax.data.images import encode_jpeg
 from mova_jax.data.shards.reader import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -85,12 +85,7 @@ def make_record(seed: int, split: str, index: int, size: int = 64) -> VideoRecor
     told = captions_lib.sentences(words, plan)
     return VideoRecord(
         id=f"{split}-{index:06d}",
-        frames=tuple(
-            simplejpeg.encode_jpeg(
-                np.ascontiguousarray(frame), quality=90, colorspace="RGB", colorsubsampling="444"
-            )
-            for frame in frames
-        ),
+        frames=tuple(encode_jpeg(frame, subsampling="444") for frame in frames),
         height=size,
         width=size,
         timestamps=np.arange(len(frames), dtype=np.float32),

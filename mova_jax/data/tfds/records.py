@@ -2,7 +2,7 @@
 
     record_of({"frames": [png, png], "captions": b"A cat sits."}, "train/0", fps=1.0, source="...")
 
-JPEG frames stay as they are, all others become PPM (`ppm.py`). That is done when a frame is asked
+JPEG frames stay as they are, all others become PPM (`images.py`) when a frame is asked
 for: PNG, in which TFDS stores a `Video`, takes ten times as long as JPEG, and few of the frames of
 a video go into a batch. No TensorFlow, and nothing of TFDS either.
 """
@@ -16,11 +16,9 @@ import numpy as np
 from PIL import Image
 
 from mova_jax.data.annotations.items import clean, sentence_of
-from mova_jax.data.ppm import encode_ppm, has_our_header
+from mova_jax.data.images import encode_ppm, is_stored_format
 from mova_jax.data.shards.manifest import ShardError
 from mova_jax.data.shards.records import Caption, VideoRecord
-
-_JPEG = b"\xff\xd8"
 
 
 def record_of(values: Mapping[str, Any], fallback: str, fps: float, source: str) -> VideoRecord:
@@ -91,19 +89,15 @@ class Frames(Sequence):
 
 def _frames(value: Any, place: str) -> tuple[bytes, ...] | Frames:
     stored = (value,) if isinstance(value, bytes) else tuple(value)
-    ready = all(isinstance(frame, bytes) and _is_ready(frame) for frame in stored)
+    ready = all(isinstance(frame, bytes) and is_stored_format(frame) for frame in stored)
     return stored if ready else Frames(stored, place)
-
-
-def _is_ready(frame: bytes) -> bool:
-    return frame.startswith(_JPEG) or has_our_header(frame)
 
 
 def _readable(frame: bytes | np.ndarray) -> bytes:
     """An image as JPEG or PPM."""
     if isinstance(frame, np.ndarray):
         return encode_ppm(frame)
-    if _is_ready(frame):
+    if is_stored_format(frame):
         return frame
     with _clear_errors(frame), Image.open(io.BytesIO(frame)) as image:
         if image.mode.startswith(("I", "F")):

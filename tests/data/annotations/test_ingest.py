@@ -12,7 +12,8 @@ from PIL import Image
 
 from mova_jax import prepare
 from mova_jax.data.annotations.registry import DATASETS
-from mova_jax.data.ingest.video_reader import decode_jpeg, decode_video
+from mova_jax.data.images import decode_image
+from mova_jax.data.ingest.video_reader import decode_video
 from mova_jax.data.shards.reader import Caption, open_split, read_manifest
 from mova_jax.data.tokenizer import Tokenizer
 
@@ -135,7 +136,7 @@ def test_an_image_is_a_video_of_one_frame(tmp_path, prepared):
     for name, shape in zip(names, [(24, 16), (16, 24)], strict=False):
         record = records["train"][name]
         assert len(record.frames) == 1 and record.caption == "Half white."
-        assert decode_jpeg(record.frames[0]).shape == (*shape, 3)
+        assert decode_image(record.frames[0]).shape == (*shape, 3)
     assert [entry["id"] for entry in read_manifest(tmp_path / "shards").skipped] == ["coco/3.jpg"]
     assert len(decode_video(tmp_path / "videos" / "coco" / "2.png", fps=100).frames) == 1
 

@@ -20,7 +20,7 @@ import pytest
 from mova_jax import prepare
 from mova_jax.config import from_config_dict, load_file
 from mova_jax.data.annotations.registry import DATASETS
-from mova_jax.data.ingest.video_reader import encode_jpeg
+from mova_jax.data.images import encode_jpeg
 from mova_jax.data.shards.reader import read_manifest
 from mova_jax.data.tokenizer import train_tokenizer
 from mova_jax.parallel import mesh as mesh_lib

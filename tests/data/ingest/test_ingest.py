@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from mova_jax.data.annotations import InputError, read_annotations
+from mova_jax.data.images import decode_image
 from mova_jax.data.ingest.decode_item import Decoded, decode_all, decode_item, decode_or_raise
 from mova_jax.data.ingest.ingest import IngestSettings, ingest
 from mova_jax.data.ingest.publish import is_unfinished
-from mova_jax.data.ingest.video_reader import decode_image, decode_video
+from mova_jax.data.ingest.video_reader import decode_video
 from mova_jax.data.shards.reader import MANIFEST, Caption, ShardError, open_split, read_manifest
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 

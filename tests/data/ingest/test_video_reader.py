@@ -7,14 +7,9 @@ import av
 import numpy as np
 import pytest
 
+from mova_jax.data.images import encode_jpeg
 from mova_jax.data.ingest import video_reader
-from mova_jax.data.ingest.video_reader import (
-    DecodeError,
-    VideoReader,
-    decode_jpeg,
-    decode_video,
-    encode_jpeg,
-)
+from mova_jax.data.ingest.video_reader import DecodeError, VideoReader, decode_video
 
 
 def _levels(video):
@@ -206,22 +201,6 @@ def test_broken_time_stamps_do_not_fill_the_memory(tmp_path, write_video, ramp, 
 def test_arguments_that_make_no_sense(steady, arguments):
     with pytest.raises(ValueError):
         decode_video(steady, **arguments)
-
-
-def test_jpeg_there_and_back():
-    image = np.zeros((24, 40, 3), np.uint8)
-    image[:, :20] = (200, 40, 40)
-    again = decode_jpeg(encode_jpeg(image))
-    assert again.shape == image.shape
-    assert np.abs(again.astype(int) - image)[:, 2:16].max() < 12
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"no image", encode_jpeg(np.zeros((9, 9, 3), np.uint8))[:99]]
-)
-def test_bytes_that_are_no_jpeg(data):
-    with pytest.raises(DecodeError, match=f"{len(data)} bytes are not a whole JPEG"):
-        decode_jpeg(data)
 
 
 def test_a_playlist_is_no_video_whatever_it_names(tmp_path):

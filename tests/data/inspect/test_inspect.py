@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-import simplejpeg
 from PIL import Image
 
+from mova_jax.data.images import encode_jpeg, encode_ppm
 from mova_jax.data.inspect import contact_sheet
-from mova_jax.data.inspect.checks import plain, record_faults
+from mova_jax.data.inspect.checks import frame_fault, plain, record_faults
 from mova_jax.data.inspect.command import main
 from mova_jax.data.inspect.contact_sheet import (
     BOX,
@@ -30,8 +30,12 @@ from mova_jax.data.tokenizer import train_tokenizer
 RED, GREEN, BLUE = (220, 20, 20), (20, 200, 20), (20, 20, 220)
 
 
+def pixels(colour, height=16, width=32):
+    return np.full((height, width, 3), colour, np.uint8)
+
+
 def picture(colour, height=16, width=32):
-    return simplejpeg.encode_jpeg(np.full((height, width, 3), colour, np.uint8), 95, "RGB", "444")
+    return encode_jpeg(pixels(colour, height, width), 95, "444")
 
 
 def video(index=0, colours=(RED, GREEN, BLUE), **changes):
@@ -52,7 +56,7 @@ def noise(index):
     """A record of 40 KB that cannot be compressed, so that places in its file are known."""
     rng = np.random.default_rng(index)
     image = rng.integers(0, 256, (128, 128, 3), np.uint8)
-    jpeg = simplejpeg.encode_jpeg(image, 95, "RGB", "444")
+    jpeg = encode_jpeg(image, 95, "444")
     return video(index, frames=(jpeg,), height=128, width=128, timestamps=np.zeros(1, np.float32))
 
 
@@ -319,8 +323,19 @@ def test_what_is_wrong_with_a_record(change, reason):
     assert not reasons or reasons[0].startswith(reason)
 
 
+def test_raw_frames_are_inspected():
+    data = encode_ppm(np.zeros((5, 7, 3), np.uint8))
+    assert frame_fault(data, (5, 7)) == ""
+    assert frame_fault(data, (7, 5)) == "is 7 x 5 pixels, its record says 5 x 7"
+    assert "not a whole PPM of 20 bytes" in frame_fault(data[:20], (5, 7))
+    strip = contact_sheet.Strip("a", "", "A cat.", (16, 32), ((0.0, encode_ppm(pixels(RED))),))
+    sheet = contact_sheet.draw_sheet("clips", "", [contact_sheet.Section("train", [strip])])
+    left, upper, right, lower = frame_box(76 + 58, 0)
+    assert sheet.getpixel(((left + right) // 2, (upper + lower) // 2)) == RED
+
+
 def test_a_picture_that_claims_to_be_huge_is_not_decoded():
-    jpeg = bytearray(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)))
+    jpeg = bytearray(encode_jpeg(np.zeros((16, 16, 3), np.uint8)))
     at = jpeg.index(b"\xff\xc0") + 5  # the start of frame; then length and precision
     jpeg[at : at + 4] = 2 * (65500).to_bytes(2, "big")
     (reason,) = record_faults(video(frames=(bytes(jpeg),) * 3, height=65500, width=65500))

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from mova_jax.data.ingest.video_reader import decode_jpeg
+from mova_jax.data.images import decode_image
 from mova_jax.data.shards.reader import ShardError, open_split, read_manifest, serialize
 from mova_jax.data.storyboard import generate as storyboard
 from mova_jax.data.storyboard import scenes
@@ -81,7 +81,7 @@ def test_videos_have_the_size_and_the_lengths_of_their_split(videos):
             assert style.events[0] <= len(truth["events"]) <= style.events[1]
             assert record.duration == len(record.frames) == len(truth["frames"])
             np.testing.assert_array_equal(record.timestamps, np.arange(len(record.frames)))
-            assert (record.height, record.width) == decode_jpeg(record.frames[0]).shape[:2]
+            assert (record.height, record.width) == decode_image(record.frames[0]).shape[:2]
     assert {truth["domain"] for _, truth in videos["ood_domain"]} == {"surveillance", "science"}
     assert {truth["domain"] for _, truth in videos["train"]} == {"story"}
     story = videos["train"] + videos["validation"] + videos["test"]
@@ -219,7 +219,7 @@ def test_the_colours_of_a_video_are_on_the_screen(videos):
     """Where the truth says that a subject is seen, its colour covers what it has to."""
     for record, truth in videos["train"][:20]:
         for frame, told in zip(record.frames, truth["frames"], strict=True):
-            image = decode_jpeg(frame).astype(np.float32)
+            image = decode_image(frame).astype(np.float32)
             colours = {subject["colour"] for subject in told["subjects"]}
             for name in COLOURS:
                 rgb = scenes.colour(name, truth["domain"])
@@ -231,8 +231,8 @@ def test_another_size_shows_the_same(videos):
     record, _ = videos["train"][0]
     large = make_record(0, "train", 0, size=128)
     assert large.caption == record.caption and large.height == 128
-    small = decode_jpeg(large.frames[5]).reshape(64, 2, 64, 2, 3).mean((1, 3))
-    assert np.abs(small - decode_jpeg(record.frames[5])).mean() < 12
+    small = decode_image(large.frames[5]).reshape(64, 2, 64, 2, 3).mean((1, 3))
+    assert np.abs(small - decode_image(record.frames[5])).mean() < 12
 
 
 # ------------------------------------------------------------------------------------------ cache
