@@ -90,7 +90,7 @@ def run_stopped(made, workdir, stop_at, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Loop, "_settle", settle_and_signal)
+        patched.setattr(Loop, "_flush_metrics", settle_and_signal)
         assert run_lib.run(made, workdir) == 128 + signal.SIGTERM
     assert figures(workdir)[-1]["step"] < STEPS
 
