@@ -91,7 +91,7 @@ def tokenizer_folder(workdir: str | os.PathLike) -> Path:
     return Path(workdir) / FOLDER / "tokenizer"
 
 
-def keep_tokenizer(workdir: str | os.PathLike, tokenizer: Tokenizer) -> None:
+def save_tokenizer(workdir: str | os.PathLike, tokenizer: Tokenizer) -> None:
     """Copies the tokenizer to the checkpoints, or checks that the copy is the same.
 
     Raises:

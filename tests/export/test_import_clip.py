@@ -1,5 +1,6 @@
 """CLIP weights in: by the command, and as the start of a run."""
 
+import dataclasses
 import json
 
 import jax
@@ -134,7 +135,7 @@ def config(clip, cache, **changes):
         "train__checkpoint_every": 1,
     }
     made = bundle_from_run(cache, **(sizes | changes))
-    return run_lib.dataclasses.replace(made, init_from=str(clip))
+    return dataclasses.replace(made, init_from=str(clip))
 
 
 def test_a_run_starts_from_the_weights_with_their_vocabulary(clip, tmp_path, capsys):

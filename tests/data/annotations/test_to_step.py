@@ -24,7 +24,7 @@ from mova_jax.data.images import encode_jpeg
 from mova_jax.data.shards.reader import read_manifest
 from mova_jax.data.tokenizer import train_tokenizer
 from mova_jax.parallel import mesh as mesh_lib
-from mova_jax.training import run
+from mova_jax.training.setup import build_context
 from mova_jax.training.step import make_train_step
 from mova_jax.utils.trees import parameter_names
 from tests import tiny
@@ -248,15 +248,17 @@ def config_of(printed):
 _COMPILED = {}
 
 
-def compiled(setup, batch):
+def compiled(context, batch):
     """The start and the step of a run; runs that differ in their data alone share them."""
-    config = setup.config
+    config = context.config
     shapes = jax.tree.map(np.shape, batch)
     key = repr((config.model, config.losses, config.optim, config.train.steps, shapes))
     if key not in _COMPILED:
-        abstract = jax.eval_shape(setup.recipe.initial)
-        step = make_train_step(setup.recipe, setup.mesh).lower(abstract, batch).compile(tiny.QUICK)
-        _COMPILED[key] = jax.device_get(tiny.initial(setup.recipe)), step
+        abstract = jax.eval_shape(context.spec.initial)
+        step = (
+            make_train_step(context.spec, context.mesh).lower(abstract, batch).compile(tiny.QUICK)
+        )
+        _COMPILED[key] = jax.device_get(tiny.initial(context.spec)), step
     return _COMPILED[key]
 
 
@@ -271,22 +273,22 @@ def test_from_annotations_to_training_steps(tmp_path, write_video, clip, capsys,
     splits = read_manifest(shards).splits
     assert {split: info.videos for split, info in splits.items()} == counts
 
-    setup = run.build_context(config_of(printed), tmp_path / "run")
+    context = build_context(config_of(printed), tmp_path / "run")
     try:
-        _train(setup, counts["train"])
+        _train(context, counts["train"])
     finally:
-        setup.checkpoints.close()
+        context.checkpoints.close()
 
 
-def _train(setup, videos):
-    batches = iter(setup.batches)
+def _train(context, videos):
+    batches = iter(context.batches)
     arrays = next(batches)
     assert sorted(arrays["video_id"].tolist()) == list(range(videos))
-    _check_pairs(arrays, setup.tokenizer)
-    start, step = compiled(setup, mesh_lib.put_batch(setup.mesh, arrays))
-    state = jax.device_put(start, mesh_lib.replicated(setup.mesh))
+    _check_pairs(arrays, context.tokenizer)
+    start, step = compiled(context, mesh_lib.put_batch(context.mesh, arrays))
+    state = jax.device_put(start, mesh_lib.replicated(context.mesh))
     for _ in range(2):  # the rate of the first step is 0
-        state, metrics = step(state, mesh_lib.put_batch(setup.mesh, arrays))
+        state, metrics = step(state, mesh_lib.put_batch(context.mesh, arrays))
         assert metrics["finite"] == 1 and np.isfinite(metrics["loss"])
         arrays = next(batches)
     batches.close()
