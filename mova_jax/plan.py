@@ -1,12 +1,12 @@
-"""Compiles a config for devices that are not here: memory, FLOPs, collectives, time and cost.
+"""Compiles a config for a TPU slice or another target: memory, FLOPs, collectives, time, cost.
 
     python -m mova_jax.plan --config=configs/activitynet.py --topology=v5e:16x16
     python -m mova_jax.plan --config=configs/base.py --topology=cpu:8 --config.mesh.data=4
     python -m mova_jax.plan --config=configs/base.py --topology=local --json
 
 The real train step is compiled ahead of time, a TPU's by libtpu (requirements-tpu.txt), which needs
-no TPU. Minutes for a large model; the compiler's answer is kept in --cache. A topology is v5e:16x16
-(v4, v5e, v5p, v6e, tpu7x), v5e:16x16*2 for two slices, cpu:8, or local, the machine at hand.
+no TPU. A large model takes minutes; --cache stores the result. A topology is v5e:16x16
+(v4, v5e, v5p, v6e, tpu7x), v5e:16x16*2 for two slices, cpu:8, or local, this machine.
 
 Exit codes: 0 it fits, 1 something is wrong (one message says what), 2 an argument is wrong, 3 it
 does not fit.
@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (config_lib.ConfigError, topology_lib.TopologyError) as error:
         print(f"plan: {error}", file=sys.stderr)
         return FAILED
-    from mova_jax.planning.render import page
+    from mova_jax.planning.render import render
 
-    print(json.dumps(made, indent=2) if args.json else page(made))
+    print(json.dumps(made, indent=2) if args.json else render(made))
     return DONE if made["fits"] else TOO_LARGE
 
 
@@ -71,7 +71,7 @@ def load(flag: str, overrides: Sequence[str] = ()) -> config_lib.Config:
 
 
 def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
-    """Compiles and reports, see `planning/estimate.py`.
+    """Compiles the step and returns its estimate, see `planning/estimate.py`.
 
     Raises:
         ConfigError, TopologyError: what does not go together, and what to do.
@@ -81,7 +81,7 @@ def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
     raise_stack_limit()
     # Imported here, for JAX reads the environment when it is imported.
     from mova_jax.planning import compile as compile_lib
-    from mova_jax.planning.estimate import PlanRequest, report
+    from mova_jax.planning.estimate import PlanRequest, estimate
 
     devices = topology_lib.devices(topology)
     chip = topology_lib.chip_of(topology, devices)
@@ -92,11 +92,13 @@ def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
         raise config_lib.ConfigError([str(error)]) from error
     result = compile_lib.compile_step(step, args.cache or None)
     epoch = args.videos or _train_videos(config)
-    return report(step, result, PlanRequest(args.config, topology, chip, tokens, epoch, args.price))
+    return estimate(
+        step, result, PlanRequest(args.config, topology, chip, tokens, epoch, args.price)
+    )
 
 
 def _train_videos(config: config_lib.Config) -> int | None:
-    """Of the embedded data, or of shards at hand; None where only the data could tell."""
+    """Videos of the train split, of the embedded data or of local shards; None when unknown."""
     from mova_jax.data.shards.manifest import read_manifest
     from mova_jax.training.datasets import STORYBOARD
 

@@ -1,1 +1,1 @@
-"""What `python -m mova_jax.plan` is made of: a step compiled for devices that are not here."""
+"""The parts of `python -m mova_jax.plan`: a train step compiled for devices that need not exist."""

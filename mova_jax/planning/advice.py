@@ -1,19 +1,19 @@
-"""What to change: when a program does not fit, in the order in which it costs least."""
+"""Suggests config changes; for a program that does not fit, the cheapest first."""
 
 from typing import Any
 
 from mova_jax.config import Config
 
-TIGHT = 0.05  # of the memory free: less than this and another length of captions may not fit
-HOST = 8 * 2**30  # bytes of waiting frames for a device above which hosts of TPUs come to their end
+TIGHT = 0.05  # share of memory free, below which another caption length may not fit
+HOST = 8 * 2**30  # bytes of offloaded frames per device that the host of a TPU can hold
 
 
 def advice(config: Config, made: dict[str, Any]) -> list[str]:
-    """Lines that each name a key.
+    """One line per suggestion, each naming a config key.
 
     Args:
         config: the configuration that was planned.
-        made: the report so far: `fits`, `memory`, `mesh`, `slices`, `roofline` where there is one.
+        made: the estimate so far: `fits`, `memory`, `mesh`, `slices`, `roofline` if there is one.
     """
     if made["fits"]:
         return _of_a_program_that_fits(config, made)
@@ -27,12 +27,12 @@ def advice(config: Config, made: dict[str, Any]) -> list[str]:
     if config.model.dtype == "float32":
         lines.append("model.dtype=bfloat16: half the activations; parameters stay float32")
     if config.model.remat != "full":
-        lines.append("model.remat=full: the towers' blocks are computed again, not kept")
+        lines.append("model.remat=full: the towers' blocks are recomputed in the backward pass")
     if _pairs_are_made(config) and not config.losses.pair_block:
         lines.append("losses.pair_block=16: masks of so many videos' pairs at a time")
     if rows := _fewer_rows(config, made):
         lines.append(
-            f"train.microbatch={rows}: so many videos go through the towers at once; the same "
+            f"train.microbatch={rows}: the towers take that many videos at a time; the same "
             "gradient"
         )
     if keys := _split_state(config, made):
@@ -49,7 +49,7 @@ def advice(config: Config, made: dict[str, Any]) -> list[str]:
 
 
 def _fewer_rows(config: Config, made: dict[str, Any]) -> int:
-    """About a quarter of the rows that go through the towers now; 0 when there are no fewer."""
+    """About a quarter of the rows of a microbatch today; 0 when no smaller number divides."""
     train, shards = config.train, made["mesh"]["data"] * made["mesh"]["fsdp"]
     now = train.microbatch or train.batch_size
     most = max(shards, now // 4)
@@ -62,11 +62,11 @@ def _fewer_rows(config: Config, made: dict[str, Any]) -> int:
 
 
 def _split_state(config: Config, made: dict[str, Any]) -> str:
-    """Keys that give up to 16 devices of the `data` axis to `fsdp`; '' when it cannot be."""
+    """Keys that move up to 16 devices from `data` to `fsdp`; '' when that is impossible."""
     mesh = made["mesh"]
     if mesh["fsdp"] > 1:
         return ""
-    a_slice = mesh["data"] // made["slices"]  # slices are joined by the data axis
+    a_slice = mesh["data"] // made["slices"]  # the data axis spans slices
     size = max(n for n in range(1, 17) if a_slice % n == 0)
     if size == 1:
         return ""

@@ -1,16 +1,16 @@
-"""The collectives of a compiled program: which, how many bytes, over which links.
+"""Finds the collectives of a compiled program: their kinds, bytes and links.
 
-Bytes are those that a device has to receive, which for a bandwidth-bound ring is what takes time:
+Bytes are those that a device receives, which decide the time of a bandwidth-bound ring:
 
     all-gather          result x (n - 1) / n        over n devices
     reduce-scatter      operand x (n - 1) / n
     all-reduce          2 x size x (n - 1) / n      a reduce-scatter and an all-gather
     all-to-all          size x (n - 1) / n
     collective-permute  size
-    between slices      what comes in from the network
+    between slices      bytes received from the network
 
-Devices are numbered within their slice. What crosses slices is no collective of the program: the
-compiler hands it to the runtime, as a `send` and a `recv` through the host.
+Devices are numbered within their slice. Traffic between slices is not a collective of the program:
+the compiler turns it into a `send` and a `recv` through the host.
 """
 
 import dataclasses
@@ -34,22 +34,22 @@ _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{} ]*\})\}")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective of the program, with all the times it runs in a step."""
+    """One collective of the program, over all its executions in a step."""
 
     kind: str
-    source: str  # operation and named scopes that it comes from
+    source: str  # operation and named scopes it comes from
     times: float
-    bytes: float  # a device receives, in all these times
-    size: int  # devices of a group
-    group: tuple[int, ...]  # one group, as numbers of devices; for a permute, one pair; or none
+    bytes: float  # received by a device, over all executions
+    size: int  # devices in a group
+    group: tuple[int, ...]  # device numbers of one group; of one pair for a permute; may be empty
 
 
 def of_program(module: Module, devices: int) -> list[Collective]:
-    """All collectives; one that the compiler split into several steps counts once.
+    """All collectives; one that the compiler split into several instructions counts once.
 
     Args:
         module: the parsed program.
-        devices: of a slice, for a collective that names no groups.
+        devices: of a slice, for collectives that name no groups.
     """
     found: dict[str, Collective] = {}
     for instruction, times, computation in _with_fused(module):
@@ -67,7 +67,7 @@ def of_program(module: Module, devices: int) -> list[Collective]:
 
 
 def _with_fused(module: Module):
-    """`module.running()`, and what fusions hold: a collective can be a step of one."""
+    """`module.running()` and the instructions inside fusions, which may hold collectives."""
     for instruction, times, computation in module.running():
         yield instruction, times, computation
         if instruction.opcode == "fusion":
@@ -120,7 +120,7 @@ def _lists(text: str) -> list[tuple[int, ...]]:
 
 
 def _group(attributes: str, devices: int) -> tuple[int, ...]:
-    """The first of a collective's groups, in any of the three ways in which they are written."""
+    """The first group of a collective, in any of the three notations."""
     if match := _LISTS.search(attributes):
         return _lists(match[1])[0]
     if match := _IOTA.search(attributes):
@@ -135,9 +135,9 @@ def _group(attributes: str, devices: int) -> tuple[int, ...]:
 
 
 def _mesh_group(axes: str, order: str, used: str) -> tuple[int, ...]:
-    """`mesh['x'=4,'y'=2] {'y'}`: devices that differ in these axes only.
+    """Parses `mesh['x'=4,'y'=2] {'y'}`: devices that differ in these axes only.
 
-    `'x':(m)k` is a part of an axis of n: the middle one when it is folded to m, k and n / (m k).
+    `'x':(m)k` is part of an axis of size n: the middle factor of m, k and n / (m k).
     """
     named = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", axes)}
     numbers = np.arange(math.prod(named.values())).reshape(tuple(named.values()))
@@ -159,15 +159,15 @@ def _mesh_group(axes: str, order: str, used: str) -> tuple[int, ...]:
 
 
 def links(group: Sequence[int], devices: Sequence[Any], shape: tuple[int, ...], chip) -> float:
-    """How many links a chip of this group can receive over at once.
+    """Number of links over which a chip of this group receives at once.
 
-    A group that lies along an axis of the torus uses that axis: two links where the axis is a
-    ring, one where it is a line, whose end has one neighbour only.
+    A group along an axis of the torus uses the links of that axis: two where the axis is a ring,
+    one where it is a line, since its ends have one neighbour.
 
     Args:
         group: numbers of devices.
-        devices: in the order of the numbers, with `coords`.
-        shape: of the slice, chips an axis.
+        devices: in the order of their numbers, with `coords`.
+        shape: chips along each axis of the slice.
         chip: from `chips.py`.
     """
     if not chip.torus_axes:

@@ -1,11 +1,11 @@
-"""The real train step, compiled for devices that may not be here, and what the compiler says of it.
+"""Compiles the real train step for given devices and reads the compiler's figures.
 
     step = trace(config, devices, tokens)      # seconds, nothing is allocated
-    answer = compile_step(step, cache)         # minutes for a large model; kept in a folder
+    result = compile_step(step, cache)         # minutes for a large model; cached on disk
 
-The answer is kept under a hash of the program as it goes into the compiler, its devices and the
-versions: figures that are drawn from it can change without compiling again, and a change of code,
-configuration or mesh that changes the program compiles anew.
+Results are cached under a hash of the lowered program, its devices and the library versions. A
+change of code, configuration or mesh that changes the program compiles again; a change of how the
+figures are presented does not.
 """
 
 import contextlib
@@ -33,9 +33,10 @@ from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.state import TrainSpec, make_train_spec
 from mova_jax.training.step import make_train_step
 from mova_jax.typing import Batch, HostFrames
+from mova_jax.utils.atomic import replacing
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# Two forms: of the allocator, and of a check before it.
+# The two messages: from the allocator, and from a check that runs before it.
 _TOO_LARGE = (
     re.compile(r"Used (?P<wanted>[\d.]+)(?P<a>[KMGT]?) of (?P<there>[\d.]+)(?P<b>[KMGT]?) hbm"),
     re.compile(
@@ -47,35 +48,35 @@ _TOO_LARGE = (
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A traced step and what it is for."""
+    """A traced step, and the sizes that are known before it is compiled."""
 
     config: Config
     mesh: jax.sharding.Mesh
     traced: jax.stages.Traced
-    parameters: int  # numbers in all of them
-    state_bytes: float  # of the whole state, one copy
-    batch_bytes: float  # of the batch on one device
-    waiting_bytes: float  # of its frames that wait in the memory of the host for one device
+    parameters: int  # how many numbers
+    state_bytes: float  # of one full copy of the state
+    batch_bytes: float  # of the batch, on one device
+    host_bytes: float  # of the frames offloaded to host memory, for one device
     frozen: frozenset[str]  # towers without any trained parameter
-    trips: float  # of loops whose length depends on the data, on average
+    trips: float  # mean trip count of loops whose length depends on the data
 
 
 @dataclasses.dataclass(frozen=True)
 class CompileResult:
-    """What the compiler said; bytes are those of one device."""
+    """The compiler's figures; bytes are those of one device."""
 
     fits: bool
     arguments: float = 0.0
     outputs: float = 0.0
-    aliased: float = 0.0  # of the outputs, those in the place of donated arguments
+    aliased: float = 0.0  # outputs that reuse the memory of donated arguments
     temporaries: float = 0.0
     code: float = 0.0
-    wanted: float = 0.0  # by a program that does not fit, where the compiler said so
+    wanted: float = 0.0  # by a program that does not fit, where the compiler reports it
     available: float = 0.0
-    flops: float = 0.0  # the compiler's own count: bodies of loops once
+    flops: float = 0.0  # the compiler's own count, with loop bodies counted once
     bytes_accessed: float = 0.0
-    message: str = ""  # of a program that does not fit
-    seconds: float = 0.0  # that compiling took
+    message: str = ""  # the compiler's, for a program that does not fit
+    seconds: float = 0.0  # spent compiling
     text: str = ""  # the compiled program
 
     @property
@@ -85,7 +86,7 @@ class CompileResult:
 
 
 def abstract_batch(config: Config, tokens: int) -> Batch:
-    """The shapes of a global batch at the longest length of captions."""
+    """The shapes of a global batch whose captions are padded to `tokens`."""
     b, f, size = config.train.batch_size, config.data.frames, config.model.vision.image_size
 
     def of(*shape, dtype):
@@ -93,9 +94,11 @@ def abstract_batch(config: Config, tokens: int) -> Batch:
 
     frames = b, f, size, size, 3
     if rows := config.train.microbatch:
-        waiting = HostFrames.shape(frames, b // rows)
+        offloaded = HostFrames.shape(frames, b // rows)
     return Batch(
-        frames=HostFrames(of(*waiting, dtype=jnp.uint8)) if rows else of(*frames, dtype=jnp.uint8),
+        frames=HostFrames(of(*offloaded, dtype=jnp.uint8))
+        if rows
+        else of(*frames, dtype=jnp.uint8),
         frame_mask=of(b, f, dtype=bool),
         timestamps=of(b, f, dtype=jnp.float32),
         tokens=of(b, tokens, dtype=jnp.int32),
@@ -110,7 +113,7 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
     Args:
         config: with `model.text.vocab_size` set.
         devices: real ones, or those of a topology.
-        tokens: l, length that captions are padded to.
+        tokens: l, the length that captions are padded to.
 
     Raises:
         ValueError: when mesh or batch do not fit the devices.
@@ -120,7 +123,7 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
     spec = make_train_spec(config, mesh)
     state = spec.shapes
     batch, shards = abstract_batch(config, tokens), mesh_lib.batch_shards(mesh)
-    waiting = _bytes(batch.frames) if isinstance(batch.frames, HostFrames) else 0.0
+    offloaded = _bytes(batch.frames) if isinstance(batch.frames, HostFrames) else 0.0
     traced = make_train_step(spec, mesh).trace(state, batch)
     return Step(
         config,
@@ -128,15 +131,15 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
         traced,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         state_bytes=_bytes(state),
-        batch_bytes=(_bytes(batch) - waiting) / shards,
-        waiting_bytes=waiting / shards,
+        batch_bytes=(_bytes(batch) - offloaded) / shards,
+        host_bytes=offloaded / shards,
         frozen=frozen_towers(spec.factors),
         trips=_trips(spec, mesh, tokens),
     )
 
 
 def _trips(spec: TrainSpec, mesh: jax.sharding.Mesh, tokens: int) -> float:
-    """How often the loops over chosen pairs run, from the shapes of one replica's rows."""
+    """Mean trip count of the loops over hard pairs, from the shapes of one replica's rows."""
     config = spec.config
     rows = config.train.batch_size // mesh_lib.batch_shards(mesh)
     train = dataclasses.replace(config.train, batch_size=rows, microbatch=0)
@@ -156,19 +159,19 @@ def _bytes(tree: Any) -> float:
 
 
 def compile_step(step: Step, cache: str | os.PathLike | None = None) -> CompileResult:
-    """Compiles a step, or reads what an earlier call was told.
+    """Compiles a step, or reads the cached result of an earlier call.
 
     Args:
         step: from `trace`.
-        cache: folder of the answers; None keeps none.
+        cache: folder of cached results; None disables the cache.
 
     Raises:
-        Exception: what the compiler raised, but for a program that does not fit.
+        Exception: a compiler error other than a program that does not fit.
     """
     lowered = step.traced.lower()
     file = Path(cache) / f"{_key(step, lowered)}.json.gz" if cache else None
-    if file and (kept := _read(file)):
-        return kept
+    if file and (cached := _read(file)):
+        return cached
     start = time.perf_counter()
     with _progress("compiling"):
         try:
@@ -208,7 +211,7 @@ def _too_large(message: str) -> CompileResult:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide what comes out."""
+    """Versions of the packages that the compiled program depends on."""
     found = {}
     for name in ("jax", "jaxlib", "libtpu", "flax", "optax"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -227,23 +230,20 @@ def _read(file: Path) -> CompileResult | None:
         with gzip.open(file, "rt") as stream:
             return CompileResult(**json.load(stream))
     except (FileNotFoundError, EOFError, TypeError, ValueError, gzip.BadGzipFile):
-        return None  # not there, or of another version of this file: compiled again
+        return None  # missing, or written by another version: compile again
 
 
 def _write(file: Path, result: CompileResult) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    with gzip.open(aside, "wt") as stream:
+    with replacing(file) as aside, gzip.open(aside, "wt") as stream:
         json.dump(dataclasses.asdict(result), stream)
-    aside.rename(file)
 
 
 @contextlib.contextmanager
 def _progress(what: str) -> Iterator[None]:
-    """Tells on stderr how long it has been going on: one line that counts, or one a minute."""
+    """Shows the elapsed time on stderr: one line that counts up, or a line a minute in a log."""
     done, start, live = threading.Event(), time.monotonic(), sys.stderr.isatty()
 
-    def tell():
+    def show():
         while not done.wait(1.0 if live else 60.0):
             seconds = int(time.monotonic() - start)
             clock = f"{seconds // 60}:{seconds % 60:02}"
@@ -251,7 +251,7 @@ def _progress(what: str) -> Iterator[None]:
             print(f"\r{line}" if live else line, end="" if live else "\n", file=sys.stderr)
             sys.stderr.flush()
 
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=show, daemon=True)
     thread.start()
     try:
         yield

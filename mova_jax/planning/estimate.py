@@ -1,6 +1,7 @@
-"""A plan as a dict of plain numbers: what `plan --json` prints; its names are kept stable.
+"""The figures of a plan as nested dicts of plain numbers, as `plan --json` prints them.
 
-Bytes and FLOPs are of one device unless a name says otherwise, times are seconds of one step.
+Key names are stable. Bytes and FLOPs are per device unless a name says otherwise; times are seconds
+of one step.
 """
 
 import dataclasses
@@ -14,77 +15,77 @@ from mova_jax.planning import collectives, hbm_traffic, hlo, jaxpr_flops
 from mova_jax.planning.advice import advice
 from mova_jax.planning.compile import CompileResult, Step, versions
 from mova_jax.planning.roofline import roofline
-from mova_jax.planning.targets import Topology, shape_at_hand
+from mova_jax.planning.targets import Topology, local_shape
 
 MODULAR = ("tmn", "cmn", "modular_losses")
 HOUR = 3600.0
-LARGEST = 8  # collectives that are listed one by one
+LARGEST = 8  # collectives that are listed individually
 
 
 @dataclasses.dataclass(frozen=True)
 class PlanRequest:
-    """What is planned and for whom."""
+    """The configuration and target of a plan."""
 
     name: str  # of the configuration
     topology: Topology
     chip: Chip | None
     tokens: int  # l
-    epoch: int | None  # videos; None: not known
-    price: float | None  # USD a chip-hour; None: the table's
+    epoch: int | None  # videos; None: unknown
+    price: float | None  # USD per chip-hour; None: the list price
 
 
-def report(step: Step, result: CompileResult, order: PlanRequest) -> dict[str, Any]:
-    """Everything that is known of a compiled step.
+def estimate(step: Step, result: CompileResult, request: PlanRequest) -> dict[str, Any]:
+    """All figures of a compiled step.
 
     Args:
-        step: from `compiled.trace`.
-        answer: from `compiled.compile_step`.
-        order: what it was compiled for.
+        step: from `compile.trace`.
+        result: from `compile.compile_step`.
+        request: the target it was compiled for.
 
     Returns:
-        Nested dicts of numbers, strings and lists. Of a program that does not fit there is no
-        `bytes`, `collectives`, `roofline` and `cost`; on devices that are not in the table of chips
-        no `roofline` and `cost`.
+        Nested dicts of numbers, strings and lists. A program that does not fit has no `bytes`,
+        `collectives`, `roofline` and `cost`; a device without an entry in `CHIPS` has no `roofline`
+        and `cost`.
     """
     config = step.config
     devices = list(step.mesh.devices.flat)
-    made = _what(step, order, devices)
-    made["fits"] = _fits(result, order.chip)
-    made["memory"] = _memory(step, result, order.chip)
-    model = model_flops(config, order.tokens, step.frozen)
+    made = _what(step, request, devices)
+    made["fits"] = _fits(result, request.chip)
+    made["memory"] = _memory(step, result, request.chip)
+    model = model_flops(config, request.tokens, step.frozen)
     counted = jaxpr_flops.count(step.traced, step.trips)
     made["flops"] = _flops(model, counted, result, len(devices)) | {"loop_trips": step.trips}
     if result.fits:
         module = hlo.parse(result.text)
-        found = collectives.of_program(module, len(devices) // order.topology.slices)
+        found = collectives.of_program(module, len(devices) // request.topology.slices)
         moved = hbm_traffic.bytes_moved(module)
         made["bytes"] = {"hbm": moved, "compiler": result.bytes_accessed}
         made["collectives"] = _collectives(found)
-        if order.chip:
-            shape = order.topology.shape or shape_at_hand(order.chip, devices)
-            bounds = roofline(order.chip, counted.passes, moved, found, devices, shape)
-            made["roofline"] = _roofline(bounds, made, order.chip, config)
-            made["cost"] = _cost(made, order, config)
+        if request.chip:
+            shape = request.topology.shape or local_shape(request.chip, devices)
+            bounds = roofline(request.chip, counted.passes, moved, found, devices, shape)
+            made["roofline"] = _roofline(bounds, made, request.chip, config)
+            made["cost"] = _cost(made, request, config)
     made["advice"] = advice(config, made)
     made["compile_seconds"] = result.seconds
     made["versions"] = versions()
     return made
 
 
-def _what(step: Step, order: PlanRequest, devices: list[Any]) -> dict[str, Any]:
-    config, chip = step.config, order.chip
+def _what(step: Step, request: PlanRequest, devices: list[Any]) -> dict[str, Any]:
+    config, chip = step.config, request.chip
     return {
-        "config": order.name,
-        "topology": order.topology.name,
+        "config": request.name,
+        "topology": request.topology.name,
         "chip": chip.name if chip else devices[0].device_kind,
         "chips": len(devices) // (chip.devices if chip else 1),
         "devices": len(devices),
-        "slices": order.topology.slices,
+        "slices": request.topology.slices,
         "mesh": dict(step.mesh.shape),
         "batch": config.train.batch_size,
         "batch_per_device": config.train.batch_size / mesh_lib.batch_shards(step.mesh),
         "frames": config.data.frames,
-        "tokens": order.tokens,
+        "tokens": request.tokens,
         "vocabulary": config.model.text.vocab_size,
         "dtype": config.model.dtype,
         "parameters": step.parameters,
@@ -102,7 +103,7 @@ def _memory(step: Step, result: CompileResult, chip: Chip | None) -> dict[str, A
         "usable": usable,
         "state_whole": step.state_bytes,
         "batch": step.batch_bytes,
-        "host": step.waiting_bytes,
+        "host": step.host_bytes,
     }
     if not result.fits:
         return made | {"wanted": result.wanted or None, "message": result.message}
@@ -133,7 +134,7 @@ def _flops(
         "program": counted.total / devices,
         "matrix_passes": counted.passes / devices,
         "loops_of_unknown_length": counted.loops,
-        # What the modular part adds to the towers, the head and the global loss.
+        # The modular part relative to the towers, the head and the global loss.
         "modular_added": modular / (total - modular),
         "modular_added_program": computed / (counted.total - computed),
         "compiler": result.flops,
@@ -156,7 +157,7 @@ def _collectives(found: list[collectives.Collective]) -> dict[str, Any]:
                 "bytes": collective.bytes,
                 "times": collective.times,
                 "devices": collective.size,
-                # The compiler joins several: then this is one of them.
+                # Where the compiler merged several, this is one of them.
                 "source": collective.source,
             }
             for collective in largest
@@ -189,17 +190,17 @@ def _roofline(bounds, made: dict[str, Any], chip: Chip, config: Config) -> dict[
     }
 
 
-def _cost(made: dict[str, Any], order: PlanRequest, config: Config) -> dict[str, Any]:
-    """Of an epoch and of the run, at the slower of the two bounds."""
-    chip = order.chip
-    price = chip.price if order.price is None else order.price
+def _cost(made: dict[str, Any], request: PlanRequest, config: Config) -> dict[str, Any]:
+    """Cost of an epoch and of the run, at the slower of the two time bounds."""
+    chip = request.chip
+    price = chip.price if request.price is None else request.price
     seconds = made["roofline"]["step_seconds_without_overlap"]
     step = seconds / HOUR * made["chips"]
     run = config.train.steps * step
-    epoch = None if order.epoch is None else order.epoch / config.train.batch_size * step
-    given = "given" if order.price is not None else f"{chip.price_region}; {PRICES}"
+    epoch = None if request.epoch is None else request.epoch / config.train.batch_size * step
+    given = "given" if request.price is not None else f"{chip.price_region}; {PRICES}"
     return {
-        "epoch_videos": order.epoch,
+        "epoch_videos": request.epoch,
         "epoch_hours": None if epoch is None else epoch / made["chips"],
         "epoch_chip_hours": epoch,
         "run_steps": config.train.steps,

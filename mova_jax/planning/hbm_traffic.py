@@ -1,15 +1,15 @@
-"""Bytes that a compiled program moves between the main memory of a device and its cores.
+"""Counts the bytes that a compiled program moves between main memory (HBM) and the cores.
 
-Counted as the compiler wrote the program: each instruction that runs by itself reads its operands
-and writes its result once. What lies in a faster memory (VMEM) costs nothing, a fusion that takes
-slices of an operand reads the slices, and one that updates a part of a buffer writes that part.
-Reading an operand more than once, and padding to tiles, is not counted: the true traffic is more.
+Each top-level instruction reads its operands and writes its result once. Arrays in faster memory
+(VMEM) cost nothing, a fusion that slices an operand reads only the slices, and one that updates
+part of a buffer writes only that part. Repeated reads of an operand and padding to tiles are not
+counted, so this is a lower bound.
 """
 
 from mova_jax.planning.hlo import Array, Instruction, Module
 
 HBM = 0
-# They move nothing by themselves: names, addresses, or the end of what began elsewhere.
+# Opcodes that move nothing: names, addresses, and the ends of asynchronous operations.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
     "call", "after-all", "partition-id", "replica-id", "opt-barrier", "optimization-barrier",
@@ -40,7 +40,7 @@ def _moved(module: Module, instruction: Instruction, known: dict[str, tuple[Arra
         case "custom-call" if "AllocateBuffer" in instruction.attributes:
             return 0.0
         case "slice-start":
-            # Its result is (the whole, the slice, a token).
+            # Its result is (the operand, the slice, a token).
             part = instruction.arrays[1]
             return part.bytes * (bool(_hbm(operands[0])) + (part.memory == HBM))
         case "dynamic-update-slice":
@@ -48,12 +48,12 @@ def _moved(module: Module, instruction: Instruction, known: dict[str, tuple[Arra
         case opcode if opcode in _SLICES:
             return 2 * _hbm(instruction.arrays)
         case opcode if opcode.endswith("-start"):
-            return _hbm(instruction.arrays)  # what it reads, and what it writes
+            return _hbm(instruction.arrays)  # both what it reads and what it writes
     return sum(map(_hbm, operands)) + _hbm(instruction.arrays)
 
 
 def _fused(lines: tuple[Instruction, ...], operands, results: tuple[Array, ...]) -> float:
-    """A fusion: what is read of each operand, and what is written."""
+    """Bytes that a fusion reads of each operand, and writes."""
     users: dict[str, list[Instruction]] = {}
     for line in lines:
         for name in line.operands:

@@ -1,8 +1,8 @@
-"""Reads the text of a compiled program: its instructions, and how often each one runs.
+"""Parses the text of a compiled program: its instructions, and how often each one runs.
 
-The compiler's own counts take the body of a loop once. Here a loop counts as often as it runs: the
-trip count that the compiler wrote down, else the constant that the loop's counter is compared with
-(a `lax.scan` and a `lax.map` count from 0 in steps of 1).
+The compiler's own counts take a loop body once. Here it counts as often as it runs: by the trip
+count in the text, or else by the constant that the loop counter is compared with (`lax.scan` and
+`lax.map` count from 0 in steps of 1).
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ _TRIPS = re.compile(r'"?known_trip_count"?:\{"n":"(\d+)"\}')
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """One array of a shape."""
+    """One array of a result's shape."""
 
     dtype: str
     dims: tuple[int, ...]
-    memory: int  # space that it lies in; 0 = main memory (HBM)
+    memory: int  # memory space; 0 = main memory (HBM)
 
     @property
     def bytes(self) -> float:
-        """Its size; 0 for tokens and what else holds no numbers."""
+        """Size in bytes; 0 for tokens and other types without numbers."""
         size = _BYTES.get(self.dtype, 0)
         for n in self.dims:
             size *= n
@@ -45,7 +45,7 @@ class Instruction:
     """One line of a computation."""
 
     name: str
-    arrays: tuple[Array, ...]  # of its result, several for a tuple
+    arrays: tuple[Array, ...]  # of the result; several for a tuple
     opcode: str
     operands: tuple[str, ...]
     attributes: str
@@ -53,12 +53,12 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """Where in the source it comes from, with the named scopes."""
+        """The source operation, with its named scopes."""
         match = re.search(r'op_name="([^"]*)"', self.attributes)
         return match[1] if match else ""
 
     def called(self) -> dict[str, tuple[str, ...]]:
-        """Computations that it calls, by the role they have."""
+        """The computations it calls, by role."""
         return {
             role: tuple(re.findall(r"[\w.\-]+", names))
             for role, names in _CALLED.findall(self.attributes)
@@ -67,15 +67,15 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A program: computations by name, each its instructions in order."""
+    """A program: the instructions of each computation, in order."""
 
     computations: dict[str, tuple[Instruction, ...]]
     entry: str
 
     def running(self) -> Iterator[tuple[Instruction, float, str]]:
-        """Instructions that run by themselves: `(instruction, times, computation)`.
+        """Top-level instructions as `(instruction, times, computation)`.
 
-        What a fusion is made of is no instruction of its own, and is not among them.
+        Instructions inside a fusion do not run by themselves and are left out.
         """
         yield from self._running(self.entry, 1.0)
 
@@ -94,7 +94,7 @@ class Module:
                     yield from self._running(name, times)
 
     def trips(self, loop: Instruction) -> int:
-        """How often a `while` runs its body; 1 when that is not written anywhere."""
+        """Trip count of a `while`; 1 when the text does not tell."""
         if match := _TRIPS.search(loop.attributes):
             return int(match[1])
         (condition,) = loop.called()["condition"]
@@ -113,7 +113,7 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """Reads a program's text, as `compiled.as_text()` gives it."""
+    """Parses the text of a program, as `compiled.as_text()` returns it."""
     computations: dict[str, tuple[Instruction, ...]] = {}
     entry, name, lines = "", "", []
     for line in text.splitlines():
@@ -147,7 +147,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, start: int) -> int:
-    """Place of the parenthesis that closes the one at `start`."""
+    """Index of the parenthesis that closes the one at `start`."""
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] == "(") - (text[i] == ")")

@@ -1,9 +1,9 @@
-"""FLOPs of a program, counted in its jaxpr: what the step computes, with scans and remat.
+"""Counts the FLOPs of a program in its jaxpr, including scans and rematerialisation.
 
-The compiler's count takes the body of a scan once. Here a scan counts as often as it runs, what a
-rematerialised backward pass computes again counts again, and what nobody reads is left out. Only
-matrix products and convolutions count, 2 FLOPs a multiplication with its addition; all else is
-bound by the memory and stands in the bytes.
+The compiler counts the body of a scan once. Here a scan counts as often as it runs, recomputation
+in the backward pass counts again, and dead code is left out. Only matrix products and convolutions
+count, at 2 FLOPs for a multiply-add; all other operations are bound by memory and show up in the
+bytes.
 """
 
 import collections
@@ -15,8 +15,7 @@ from typing import Any
 import jax
 from jax.interpreters import partial_eval
 
-# The first scope that an operation's name holds is the part it counts under; as in
-# benchmarks/train_step.py.
+# (scopes, part): an operation counts under the first part one of whose scopes is in its name.
 PARTS = (
     ("tmn", "tmn"),
     ("cmn", "cmn"),
@@ -27,17 +26,17 @@ PARTS = (
     ("text_tower", "text"),
     ("optimizer", "optimizer"),
 )
-# A TPU multiplies bfloat16. A float32 product at a higher precision takes several passes.
+# TPUs multiply bfloat16: a float32 product of higher precision takes several passes.
 _PASSES = {"HIGHEST": 6, "HIGH": 3}
 
 
 @dataclasses.dataclass
 class Count:
-    """What a program computes in one call, on all devices together."""
+    """FLOPs of one call, over all devices."""
 
     flops: dict[str, float]  # by part
-    passes: float  # FLOPs that the matrix units do for them: float32 at high precision costs more
-    loops: int  # `while` loops, whose length depends on the data
+    passes: float  # FLOPs of the matrix units, where float32 at high precision costs several
+    loops: int  # `while` loops, whose trip count depends on the data
 
     @property
     def total(self) -> float:
@@ -58,7 +57,7 @@ def count(traced: jax.stages.Traced, trips: float = 1.0) -> Count:
 
     Args:
         traced: `jax.jit(f).trace(...)`.
-        trips: how often the body of a `while` loop counts.
+        trips: how often the body of each `while` loop counts.
     """
     closed = traced.jaxpr
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
@@ -93,7 +92,7 @@ def _walk(jaxpr: Any, scope: str, times: float, found: Count, trips: float) -> N
 
 
 def _walk_largest(branches, names: str, times: float, found: Count, trips: float) -> None:
-    """One branch of a conditional runs: the one that computes most is counted."""
+    """Counts the most expensive branch of a conditional, since only one runs."""
     counts = []
     for branch in branches:
         counts.append(Count(collections.defaultdict(float), 0.0, 0))
@@ -136,7 +135,7 @@ _PRODUCTS = {"dot_general": _dot, "conv_general_dilated": _convolution}
 
 
 def _passes(equation: Any) -> int:
-    """How many products of bfloat16 a product takes."""
+    """How many bfloat16 products a product takes."""
     precision = equation.params.get("precision")
     if equation.invars[0].aval.dtype != "float32" or precision is None:
         return 1

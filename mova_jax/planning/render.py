@@ -1,12 +1,12 @@
-"""A plan as text: the page that a person reads before paying for chips."""
+"""Renders the estimate of a plan as text."""
 
 from typing import Any
 
 GIB = 2**30
 
 
-def page(made: dict[str, Any]) -> str:
-    """The report of `report.py` as lines of text."""
+def render(made: dict[str, Any]) -> str:
+    """The page of an estimate, as lines of text."""
     lines = [*_head(made), "", *_memory(made), "", *_flops(made)]
     if "collectives" in made:
         lines += ["", *_collectives(made)]

@@ -1,13 +1,13 @@
-"""How fast a step can be: the slowest of what it has to compute, to move and to send.
+"""Bounds on the time of a step, from what it computes, moves and sends.
 
     compute   FLOPs of the program / peak of the matrix units
     HBM       bytes between memory and cores / bandwidth of the memory
-    ICI       bytes that a device receives / links that it can receive over at once
+    ICI       bytes that a device receives / bandwidth of the links it uses
     DCN       bytes between slices / bandwidth of the network
 
-With perfect overlap a step takes as long as the slowest of the four; without any overlap of
-communication, the slower of the first two and then the others. Real programs lie above the first
-and rarely above the second, for no unit reaches its peak: both are bounds, not measurements.
+With perfect overlap a step takes as long as the slowest of the four. Without overlap of
+communication it takes the slower of the first two plus the others. Both are bounds, not
+measurements: no unit reaches its peak.
 """
 
 import dataclasses
@@ -29,17 +29,17 @@ class Roofline:
 
     @property
     def step(self) -> float:
-        """With perfect overlap."""
+        """Seconds with perfect overlap."""
         return max(self.compute, self.hbm, self.ici, self.dcn)
 
     @property
     def without_overlap(self) -> float:
-        """One after the other."""
+        """Seconds when communication overlaps with nothing."""
         return max(self.compute, self.hbm) + self.ici + self.dcn
 
     @property
     def bound(self) -> str:
-        """What the step waits for."""
+        """The resource that limits the step."""
         times = {"compute": self.compute, "hbm": self.hbm, "ici": self.ici, "dcn": self.dcn}
         return max(times, key=times.get)
 
@@ -55,11 +55,11 @@ def roofline(
     """The bounds of a step.
 
     Args:
-        chip: what the devices are.
+        chip: of the devices.
         passes: FLOPs of the matrix units, over all devices.
         moved: bytes between a device's memory and its cores.
         found: the collectives of the program.
-        devices: of all slices, in the order of the program's numbers, which count within a slice.
+        devices: of all slices; the program numbers them within a slice, in this order.
         shape: chips along each axis of a slice.
     """
     ici = dcn = 0.0
@@ -67,7 +67,7 @@ def roofline(
         if collective.kind == NETWORK:
             dcn += collective.bytes / (chip.dcn_bandwidth / chip.devices)
             continue
-        used = 1.0  # a permutation goes to one neighbour, over one link
+        used = 1.0  # a permute goes to one neighbour over one link
         if collective.kind != "collective-permute":
             used = links(collective.group, devices, shape, chip)
         ici += collective.bytes / (chip.link_bandwidth * used)

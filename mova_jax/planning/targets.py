@@ -1,4 +1,4 @@
-"""The devices that a plan is made for: of a TPU that is not here, of simulated CPUs, or at hand.
+"""The devices that a plan is made for: a TPU slice, simulated CPUs, or this machine.
 
 v5e:16x16          a slice of 256 chips; v4, v5e, v5p, v6e, tpu7x
 v5e:16x16*2        two such slices, joined by the data-center network
@@ -17,8 +17,8 @@ from mova_jax.cost.chips import CHIPS, Chip, of_kind
 
 LOCAL = "local"
 _FORM = re.compile(r"(?P<name>[a-z0-9]+):(?P<shape>\d+(?:x\d+){0,2})(?:\*(?P<slices>[1-9]\d*))?")
-# Without these libtpu asks the metadata server of a TPU VM for what it is, and tells at length
-# that there is none.
+# Without these, libtpu looks for the metadata server of a TPU VM and logs many lines when there is
+# none.
 _TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_ID": "0",
@@ -26,7 +26,7 @@ _TPU_ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # nothing runs: two plans may be made side by side
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # nothing runs, so two plans may run at once
 }
 INSTALL = (
     "TPU topologies need libtpu, which is not installed: pip install -r requirements-tpu.txt "
@@ -35,12 +35,12 @@ INSTALL = (
 
 
 class TopologyError(ValueError):
-    """What is wrong with the name of a topology, or what it needs."""
+    """A topology name that is wrong, or that needs something which is not installed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Devices by name; nothing of JAX is touched before `devices`."""
+    """Named devices; JAX is not imported before `devices` is called."""
 
     name: str
     platform: str  # tpu | cpu | local
@@ -50,12 +50,12 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        """Chips in all slices; 0 when only JAX can tell."""
+        """Chips in all slices; 0 for `local`, where only JAX knows."""
         return math.prod(self.shape) * self.slices if self.shape else 0
 
 
 def parse(name: str) -> Topology:
-    """Reads a topology's name, see the module.
+    """Parses a topology name; the module docstring lists the forms.
 
     Raises:
         TopologyError: for a name of another form, chip or shape.
@@ -86,11 +86,11 @@ def parse(name: str) -> Topology:
 
 
 def prepare_environment(topology: Topology, environment: dict[str, str] | None = None) -> None:
-    """Sets what JAX and libtpu read when they are first imported.
+    """Sets the environment variables that JAX and libtpu read on import.
 
     Args:
         topology: from `parse`.
-        environment: to change; None: that of this process.
+        environment: changed in place; None: the environment of this process.
 
     Raises:
         TopologyError: when libtpu is needed and not installed.
@@ -98,7 +98,7 @@ def prepare_environment(topology: Topology, environment: dict[str, str] | None =
     environment = os.environ if environment is None else environment
     if topology.platform == LOCAL:
         return
-    # The program is compiled, never run: an accelerator that is here stays free.
+    # The program is compiled and never run, so a local accelerator stays free.
     environment["JAX_PLATFORMS"] = "cpu"
     if topology.platform == "cpu":
         count = f"--xla_force_host_platform_device_count={topology.shape[0]}"
@@ -110,7 +110,7 @@ def prepare_environment(topology: Topology, environment: dict[str, str] | None =
 
 
 def devices(topology: Topology) -> list[Any]:
-    """The JAX devices, those of a TPU without the chips behind them.
+    """The JAX devices; those of a TPU topology exist only for the compiler.
 
     Raises:
         TopologyError: when libtpu or this machine has no such devices.
@@ -136,21 +136,21 @@ def devices(topology: Topology) -> list[Any]:
         return list(
             topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
         )
-    except Exception as error:  # libtpu's reasons come in several types
+    except Exception as error:  # libtpu raises several types
         raise TopologyError(f"libtpu has no topology {name}: {error}") from error
 
 
 def chip_of(topology: Topology, found: list[Any]) -> Chip | None:
-    """The chip behind the devices; None when the table does not have it, as for CPUs."""
+    """The chip of the devices; None when `CHIPS` does not list it, as for CPUs."""
     return topology.chip or of_kind(found[0].device_kind)
 
 
-def shape_at_hand(chip: Chip, found: list[Any]) -> tuple[int, ...]:
-    """Chips along each axis of the part of the torus that devices at hand are.
+def local_shape(chip: Chip, found: list[Any]) -> tuple[int, ...]:
+    """Chips along each torus axis of the local devices.
 
     Args:
         chip: what the devices are.
-        found: with `coords`, where the chip has links to neighbours.
+        found: the devices, with `coords` where the chip has links to neighbours.
     """
     if not chip.torus_axes:
         return (len(found) // chip.devices,)

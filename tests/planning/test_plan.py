@@ -15,8 +15,8 @@ from mova_jax.cost.chips import CHIPS
 from mova_jax.losses import hard_pairs, objective, ring
 from mova_jax.planning import compile as compile_lib
 from mova_jax.planning.advice import advice
-from mova_jax.planning.estimate import PlanRequest, report
-from mova_jax.planning.render import page
+from mova_jax.planning.estimate import PlanRequest, estimate
+from mova_jax.planning.render import render
 from mova_jax.planning.targets import parse
 from tests import tiny
 
@@ -38,7 +38,7 @@ def step():
 
 
 @pytest.fixture(scope="module")
-def kept(step, tmp_path_factory):
+def cached(step, tmp_path_factory):
     """The cache after one compile, and its answer."""
     folder = tmp_path_factory.mktemp("cache")
     return folder, compile_lib.compile_step(step, folder)
@@ -59,7 +59,7 @@ def test_flags_change_the_config_by_type_and_fill_in_the_vocabulary():
     assert named.model.text.vocab_size == 1024
 
 
-def test_all_wrong_flags_are_told_at_once(capsys):
+def test_all_wrong_flags_are_reported_at_once(capsys):
     flags = [f"--config={BASE}", "--config.train.stepz=5", "--topologie=cpu:8", "--json"]
     assert plan.main(flags) == plan.FAILED
     said = capsys.readouterr().err
@@ -68,7 +68,7 @@ def test_all_wrong_flags_are_told_at_once(capsys):
     assert "v5e:16x16" in capsys.readouterr().err
 
 
-def test_a_batch_that_does_not_divide_is_told():
+def test_a_batch_that_does_not_divide_is_refused():
     config = plan.load(BASE, ["--config.train.batch_size=12"])
     args = argparse.Namespace(topology="cpu:8", tokens=0)
     with pytest.raises(ConfigError, match=r"train\.batch_size is 12 over 8 devices"):
@@ -78,8 +78,8 @@ def test_a_batch_that_does_not_divide_is_told():
         plan.plan(config, args)
 
 
-def test_the_answer_is_kept_and_a_broken_file_is_made_again(step, kept, monkeypatch):
-    folder, result = kept
+def test_the_answer_is_kept_and_a_broken_file_is_made_again(step, cached, monkeypatch):
+    folder, result = cached
     (file,) = folder.iterdir()
     assert dataclasses.replace(result, seconds=0) == dataclasses.replace(
         compile_lib.compile_step(step, folder), seconds=0
@@ -94,20 +94,20 @@ def test_the_answer_is_kept_and_a_broken_file_is_made_again(step, kept, monkeypa
     file.write_bytes(whole)
 
 
-def test_the_report_of_a_machine_without_figures_has_no_roofline(step, kept):
-    made = report(step, kept[1], order())
+def test_the_report_of_a_machine_without_figures_has_no_roofline(step, cached):
+    made = estimate(step, cached[1], order())
     assert made["fits"] and made["memory"]["free"] is None
     assert "roofline" not in made and "cost" not in made
     assert made["mesh"]["data"] == made["devices"] == 8
     assert 0 < made["flops"]["model_global"] <= 1.000001 * made["flops"]["program_global"]
     assert made["collectives"]["by_kind"]["all-reduce"]["bytes"] > 0
     json.dumps(made)
-    assert "no roofline, no cost" in page(made)
+    assert "no roofline, no cost" in render(made)
 
 
-def test_the_report_of_a_chip_has_time_and_cost(step, kept):
+def test_the_report_of_a_chip_has_time_and_cost(step, cached):
     chip = dataclasses.replace(CHIPS["h100"], price=2.0, price_region="somewhere")
-    made = report(step, kept[1], order(chip))
+    made = estimate(step, cached[1], order(chip))
     bounds, cost = made["roofline"], made["cost"]
     peak = chip.peak_flops * 8
     assert bounds["mfu"] == pytest.approx(
@@ -117,9 +117,9 @@ def test_the_report_of_a_chip_has_time_and_cost(step, kept):
     steps_an_epoch = 1000 / 8
     hours = steps_an_epoch * bounds["step_seconds_without_overlap"] / 3600
     assert cost["epoch_usd"] == pytest.approx(hours * 8 * 2.0)
-    given = report(step, kept[1], order(chip, price=3.0))["cost"]
+    given = estimate(step, cached[1], order(chip, price=3.0))["cost"]
     assert given["epoch_usd"] == pytest.approx(1.5 * cost["epoch_usd"])
-    text = page(made)
+    text = render(made)
     assert "MFU" in text and "somewhere" in text and "modular part adds" in text
 
 
@@ -139,9 +139,9 @@ def test_a_program_that_does_not_fit_says_how_much_it_wanted(step, message, monk
     monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
     result = compile_lib.compile_step(step, tmp_path)
     assert (result.fits, result.wanted, result.available) == (False, 32.5 * GIB, 15.75 * GIB)
-    made = report(step, result, order(CHIPS["v5e"]))
+    made = estimate(step, result, order(CHIPS["v5e"]))
     assert not made["fits"] and "roofline" not in made
-    text = page(made)
+    text = render(made)
     assert "wants 32.50 GiB of 15.75 GiB" in text and "model.remat=full" in text
 
 
@@ -189,18 +189,18 @@ def test_advice_names_only_what_the_run_accepts(mesh, slices, changes, rows, fsd
     assert (fsdp in text) if fsdp else "mesh.fsdp" not in text
 
 
-def test_frames_that_wait_on_the_host_are_told_and_much_of_them_is_a_warning(step, kept):
+def test_frames_offloaded_to_the_host_are_shown_and_many_are_a_warning(step, cached):
     cfg = tiny.config(train__batch_size=16, train__microbatch=8)
-    waiting = compile_lib.trace(cfg, jax.devices(), cfg.model.text.context)
+    offloaded = compile_lib.trace(cfg, jax.devices(), cfg.model.text.context)
     frames = 16 / 8 * tiny.F * tiny.SIZE**2 * 3  # bytes, of two videos a device
-    assert waiting.waiting_bytes == frames
-    assert step.waiting_bytes == 0 and step.batch_bytes > frames / 2 > 2 * waiting.batch_bytes
-    much = dataclasses.replace(step, waiting_bytes=9.5 * GIB)
-    made = report(much, kept[1], order())
+    assert offloaded.host_bytes == frames
+    assert step.host_bytes == 0 and step.batch_bytes > frames / 2 > 2 * offloaded.batch_bytes
+    much = dataclasses.replace(step, host_bytes=9.5 * GIB)
+    made = estimate(much, cached[1], order())
     held = f"{(3 + step.config.data.prefetch) * 9.5:.0f} GiB of frames"
-    text = page(made)
+    text = render(made)
     assert "frames, on the host" in text and "9.50 GiB" in text and held in text
-    assert "on the host" not in page(report(step, kept[1], order()))
+    assert "on the host" not in render(estimate(step, cached[1], order()))
 
 
 @pytest.mark.parametrize(("room", "chunk"), [(2**29, 8), (0, 3)])
@@ -221,24 +221,24 @@ def test_loops_over_chosen_pairs_are_counted_by_the_chunks_that_the_step_takes(
     assert set(taken) == {chunk} and step.trips == 8 / chunk
 
 
-def test_an_epoch_is_that_of_the_data_or_is_not_told(step, kept, tmp_path):
+def test_an_epoch_is_that_of_the_data_or_unknown(step, cached, tmp_path):
     assert plan._train_videos(plan.load(BASE)) == plan.load(BASE).data.train_videos
     elsewhere = plan.load(BASE, ["--config.data.source=/not/here"])
     assert plan._train_videos(elsewhere) is None
-    made = report(step, kept[1], order(CHIPS["h100"], epoch=None, price=2.0))
+    made = estimate(step, cached[1], order(CHIPS["h100"], epoch=None, price=2.0))
     cost = made["cost"]
     assert [cost[f"epoch_{what}"] for what in ("videos", "hours", "chip_hours", "usd")] == 4 * [
         None
     ]
     seconds = made["roofline"]["step_seconds_without_overlap"]
     assert cost["run_usd"] == pytest.approx(step.config.train.steps * seconds / 3600 * 8 * 2.0)
-    assert "give --videos for the cost of an epoch" in page(made)
+    assert "give --videos for the cost of an epoch" in render(made)
 
 
 def test_videos_of_a_device_are_those_of_its_rows():
     cfg = tiny.config(train__batch_size=8, mesh__tensor=2)
     step = compile_lib.trace(cfg, jax.devices(), cfg.model.text.context)
-    made = report(step, compile_lib.CompileResult(False, message="too large"), order())
+    made = estimate(step, compile_lib.CompileResult(False, message="too large"), order())
     assert (made["devices"], made["batch_per_device"]) == (8, 2)
 
 
@@ -267,7 +267,7 @@ def test_weak_scaling_has_flat_flops_and_bounded_messages_a_device():
         cfg = tiny.config("global_only", train__batch_size=2 * count)
         step = compile_lib.trace(cfg, jax.devices()[:count], cfg.model.text.context)
         topology = parse(f"cpu:{count}")
-        made[count] = report(step, compile_lib.compile_step(step), order(topology=topology))
+        made[count] = estimate(step, compile_lib.compile_step(step), order(topology=topology))
     flops = [made[count]["flops"]["program"] for count in made]
     received = [made[count]["collectives"]["bytes"] for count in made]
     assert max(flops) < 1.02 * min(flops)

@@ -44,7 +44,7 @@ def test_names_that_are_none_say_what_is_expected(name, says):
         parse(name)
 
 
-def test_simulated_devices_are_asked_for_beside_what_was_asked_before():
+def test_simulated_devices_are_added_to_the_flags_that_were_set():
     environment = {"XLA_FLAGS": "--other=1", "JAX_PLATFORMS": "tpu"}
     topology_lib.prepare_environment(parse("cpu:6"), environment)
     assert environment["JAX_PLATFORMS"] == "cpu"
@@ -66,10 +66,10 @@ def test_the_shape_of_the_machine_at_hand_is_that_of_its_coordinates():
         return types.SimpleNamespace(coords=coords)
 
     part = [at(x, y, 0) for y in range(4, 8) for x in range(2)]
-    assert topology_lib.shape_at_hand(CHIPS["v5e"], part) == (2, 4)
+    assert topology_lib.local_shape(CHIPS["v5e"], part) == (2, 4)
     cube = [at(x, y, z) for z in range(2) for y in range(2) for x in range(1) for _ in range(2)]
-    assert topology_lib.shape_at_hand(CHIPS["tpu7x"], cube) == (1, 2, 2)
-    assert topology_lib.shape_at_hand(CHIPS["h100"], [types.SimpleNamespace()] * 8) == (8,)
+    assert topology_lib.local_shape(CHIPS["tpu7x"], cube) == (1, 2, 2)
+    assert topology_lib.local_shape(CHIPS["h100"], [types.SimpleNamespace()] * 8) == (8,)
 
 
 def test_without_libtpu_it_says_what_to_install(monkeypatch):
