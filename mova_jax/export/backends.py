@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from mova_jax import config as config_lib
-from mova_jax.config import Losses, Model
+from mova_jax.config import Model
 from mova_jax.data.tokenizer import Tokenizer, is_tokenizer
 from mova_jax.export import torch_model
 from mova_jax.export.onnx_export import OnnxEncoders
@@ -35,7 +35,6 @@ from mova_jax.losses import objective
 from mova_jax.models.mova import Mova
 from mova_jax.models.vision import PIXEL_MEAN, PIXEL_STD
 from mova_jax.training import load_run
-from mova_jax.typing import Batch
 from mova_jax.utils.trees import parameter_names, unflatten
 from mova_jax.weights import clip_names
 from mova_jax.weights.files import WeightsError, read_tensors
@@ -55,7 +54,7 @@ def open_model(spec: str) -> Backend:
     kind = _kind(path)
     openers: dict[str, Any] = {
         "run": open_run,
-        "mova": open_export_in_jax if with_jax else open_twin,
+        "mova": open_export_in_jax if with_jax else open_torch_model,
         "onnx": open_onnx,
         "clip": open_clip_in_jax if with_jax else open_clip,
         "clip_text_model": open_text_encoder,
@@ -93,7 +92,8 @@ def open_run(path: Path) -> Backend:
     end = Tokenizer(run.tokenizer).eot_id
     sizes = _sizes(dataclasses.asdict(run.config.model), end)
     model, pool = _in_float32(run.config.model), run.config.eval.pool
-    outputs = _JaxOutputs(model, run.config.losses, run.params, pool, run.blend_weight)
+    scoring = objective.pair_scoring(run.config.losses, pool)
+    outputs = _JaxOutputs(model, scoring, run.params, run.blend_weight)
     return Backend(f"{path} (JAX)", sizes, outputs, whole=True)
 
 
@@ -102,9 +102,8 @@ def open_export_in_jax(path: Path) -> Backend:
     config = _read_config(path)
     model = _in_float32(config_lib.section(Model, config["model"]))
     sizes = _sizes(config["model"], _end(path, config["model"]["text"]["vocab_size"]))
-    losses = config_lib.section(Losses, config["losses"])
-    pool, weight = config["score_pool"], config["blend_weight"]
-    outputs = _JaxOutputs(model, losses, _params(path, model), pool, weight)
+    scoring = objective.PairScoring(config["score_pool"], 10.0, 0)
+    outputs = _JaxOutputs(model, scoring, _params(path, model), config["blend_weight"])
     return Backend(f"{path} (JAX)", sizes, outputs, whole=True)
 
 
@@ -123,7 +122,7 @@ def open_clip_in_jax(path: Path) -> Backend:
     return Backend(f"{path} (JAX)", _sizes(dataclasses.asdict(model), end), outputs)
 
 
-def open_twin(path: Path) -> Backend:
+def open_torch_model(path: Path) -> Backend:
     """An export for PyTorch."""
     try:
         model = torch_model.Mova.from_pretrained(path)
@@ -139,27 +138,28 @@ def open_twin(path: Path) -> Backend:
             video = model.encode_video(frames, frame_mask)
             text = model.encode_text(tokens, token_mask)
             scores = model.scores(video, text)
-            scale = torch_model.capped_exp(model.logit_scale)
+            scales = {"scale": model.logit_scale.exp().clamp(max=100.0)}
+            if hasattr(model, "modular_logit_scale"):
+                scales["modular scale"] = model.modular_logit_scale.exp().clamp(max=100.0)
             first = torch_model.normalise(video.frames[:, 0])
             found = {
                 "zv": video.frames,
                 "video": video.pooled,
                 "y": text.tokens,
                 "zt": text.pooled,
-                "logits": scale * first @ torch_model.normalise(text.pooled).T,
+                "logits": scales["scale"] * first @ torch_model.normalise(text.pooled).T,
+                **scales,
                 **scores,
                 "timeline": model.timeline(video, text),
             }
             if model.tmn is not None or model.cmn is not None:
-                found |= _twin_masks(model, video, text)
-            loss, parts = model.losses(frames, frame_mask, tokens, token_mask)
-        found |= {"loss": loss} | {f"loss {name}": parts[name] for name in _terms(parts)}
+                found |= _torch_masks(model, video, text)
         return {name: value.numpy() for name, value in found.items()}
 
     return Backend(f"{path} (PyTorch)", sizes, run, whole=True)
 
 
-def _twin_masks(model, video, text) -> dict[str, torch.Tensor]:
+def _torch_masks(model, video, text) -> dict[str, torch.Tensor]:
     hard = model.masks(video, text)
     kept = model.config["model"]["masks"]
     model.config["model"]["masks"] = kept | {"kind": "soft"}
@@ -177,24 +177,18 @@ def _named_masks(soft, hard, kind: str) -> dict[str, Any]:
     return found
 
 
-def _terms(parts) -> list[str]:
-    """The loss's terms among what is watched of it."""
-    return [name for name in ("contrast", "frame", "sfdm", "dfsm", "sparsity") if name in parts]
-
-
 class _JaxOutputs:
     """Inputs to outputs by this package."""
 
     def __init__(
         self,
         model: Model,
-        losses: Losses | None,
+        scoring: objective.PairScoring | None,
         params,
-        pool: str = "training",
         blend_weight: float = 0.0,
     ):
-        self._model, self._losses, self._params = model, losses, params
-        self._pool, self._blend_weight = pool, blend_weight
+        self._model, self._scoring, self._params = model, scoring, params
+        self._blend_weight = blend_weight
         self._run = jax.jit(self._outputs)
 
     def __call__(self, inputs: Inputs) -> Outputs:
@@ -214,12 +208,14 @@ class _JaxOutputs:
             "logits": model.scale * first @ unit(text.pooled).T,
             "global": objective.global_scores(video, text),
         }
-        if self._losses is None:
+        if self._scoring is None:
             return found
+        found["scale"] = model.scale
         captions = model.prepare(text)
         if self._model.modular_scale:
-            how = objective.pair_scoring(self._losses, self._pool)
-            found["modular"] = objective.pair_scores(model, video, captions, None, how).score
+            found["modular scale"] = model.modular_scale
+            scores = objective.pair_scores(model, video, captions, None, self._scoring)
+            found["modular"] = scores.score
             found["blend"] = found["global"] + self._blend_weight * found["modular"]
         found["timeline"] = _timeline(model, video, text, captions)
         if model.has_masks:
@@ -230,11 +226,7 @@ class _JaxOutputs:
                 model.own_masks(video, captions),
                 self._model.masks.kind,
             )
-        stamps = jnp.zeros(frame_mask.shape, jnp.float32)
-        rows = jnp.arange(len(frame_mask))
-        batch = Batch(frames, frame_mask, stamps, tokens, token_mask, rows)
-        loss, parts = objective.objective(model, batch, self._losses, jnp.zeros((), jnp.int32))
-        return found | {"loss": loss} | {f"loss {name}": parts[name] for name in _terms(parts)}
+        return found
 
 
 def _timeline(model: Mova, video, text, captions) -> jax.Array:

@@ -16,7 +16,7 @@ from mova_jax.losses.objective import pair_scoring
 from mova_jax.training.load_run import LoadedRun
 from mova_jax.utils.trees import parameter_names
 
-FORMAT_VERSION = 1  # of config.json and of the names in model.safetensors
+FORMAT_VERSION = 2  # of config.json and of the names in model.safetensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,6 @@ class Bundle:
             "format": "mova_jax",
             "format_version": FORMAT_VERSION,
             "model": dataclasses.asdict(self.config.model),
-            "losses": dataclasses.asdict(self.config.losses),
             "blend_weight": self.blend_weight,
             "score_pool": pair_scoring(self.config.losses, self.config.eval.pool).pool,
             "eval_frames": self.config.eval.frames,

@@ -1,6 +1,6 @@
 """The two encoders as ONNX files, for runtimes without JAX and without PyTorch.
 
-In: our PyTorch twin. Out: in a folder
+In: the PyTorch model. Out: in a folder
 
     frame_encoder.onnx   frames u8[n H W 3] -> zv f32[n d]
     text_encoder.onnx    tokens i64[c l], token_mask bool[c l] -> y f32[c l w], zt f32[c d]
@@ -24,15 +24,6 @@ from mova_jax.weights.files import WeightsError
 FRAME_ENCODER, TEXT_ENCODER = "frame_encoder.onnx", "text_encoder.onnx"
 
 
-class _FrameEncoder(nn.Module):
-    def __init__(self, model: Mova):
-        super().__init__()
-        self.model = model
-
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.model.encode_frames(frames)
-
-
 class _TextEncoder(nn.Module):
     def __init__(self, model: Mova):
         super().__init__()
@@ -48,7 +39,7 @@ def write_onnx(folder: Path, model: Mova) -> None:
 
     Args:
         folder: an empty one.
-        model: the twin, with its weights.
+        model: with its weights.
 
     Raises:
         WeightsError: when the packages that write ONNX are not installed.
@@ -64,7 +55,7 @@ def write_onnx(folder: Path, model: Mova) -> None:
     frames = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     tokens = torch.zeros(2, length, dtype=torch.int64)
     captions = {0: "captions", 1: torch.export.Dim("tokens", max=_context(model))}
-    _write(_FrameEncoder(model), (frames,), folder / FRAME_ENCODER, ["frames"], ["zv"], [{0: "n"}])
+    _write(model.vision, (frames,), folder / FRAME_ENCODER, ["frames"], ["zv"], [{0: "n"}])
     _write(
         _TextEncoder(model),
         (tokens, torch.ones_like(tokens, dtype=torch.bool)),
@@ -80,7 +71,7 @@ def _context(model: Mova) -> int:
 
 
 def _write(module, inputs, path: Path, names, outputs, dynamic) -> None:
-    # It tells of operators of torchvision that are not there, which none of these models has.
+    # It warns of missing operators of torchvision, which none of these models has.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

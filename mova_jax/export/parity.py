@@ -5,8 +5,8 @@
 Outputs: `zv[b f d]` frames, `video[b d]`, `y[c l w]` token states, `zt[c d]` captions,
 `logits[b c]` scaled cosines of first frames and captions, `global`, `modular` and `blend` scores
 `[b c]`, the `timeline[b f]` of each video with its caption,
-`soft text mask` and `soft video mask` `[b f d]` (the sigmoids), `loss` and its parts. Hard masks
-are compared where the soft ones are not within 1e-6 (in logits) of the threshold.
+`scale` and `modular scale`, `soft text mask` and `soft video mask` `[b f d]` (the sigmoids). Hard
+masks are compared where the soft ones are not within 1e-6 (in logits) of the threshold.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from mova_jax.weights.files import WeightsError
 Outputs = dict[str, np.ndarray]
 HARD_MASKS = ("text mask", "video mask")
 ORDER = (
-    *("zv", "video", "y", "zt", "logits", "global"),
+    *("zv", "video", "y", "zt", "scale", "logits", "global"),
     *("soft text mask", "soft video mask", *HARD_MASKS),
-    *("modular", "blend", "timeline", "loss"),
+    *("modular scale", "modular", "blend", "timeline"),
 )
 # The slope of the sigmoid at the threshold is a quarter.
 _AT_THRESHOLD = 1e-6 / 4
