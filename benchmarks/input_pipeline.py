@@ -35,7 +35,7 @@ from PIL import Image
 
 from mova_jax.data.pipeline.dataset import PipelineSettings, train_dataset
 from mova_jax.data.pipeline.sampling import choose_frames
-from mova_jax.data.shards.reader import (
+from mova_jax.data.shards import (
     Caption,
     Manifest,
     VideoRecord,

@@ -74,7 +74,7 @@ def _run(argv: list[str]) -> int:
     # Imported here, for the flags are checked before anything takes seconds to load.
     from jax.errors import JaxRuntimeError
 
-    from mova_jax.data.shards.reader import ShardError
+    from mova_jax.data.shards import ShardError
     from mova_jax.parallel import mesh
     from mova_jax.parallel.processes import LOST, is_main, lost_process
     from mova_jax.training.checkpoint import CheckpointError

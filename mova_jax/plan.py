@@ -99,7 +99,7 @@ def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
 
 def _train_videos(config: config_lib.Config) -> int | None:
     """Videos of the train split, of the embedded data or of local shards; None when unknown."""
-    from mova_jax.data.shards.manifest import read_manifest
+    from mova_jax.data.shards import read_manifest
     from mova_jax.training.datasets import STORYBOARD
 
     if config.data.mixture:

@@ -30,7 +30,7 @@ from mova_jax.data.annotations.registry import DATASETS, read_dataset
 from mova_jax.data.images import CODECS
 from mova_jax.data.ingest.ingest import MISSING, IngestSettings, ingest
 from mova_jax.data.ingest.publish import InUse, is_unfinished
-from mova_jax.data.shards.manifest import MANIFEST, Manifest, ShardError, SplitInfo
+from mova_jax.data.shards import MANIFEST, Manifest, ShardError, SplitInfo
 from mova_jax.data.storage import is_url
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130

@@ -12,7 +12,7 @@ import pytest
 
 from mova_jax import prepare
 from mova_jax.data.annotations import FIELDS
-from mova_jax.data.shards.reader import open_split, read_manifest
+from mova_jax.data.shards import open_split, read_manifest
 
 
 def _write_video(path, seconds):

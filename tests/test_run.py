@@ -180,7 +180,7 @@ def test_a_batch_that_cannot_be_read_loses_no_step(cache, tmp_path, monkeypatch)
 
 
 def test_a_missing_folder_of_shards_is_a_clear_error(cache, tmp_path):
-    from mova_jax.data.shards.reader import ShardError
+    from mova_jax.data.shards import ShardError
 
     with pytest.raises(ShardError, match="There is no shard folder"):
         run_lib.run(config(cache, data__source=str(tmp_path / "none")), tmp_path / "run")

@@ -1,7 +1,7 @@
 """Where records come from: a folder of shards, a TFDS data set, or several of them joined.
 
     source = open_source("SHARDS", "train")              # of `mova_jax.prepare`
-    source = open_source("tfds:NAME/VERSION", "train")   # see `tfds_source.py`
+    source = open_source("tfds:NAME/VERSION", "train")   # see `tfds/source.py`
     len(source), source[0].captions, repr(source)
     splits_of("SHARDS")                                  # {"train": 1200, "test": 670}
 
@@ -13,8 +13,7 @@ import itertools
 import os
 from collections.abc import Sequence
 
-from mova_jax.data.shards import reader as shards
-from mova_jax.data.shards.records import VideoRecord
+from mova_jax.data.shards import VideoRecord, open_split, read_manifest
 
 TFDS = "tfds:"
 
@@ -35,12 +34,10 @@ def open_source(name: str | os.PathLike, split: str) -> Sequence[VideoRecord]:
         ShardError: it is not there, or cannot be read; says what there is.
     """
     if is_tfds(name):
-        from mova_jax.data.tfds import (
-            source as tfds_source,  # TFDS takes its time, and few runs need it
-        )
+        from mova_jax.data.tfds.source import open_tfds  # takes a second, and few runs need it
 
-        return tfds_source.open_tfds(str(name), split)
-    return shards.open_split(name, split)
+        return open_tfds(str(name), split)
+    return open_split(name, split)
 
 
 def splits_of(name: str | os.PathLike) -> dict[str, int]:
@@ -50,10 +47,10 @@ def splits_of(name: str | os.PathLike) -> dict[str, int]:
         ShardError: it is not there, or cannot be read.
     """
     if is_tfds(name):
-        from mova_jax.data.tfds import source as tfds_source
+        from mova_jax.data.tfds.source import tfds_splits
 
-        return tfds_source.tfds_splits(str(name))
-    return {split: info.videos for split, info in shards.read_manifest(name).splits.items()}
+        return tfds_splits(str(name))
+    return {split: info.videos for split, info in read_manifest(name).splits.items()}
 
 
 class ConcatSource(Sequence):

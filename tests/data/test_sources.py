@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mova_jax.data import sources
-from mova_jax.data.shards.reader import (
+from mova_jax.data.shards import (
     Caption,
     Manifest,
     ShardError,

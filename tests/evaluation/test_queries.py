@@ -14,8 +14,15 @@ from mova_jax import prepare
 from mova_jax.data.annotations.registry import DATASETS
 from mova_jax.data.pipeline import dataset as pipeline
 from mova_jax.data.pipeline import queries
-from mova_jax.data.shards.manifest import Manifest, read_manifest, write_manifest
-from mova_jax.data.shards.reader import MANIFEST, ShardError, open_split, write_split
+from mova_jax.data.shards import (
+    MANIFEST,
+    Manifest,
+    ShardError,
+    open_split,
+    read_manifest,
+    write_manifest,
+    write_split,
+)
 from mova_jax.data.storyboard.generate import TOKENIZER, make_record
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 from mova_jax.evaluation.embedding_cache import CachedScores, PackedCaptions, with_progress

@@ -24,7 +24,7 @@ from mova_jax.data.annotations.items import (
     split_name,
 )
 from mova_jax.data.annotations.videos import VIDEO_EXTENSIONS, VideoFolder
-from mova_jax.data.shards.records import Caption
+from mova_jax.data.shards import Caption
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mova_jax.data.shards.records import Caption
+from mova_jax.data.shards import Caption
 
 SHOWN = 300  # characters of an id or a reason, which repeat what may be megabytes
 LONGEST = 1e7  # seconds; what is beyond is no time in a video

@@ -20,7 +20,7 @@ from mova_jax.data.annotations.items import (
     split_name,
     valid_unicode,
 )
-from mova_jax.data.shards.records import Caption
+from mova_jax.data.shards import Caption
 from mova_jax.data.storage import folder_of, join, leaves
 
 FIELDS = """\

@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from mova_jax.data.ingest.partial_output import PARTIAL, ItemResult, PartialOutput, ShardPlan
 from mova_jax.data.ingest.tasks import DecodeOptions, Task, from_json, run_task, to_json
-from mova_jax.data.shards.manifest import ShardError, reraise_as_shard_error
+from mova_jax.data.shards import ShardError, reraise_as_shard_error
 from mova_jax.data.storage import LocalFolder
 
 _WORK = f"{PARTIAL}/work"

@@ -22,7 +22,7 @@ import numpy as np
 from mova_jax.data.annotations import Item
 from mova_jax.data.images import CODECS
 from mova_jax.data.ingest import video_reader
-from mova_jax.data.shards.records import Caption, VideoRecord
+from mova_jax.data.shards import Caption, VideoRecord
 from mova_jax.data.storage import local_file
 from mova_jax.data.worker_pool import exit_with_parent
 

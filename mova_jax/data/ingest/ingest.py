@@ -38,15 +38,16 @@ from mova_jax.data.ingest.decode_item import DIED, decode_all
 from mova_jax.data.ingest.partial_output import ItemResult, PartialOutput, ShardPlan, shard_name
 from mova_jax.data.ingest.publish import discard, open_output, publish
 from mova_jax.data.ingest.tasks import DecodeOptions, Task, run_task, tasks_of
-from mova_jax.data.shards.manifest import (
+from mova_jax.data.shards import (
     Manifest,
     ShardError,
     ShardInfo,
     SplitInfo,
     reraise_as_shard_error,
+    shard_file,
+    stem_of,
     write_manifest,
 )
-from mova_jax.data.shards.reader import shard_file, stem_of
 from mova_jax.data.tokenizer import (
     MAX_TOKENS,
     MIN_VOCAB,

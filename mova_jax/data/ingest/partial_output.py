@@ -14,8 +14,14 @@ import json
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
-from mova_jax.data.shards.manifest import ShardError, reraise_as_shard_error
-from mova_jax.data.shards.reader import SHARD_BYTES, SHARD_RECORDS, read_shard, write_shard
+from mova_jax.data.shards import (
+    SHARD_BYTES,
+    SHARD_RECORDS,
+    ShardError,
+    read_shard,
+    reraise_as_shard_error,
+    write_shard,
+)
 from mova_jax.data.storage import LocalFolder
 
 PARTIAL = ".partial"

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mova_jax.data.ingest.partial_output import PARTIAL, PartialOutput
-from mova_jax.data.shards.manifest import MANIFEST, ShardError, reraise_as_shard_error
+from mova_jax.data.shards import MANIFEST, ShardError, reraise_as_shard_error
 from mova_jax.data.storage import LocalFolder, folder_of, only_user
 
 _MOVES = f"{PARTIAL}/moves.json"

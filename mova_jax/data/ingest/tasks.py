@@ -22,8 +22,7 @@ from mova_jax.data import storage
 from mova_jax.data.annotations import Item
 from mova_jax.data.ingest.decode_item import decode_or_raise, reason_of
 from mova_jax.data.ingest.partial_output import ItemResult, PartialOutput
-from mova_jax.data.shards.manifest import ShardError
-from mova_jax.data.shards.records import SCHEMA_VERSION, Caption, serialize
+from mova_jax.data.shards import SCHEMA_VERSION, Caption, ShardError, serialize
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # Of which the pixels of a frame, and the bytes it is stored as, depend.

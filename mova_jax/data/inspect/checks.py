@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mova_jax.data.images import decode_image, image_size, is_ppm
-from mova_jax.data.shards.reader import ShardInfo, SplitInfo, VideoRecord, parse, whole_chunks
+from mova_jax.data.shards import ShardInfo, SplitInfo, VideoRecord, parse
 
 # A header of some bytes may claim 65535 x 65535 pixels, which would fill the memory.
 MAX_PIXELS = 2**26
@@ -74,7 +74,10 @@ def _read_shard(path: Path, shard: ShardInfo, faults: list[Fault], hashes: bool)
         # Each record by itself, so that a damaged one does not touch the next.
         reader = ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
         if not reader.ok():
-            wrong(_why_closed(path, shard))
+            wrong(
+                f"cannot be opened, so none of its {shard.records} records was checked; it is "
+                "truncated or damaged, copy it again"
+            )
             return
         records = reader.num_records()
     except (OSError, RuntimeError) as error:
@@ -103,17 +106,6 @@ def _file_faults(path: Path, shard: ShardInfo, hashes: bool) -> Iterator[str]:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if digest != shard.sha256:
             yield f"has the sha256 {digest}, the manifest says {shard.sha256}"
-
-
-def _why_closed(path: Path, shard: ShardInfo) -> str:
-    """What an ArrayRecord file has lost that cannot be opened."""
-    intact = whole_chunks(path)
-    if intact < shard.records:
-        return (
-            f"cannot be opened, so none of its {shard.records} records was checked; record "
-            f"{intact} is the first that is not there"
-        )
-    return f"cannot be opened: its {shard.records} records are there, the index at its end is not"
 
 
 def record_faults(record: VideoRecord, run: Callable = map) -> list[str]:

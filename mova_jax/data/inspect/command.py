@@ -24,9 +24,15 @@ from mova_jax.data.inspect.checks import Fault, count_faults, plain, read_record
 from mova_jax.data.inspect.contact_sheet import COLUMNS, Section, Strip, draw_sheet, save_sheet
 from mova_jax.data.inspect.statistics import SplitFigures, table
 from mova_jax.data.pipeline.sampling import even_numbers
+from mova_jax.data.shards import (
+    MANIFEST,
+    Manifest,
+    ShardError,
+    SplitInfo,
+    VideoRecord,
+    read_manifest,
+)
 from mova_jax.data.shards.cache import local_folder
-from mova_jax.data.shards.manifest import MANIFEST, Manifest, ShardError, read_manifest
-from mova_jax.data.shards.reader import SplitInfo, VideoRecord
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.utils.progress_bar import bar_of
 

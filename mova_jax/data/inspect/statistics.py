@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from mova_jax.data.shards.reader import VideoRecord
+from mova_jax.data.shards import VideoRecord
 
 LIMITS = (77, 248)  # tokens: the longest caption of CLIP, and of Long-CLIP
 _SIZES = 4  # frame sizes with a row of their own

@@ -16,8 +16,7 @@ from mova_jax.config import Config
 from mova_jax.data.images import decode_frame
 from mova_jax.data.pipeline import sampling
 from mova_jax.data.pipeline.buffers import BufferPool
-from mova_jax.data.shards.manifest import ShardError
-from mova_jax.data.shards.records import VideoRecord
+from mova_jax.data.shards import ShardError, VideoRecord
 from mova_jax.data.sources import ConcatSource
 from mova_jax.data.tokenizer import Tokenizer, pad_tokens
 

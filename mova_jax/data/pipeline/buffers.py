@@ -1,59 +1,40 @@
-"""Memory used again: the system zeroes every new page, which costs more than what goes into it.
+"""Buffer pool for frame batches.
 
-    keep_freed()                            # first in a process that reads records
-    reused = BufferPool()
-    frames = reused((4, 64, 224, 224, 3))   # u8, whatever was there before
-    del frames                              # nor is there a view of it: it may be handed out again
+    pool = BufferPool()
+    frames = pool((4, 64, 224, 224, 3))   # u8, undefined contents
+    del frames                            # and without a view of it, the memory is free for reuse
 
-Each `BufferPool` keeps what was held at once, of one size.
+The system zeroes every new page, which costs more than decoding into it.
 """
 
-import ctypes
 import math
 import threading
 import weakref
 
 import numpy as np
 
-_KEPT = 2**27  # bytes
-_LARGEST = 2**25  # bytes, as much as glibc allows
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-
-
-def keep_freed() -> None:
-    """Lets this process keep up to 128 MiB of what it freed, in each arena of glibc's malloc.
-
-    Reading a record takes several times its size for a moment. By its own rule malloc gives that
-    back to the system after each record, in pages that are then asked for again one by one. Other
-    C libraries have no such rule to set, and are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
-
 
 class BufferPool:
-    """Arrays in memory that is handed out again once nobody holds them, or a view of them.
+    """Arrays whose memory is reused once neither they nor views of them are referenced.
 
-    Whoever holds an array keeps it as it is: a list of batches, a view, JAX that reads it where it
-    lies. Can be used by several threads; a pickled one has no memory yet.
+    A reference of any kind protects an array: a list of batches, a view, JAX reading it without a
+    copy. Safe to use from several threads. Pickling drops the memory.
     """
 
     def __init__(self):
-        """Has no memory yet."""
+        """Starts without memory."""
         self._lock = threading.Lock()
         self._blocks: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
 
     def __call__(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array to write, u8[shape]; what is in it is undefined."""
+        """An array u8[shape] with undefined contents."""
         size = math.prod(shape)
         with self._lock:
             held = [each for each in self._blocks if each[1]() is not None]
             free = [block for block, user in self._blocks if user() is None and len(block) == size]
             block = free.pop() if free else np.empty(size, np.uint8)
-            # In NumPy all views, and views of views, refer to the array at the bottom: to this
-            # one, for what it rests on itself is no array. So it lives as long as any of them.
+            # In NumPy a view of a view refers to the array at the bottom. That is this one, for its
+            # own base is no array, so it lives as long as any view of it.
             bottom = np.frombuffer(memoryview(block), np.uint8)
             self._blocks = [*held, (block, weakref.ref(bottom))]
         return bottom.reshape(shape)

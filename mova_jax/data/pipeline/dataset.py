@@ -36,10 +36,8 @@ from mova_jax.data.pipeline.batching import (
     PipelineSettings,
     settings_of,
 )
-from mova_jax.data.pipeline.buffers import keep_freed
 from mova_jax.data.pipeline.order import Order, WeightedInterleave
-from mova_jax.data.shards.manifest import ShardError
-from mova_jax.data.shards.records import VideoRecord, load_parser
+from mova_jax.data.shards import ShardError, VideoRecord
 from mova_jax.data.sources import ConcatSource, open_source, splits_of
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.data.worker_pool import exit_with_parent
@@ -307,8 +305,6 @@ def _read_ahead(
     batches: grain.MapDataset[ArrayDict], settings: PipelineSettings
 ) -> grain.IterDataset[ArrayDict]:
     """Batches made ahead of time, in order, by threads or by worker processes."""
-    keep_freed()
-    load_parser()
     threads, workers = settings.threads, settings.worker_processes
     ahead = max(settings.prefetch, threads)
     if not workers:
@@ -328,4 +324,3 @@ class _ExitWithParent:
 
     def __call__(self, worker_index: int, worker_count: int) -> None:
         exit_with_parent(self.parent)
-        keep_freed()

@@ -14,11 +14,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mova_jax.data import sources
 from mova_jax.data.annotations.items import CAPTION, QUERIES
-from mova_jax.data.pipeline import sampling
-from mova_jax.data.shards import reader as shards
-from mova_jax.data.shards.records import VideoRecord
+from mova_jax.data.pipeline.sampling import choose_caption
+from mova_jax.data.shards import ShardError, VideoRecord, read_manifest
+from mova_jax.data.sources import is_tfds, open_source
 from mova_jax.data.tokenizer import Tokenizer
 
 FROM_DATA = "data"  # of `config.eval.queries`: as the shards say
@@ -74,12 +73,12 @@ def query_protocol(folder: str | os.PathLike, queries: str = FROM_DATA) -> str:
     """
     if queries != FROM_DATA:
         return queries
-    if sources.is_tfds(folder):
+    if is_tfds(folder):
         return CAPTION  # TFDS has no word for it
-    about = shards.read_manifest(folder).settings.get("dataset")
+    about = read_manifest(folder).settings.get("dataset")
     found = about.get("queries", CAPTION) if isinstance(about, dict) else CAPTION
     if found not in QUERIES:
-        raise shards.ShardError(
+        raise ShardError(
             f"The manifest of {folder} has settings.dataset.queries {found!r}, expected one of "
             f"{', '.join(QUERIES)}: correct it, or set eval.queries to one of them."
         )
@@ -109,7 +108,7 @@ def eval_captions(
     """
     owners, ids = [], []
     for video, record in _records(folder, split, limit):
-        texts = [sampling.choose_caption(record)]
+        texts = [choose_caption(record)]
         if queries != CAPTION:
             texts += [text for text in record.alternatives if text.strip()]
         owners += [video] * len(texts)
@@ -150,6 +149,6 @@ def _records(
     folder: str | os.PathLike, split: str, limit: int
 ) -> Iterator[tuple[int, VideoRecord]]:
     """The records of a split in order, each with its index; the first `limit`, 0 for all."""
-    source = sources.open_source(folder, split)
+    source = open_source(folder, split)
     for video in range(min(limit or len(source), len(source))):
         yield video, source[video]

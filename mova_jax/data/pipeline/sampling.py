@@ -10,7 +10,7 @@ Whatever is random takes its generator from the caller, so that a choice depends
 
 import numpy as np
 
-from mova_jax.data.shards.records import VideoRecord
+from mova_jax.data.shards import VideoRecord
 
 FRAME_POLICIES = ("jittered", "even", "dense", "fps1")
 CAPTION_POLICIES = ("all", "prefix", "one")

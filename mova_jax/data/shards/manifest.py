@@ -1,17 +1,20 @@
-"""The manifest of a shard folder: what is in it, where it comes from, and that it is whole.
+"""The manifest of a shard folder: its contents and where they come from.
 
 `write_manifest` comes after everything else, so that a folder with a manifest.json is a whole one;
-`read_manifest` says what is wrong with a folder that has none, or one of another version.
+`read_manifest` explains what is wrong with a folder that has none, or one of another version.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mova_jax.data.shards.records import SCHEMA_VERSION, features_dict
-from mova_jax.data.shards.tfds_info import DATASET_INFO, dataset_info_json
+from mova_jax.data.shards.records import SCHEMA_VERSION
+from mova_jax.data.shards.tfds_info import DATASET_INFO, dataset_info_json, features_dict
+from mova_jax.utils.atomic import write_text
 
 MANIFEST = "manifest.json"
 
@@ -20,21 +23,20 @@ class ShardError(Exception):
     """A shard folder that cannot be written or read; the message says what to do."""
 
 
-class reraise_as_shard_error:
-    """Turns what the file system and ArrayRecord's C++ raise into a `ShardError`."""
+@contextlib.contextmanager
+def reraise_as_shard_error(failed: str) -> Iterator[None]:
+    """Turns what the file system and ArrayRecord's C++ raise into a `ShardError`.
 
-    def __init__(self, what: str):
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, (OSError, RuntimeError)):
-            raise ShardError(
-                f"{self._what}: {error}. Nothing half-made was kept; make room or correct the "
-                "path, and run again."
-            ) from error
+    Args:
+        failed: the start of its message: what could not be done, and where.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise ShardError(
+            f"{failed}: {error}. Nothing half-made was kept; make room or correct the path, and "
+            "run again."
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ class ShardInfo:
 
 @dataclasses.dataclass(frozen=True)
 class SplitInfo:
-    """What a split holds."""
+    """A split: the totals of its records, and its files in order."""
 
     videos: int
     frames: int
@@ -59,14 +61,14 @@ class SplitInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a shard folder holds, and how it came about.
+    """The contents of a shard folder, and how it was made.
 
     Attributes:
         name: of the data set, lower case letters, digits and underscores.
-        splits: what each split holds.
-        settings: what was asked for (frames a second, size, seed ...); JSON values only.
+        splits: by their names.
+        settings: of the command that made it (frames a second, size, seed ...); JSON values only.
         skipped: {"id", "reason"} of every video that was left out.
-        warnings: {"id", "reason"} of every video that is in, but not as it should be.
+        warnings: {"id", "reason"} of every video that is in, but with a fault.
         truncated_captions: captions longer than `settings["max_tokens"]` tokens.
         licence: a note on the right to use the videos.
         schema_version: of the records.
@@ -83,29 +85,21 @@ class Manifest:
 
 
 def write_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
-    """Writes manifest.json, after all splits: from then on the folder counts as whole.
+    """Writes manifest.json, after all splits: its presence marks the folder as whole.
 
     Raises:
         ShardError: when it cannot be stored.
     """
     folder = Path(folder)
-    partial = folder / f"{MANIFEST}.partial"
-    try:
-        with reraise_as_shard_error(f"The manifest could not be written to {folder}"):
-            features_dict().save_config(str(folder))
-            (folder / DATASET_INFO).write_text(_dataset_info(manifest), encoding="utf-8")
-            partial.write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
-            partial.rename(folder / MANIFEST)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _dataset_info(manifest: Manifest) -> str:
     shards = {
         split: [(shard.records, shard.bytes) for shard in info.shards]
         for split, info in manifest.splits.items()
     }
-    return dataset_info_json(manifest.name, shards, licence=manifest.licence)
+    with reraise_as_shard_error(f"The manifest could not be written to {folder}"):
+        features_dict().save_config(str(folder))
+        info = dataset_info_json(manifest.name, shards, licence=manifest.licence)
+        write_text(folder / DATASET_INFO, info)
+        write_text(folder / MANIFEST, json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:
@@ -147,10 +141,10 @@ def _manifest_from(fields: dict[str, Any]) -> Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """Refuses what code that uses a manifest does not expect, for it may come from a stranger.
+    """Checks the values of a manifest, which may come from a stranger.
 
     Raises:
-        ValueError: a shard that is not a name in the folder, a count that is none, or the like.
+        ValueError: a shard is not a file name in the folder, a count is not a count, or the like.
     """
     for info in manifest.splits.values():
         counts = [info.videos, info.frames, info.captions]

@@ -3,24 +3,37 @@
     data = serialize(VideoRecord(id="a", frames=..., captions=(Caption("A cat sits.", 0, 4),), ...))
     parse(data).captions
 
-The bytes are a tf.train.Example as TFDS writes it, made and read without TensorFlow.
+The bytes are a `tf.train.Example`, as TFDS would write it; neither TensorFlow nor TFDS is needed.
 """
 
 import dataclasses
-import functools
-import threading
 
 import numpy as np
 
+from mova_jax.data.shards.example_proto import Example
+
 SCHEMA_VERSION = 1
 
-# TFDS imports its parts when they are first named, which fails in two threads at once.
-TFDS_IMPORT = threading.RLock()
+# The features of an example, by the names that TFDS gives the fields of a record.
+_KINDS = {
+    "id": "bytes_list",
+    "frames": "bytes_list",
+    "height": "int64_list",
+    "width": "int64_list",
+    "timestamps": "float_list",
+    "duration": "float_list",
+    "captions/text": "bytes_list",
+    "captions/start": "float_list",
+    "captions/end": "float_list",
+    "alternatives": "bytes_list",
+    "source": "bytes_list",
+    "truth": "bytes_list",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """A sentence, and when it holds: seconds, both -1 when nobody said when."""
+    """A sentence, and when it holds: start and end in seconds, both -1 when not known."""
 
     text: str
     start: float = -1.0
@@ -66,47 +79,8 @@ class VideoRecord:
         return " ".join(caption.text for caption in self.captions)
 
 
-@functools.cache
-def features_dict():
-    """The fields of a record as a TFDS `FeaturesDict`."""
-    with TFDS_IMPORT:
-        # Half a second, and not needed to import us.
-        from tensorflow_datasets import features as tfds
-
-    def texts():
-        return tfds.Sequence(tfds.Text())
-
-    return tfds.FeaturesDict(
-        {
-            "id": tfds.Text(),
-            "frames": tfds.Sequence(tfds.Tensor(shape=(), dtype=np.bytes_)),
-            "height": tfds.Scalar(np.int32),
-            "width": tfds.Scalar(np.int32),
-            "timestamps": tfds.Sequence(tfds.Scalar(np.float32)),
-            "duration": tfds.Scalar(np.float32),
-            "captions": tfds.Sequence(
-                {
-                    "text": tfds.Text(),
-                    "start": tfds.Scalar(np.float32),
-                    "end": tfds.Scalar(np.float32),
-                }
-            ),
-            "alternatives": texts(),
-            "source": tfds.Text(),
-            "truth": tfds.Text(),
-        }
-    )
-
-
-@functools.cache
-def _serializer():
-    from tensorflow_datasets.core.example_serializer import ExampleSerializer
-
-    return ExampleSerializer(features_dict().get_serialized_info())
-
-
 def serialize(record: VideoRecord) -> bytes:
-    """Turns a record into the bytes of a tf.train.Example.
+    """Turns a record into the bytes of a tf.train.Example; equal records give equal bytes.
 
     Raises:
         ValueError: when the record has no id, no frames or no captions, or when frames and
@@ -119,35 +93,24 @@ def serialize(record: VideoRecord) -> bytes:
             f"Record {record.id!r} has {len(record.frames)} frames but "
             f"{len(record.timestamps)} timestamps; every frame needs one."
         )
-    example = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-    example["frames"] = list(record.frames)
-    example["alternatives"] = list(record.alternatives)
-    example["timestamps"] = np.asarray(record.timestamps, np.float32)
-    example["captions"] = {
-        name: [getattr(caption, name) for caption in record.captions]
-        for name in ("text", "start", "end")
+    captions = record.captions
+    columns = {
+        "id": [record.id.encode()],
+        "frames": list(record.frames),
+        "height": [record.height],
+        "width": [record.width],
+        "timestamps": np.asarray(record.timestamps, np.float32).tolist(),
+        "duration": [record.duration],
+        "captions/text": [caption.text.encode() for caption in captions],
+        "captions/start": [caption.start for caption in captions],
+        "captions/end": [caption.end for caption in captions],
+        "alternatives": [text.encode() for text in record.alternatives],
+        "source": [record.source.encode()],
+        "truth": [record.truth.encode()],
     }
-    example = _serializer().get_tf_example(features_dict().encode_example(example))
-    # Otherwise the order of the fields is another one in each process.
-    return example.SerializeToString(deterministic=True)
-
-
-@functools.cache
-def _example():
-    """The message that TFDS writes; its own parser takes several times as long as protobuf."""
-    with TFDS_IMPORT:
-        from tensorflow_datasets.proto import tf_example_pb2
-
-    return tf_example_pb2.Example
-
-
-def load_parser() -> None:
-    """Imports what `parse` needs; to be called before threads parse.
-
-    While TFDS is imported it replaces Python's own import, in all threads: another thread that
-    traces then gets modules of JAX that are none.
-    """
-    _example()
+    features = {name: {kind: {"value": columns[name]}} for name, kind in _KINDS.items()}
+    # Without `deterministic`, each process writes the map of features in an order of its own.
+    return Example(features={"feature": features}).SerializeToString(deterministic=True)
 
 
 def parse(data: bytes) -> VideoRecord:
@@ -157,36 +120,31 @@ def parse(data: bytes) -> VideoRecord:
         ValueError: when the bytes are not a record of this schema.
     """
     try:
-        fields = _example().FromString(data).features.feature
-
-        def values(name: str, kind: str):
-            if name not in fields:
+        features = Example.FromString(data).features.feature
+        columns = {}
+        for name, kind in _KINDS.items():
+            if name not in features:
                 raise ValueError(f"it has no field {name!r}")
-            return getattr(fields[name], kind).value
+            columns[name] = getattr(features[name], kind).value
 
         def text(name: str) -> str:
-            (value,) = values(name, "bytes_list")
+            (value,) = columns[name]
             return value.decode()
 
-        def number(name: str, kind: str) -> float:
-            (value,) = values(name, kind)
-            return value
-
-        columns = [values(f"captions/{name}", "float_list") for name in ("start", "end")]
+        (height,), (width,), (duration,) = map(columns.get, ("height", "width", "duration"))
+        captions = (columns[f"captions/{part}"] for part in ("text", "start", "end"))
         return VideoRecord(
             id=text("id"),
-            frames=tuple(values("frames", "bytes_list")),
-            height=number("height", "int64_list"),
-            width=number("width", "int64_list"),
-            timestamps=np.array(values("timestamps", "float_list"), np.float32),
-            duration=number("duration", "float_list"),
+            frames=tuple(columns["frames"]),
+            height=height,
+            width=width,
+            timestamps=np.array(columns["timestamps"], np.float32),
+            duration=duration,
             captions=tuple(
                 Caption(words.decode(), start, end)
-                for words, start, end in zip(
-                    values("captions/text", "bytes_list"), *columns, strict=True
-                )
+                for words, start, end in zip(*captions, strict=True)
             ),
-            alternatives=tuple(each.decode() for each in values("alternatives", "bytes_list")),
+            alternatives=tuple(words.decode() for words in columns["alternatives"]),
             source=text("source"),
             truth=text("truth"),
         )

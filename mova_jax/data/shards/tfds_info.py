@@ -1,19 +1,22 @@
-"""What makes a shard folder a TFDS data set: dataset_info.json beside features.json.
+"""The two files that make a shard folder a TFDS data set: features.json and dataset_info.json.
 
-In:  name, licence and the shards of every split.
-Out: the text of dataset_info.json, the same for the same input (no date, no path):
-
+    features_dict().save_config(folder)       # features.json
     text = dataset_info_json("clips", {"train": [(512, 70_000_000), (88, 12_000_000)]}, licence="")
-    (folder / DATASET_INFO).write_text(text)
 
-With it `tfds.builder_from_directory(folder).as_data_source("train")` reads the folder, and
-`tfds.data_source("clips/train", data_dir=D)` where it lies at `D/clips/1.0.0`. The names of the
-shards are those that TFDS expects. TensorFlow is not needed.
+With them `tfds.builder_from_directory(folder).as_data_source("train")` reads the folder, and so
+does `tfds.data_source("clips/train", data_dir=D)` when it is at `D/clips/1.0.0`. The names of the
+shards are those that TFDS expects. The same input gives the same text (no date, no path), and
+TensorFlow is not needed.
+
+TFDS is imported where it is used: that takes half a second, and no reader of shards needs it.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
-from mova_jax.data.shards.records import SCHEMA_VERSION, TFDS_IMPORT
+import numpy as np
+
+from mova_jax.data.shards.records import SCHEMA_VERSION
 
 DATASET_INFO = "dataset_info.json"
 VERSION = f"{SCHEMA_VERSION}.0.0"  # of the data set, for TFDS
@@ -23,6 +26,32 @@ DESCRIPTION = (
     "video."
 )
 _SHARD_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+@functools.cache
+def features_dict():
+    """The fields of a record, as `records.serialize` writes them, as a TFDS `FeaturesDict`."""
+    from tensorflow_datasets import features as tfds
+
+    caption = {
+        "text": tfds.Text(),
+        "start": tfds.Scalar(np.float32),
+        "end": tfds.Scalar(np.float32),
+    }
+    return tfds.FeaturesDict(
+        {
+            "id": tfds.Text(),
+            "frames": tfds.Sequence(tfds.Tensor(shape=(), dtype=np.bytes_)),
+            "height": tfds.Scalar(np.int32),
+            "width": tfds.Scalar(np.int32),
+            "timestamps": tfds.Sequence(tfds.Scalar(np.float32)),
+            "duration": tfds.Scalar(np.float32),
+            "captions": tfds.Sequence(caption),
+            "alternatives": tfds.Sequence(tfds.Text()),
+            "source": tfds.Text(),
+            "truth": tfds.Text(),
+        }
+    )
 
 
 def dataset_info_json(
@@ -35,9 +64,8 @@ def dataset_info_json(
         shards: (records, bytes) of each shard of each split, in order.
         licence: a note, may be ''.
     """
-    with TFDS_IMPORT:
-        from google.protobuf import json_format
-        from tensorflow_datasets.core.proto import dataset_info_pb2 as protos
+    from google.protobuf import json_format
+    from tensorflow_datasets.core.proto import dataset_info_pb2 as protos
 
     info = protos.DatasetInfo(
         name=name,

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from mova_jax.data.images import encode_jpeg
-from mova_jax.data.shards.reader import (
+from mova_jax.data.shards import (
     MANIFEST,
     SCHEMA_VERSION,
     Caption,

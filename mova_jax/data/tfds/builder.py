@@ -29,8 +29,8 @@ from absl import logging
 from mova_jax.data.annotations import InputError, Item, assign_splits, read_annotations
 from mova_jax.data.ingest.decode_item import decode_all, decode_item
 from mova_jax.data.ingest.ingest import IngestSettings
-from mova_jax.data.shards.records import features_dict, serialize
-from mova_jax.data.shards.tfds_info import DESCRIPTION, VERSION
+from mova_jax.data.shards import serialize
+from mova_jax.data.shards.tfds_info import DESCRIPTION, VERSION, features_dict
 
 ANNOTATIONS = "captions.jsonl"
 _DEFAULT = IngestSettings()

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from tensorflow_datasets import features as tfds
 
-from mova_jax.data.shards.manifest import ShardError
-from mova_jax.data.shards.records import TFDS_IMPORT
+from mova_jax.data.shards import ShardError
 from mova_jax.data.tfds.names import FIELDS
 
 # What a field is called where nobody says so; for the frames and the captions, the only feature
@@ -58,29 +58,26 @@ def leaves_of(features: Mapping[str, Any]) -> dict[str, Leaf]:
     Raises:
         ShardError: when it is of none of them.
     """
-    with TFDS_IMPORT:
-        from tensorflow_datasets import features as tfds
-
     leaves: dict[str, Leaf] = {}
     try:
-        _collect(tfds, features, "", (), leaves)
+        _collect(features, "", (), leaves)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ShardError(f"features.json is not as TFDS writes it ({error!r}).") from error
     return leaves
 
 
-def _collect(tfds, node: Mapping[str, Any], path: str, outer: tuple, leaves: dict) -> None:
+def _collect(node: Mapping[str, Any], path: str, outer: tuple, leaves: dict) -> None:
     """Adds the leaves below a node; `outer` are the lengths of the sequences around it."""
     name, content = _name_and_content(node)
     if name == "FeaturesDict":
         for key, inner in content.get("features", content).items():
-            _collect(tfds, inner, f"{path}/{key}".strip("/"), outer, leaves)
+            _collect(inner, f"{path}/{key}".strip("/"), outer, leaves)
     elif name == "Sequence":
         length = int(content.get("length") or -1)
         around = (*outer, None if length < 0 else length)
-        _collect(tfds, content["feature"], path, around, leaves)
+        _collect(content["feature"], path, around, leaves)
     else:
-        leaves[path] = _leaf(tfds, node, name, content, outer)
+        leaves[path] = _leaf(node, name, content, outer)
 
 
 def _name_and_content(node: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -94,7 +91,7 @@ def _name_and_content(node: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     return (name if module.startswith("tensorflow_datasets.") else ""), content
 
 
-def _leaf(tfds, node, name: str, content: Mapping[str, Any], outer: tuple) -> Leaf:
+def _leaf(node, name: str, content: Mapping[str, Any], outer: tuple) -> Leaf:
     shape, dtype = _shape(content), str(content.get("dtype", ""))
     encoded = tfds.Tensor(shape=(), dtype=np.bytes_)
     kind, feature, shown = "other", None, name or "a feature of its own making"

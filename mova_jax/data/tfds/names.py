@@ -15,8 +15,10 @@ import os
 import re
 from urllib.parse import unquote
 
-from mova_jax.data.shards.manifest import ShardError
-from mova_jax.data.shards.records import TFDS_IMPORT
+from tensorflow_datasets.core import Path
+from tensorflow_datasets.core.utils.version import list_all_versions
+
+from mova_jax.data.shards import ShardError
 from mova_jax.data.shards.tfds_info import DATASET_INFO
 
 PREFIX = "tfds:"
@@ -117,10 +119,6 @@ def find_folder(name: TfdsName):
     Raises:
         ShardError: when it is not there; says what is.
     """
-    with TFDS_IMPORT:
-        from tensorflow_datasets import core
-
-        Path, list_versions = core.Path, core.utils.version.list_all_versions
     if name.folder:
         folder = Path(name.folder).expanduser()
         if not (folder / DATASET_INFO).exists():
@@ -133,9 +131,9 @@ def find_folder(name: TfdsName):
     root = Path(name.data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
     root = root.expanduser() / name.dataset
     configs = [name.config] if name.config else [""]
-    if not name.config and root.is_dir() and not list_versions(root):
+    if not name.config and root.is_dir() and not list_all_versions(root):
         configs = sorted(path.name for path in root.iterdir() if path.is_dir())
-    found = {c: [str(version) for version in list_versions(root / c)] for c in configs}
+    found = {c: [str(version) for version in list_all_versions(root / c)] for c in configs}
     found = {config: versions for config, versions in found.items() if versions}
     if len(found) == 1:
         [(config, versions)] = found.items()

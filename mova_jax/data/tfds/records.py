@@ -17,8 +17,7 @@ from PIL import Image
 
 from mova_jax.data.annotations.items import clean, sentence_of
 from mova_jax.data.images import encode_ppm, is_stored_format
-from mova_jax.data.shards.manifest import ShardError
-from mova_jax.data.shards.records import Caption, VideoRecord
+from mova_jax.data.shards import Caption, ShardError, VideoRecord
 
 
 def record_of(values: Mapping[str, Any], fallback: str, fps: float, source: str) -> VideoRecord:

@@ -15,8 +15,13 @@ import operator
 import os
 from collections.abc import Sequence
 
-from mova_jax.data.shards.manifest import ShardError
-from mova_jax.data.shards.records import TFDS_IMPORT, VideoRecord, features_dict, parse
+from tensorflow_datasets import decode
+from tensorflow_datasets.core import dataset_info
+from tensorflow_datasets.core.features import FeaturesDict
+from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
+
+from mova_jax.data.shards import ShardError, VideoRecord, parse
+from mova_jax.data.shards.tfds_info import features_dict
 from mova_jax.data.tfds.fields import choose_fields, leaves_of
 from mova_jax.data.tfds.names import TfdsName, find_folder, parse_name
 from mova_jax.data.tfds.records import record_of
@@ -87,28 +92,24 @@ def open_tfds(name: str, split: str) -> TfdsSource:
             captions; says what there is.
     """
     parsed = parse_name(name)
-    with TFDS_IMPORT:  # TFDS imports its parts as they are used
-        from tensorflow_datasets import decode
-        from tensorflow_datasets import features as tfds
-
-        folder, proto = _read_info(parsed)
-        try:
-            leaves = leaves_of(_read_json(folder / "features.json"))
-            own = leaves_of(features_dict().to_json())
-            fields: dict[str, str] = {}
-            method = decode.DeserializeMethod.RAW_BYTES
-            if parsed.fields or parsed.fps or _shown(leaves) != _shown(own):
-                fields = choose_fields(leaves, parsed.fields)
-                if parsed.fps:
-                    fields.pop("timestamps", None)  # those that were found by their name
-                method = decode.DeserializeMethod.DESERIALIZE_AND_DECODE
-        except ShardError as error:
-            raise ShardError(f"{name}: {error}") from error
-        paths = fields.values() or own
-        features = tfds.FeaturesDict({path: leaves[path].feature for path in paths})
-        # In place of the features of features.json, some of which need TensorFlow.
-        proto.features.CopyFrom(features.to_proto())
-        return TfdsSource(parsed, split, _data_source(folder, proto, split, method, name), fields)
+    folder, info = _read_info(parsed)
+    try:
+        leaves = leaves_of(_read_json(folder / "features.json"))
+        own = leaves_of(features_dict().to_json())
+        fields: dict[str, str] = {}
+        method = decode.DeserializeMethod.RAW_BYTES
+        if parsed.fields or parsed.fps or _shown(leaves) != _shown(own):
+            fields = choose_fields(leaves, parsed.fields)
+            if parsed.fps:
+                fields.pop("timestamps", None)  # those that were found by their name
+            method = decode.DeserializeMethod.DESERIALIZE_AND_DECODE
+    except ShardError as error:
+        raise ShardError(f"{name}: {error}") from error
+    paths = fields.values() or own
+    features = FeaturesDict({path: leaves[path].feature for path in paths})
+    # In place of the features of features.json, some of which need TensorFlow.
+    info.features.CopyFrom(features.to_proto())
+    return TfdsSource(parsed, split, _data_source(folder, info, split, method, name), fields)
 
 
 def tfds_splits(name: str) -> dict[str, int]:
@@ -117,15 +118,12 @@ def tfds_splits(name: str) -> dict[str, int]:
     Raises:
         ShardError: the name is not well spelled, or there is no such data set.
     """
-    with TFDS_IMPORT:
-        _, proto = _read_info(parse_name(name))
-    return {split.name: sum(split.shard_lengths) for split in proto.splits}
+    _, info = _read_info(parse_name(name))
+    return {split.name: sum(split.shard_lengths) for split in info.splits}
 
 
 def _read_info(name: TfdsName):
     """The folder of a data set, and its metadata."""
-    from tensorflow_datasets.core import dataset_info
-
     folder = find_folder(name)
     try:
         return folder, dataset_info.read_proto_from_builder_dir(folder)
@@ -144,11 +142,9 @@ def _shown(leaves) -> dict[str, str]:
     return {path: leaf.shown for path, leaf in leaves.items()}
 
 
-def _data_source(folder, proto, split: str, method, name: str):
+def _data_source(folder, info, split: str, method, name: str):
     """TFDS's own source of a split, after a check that its files are there."""
-    from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
-
-    formats = {proto.file_format or "tfrecord", *proto.alternative_file_formats}
+    formats = {info.file_format or "tfrecord", *info.alternative_file_formats}
     if "array_record" not in formats:
         raise ShardError(
             f"{name} is stored as {', '.join(sorted(formats))}, which cannot be read at random "
@@ -156,11 +152,11 @@ def _data_source(folder, proto, split: str, method, name: str):
             "it with tfds convert_format --out_file_format=array_record."
         )
     try:
-        builder = ReadOnlyBuilder(os.fspath(folder), info_proto=proto)
+        builder = ReadOnlyBuilder(os.fspath(folder), info_proto=info)
         data = builder.as_data_source(split, deserialize_method=method, file_format="array_record")
         files = [file.filename for file in builder.info.splits[split].file_instructions]
     except Exception as error:  # TFDS raises a dozen kinds
-        splits = ", ".join(sorted(split.name for split in proto.splits)) or "none"
+        splits = ", ".join(sorted(split.name for split in info.splits)) or "none"
         raise ShardError(
             f"{name}: split {split!r} cannot be opened ({error}). The splits are: {splits}."
         ) from error

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mova_jax.data.annotations import assign_splits, read_annotations
-from mova_jax.data.shards.reader import Caption
+from mova_jax.data.shards import Caption
 
 
 def _write_lines(folder, lines):

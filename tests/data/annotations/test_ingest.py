@@ -14,7 +14,7 @@ from mova_jax import prepare
 from mova_jax.data.annotations.registry import DATASETS
 from mova_jax.data.images import decode_image
 from mova_jax.data.ingest.video_reader import decode_video
-from mova_jax.data.shards.reader import Caption, open_split, read_manifest
+from mova_jax.data.shards import Caption, open_split, read_manifest
 from mova_jax.data.tokenizer import Tokenizer
 
 

@@ -9,7 +9,7 @@ import pytest
 from mova_jax.data.annotations import InputError
 from mova_jax.data.annotations.registry import DATASETS, read_dataset
 from mova_jax.data.annotations.subtitles import parse
-from mova_jax.data.shards.reader import Caption
+from mova_jax.data.shards import Caption
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from mova_jax import prepare
 from mova_jax.config import from_config_dict, load_file
 from mova_jax.data.annotations.registry import DATASETS
 from mova_jax.data.images import encode_jpeg
-from mova_jax.data.shards.reader import read_manifest
+from mova_jax.data.shards import read_manifest
 from mova_jax.data.tokenizer import train_tokenizer
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.setup import build_context

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from mova_jax import prepare
-from mova_jax.data.shards.manifest import read_manifest, write_manifest
-from mova_jax.data.shards.reader import open_split, write_split
+from mova_jax.data.shards import open_split, read_manifest, write_manifest, write_split
 
 ROOT = Path(__file__).resolve().parents[3]
 INVALID = "not a video that can be decoded (Invalid data found when processing input)"
@@ -315,5 +314,5 @@ def test_training_on_a_shard_cut_in_the_middle_stops_before_it_starts(damaged, t
     run = subprocess.run(start, cwd=ROOT, env=one_device, capture_output=True, text=True)
     assert run.returncode == 1 and "Traceback" not in run.stderr
     assert f"mova_jax: Shard {shard} has " in run.stderr
-    assert "is the first that cannot be read; copy it anew or make it again" in run.stderr
+    assert "it is truncated; copy it again or make it again" in run.stderr
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("**/last/*"))

@@ -7,7 +7,7 @@ import pytest
 
 from mova_jax import prepare
 from mova_jax.data.ingest.ingest import IngestSettings, ingest
-from mova_jax.data.shards.reader import ShardError, read_manifest
+from mova_jax.data.shards import ShardError, read_manifest
 
 pytest.importorskip(
     "apache_beam", reason="Apache Beam is not installed: pip install -r requirements-beam.txt"

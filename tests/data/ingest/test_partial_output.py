@@ -7,9 +7,14 @@ import pytest
 
 from mova_jax.data.ingest import partial_output as unfinished_lib
 from mova_jax.data.ingest.partial_output import ItemResult, PartialOutput, ShardPlan, shard_name
-from mova_jax.data.shards.manifest import ShardError
-from mova_jax.data.shards.reader import read_shard, write_split
-from mova_jax.data.shards.records import Caption, VideoRecord, serialize
+from mova_jax.data.shards import (
+    Caption,
+    ShardError,
+    VideoRecord,
+    read_shard,
+    serialize,
+    write_split,
+)
 from mova_jax.data.storage import LocalFolder
 
 

@@ -14,7 +14,7 @@ import simplejpeg
 
 from mova_jax.data.pipeline.dataset import PipelineSettings, eval_batches, record_ids, train_dataset
 from mova_jax.data.pipeline.queries import eval_sentences
-from mova_jax.data.shards.reader import (
+from mova_jax.data.shards import (
     Caption,
     Manifest,
     ShardError,
@@ -468,26 +468,6 @@ def test_worker_processes_end_with_a_killed_trainer(folder, tokenizer, tmp_path)
 
 def _runs(psutil, pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-_READ_AHEAD = """
-import sys
-from mova_jax.data.pipeline.dataset import PipelineSettings, train_dataset
-from mova_jax.data.tokenizer import Tokenizer
-settings = PipelineSettings(6, 16, max_tokens=64, threads=2)
-dataset = train_dataset(sys.argv[1], "train", Tokenizer(sys.argv[2], 64), settings, seed=0,
-                        batch_size=5)
-parser = "tensorflow_datasets.proto.tf_example_generated_pb2"
-assert parser not in sys.modules
-iter(dataset).start_prefetch()
-assert parser in sys.modules
-"""
-
-
-def test_nothing_is_imported_by_the_threads_that_read_ahead(folder, tokenizer):
-    command = [sys.executable, "-c", _READ_AHEAD, str(folder), str(tokenizer.folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 # ------------------------------------------------------------------------------------ evaluation

@@ -9,7 +9,7 @@ import pytest
 
 from mova_jax.config import CHOICES
 from mova_jax.data.pipeline import sampling
-from mova_jax.data.shards.reader import Caption, VideoRecord
+from mova_jax.data.shards import Caption, VideoRecord
 
 
 def _record(captions=("A dog runs.", "It stops."), alternatives=()):

@@ -6,8 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from mova_jax.data.shards.cache import local_folder
-from mova_jax.data.shards.reader import (
+from mova_jax.data.shards import (
     MANIFEST,
     Caption,
     Manifest,
@@ -17,6 +16,7 @@ from mova_jax.data.shards.reader import (
     write_manifest,
     write_split,
 )
+from mova_jax.data.shards.cache import local_folder
 
 
 @pytest.fixture

@@ -3,50 +3,33 @@
 import json
 import sys
 
-import numpy as np
 import pytest
 
-from mova_jax.data.shards.reader import (
+from mova_jax.data.shards import (
     Caption,
     Manifest,
-    VideoRecord,
     open_split,
     write_manifest,
     write_split,
 )
 from mova_jax.data.shards.tfds_info import DATASET_INFO, VERSION
-from mova_jax.data.storyboard import generate as storyboard
-
-
-def _record(index, frames):
-    rng = np.random.default_rng(index)
-    return VideoRecord(
-        id=f"video {index} é",
-        frames=tuple(rng.bytes(90 + i) for i in range(frames)),
-        height=4,
-        width=6,
-        timestamps=np.arange(frames, dtype=np.float32) / 3,
-        duration=frames / 3,
-        captions=(Caption("A cat sits.", 0.25, 1.5), Caption("Untimed ☂.")),
-        alternatives=("short", "")[: index % 3],
-        source="a/b.mp4",
-        truth='{"events": []}',
-    )
+from mova_jax.data.storyboard.generate import ensure
+from tests.data.shards.test_records import record
 
 
 def _make(folder, licence="none"):
     splits = {
         "train": write_split(
-            folder, "train", [_record(i, 1 + i % 4) for i in range(10)], name="clips",
+            folder, "train", [record(i, 1 + i % 4) for i in range(10)], name="clips",
             shard_records=3,
         ),
-        "ood_time": write_split(folder, "ood_time", [_record(77, 2)], name="clips"),
+        "ood_time": write_split(folder, "ood_time", [record(77, 2)], name="clips"),
     }  # fmt: skip
     write_manifest(folder, Manifest("clips", splits, {"fps": 1.0}, licence=licence))
     return folder
 
 
-def _same(example, record):
+def _same(example, ours):
     """Compares what TFDS gives, field by field, with our record."""
     captions = example["captions"]
     got = {
@@ -66,7 +49,7 @@ def _same(example, record):
         "source": example["source"].decode(),
         "truth": example["truth"].decode(),
     }
-    return got == {**vars(record), "timestamps": list(record.timestamps)}
+    return got == {**vars(ours), "timestamps": list(ours.timestamps)}
 
 
 def test_tfds_reads_what_we_wrote(tmp_path):
@@ -88,7 +71,7 @@ def test_storyboard_is_a_tfds_data_set_too(tmp_path):
     import tensorflow_datasets as tfds
 
     counts = {"train": 3, "ood_domain": 2}
-    folder = storyboard.ensure(tmp_path / "s", 1, counts, 0, image_size=32, vocab_size=514)
+    folder = ensure(tmp_path / "s", 1, counts, 0, image_size=32, vocab_size=514)
     builder = tfds.builder_from_directory(folder)
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == counts
     ours, theirs = open_split(folder, "ood_domain"), builder.as_data_source("ood_domain")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mova_jax.data.images import decode_image
-from mova_jax.data.shards.reader import ShardError, open_split, read_manifest, serialize
+from mova_jax.data.shards import ShardError, open_split, read_manifest, serialize
 from mova_jax.data.storyboard import generate as storyboard
 from mova_jax.data.storyboard import scenes
 from mova_jax.data.storyboard.concepts import (
@@ -53,7 +53,7 @@ def _told(record, truth):
 def test_a_video_depends_on_its_arguments_only():
     code = (
         "import hashlib\n"
-        "from mova_jax.data.shards.reader import serialize\n"
+        "from mova_jax.data.shards import serialize\n"
         "from mova_jax.data.storyboard.generate import make_record\n"
         "print(hashlib.sha256(serialize(make_record(3, 'test', 7))).hexdigest())"
     )

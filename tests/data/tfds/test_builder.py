@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mova_jax.data.ingest.ingest import IngestSettings, ingest
-from mova_jax.data.shards.reader import open_split, serialize
+from mova_jax.data.shards import open_split, serialize
 from mova_jax.data.shards.tfds_info import VERSION
 from mova_jax.data.tfds.source import open_tfds, tfds_splits
 

@@ -15,7 +15,8 @@ import simplejpeg
 from PIL import Image
 
 from mova_jax.data.pipeline.batching import LoadExample, PipelineSettings
-from mova_jax.data.shards.reader import Caption, ShardError, open_split
+from mova_jax.data.shards import Caption, ShardError, open_split
+from mova_jax.data.storyboard.generate import ensure
 from mova_jax.data.tfds.source import open_tfds, tfds_splits
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 
@@ -224,9 +225,7 @@ def test_features_in_the_older_form_are_read(make):
 
 
 def test_own_shards_are_read_as_they_are(tmp_path):
-    from mova_jax.data.storyboard import generate as storyboard
-
-    folder = storyboard.ensure(tmp_path / "s", 0, {"train": 2}, 0, image_size=32, vocab_size=514)
+    folder = ensure(tmp_path / "s", 0, {"train": 2}, 0, image_size=32, vocab_size=514)
     name, ours = f"tfds:{folder}", open_split(folder, "train")
     for index, record in enumerate(open_tfds(name, "train")):
         same = {**vars(record), "timestamps": list(record.timestamps)}
