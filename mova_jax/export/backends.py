@@ -14,6 +14,7 @@ with this package in place of the library that they are made for:
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ from mova_jax.models.vision import PIXEL_MEAN, PIXEL_STD
 from mova_jax.training import load_run
 from mova_jax.utils.trees import parameter_names, unflatten
 from mova_jax.weights import clip_names
+from mova_jax.weights.architecture import model_sizes
 from mova_jax.weights.files import WeightsError, read_tensors
 from mova_jax.weights.layouts import detect_layout
-from mova_jax.weights.load import load_initial
-from mova_jax.weights.sizes import sizes_of, towers
+from mova_jax.weights.load import load_weights
 
 
 def open_model(spec: str) -> Backend:
@@ -115,11 +116,34 @@ def _in_float32(model: Model) -> Model:
 def open_clip_in_jax(path: Path) -> Backend:
     """A CLIPModel folder, imported into this package; its text positions are not stretched."""
     tensors = read_tensors(path)
-    sizes = sizes_of(tensors, detect_layout(tensors), path)
-    model = towers(sizes, len(tensors[clip_names.HUGGINGFACE.text_positions]))
+    sizes = model_sizes(tensors, detect_layout(tensors), path)
+    model = _towers(sizes, len(tensors[clip_names.HUGGINGFACE.text_positions]))
     outputs = _JaxOutputs(model, None, _params(path, model))
     end = _clip_end(_read_config(path).get("text_config", {}), model.text.vocab_size)
     return Backend(f"{path} (JAX)", _sizes(dataclasses.asdict(model), end), outputs)
+
+
+def _towers(sizes: Mapping[str, Any], context: int) -> Model:
+    """`config.model` of CLIP's towers alone."""
+    fields: dict[str, Any] = {
+        "vision": {},
+        "text": {"context": context},
+        "dtype": "float32",
+        "remat": "none",
+        "global_head": "mean",
+        "head_layers": 1,
+        "frame_positions": 1,
+        "scale": 100.0,
+        "modular_scale": 0.0,
+        "tmn": {"layout": "none", "layers": 1, "token_layers": 0, "detach_tokens": False},
+        "cmn": {"kind": "none", "sees_frame": False, "detach_tokens": True},
+        "masks": {"kind": "hard", "temperature": 1.0, "init_bias": 0.0},
+        "activation": "quick_gelu",  # transformers' own, where nothing says it
+    }
+    for name, value in sizes.items():
+        *section, key = name.removeprefix("model.").split(".")
+        (fields[section[0]] if section else fields)[key] = value
+    return config_lib.section(Model, fields)
 
 
 def open_torch_model(path: Path) -> Backend:
@@ -247,7 +271,7 @@ def _params(path: Path, model: Model):
     """All parameters of a model from a file, as the nested dict that the model takes."""
     abstract = nnx.to_pure_dict(nnx.split(nnx.eval_shape(lambda: Mova(model, rngs=nnx.Rngs(0))))[1])
     like = {name: leaf.shape for name, leaf in parameter_names(abstract).items()}
-    ours, _ = load_initial(path, like, model.activation)
+    ours, _ = load_weights(path, like, model.activation)
     return jax.tree.map(jnp.asarray, unflatten(ours, abstract))
 
 

@@ -22,11 +22,11 @@ from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.export.bundle import Bundle
 from mova_jax.models.mova import Mova
 from mova_jax.utils.trees import parameter_names
+from mova_jax.weights.architecture import model_sizes
 from mova_jax.weights.conversion import Report
 from mova_jax.weights.files import WeightsError, read_tensors
 from mova_jax.weights.layouts import detect_layout
-from mova_jax.weights.load import load_initial, vocabulary_beside
-from mova_jax.weights.sizes import sizes_of
+from mova_jax.weights.load import find_vocabulary, load_weights
 
 
 def import_clip(
@@ -55,12 +55,12 @@ def import_clip(
         ConfigError: the sizes do not make a sound configuration.
     """
     path = Path(source)
-    words = vocabulary_beside(tokenizer or path)
+    words = find_vocabulary(tokenizer or path)
     tensors = read_tensors(path, allow_torchscript=allow_torchscript)
     layout = detect_layout(tensors)
     if layout == "mova_torch":
         raise WeightsError([f"{path} is an export of ours already: give it to init= as it is"])
-    sizes = sizes_of(tensors, layout, path)
+    sizes = model_sizes(tensors, layout, path)
     if "model.activation" not in sizes | dict(changes or {}):
         raise WeightsError(
             [
@@ -74,7 +74,7 @@ def import_clip(
     checked = from_config_dict(config)
     model = checked.model
     abstract, initial = _initial(checked)
-    ours, report = load_initial(
+    ours, report = load_weights(
         path,
         {name: leaf.shape for name, leaf in parameter_names(abstract).items()},
         model.activation,

@@ -19,7 +19,7 @@ from mova_jax.training.optim import split_trained
 from mova_jax.training.state import TrainSpec, TrainState
 from mova_jax.training.workdir import tokenizer_folder
 from mova_jax.utils.trees import parameter_names, unflatten
-from mova_jax.weights.load import load_initial, vocabulary_beside
+from mova_jax.weights.load import find_vocabulary, load_weights
 
 
 def vocabulary_folder(config: Config, of_data: Path, workdir: Path) -> Path:
@@ -38,7 +38,7 @@ def vocabulary_folder(config: Config, of_data: Path, workdir: Path) -> Path:
     kept = tokenizer_folder(workdir)
     if is_started(workdir) and is_tokenizer(kept):
         return kept
-    return vocabulary_beside(config.init_from)
+    return find_vocabulary(config.init_from)
 
 
 def init_weights(config: Config, spec: TrainSpec, workdir: Path) -> dict[str, np.ndarray]:
@@ -55,7 +55,7 @@ def init_weights(config: Config, spec: TrainSpec, workdir: Path) -> dict[str, np
     shapes = spec.shapes.params
     like = {name: leaf.shape for name, leaf in parameter_names(shapes).items()}
     bias = config.model.masks.init_bias
-    ours, report = load_initial(config.init_from, like, config.model.activation, init_bias=bias)
+    ours, report = load_weights(config.init_from, like, config.model.activation, init_bias=bias)
     log_main(f"Weights of {config.init_from}", *(f"  {line}" for line in report.lines()))
     return ours
 

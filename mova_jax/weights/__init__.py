@@ -1,1 +1,1 @@
-"""Weights in and out: names, files and layouts of other frameworks."""
+"""Reading weights of other frameworks: files, names, layouts, sizes, positions."""

@@ -1,7 +1,8 @@
-"""Files of weights: reads them into NumPy, writes safetensors.
+"""Reads files of weights into NumPy, and writes safetensors.
 
-In: a file or a folder of Hugging Face, OpenAI or open_clip. Out: `{name: array}`, the file's own
-names. Nothing in a file is run: pickles are read with `weights_only`, TorchScript only on demand.
+In: a file or a folder of Hugging Face, OpenAI or open_clip. Out: `{name: array}` by the names in
+the file. No code in a file is run: pickles are read with `weights_only`, TorchScript only on
+request.
 
     tensors = read_tensors("clip-vit-base-patch16")      # a folder, or one file of it
     write_safetensors(tensors, "out/model.safetensors", {"format": "pt"})
@@ -21,7 +22,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-# What a folder of weights may hold, the first that is there counts.
+from mova_jax.utils.atomic import replacing
+
+# Files that a folder of weights may have; the first that exists counts.
 IN_A_FOLDER = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -35,10 +38,10 @@ PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel, of torch.com
 
 
 class WeightsError(ValueError):
-    """All that is wrong with some weights, one line each."""
+    """Everything that is wrong with some weights, one line each."""
 
     def __init__(self, problems: list[str]):
-        """Makes the error of these lines."""
+        """Makes one error of all problems."""
         self.problems = problems
         lines = "\n".join(f"  - {problem}" for problem in problems)
         super().__init__(f"the weights have {len(problems)} problem(s):\n{lines}")
@@ -50,17 +53,17 @@ def read_tensors(
     """All tensors of a file or a folder.
 
     Args:
-        path: a `.safetensors` file, a PyTorch file (a state dict, maybe under `state_dict` or
+        path: a `.safetensors` file, a PyTorch file (a state dict, alone or under `state_dict` or
             `model`), or a folder with one of `IN_A_FOLDER`.
         allow_torchscript: read TorchScript archives too, such as OpenAI's own files. PyTorch runs
-            code of the archive when it loads one: only for files that are trusted.
+            code of an archive when it loads one, so only for files that you trust.
 
     Returns:
-        Arrays by the file's names, without a prefix that wrappers add to all of them. Half
-        precision becomes float32, all else keeps its type.
+        Arrays by the names in the file, without a prefix that wrappers add to all of them. Half
+        precision becomes float32, other types stay.
 
     Raises:
-        WeightsError: there is no such file, it holds no tensors, or other things too.
+        WeightsError: the file does not exist, has no tensors, or has other objects too.
     """
     file = pathlib.Path(path)
     if file.is_dir():
@@ -88,22 +91,17 @@ def read_tensors(
 def write_safetensors(
     tensors: Mapping[str, np.ndarray], path: str | os.PathLike, metadata: Mapping[str, str]
 ) -> None:
-    """Writes arrays to a `.safetensors` file, aside and then renamed.
+    """Writes arrays to a `.safetensors` file, whole or not at all.
 
     Args:
         tensors: arrays by name.
-        path: the file; its folder has to be there.
+        path: of the file.
         metadata: texts for the file's header.
     """
-    path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # The library writes an array's memory as it lies: a transposed view would come out wrong.
-    whole = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-    try:
-        safetensors.numpy.save_file(whole, aside, metadata=dict(metadata))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    # The library writes the memory of an array as it is: a transposed view would come out wrong.
+    contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    with replacing(path) as aside:
+        safetensors.numpy.save_file(contiguous, aside, metadata=dict(metadata))
 
 
 def _full_precision(value: np.ndarray) -> np.ndarray:
@@ -127,13 +125,13 @@ def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_shards(index: pathlib.Path) -> dict[str, np.ndarray]:
-    """The files that an index names, which have to lie in its folder."""
+    """Tensors of all files that an index names; they must be in its folder."""
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(places.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise WeightsError([f"{index}: expected JSON with file names under weight_map"]) from None
-    # By the text alone: a cache of Hugging Face has symbolic links to files elsewhere.
+    # Checks the text alone, for Hugging Face's cache has symbolic links to files elsewhere.
     outside = [name for name in names if not _is_inside(name)]
     if outside:
         expected = f"{index}: expected a .safetensors file in the same folder, got"
@@ -190,7 +188,7 @@ def _read_torch(file: pathlib.Path, allow_torchscript: bool) -> dict[str, np.nda
 
 
 def _is_torchscript(file: pathlib.Path) -> bool:
-    """Whether it is a zip archive with compiled code in it."""
+    """Whether the file is a zip archive with compiled code in it."""
     if not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:
@@ -198,7 +196,7 @@ def _is_torchscript(file: pathlib.Path) -> bool:
 
 
 def _unpickled(file: pathlib.Path, torch):
-    """What a pickle holds, tensors and plain containers only."""
+    """The content of a pickle that has tensors and plain containers only."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -212,14 +210,14 @@ def _unpickled(file: pathlib.Path, torch):
                 "nothing was loaded, for that can run code. Save model.state_dict(), or safetensors"
             ]
         ) from None
-    # On what is no pickle at all PyTorch fails in as many ways as there are bytes.
+    # On a file that is no pickle at all PyTorch raises many kinds of errors.
     except Exception as error:
         name = type(error).__name__
         raise WeightsError([f"{file}: no whole PyTorch file ({name}: {error})"]) from None
 
 
 def _state_dict(loaded, file: pathlib.Path, torch) -> dict:
-    """The tensors by name, out of what training scripts wrap around them."""
+    """The tensors by name, without the dicts that training scripts wrap around them."""
     for key in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]

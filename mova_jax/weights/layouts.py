@@ -1,7 +1,7 @@
-"""Weights of the CLIP family into our parameters, and back to Hugging Face's CLIPModel.
+"""Converts weights of the CLIP family to our parameters, and back to Hugging Face's CLIPModel.
 
 In: tensors by the names of their file (`files.read_tensors`), shapes of our parameters by name.
-Out: our arrays, and a report of all that was not simply copied. What is wrong is said at once.
+Out: our arrays, and a report of what was not simply copied. One error lists all problems.
 
     layout = detect_layout(tensors)
     ours, report = to_flax(tensors, layout, like)
@@ -12,8 +12,8 @@ Out: our arrays, and a report of all that was not simply copied. What is wrong i
 | openai | OpenAI's own state dict |
 | open_clip | the same names from open_clip, also with the text tower under `text.` |
 | long_clip | OpenAI's names with two tables of 248 text positions |
-| smartclip | Long-CLIP's names and a mask network, which starts our concept mask network |
-| mova_torch | our own PyTorch twin: read by `twin.from_torch`, not here |
+| smartclip | Long-CLIP's names and a mask network, which our concept mask network starts from |
+| mova_torch | our own export for PyTorch, which `torch_names.from_torch` reads |
 """
 
 import math
@@ -25,19 +25,23 @@ from mova_jax.weights import clip_names
 from mova_jax.weights.clip_names import Shape
 from mova_jax.weights.conversion import Report, TensorReader
 from mova_jax.weights.files import WeightsError
-from mova_jax.weights.positions import KEPT, resize_image_positions, stretch_positions
+from mova_jax.weights.positions import (
+    UNSTRETCHED,
+    resize_image_positions,
+    stretch_positions,
+)
 from mova_jax.weights.warm_start import start_head, start_mask_network
 
 LAYOUTS = ("huggingface", "openai", "open_clip", "long_clip", "smartclip")
 TWO_TABLES = ("long_clip", "smartclip")  # of text positions, the first of which is not trained
-OPENAI_MADE = ("openai", *TWO_TABLES)  # with QuickGELU and heads of 64, as OpenAI's code has them
+OPENAI_CODE = ("openai", *TWO_TABLES)  # of OpenAI's code, which has QuickGELU and heads of 64
 
 
 def detect_layout(names: Collection[str]) -> str:
-    """The layout that tensors of these names are in.
+    """The layout of tensors with these names.
 
     Raises:
-        WeightsError: they are in none that can be read.
+        WeightsError: for a layout that cannot be read.
     """
     if any(name.startswith(("vision_model.", "text_model.")) for name in names):
         return "huggingface"
@@ -50,7 +54,7 @@ def detect_layout(names: Collection[str]) -> str:
             return "smartclip"
         if "positional_embedding_res" in names:
             return "long_clip"
-        # Only OpenAI's own files hold this number as a tensor; open_clip has the same names.
+        # open_clip has the same names, but only OpenAI's own files have this number as a tensor.
         return "openai" if "input_resolution" in names else "open_clip"
     some = ", ".join(sorted(names)[:5])
     known = ", ".join((*LAYOUTS, "mova_torch"))
@@ -71,13 +75,13 @@ def to_flax(
         tensors: arrays by their names.
         layout: one of `LAYOUTS`, as `detect_layout` gives it.
         like: shapes of all of our parameters, by our names.
-        strict: refuse tensors that are missing, unexpected or of another shape. Otherwise they are
-            in the report, and what is missing is missing in the result.
+        strict: refuse tensors that are missing, unexpected or of another shape. Otherwise the
+            report lists them, and the result lacks parameters without a fitting tensor.
         init_bias: `config.model.masks.init_bias`, which a mask network of SmartCLIP needs to be 0.
 
     Returns:
-        float32 arrays by our names, without those that the source has nothing for (mask networks,
-        mostly), and the report.
+        float32 arrays by our names, without those that the layout has no tensor for (mostly mask
+        networks), and the report.
 
     Raises:
         WeightsError: all problems at once.
@@ -85,36 +89,36 @@ def to_flax(
     if layout not in LAYOUTS:
         raise WeightsError([f"got the layout {layout!r}, expected one of {', '.join(LAYOUTS)}"])
     report = Report(layout)
-    source = TensorReader(tensors, report)
+    reader = TensorReader(tensors, report)
     table = clip_names.HUGGINGFACE if layout == "huggingface" else clip_names.openai_table(tensors)
-    ours = source.copy(table, like)
-    ours |= _image_positions(source, table.image_positions, like)
-    positions = _text_table(source, table.text_positions, like)
+    ours = reader.take_table(table, like)
+    ours |= _image_positions(reader, table.image_positions, like)
+    positions = _text_table(reader, table.text_positions, like)
     ours |= _text_positions(positions, like, report)
     ours |= start_head(ours, positions, like, report)
     if layout == "smartclip":
-        ours |= start_mask_network(source, like, init_bias)
-    source.finish()
-    report.kept = sorted(set(like) - set(ours))
+        ours |= start_mask_network(reader, like, init_bias)
+    reader.finish()
+    report.initial = sorted(set(like) - set(ours))
     if strict and report.problems:
         raise WeightsError(report.problems)
     return ours, report
 
 
 def to_huggingface(ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The two towers as tensors of transformers' CLIPModel, bit for bit.
+    """The two towers as tensors of transformers' CLIPModel, bit for bit; inverts `to_flax`.
 
     Args:
         ours: all parameters by our names; mask networks and heads are left out.
 
     Returns:
-        Arrays by CLIPModel's names; `to_flax` takes them back.
+        Arrays by CLIPModel's names.
     """
     table = clip_names.HUGGINGFACE
     like = {name: np.shape(value) for name, value in ours.items()}
     theirs = {
-        piece.theirs: piece.kind.theirs(np.asarray(ours[piece.ours])[piece.index])
-        for piece in clip_names.pieces(table, like)
+        part.theirs: part.kind.theirs(np.asarray(ours[part.ours])[part.index])
+        for part in clip_names.parameter_slices(table, like)
     }
     theirs[table.image_positions] = ours["vision/positions"]
     frozen = [ours["text/positions_frozen"]] if "text/positions_frozen" in ours else []
@@ -123,44 +127,44 @@ def to_huggingface(ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _image_positions(
-    source: TensorReader, theirs: str, like: Mapping[str, Shape]
+    reader: TensorReader, theirs: str, like: Mapping[str, Shape]
 ) -> dict[str, np.ndarray]:
     """The vision tower's positions, resized to the grid of the frames."""
     name = "vision/positions"
     rows, width = like[name]
-    positions = source.take(theirs, (-1, width), name)
+    positions = reader.take(theirs, (-1, width), name)
     if positions is None:
         return {}
     grid = math.isqrt(rows - 1)
     try:
         resized = resize_image_positions(positions, grid)
     except WeightsError as error:
-        source.report.problems += [f"{theirs}: {problem}" for problem in error.problems]
+        reader.report.problems += [f"{theirs}: {problem}" for problem in error.problems]
         return {}
     if len(positions) != rows:
         old = math.isqrt(len(positions) - 1)
-        source.report.changed.append(
+        reader.report.changes.append(
             f"image positions resized from {old} x {old} to {grid} x {grid} patches (bicubic)"
         )
     return {name: resized}
 
 
-def _text_table(source: TensorReader, theirs: str, like: Mapping[str, Shape]) -> np.ndarray | None:
-    """The text positions `[r w]` as the source uses them: of two tables the rows that count."""
+def _text_table(reader: TensorReader, theirs: str, like: Mapping[str, Shape]) -> np.ndarray | None:
+    """The text positions `[r w]` that the layout uses; two tables are joined to one."""
     name, width = "text/positions", like["text/positions"][1]
-    positions = source.take(theirs, (-1, width), name)
-    if source.report.layout not in TWO_TABLES:
+    positions = reader.take(theirs, (-1, width), name)
+    if reader.report.layout not in TWO_TABLES:
         return positions
     rows = -1 if positions is None else len(positions)
-    trained = source.take(f"{theirs}_res", (rows, width), name)
+    trained = reader.take(f"{theirs}_res", (rows, width), name)
     if positions is None or trained is None:
         return None
-    if like.get("text/positions_frozen", (0,))[0] != KEPT:
-        source.report.changed.append(
-            f"Long-CLIP never trains its first {KEPT} text positions: model.text.frozen_positions="
-            f"{KEPT} does the same"
+    if like.get("text/positions_frozen", (0,))[0] != UNSTRETCHED:
+        reader.report.changes.append(
+            f"Long-CLIP never trains its first {UNSTRETCHED} text positions: "
+            f"model.text.frozen_positions={UNSTRETCHED} does the same"
         )
-    return np.concatenate([positions[:KEPT], trained[KEPT:]])
+    return np.concatenate([positions[:UNSTRETCHED], trained[UNSTRETCHED:]])
 
 
 def _text_positions(
@@ -177,7 +181,7 @@ def _text_positions(
         report.problems += error.problems
         return {}
     if len(table) != context:
-        report.changed.append(
+        report.changes.append(
             f"text positions stretched from {len(table)} to {context} (Long-CLIP's rule)"
         )
     parts = {"text/positions": stretched[frozen:]}

@@ -1,9 +1,9 @@
-"""The weights that a run starts from: a file or folder, checked against the model.
+"""Loads weights of any layout for a model, and finds the vocabulary that belongs to them.
 
-In: a path, shapes of our parameters. Out: arrays by our names, for those parameters that the
-weights have something for, and a report. Used at the start of a run (`config.init_from`).
+In: a path, shapes of our parameters. Out: arrays by our names, for the parameters that the weights
+have, and a report.
 
-    ours, report = load_initial("clip-vit-base-patch16", like, config.model.activation)
+    ours, report = load_weights("clip-vit-base-patch16", like, config.model.activation)
 """
 
 import os
@@ -14,14 +14,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from mova_jax.data.tokenizer import is_tokenizer
+from mova_jax.weights.architecture import TOWERS, Settings, config_settings
 from mova_jax.weights.clip_names import Shape
 from mova_jax.weights.conversion import Report
 from mova_jax.weights.files import WeightsError, read_tensors
 from mova_jax.weights.layouts import detect_layout, to_flax
-from mova_jax.weights.settings import TOWERS, Settings, settings_of
+from mova_jax.weights.torch_names import from_torch
 
 
-def load_initial(
+def load_weights(
     path: str | os.PathLike,
     like: Mapping[str, Shape],
     activation: str,
@@ -32,16 +33,16 @@ def load_initial(
 ) -> tuple[dict[str, np.ndarray], Report]:
     """Reads weights of any layout for a model.
 
-    Shapes do not say which activation weights were trained with, nor how many heads they have;
-    where the layout or a config.json beside the weights says it, it is compared with the model.
+    Activation and number of heads, which shapes do not say, are compared with the model where the
+    layout or a configuration next to the weights tells them.
 
     Args:
         path: a file or a folder, as `files.read_tensors` takes it.
         like: shapes of all of our parameters, by our names.
         activation: `config.model.activation`.
-        strict: refuse whatever does not fit. Otherwise it is in the report, and parameters without
-            a fitting tensor are missing in the result.
-        allow_torchscript: read TorchScript archives, which may run code; only from those you trust.
+        strict: refuse weights that do not fit. Otherwise the report lists the problems, and the
+            result lacks parameters without a fitting tensor.
+        allow_torchscript: read TorchScript archives, which may run code: only those that you trust.
         init_bias: `config.model.masks.init_bias`; SmartCLIP's mask network needs it to be 0.
 
     Returns:
@@ -53,15 +54,15 @@ def load_initial(
     tensors = read_tensors(path, allow_torchscript=allow_torchscript)
     layout = detect_layout(tensors)
     if layout == "mova_torch":
-        ours, report = _from_twin(tensors, like)
+        ours, report = _from_export(tensors, like)
     else:
         ours, report = to_flax(tensors, layout, like, strict=False, init_bias=init_bias)
     widths = {tower: like[f"{tower}/positions"][1] for tower in TOWERS}
-    trained = settings_of(layout, path, widths)
-    for part, settings in trained.items():
-        report.problems += _differences(part, settings, like, activation)
-    if trained["text"].activation is None:
-        report.changed.append(
+    settings = config_settings(layout, path, widths)
+    for part, trained in settings.items():
+        report.problems += _differences(part, trained, like, activation)
+    if settings["text"].activation is None:
+        report.changes.append(
             f"nothing says with which activation they were trained: taken as {activation}, as the "
             "model has it (OpenAI's weights and models called -quickgelu have quick_gelu, most "
             "others gelu)"
@@ -71,11 +72,11 @@ def load_initial(
     return ours, report
 
 
-def vocabulary_beside(path: str | os.PathLike) -> pathlib.Path:
-    """The folder of the vocabulary that weights belong to: theirs, or the one their file lies in.
+def find_vocabulary(path: str | os.PathLike) -> pathlib.Path:
+    """The folder of the vocabulary of weights: the folder itself, or the folder of their file.
 
     Raises:
-        WeightsError: when there is none. Their embeddings mean nothing under another one.
+        WeightsError: when it has none; token embeddings mean nothing under another vocabulary.
     """
     path = pathlib.Path(path)
     folder = path if path.is_dir() else path.parent
@@ -90,32 +91,19 @@ def vocabulary_beside(path: str | os.PathLike) -> pathlib.Path:
     )
 
 
-def _from_twin(
+def _from_export(
     tensors: Mapping[str, np.ndarray], like: Mapping[str, Shape]
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """Weights of our PyTorch twin; modules that it has not keep their initial values."""
-    from mova_jax.weights.torch_names import from_torch, to_torch
-
-    report, left = Report("mova_torch"), dict(tensors)
-    there = {name.split(".")[0] for name in tensors} | {*TOWERS, "logit_scale"}
-    ours: dict[str, np.ndarray] = {}
-    # One by one, so that without `strict` all the others can be taken.
-    for name, shape in like.items():
-        if name.split("/")[0] not in there:
-            continue
-        names = to_torch({name: np.broadcast_to(np.float32(0), shape)})
-        own = {theirs: left.pop(theirs) for theirs in names if theirs in left}
-        try:
-            ours |= from_torch(own, {name: shape})
-        except WeightsError as error:
-            report.problems += error.problems
-    report.problems += [f"{name}: not expected" for name in sorted(left)]
-    report.kept = sorted(set(like) - set(ours))
-    return ours, report
+    """Weights of an export for PyTorch; modules that it lacks keep their initial values."""
+    modules = {name.split(".")[0] for name in tensors} | {*TOWERS, "logit_scale"}
+    wanted = {name: shape for name, shape in like.items() if name.split("/")[0] in modules}
+    ours, problems = from_torch(tensors, wanted)
+    initial = sorted(set(like) - set(ours))
+    return ours, Report("mova_torch", initial=initial, problems=problems)
 
 
 def _heads(like: Mapping[str, Shape], part: str) -> int | None:
-    """Heads of attention of a tower or a mask network; None where it has no such attention."""
+    """Attention heads of a tower or a mask network; None where the model has no such part."""
     maps = re.compile(rf"{part}/.*(qkv|key_value)/kernel")
     return next((shape[-2] for name, shape in like.items() if maps.fullmatch(name)), None)
 
@@ -123,16 +111,17 @@ def _heads(like: Mapping[str, Shape], part: str) -> int | None:
 def _differences(
     part: str, trained: Settings, like: Mapping[str, Shape], activation: str
 ) -> list[str]:
-    """Where a part was trained otherwise than the model computes."""
+    """Lines on how a part was trained, where the model computes it otherwise."""
     heads = _heads(like, part)
-    if heads is None:  # the model has no such part
+    if heads is None:
         return []
-    name = f"{part} tower" if part in TOWERS else part
+    tower = part in TOWERS
+    name, key = (f"{part} tower", part) if tower else (part, "text")
     problems = []
     if trained.activation not in (None, activation):
         problems.append(
             f"the {name} was trained with {trained.activation}: got model.activation {activation}"
         )
     if trained.heads not in (None, heads):
-        problems.append(f"the {name} has {trained.heads} heads: got model.{part}.heads {heads}")
+        problems.append(f"the {name} has {trained.heads} heads: got model.{key}.heads {heads}")
     return problems

@@ -1,13 +1,13 @@
-"""Our parameters as those of the PyTorch twin (`torch_model.py`), and back, bit for bit.
+"""Renames our parameters to those of the PyTorch model (`torch_model.py`), and back, bit for bit.
 
-In: our flat dict of arrays by name (`mova_jax.training.optim.parameter_names`), or the twin's state
-dict as NumPy arrays. Out: the other one. No PyTorch is needed for it.
+In: our arrays by name (`mova_jax.utils.trees.parameter_names`), or PyTorch's state dict as NumPy
+arrays. Out: the other one. Needs no PyTorch.
 
-    tensors = to_torch(params)            # "vision.blocks.0.attention.qkv.weight": [3w w], ...
-    params = from_torch(tensors, shapes)  # "vision/blocks/blocks/attention/qkv/kernel": [r w 3 n e]
+    tensors = to_torch(params)                      # "vision.blocks.0.mlp.up.weight": [4w w], ...
+    params, problems = from_torch(tensors, shapes)  # "vision/blocks/blocks/mlp/up/kernel": [r w 4w]
 
-The twin has a dot where our names have a slash, `weight [out in]` in place of `kernel`, with the
-axes of each side laid together, and each of our r stacked blocks by itself.
+PyTorch has a dot where our names have a slash, `weight [out in]` in place of `kernel` (with all
+output axes as one, and all input axes), and each of our r stacked blocks by itself.
 """
 
 import math
@@ -21,11 +21,11 @@ from mova_jax.weights.files import WeightsError
 
 Shape = tuple[int, ...]
 
-# (our name, the twin's, its axes): how many leading axes of a kernel are its input; 0 for a vector
-# over all output axes; None for what the twin keeps as it is. The axes are those of one block. The
-# first rule that fits the whole name counts.
+# (our name, PyTorch's, inputs). `inputs`: the number of leading axes of a kernel that are its
+# input; 0 for a vector over all output axes; None for an array that stays as it is. Axes are those
+# of one block. The first rule that matches the whole name counts.
 RULES: tuple[tuple[str, str, int | None], ...] = (
-    # Ways out of attention take heads and the width of one: [n e w].
+    # Output maps of attention take heads and the width of one: [n e w].
     (r"(.+/(?:attention|tokens|readers/\d+)/out)/kernel", r"\1/weight", 2),
     (r"(.+)/kernel", r"\1/weight", 1),
     (r"(.+)/scale", r"\1/weight", 0),
@@ -35,21 +35,21 @@ RULES: tuple[tuple[str, str, int | None], ...] = (
     (r"(vision/class_embedding|logit_scale|modular_logit_scale)", r"\1", None),
 )
 _STACKED = re.compile(r"(.*blocks)/blocks/")
-# A decoder block's attention over frames is where all other blocks have theirs.
+# A decoder block's attention over frames is what other blocks call `attention`.
 _OVER_FRAMES = re.compile(r"(tmn/blocks/\d+)/(norm_)?frames/")
 
 
 class _Place(NamedTuple):
-    """Where a parameter of ours is in the twin."""
+    """Where a parameter of ours is in the PyTorch model."""
 
-    names: tuple[str, ...]  # one, or one a block
+    names: tuple[str, ...]  # one, or one per block
     shape: Shape  # ours, of one block
     inputs: int | None  # as in `RULES`
     stacked: bool
 
     @property
-    def twin_shape(self) -> Shape:
-        """Of each name."""
+    def torch_shape(self) -> Shape:
+        """Shape of each tensor."""
         if self.inputs is None:
             return self.shape
         if not self.inputs:
@@ -58,23 +58,23 @@ class _Place(NamedTuple):
 
 
 def to_torch(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The twin's state dict, as copies.
+    """PyTorch's state dict, as copies.
 
     Args:
         params: our arrays by name.
 
     Raises:
-        WeightsError: with every name that has no place in the twin.
+        WeightsError: with every name that has no place in the PyTorch model.
     """
     tensors, problems = {}, []
     for name, array in params.items():
         place = _place(name, np.shape(array), problems)
         if place is None:
             continue
-        for twin_name, one in zip(place.names, array if place.stacked else [array], strict=True):
+        for torch_name, one in zip(place.names, array if place.stacked else [array], strict=True):
             if place.inputs:  # [in... out...] -> [in out] -> [out in]
-                one = np.reshape(one, place.twin_shape[::-1]).T
-            tensors[twin_name] = np.array(np.reshape(one, place.twin_shape), order="C")
+                one = np.reshape(one, place.torch_shape[::-1]).T
+            tensors[torch_name] = np.array(np.reshape(one, place.torch_shape), order="C")
     if problems:
         raise WeightsError(problems)
     return tensors
@@ -82,15 +82,16 @@ def to_torch(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def from_torch(
     tensors: Mapping[str, np.ndarray], like: Mapping[str, Shape]
-) -> dict[str, np.ndarray]:
-    """Our arrays from the twin's state dict, as float32 copies.
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Our arrays from PyTorch's state dict, as float32 copies.
 
     Args:
-        tensors: the twin's arrays by name.
-        like: the shapes of our parameters by name; all of them are wanted, and nothing else.
+        tensors: PyTorch's arrays by name.
+        like: shapes of our parameters by name.
 
-    Raises:
-        WeightsError: with every tensor that is missing, unexpected, or of another shape.
+    Returns:
+        The arrays whose tensors are there and fit, and a line for every tensor that is missing, not
+        expected, or of another shape.
     """
     params, problems, used = {}, [], set()
     for name, shape in like.items():
@@ -98,22 +99,19 @@ def from_torch(
         if place is None:
             continue
         used |= set(place.names)
-        faults = [_fault(tensors, twin_name, place.twin_shape) for twin_name in place.names]
+        faults = [_fault(tensors, torch_name, place.torch_shape) for torch_name in place.names]
         if any(faults):
             problems += filter(None, faults)
             continue
-        parts = [np.asarray(tensors[twin_name], np.float32) for twin_name in place.names]
+        parts = [np.asarray(tensors[torch_name], np.float32) for torch_name in place.names]
         parts = [np.reshape(one.T if place.inputs else one, place.shape) for one in parts]
         params[name] = np.stack(parts) if place.stacked else np.array(parts[0], order="C")
-    problems += [f"{name}: not expected" for name in tensors if name not in used]
-    if problems:
-        raise WeightsError(problems)
-    return params
+    return params, problems + [f"{name}: not expected" for name in sorted(set(tensors) - used)]
 
 
 def _place(name: str, shape: Shape, problems: list[str]) -> _Place | None:
-    """The place of a parameter; None, and a line more in `problems`, where there is none."""
-    # A stack's names get their block's number in place of the braces.
+    """The place of a parameter; where there is none, None and one more line in `problems`."""
+    # The braces become the number of the block.
     unstacked, stacked = _STACKED.subn(r"\1/{}/", name, count=1)
     unstacked = _OVER_FRAMES.sub(r"\1/\2attention/", unstacked)
     for pattern, replacement, inputs in RULES:
@@ -124,15 +122,15 @@ def _place(name: str, shape: Shape, problems: list[str]) -> _Place | None:
         if len(shape) < needed:
             problems.append(f"{name}: got shape {list(shape)}, expected {needed} axes or more")
             return None
-        twin_name = match.expand(replacement).replace("/", ".")
-        names = tuple(twin_name.format(i) for i in range(shape[0] if stacked else 1))
+        torch_name = match.expand(replacement).replace("/", ".")
+        names = tuple(torch_name.format(i) for i in range(shape[0] if stacked else 1))
         return _Place(names, tuple(shape[stacked:]), inputs, bool(stacked))
     problems.append(f"{name}: has no place in the PyTorch model (RULES in weights/torch_names.py)")
     return None
 
 
 def _fault(tensors: Mapping[str, np.ndarray], name: str, shape: Shape) -> str | None:
-    """What is wrong with a tensor of the twin."""
+    """The problem with a tensor, None where there is none."""
     if name not in tensors:
         return f"{name}: missing"
     got = tuple(np.shape(tensors[name]))

@@ -1,7 +1,7 @@
-"""Starts for modules of ours that a CLIP has not, from what it has.
+"""Initialises modules that CLIP lacks from CLIP weights.
 
-In: parameters that were converted, or tensors still to be taken. Out: parameters of the `head` (as
-CLIP4Clip starts its seqTransf) and of the `cmn` (from SmartCLIP's mask network).
+In: converted parameters, or a reader of the tensors. Out: parameters of the `head` (from the text
+tower, as CLIP4Clip's seqTransf) and of the `cmn` (from SmartCLIP's mask network).
 """
 
 import math
@@ -22,17 +22,19 @@ def start_head(
     like: Mapping[str, Shape],
     report: Report,
 ) -> dict[str, np.ndarray]:
-    """CLIP4Clip's start of its seqTransf head: the text tower's first blocks and positions.
+    """Starts the seq_transformer head from the text tower's first blocks and positions.
+
+    CLIP4Clip starts its seqTransf head so.
 
     Args:
         ours: the text tower's parameters.
-        table: `[r w]`, the text positions of the source, before they are stretched.
+        table: text positions `[r w]` of the weights, before they are stretched.
         like: shapes of our parameters by name.
-        report: told what was started, and what was not.
+        report: gets a line for each part of the head.
 
     Returns:
-        The `head/...` parameters that have a start. A head of another width, or with other heads of
-        attention, keeps its random one.
+        The `head/...` parameters that could be started. A head of another width or with another
+        number of attention heads keeps its random values.
     """
     blocks = {
         name: f"text{name.removeprefix('head')}" for name in like if name.startswith("head/blocks/")
@@ -40,66 +42,66 @@ def start_head(
     if not blocks:
         return {}
     head: dict[str, np.ndarray] = {}
-    if all(text in ours and _holds(ours[text], like[name]) for name, text in blocks.items()):
+    if all(text in ours and _starts_with(ours[text], like[name]) for name, text in blocks.items()):
         head = {name: ours[text][: like[name][0]].copy() for name, text in blocks.items()}
-        report.changed.append("head/blocks started from the first text blocks, as in CLIP4Clip")
+        report.changes.append("head/blocks started from the first text blocks, as in CLIP4Clip")
     else:
-        report.changed.append(
+        report.changes.append(
             "head/blocks keep their random start: text blocks of their width and heads, which "
             "CLIP4Clip starts them from, are not there"
         )
-    # The source's own table, as CLIP4Clip does; after the stretch there are more rows, if need be.
+    # The table before the stretch, as CLIP4Clip has it; the stretched one where that is too short.
     stretched = [ours[n] for n in ("text/positions_frozen", "text/positions") if n in ours]
     tables = [t for t in (table, np.concatenate(stretched) if stretched else None) if t is not None]
     shape = like["head/positions"]
-    fitting = [rows[: shape[0]] for rows in tables if _holds(rows, shape)]
+    fitting = [rows[: shape[0]] for rows in tables if _starts_with(rows, shape)]
     if fitting:
         head["head/positions"] = fitting[0].copy()
-        report.changed.append("head/positions started from the first text positions")
+        report.changes.append("head/positions started from the first text positions")
     return head
 
 
-def _holds(value: np.ndarray, shape: Shape) -> bool:
-    """Whether the first rows of an array have that shape."""
+def _starts_with(value: np.ndarray, shape: Shape) -> bool:
+    """Whether the first `shape[0]` rows of an array have that shape."""
     return len(value) >= shape[0] and value.shape[1:] == shape[1:]
 
 
 def start_mask_network(
-    source: TensorReader, like: Mapping[str, Shape], init_bias: float
+    reader: TensorReader, like: Mapping[str, Shape], init_bias: float
 ) -> dict[str, np.ndarray]:
-    """SmartCLIP's mask network as a concept mask network that gives the same logits.
+    """Starts the concept mask network from SmartCLIP's mask network, with the same logits.
 
-    Both run one block over a caption's tokens y and pool them: theirs by softmax(y a) with a
-    trained vector a, ours by softmax(y q / sqrt(w)) with q = kernel * part + bias, and an output
-    map behind it. So kernel = 0, bias = a sqrt(w), and the output map is the identity. Their bias
-    is the same for all tokens and falls out of the softmax. They differ on padding, which theirs
-    reads and ours does not.
+    Both run one block over a caption's tokens y and pool them: SmartCLIP by softmax(y a) with a
+    trained vector a, ours by softmax(y q / sqrt(w)) with q = kernel * part + bias, followed by an
+    output map. So kernel = 0, bias = a sqrt(w), and the output map is the identity. SmartCLIP's
+    bias is the same for all tokens, and the softmax ignores it. The two differ on padding, which
+    SmartCLIP reads and ours does not.
 
     Args:
-        source: with the `mask_net.` tensors.
+        reader: with the `mask_net.` tensors.
         like: shapes of our parameters by name.
         init_bias: `config.model.masks.init_bias`, which our network adds to its logits.
 
     Returns:
         The `cmn/...` parameters; none where the two networks do not fit.
     """
-    report = source.report
+    report = reader.report
     if "cmn/query/bias" not in like:
-        report.changed.append("mask_net is not used: the model has no concept mask network")
-        source.drop("mask_net.")
+        report.changes.append("mask_net is not used: the model has no concept mask network")
+        reader.ignore("mask_net.")
         return {}
     problems = _misfits(like, init_bias)
     if problems:
         report.problems += problems
-        source.drop("mask_net.")
+        reader.ignore("mask_net.")
         return {}
     width = like["cmn/out/kernel"][0]
-    ours = source.copy(clip_names.MASK_NETWORK, like)
-    vector = source.take(f"{_POOL}.weight", (1, width), "cmn/query/bias")
-    source.drop(f"{_POOL}.bias")
+    ours = reader.take_table(clip_names.MASK_NETWORK, like)
+    vector = reader.take(f"{_POOL}.weight", (1, width), "cmn/query/bias")
+    reader.ignore(f"{_POOL}.bias")
     if vector is None:
         return ours
-    report.changed.append(
+    report.changes.append(
         "cmn started as SmartCLIP's mask network: at first its masks depend on the caption alone"
     )
     zero = ("cmn/query/kernel", "cmn/query_frame/kernel", "cmn/out/bias")
@@ -110,7 +112,7 @@ def start_mask_network(
 
 
 def _misfits(like: Mapping[str, Shape], init_bias: float) -> list[str]:
-    """Why SmartCLIP's mask network cannot be our concept mask network."""
+    """Reasons why our concept mask network cannot have SmartCLIP's logits."""
     width, dim = like["cmn/out/kernel"]
     problems = []
     if width != dim:

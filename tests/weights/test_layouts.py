@@ -43,7 +43,7 @@ def test_every_layout_gives_the_embeddings_and_logits_of_transformers(layout):
     assert detect_layout(tensors) == name
     ours, report = to_flax(tensors, name, clips.shapes(cfg))
     assert sorted(ours) == sorted(clips.shapes(cfg))
-    assert report.layout == name and report.kept == report.problems == []
+    assert report.layout == name and report.initial == report.problems == []
     inputs = clips.inputs()
     clips.assert_same(
         outputs(clips.model(cfg, ours), *inputs), clips.theirs(clips.reference(), *inputs)
@@ -73,7 +73,7 @@ def test_what_a_clip_has_not_keeps_its_initial_values():
     like = clips.shapes(clips.config())
     ours, report = to_flax(*source(), like)
     missing = {name for name in like if name.startswith(("tmn/", "cmn/"))} | {"modular_logit_scale"}
-    assert set(report.kept) == missing == set(like) - set(ours)
+    assert set(report.initial) == missing == set(like) - set(ours)
     assert "keep their initial values: cmn (" in "\n".join(report.lines())
 
 
@@ -86,14 +86,14 @@ def test_text_positions_are_stretched_to_the_context():
     table = tensors["text_model.embeddings.position_embedding.weight"]
     assert len(table) == 21
     np.testing.assert_array_equal(ours["text/positions"], stretch_positions(table, clips.CONTEXT))
-    assert report.changed == ["text positions stretched from 21 to 24 (Long-CLIP's rule)"]
+    assert report.changes == ["text positions stretched from 21 to 24 (Long-CLIP's rule)"]
 
 
 def test_frozen_positions_are_a_parameter_of_their_own():
     whole, _ = converted()
     like = clips.shapes(clips.config(objective="global_only", model__text__frozen_positions=7))
     split, report = to_flax(*source(), like)
-    assert split["text/positions_frozen"].shape == (7, tiny.W) and report.kept == []
+    assert split["text/positions_frozen"].shape == (7, tiny.W) and report.initial == []
     parts = [split["text/positions_frozen"], split["text/positions"]]
     np.testing.assert_array_equal(np.concatenate(parts), whole["text/positions"])
 
@@ -106,9 +106,9 @@ def test_long_clip_uses_the_first_rows_of_one_table_and_the_last_of_the_other():
         ours["text/positions_frozen"], tensors["positional_embedding"][:20]
     )
     np.testing.assert_array_equal(ours["text/positions"], tensors["positional_embedding_res"][20:])
-    assert report.changed == []
+    assert report.changes == []
     _, report = to_flax(tensors, layout, clips.shapes(clips.config()))
-    assert "model.text.frozen_positions=20 does the same" in report.changed[0]
+    assert "model.text.frozen_positions=20 does the same" in report.changes[0]
 
 
 def test_a_context_that_the_rule_does_not_give_is_one_of_the_problems():
@@ -129,7 +129,7 @@ def test_image_positions_are_resized_to_the_grid_of_the_frames():
     ours, report = to_flax(tensors, layout, like)
     table = tensors["vision_model.embeddings.position_embedding.weight"]
     np.testing.assert_array_equal(ours["vision/positions"], resize_image_positions(table, 3))
-    assert report.changed == ["image positions resized from 2 x 2 to 3 x 3 patches (bicubic)"]
+    assert report.changes == ["image positions resized from 2 x 2 to 3 x 3 patches (bicubic)"]
 
 
 # -- what does not fit
@@ -170,14 +170,14 @@ def test_without_strict_the_rest_is_taken_and_the_report_says_what_is_wrong():
     like = clips.shapes(clips.config(objective="global_only"))
     ours, report = to_flax(tensors, layout, like, strict=False)
     assert report.problems == expected
-    assert report.kept == [
+    assert report.initial == [
         "text/norm_final/bias",
         "text/positions",
         "vision/blocks/blocks/mlp/up/bias",
         "vision/patch_embedding/kernel",
     ]
     whole, _ = converted("openai")
-    assert set(ours) == set(whole) - set(report.kept)
+    assert set(ours) == set(whole) - set(report.initial)
     for name, value in ours.items():
         np.testing.assert_array_equal(value, whole[name])
     assert f"problem: {expected[0]}" in report.lines()

@@ -62,9 +62,9 @@ def cmn_logits(model, parts, frames, tokens, mask):
 def test_our_concept_mask_network_gives_the_logits_of_smartclip(sees_frame):
     cfg = clips.config(**SQUARE, model__cmn__sees_frame=sees_frame)
     ours, report = to_flax(source(dim=tiny.W), "smartclip", clips.shapes(cfg))
-    assert not any(name.startswith("cmn/") for name in report.kept)
+    assert not any(name.startswith("cmn/") for name in report.initial)
     assert report.ignored == ["mask_net.attn_pool.attention.bias"]
-    assert "cmn started as SmartCLIP's mask network" in report.changed[-1]
+    assert "cmn started as SmartCLIP's mask network" in report.changes[-1]
     model = clips.model(cfg, ours)
     _, tokens, mask = clips.inputs(lengths=(clips.CONTEXT,) * 2)  # no padding, which theirs reads
     y = tiny.jit(lambda model: model.encode_text(tokens, mask).tokens)(model)
@@ -94,7 +94,7 @@ def test_what_keeps_the_mask_network_out_is_said_with_all_other_problems():
     ]
     ours, report = to_flax(tensors, "smartclip", like, init_bias=2.0, strict=False)
     assert not any(name.startswith("cmn/") for name in ours)
-    assert {name for name in like if name.startswith("cmn/")} <= set(report.kept)
+    assert {name for name in like if name.startswith("cmn/")} <= set(report.initial)
 
 
 def test_parts_of_a_mask_network_that_are_wrong_are_listed():
@@ -114,9 +114,9 @@ def test_parts_of_a_mask_network_that_are_wrong_are_listed():
 def test_a_model_without_concept_masks_leaves_the_mask_network_aside():
     like = clips.shapes(clips.config(objective="global_only"))
     _, report = to_flax(source(), "smartclip", like, init_bias=2.0)
-    assert report.kept == report.problems == []
+    assert report.initial == report.problems == []
     assert sorted(report.ignored) == sorted(clips.mask_network(tiny.W))
-    assert "mask_net is not used: the model has no concept mask network" in report.changed
+    assert "mask_net is not used: the model has no concept mask network" in report.changes
 
 
 # -- CLIP4Clip's start of seqTransf
@@ -134,8 +134,8 @@ def head_of(context=21, make=clips.open_clip, **changes):
     like = clips.shapes(clips.config(**(HEAD | changes)))
     ours, report = to_flax(tensors, "open_clip", like)
     started = {name: value for name, value in ours.items() if name.startswith("head/")}
-    assert {name for name in like if name.startswith("head/")} == set(started) | set(report.kept)
-    return started, ours, tensors, report.changed
+    assert {name for name in like if name.startswith("head/")} == set(started) | set(report.initial)
+    return started, ours, tensors, report.changes
 
 
 @pytest.mark.parametrize("layers", [1, 2])
