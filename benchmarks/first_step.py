@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mova_jax.plan import load
+from mova_jax.config import ConfigFlags
 from mova_jax.training.datasets import open_data
 from mova_jax.utils.metric_log import METRICS_FILE
 
@@ -50,8 +50,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--config", default="configs/base.py")
     args, others = parser.parse_known_args()
-    open_data(load(args.config, others))
     flags = [f"--config={args.config}", *others]
+    open_data(ConfigFlags.take(flags)[0].load())
     found = []
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:

@@ -10,10 +10,5 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 prepare_environment requirements.txt
 
-arguments=(--workdir=runs/base)
-# absl takes the last --workdir, but a second --config clashes with --config.key=value.
-case " $* " in
-  *" --config="* | *" --config "*) ;;
-  *) arguments+=(--config=configs/base.py) ;;
-esac
-exec "$python" -m mova_jax.main "${arguments[@]}" "$@"
+# Of a flag that is given twice the last one counts.
+exec "$python" -m mova_jax.main --workdir=runs/base --config=configs/base.py "$@"

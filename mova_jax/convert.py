@@ -10,7 +10,6 @@ an output is not, 2 an argument is wrong.
 """
 
 import argparse
-import ast
 import os
 import sys
 from collections.abc import Sequence
@@ -58,17 +57,11 @@ def _export(args: argparse.Namespace) -> int:
 def _import(args: argparse.Namespace) -> int:
     from mova_jax.export import export, import_clip
 
-    path, _, argument = args.config.partition(":")
-    config = config_lib.load_file(path).get_config(*([argument] if argument else []))
     changes = dict(text.partition("=")[::2] for text in args.set)
-    if problems := config_lib.check_overrides(config, changes):
-        raise config_lib.ConfigError(problems)
-    flat = config_lib.flatten(config_lib.from_config_dict(config))
-    typed = {k: v if isinstance(flat[k], str) else ast.literal_eval(v) for k, v in changes.items()}
     made, report = import_clip.import_clip(
         args.source,
-        config,
-        changes=typed,
+        config_lib.load(args.config),
+        changes=config_lib.parse_overrides(changes),
         tokenizer=args.tokenizer,
         strict=not args.not_strict,
         allow_torchscript=args.allow_torchscript,

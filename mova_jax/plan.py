@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mova_jax import config as config_lib
-from mova_jax.main import check_flags, raise_stack_limit
+from mova_jax.config import Config, ConfigError, make_parser, parse
 from mova_jax.planning import targets as topology_lib
+from mova_jax.utils.stack_limit import raise_stack_limit
 
 DONE, FAILED, TOO_LARGE = 0, 1, 3
 CACHE = ".data/plan"
@@ -32,11 +32,11 @@ VOCABULARY = 49408  # CLIP's; for `model.text.vocab_size` 0, which takes that of
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code, see the module."""
-    args, overrides = _parser().parse_known_args(argv)
     try:
-        config = load(args.config, overrides)
-        made = plan(config, args)
-    except (config_lib.ConfigError, topology_lib.TopologyError) as error:
+        args, flags, config = parse(_parser(), sys.argv[1:] if argv is None else argv)
+        args.config = flags.file
+        made = plan(with_vocabulary(config), args)
+    except (ConfigError, topology_lib.TopologyError) as error:
         print(f"plan: {error}", file=sys.stderr)
         return FAILED
     from mova_jax.planning.render import render
@@ -45,32 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE if made["fits"] else TOO_LARGE
 
 
-def load(flag: str, overrides: Sequence[str] = ()) -> config_lib.Config:
-    """The configuration that `--config` and `--config.key=value` name, with a vocabulary.
-
-    Args:
-        flag: the path of a config file, with or without `:argument`.
-        overrides: the other flags.
-
-    Raises:
-        ConfigError: with all that is wrong.
-    """
-    problems = check_flags(["plan", f"--config={flag}", *overrides])
-    forms = [text for text in overrides if not text.startswith("--config.") or "=" not in text]
-    problems += [f"got {text!r}, expected a flag of --help or --config.key=value" for text in forms]
-    if problems:
-        raise config_lib.ConfigError(problems)
-    path, _, argument = flag.partition(":")
-    made = config_lib.load_file(path).get_config(*([argument] if argument else []))
-    pairs = (text.removeprefix("--config.").partition("=") for text in overrides)
-    config_lib.override(made, {name: value for name, _, value in pairs})
-    config = config_lib.from_config_dict(made)
+def with_vocabulary(config: Config) -> Config:
+    """The configuration with CLIP's vocabulary where it leaves the size to a tokenizer."""
     text = config.model.text
     text = dataclasses.replace(text, vocab_size=text.vocab_size or VOCABULARY)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
 
 
-def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
+def plan(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     """Compiles the step and returns its estimate, see `planning/estimate.py`.
 
     Raises:
@@ -89,7 +71,7 @@ def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
     try:
         step = compile_lib.trace(config, devices, tokens)
     except ValueError as error:
-        raise config_lib.ConfigError([str(error)]) from error
+        raise ConfigError([str(error)]) from error
     result = compile_lib.compile_step(step, args.cache or None)
     epoch = args.videos or _train_videos(config)
     return estimate(
@@ -97,7 +79,7 @@ def plan(config: config_lib.Config, args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def _train_videos(config: config_lib.Config) -> int | None:
+def _train_videos(config: Config) -> int | None:
     """Videos of the train split, of the embedded data or of local shards; None when unknown."""
     from mova_jax.data.shards import read_manifest
     from mova_jax.training.datasets import STORYBOARD
@@ -113,14 +95,7 @@ def _train_videos(config: config_lib.Config) -> int | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m mova_jax.plan",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Any key of the configuration can be set: --config.key=value",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, help="a config file, such as configs/base.py")
+    parser = make_parser("python -m mova_jax.plan", __doc__)
     parser.add_argument("--topology", default="local", help="such as v5e:16x16, cpu:8, local")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument("--tokens", type=int, default=0, help="of a caption; 0: the longest bucket")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import compare_objectives, plan_table, train_step
-from mova_jax import plan
+from mova_jax.config import ConfigFlags
 from mova_jax.planning.targets import parse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,7 @@ def test_rows_of_the_plan_table_name_presets_and_keys_that_there_are():
     for row in rows:
         _, config, topology, *keys = row.command()
         parse(topology.removeprefix("--topology="))
-        plan.load(str(ROOT / config.removeprefix("--config=")), keys)
+        ConfigFlags.take([f"--config={ROOT}/{config.removeprefix('--config=')}", *keys])[0].load()
 
 
 def test_the_plan_table_has_a_line_a_row_and_says_what_does_not_fit():

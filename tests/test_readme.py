@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.base import get_config
-from mova_jax.config import check_overrides, flatten, from_config_dict
+from mova_jax.config import flatten, from_config_dict, parse_overrides
 from mova_jax.config.presets import MODELS, OBJECTIVES
 from mova_jax.data.annotations import FIELDS, read_annotations
 
@@ -106,7 +106,7 @@ def test_config_flags_are_accepted(command):
     config = get_config(argument[1] if argument else "")
     from_config_dict(config)
     overrides = dict(re.findall(r"--config\.([\w.]+)=(\S+)", command))
-    assert check_overrides(config, overrides) == []
+    parse_overrides(overrides)
 
 
 def test_arguments_in_prose_are_accepted():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mova_jax import prepare
-from mova_jax.config import flatten, from_config_dict, load_file
+from mova_jax.config import flatten, from_config_dict, load
 from mova_jax.data.annotations.registry import DATASETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ PAPER = {
 
 
 def _config(name, argument=""):
-    return flatten(from_config_dict(load_file(ROOT / f"configs/{name}.py").get_config(argument)))
+    return flatten(from_config_dict(load(f"{ROOT}/configs/{name}.py:{argument}")))
 
 
 def _commands(name):
@@ -87,5 +87,4 @@ def test_the_commands_are_right(name):
             assert dataset == ("sharegpt4v" if name == "warmup" else name)
         for flag in command:
             if flag.startswith("--config="):
-                path, _, argument = flag.removeprefix("--config=").partition(":")
-                from_config_dict(load_file(ROOT / path).get_config(argument))
+                from_config_dict(load(f"{ROOT}/{flag.removeprefix('--config=')}"))

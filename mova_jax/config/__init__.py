@@ -1,22 +1,27 @@
 """The configuration: what a run is made of, checked and frozen."""
 
 from mova_jax.config.build import (
-    ConfigError,
     apply,
-    check_overrides,
+    defaults,
     difference,
     flatten,
     from_config_dict,
     from_json,
-    load_file,
-    override,
-    parse_argument,
     section,
     to_json,
 )
+from mova_jax.config.errors import ConfigError
+from mova_jax.config.flags import (
+    ConfigFlags,
+    describe,
+    load,
+    make_parser,
+    parse,
+    parse_argument,
+    parse_overrides,
+)
 from mova_jax.config.schema import (
-    CHOICES,
-    RANGES,
+    KEYS,
     ConceptMask,
     Config,
     Data,
@@ -33,11 +38,11 @@ from mova_jax.config.schema import (
 )
 
 __all__ = [
-    "CHOICES",
-    "RANGES",
+    "KEYS",
     "ConceptMask",
     "Config",
     "ConfigError",
+    "ConfigFlags",
     "Data",
     "Eval",
     "Losses",
@@ -50,14 +55,17 @@ __all__ = [
     "Train",
     "Vision",
     "apply",
-    "check_overrides",
+    "defaults",
+    "describe",
     "difference",
     "flatten",
     "from_config_dict",
     "from_json",
-    "load_file",
-    "override",
+    "load",
+    "make_parser",
+    "parse",
     "parse_argument",
+    "parse_overrides",
     "section",
     "to_json",
 ]

@@ -1,62 +1,26 @@
 """The configuration: from `ml_collections.ConfigDict` to checked, frozen dataclasses.
 
-`configs/*.py` build a ConfigDict, the command line changes keys of it, `from_config_dict` checks
-all of it at once and gives a `Config`, which is what every other module sees. Sections and legal
-values stand in `mova_jax/config/schema.py`; keys are described where they get their values, in
-`configs/base.py`.
+`configs/*.py` build a ConfigDict from `defaults()`, the command line changes keys of it,
+`from_config_dict` checks everything at once and returns a `Config`, which is what every other
+module sees. Keys and their legal values are described in `mova_jax/config/schema.py`.
 """
 
-import ast
 import dataclasses
-import difflib
-import importlib.util
 import json
 import math
-import os
-import types
-import typing
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from mova_jax.config.errors import ConfigError, nearest
 from mova_jax.config.rules import RULES
-from mova_jax.config.schema import (
-    CHOICES,
-    FORMER,
-    RANGES,
-    Config,
-)
+from mova_jax.config.schema import KEYS, REQUIRED, SECTIONS, Config
+from mova_jax.config.upgrade import upgrade
 
 
-class ConfigError(ValueError):
-    """All that is wrong with a configuration, one line each."""
-
-    def __init__(self, problems: list[str]):
-        self.problems = problems
-        lines = "\n".join(f"  - {problem}" for problem in problems)
-        super().__init__(f"the configuration has {len(problems)} problem(s):\n{lines}")
-
-
-def parse_argument(arg: str, **defaults) -> dict[str, Any]:
-    """Parses a config's argument string, `key=value,key=value`, by the types of the defaults.
-
-    Raises:
-        ConfigError: for a key that is not among the defaults or a value of another type.
-    """
-    values, problems = dict(defaults), []
-    for item in filter(None, arg.split(",")):
-        key, _, text = item.partition("=")
-        if key not in defaults:
-            problems.append(f"unknown argument {key!r} in {arg!r}{_nearest(key, defaults)}")
-            continue
-        try:
-            values[key] = type(defaults[key])(text)
-        except ValueError:
-            kind = type(defaults[key]).__name__
-            problems.append(f"argument {key}: got {text!r}, expected {kind}")
-    if problems:
-        raise ConfigError(problems)
-    return values
+def defaults() -> ConfigDict:
+    """The base recipe with the tiny model: every key at its default."""
+    return ConfigDict(dataclasses.asdict(Config()))
 
 
 def apply(config: ConfigDict, presets: dict[str, dict[str, Any]], name: str) -> None:
@@ -66,7 +30,7 @@ def apply(config: ConfigDict, presets: dict[str, dict[str, Any]], name: str) -> 
         ConfigError: when there is no such preset.
     """
     if name not in presets:
-        raise ConfigError([f"unknown preset {name!r}{_nearest(name, presets)}"])
+        raise ConfigError([f"unknown preset {name!r}{nearest(name, presets)}"])
     config.update_from_flattened_dict(presets[name])
 
 
@@ -77,80 +41,67 @@ def from_config_dict(config: ConfigDict) -> Config:
         ConfigError: with all problems at once: unknown, missing and ill-typed keys, values out of
             range, fields that contradict each other.
     """
-    problems: list[str] = []
-    sound: dict[str, Any] = {}
-    checked = _build(Config, config.to_dict(), "", sound, problems)
-    problems += _check_values(sound)
-    for rule in RULES:
-        try:
-            problems += rule(sound)
-        except KeyError:
-            continue  # one of its fields is missing or wrong by itself, which has been said
-    if problems:
-        raise ConfigError(problems)
-    return checked
+    return _checked(Config, config.to_dict())
 
 
 def section(cls, values: dict[str, Any]):
     """One section of the configuration, such as `Model`, from a dict as in JSON.
 
     Raises:
-        ConfigError: with all keys that are unknown, missing or of another type.
+        ConfigError: with all keys that are unknown, missing, of another type or out of range.
     """
-    problems: list[str] = []
-    built = _build(cls, values, "", {}, problems)
+    return _checked(cls, values)
+
+
+def _checked(cls, values: dict[str, Any]):
+    prefix = next(f"{name}." if name else "" for name, c in SECTIONS.items() if c is cls)
+    values, problems = upgrade(values, prefix)
+    sound: dict[str, Any] = {}
+    built = _build(cls, values, prefix, sound, problems)
+    problems += _out_of_range(sound)
+    for rule in RULES:
+        try:
+            problems += rule(sound)
+        except KeyError:
+            continue  # a key of it is in another section, or has a problem of its own
     if problems:
         raise ConfigError(problems)
     return built
 
 
-def load_file(path: str | os.PathLike):
-    """The module of a config file, whose `get_config(argument)` makes the configuration."""
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _build(cls, values: dict[str, Any], prefix: str, sound: dict[str, Any], problems: list[str]):
-    """One dataclass from one dict, recursively.
+    """One dataclass from one dict, recursively; None when something is wrong.
 
-    Values of the right type also go to `sound` by their dotted name, what is wrong to `problems`.
+    Values of the right type also go to `sound` by their dotted name, problems to `problems`.
     """
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            problems.append(f"unknown key {prefix}{key}{_nearest(key, hints, prefix)}")
+    fields = [field.name for field in dataclasses.fields(cls)]
+    for name in values:
+        if name not in fields:
+            problems.append(f"unknown key {prefix}{name}{nearest(name, fields, prefix)}")
     kwargs = {}
-    defaults = {
-        field.name: field.default
-        for field in dataclasses.fields(cls)
-        if field.default is not dataclasses.MISSING
-    }
-    for key, kind in hints.items():
-        name = prefix + key
-        if key not in values and key in defaults:
-            kwargs[key] = sound[name] = defaults[key]
-        elif key not in values:
+    for field in fields:
+        name = prefix + field
+        known = KEYS.get(name)
+        if field not in values and (known is None or known.before is REQUIRED):
             problems.append(f"missing key {name}")
-        elif not dataclasses.is_dataclass(kind):
-            value = _converted(values[key], kind)
-            if type(value) is bool:
-                value = FORMER.get(name, {}).get(value, value)
+        elif field not in values:
+            kwargs[field] = sound[name] = known.before
+        elif known:
+            value, kind = converted(values[field], type(known.default)), type(known.default)
             if type(value) is kind:
-                kwargs[key] = sound[name] = value
+                kwargs[field] = sound[name] = value
             else:
                 got = f"{value!r} ({type(value).__name__})"
                 problems.append(f"{name}: got {got}, expected {kind.__name__}")
-        elif isinstance(values[key], dict):
-            kwargs[key] = _build(kind, values[key], f"{name}.", sound, problems)
+        elif isinstance(values[field], dict):
+            kwargs[field] = _build(SECTIONS[name], values[field], f"{name}.", sound, problems)
         else:
-            problems.append(f"{name}: got {values[key]!r}, expected a section of keys")
-    return cls(**kwargs) if len(kwargs) == len(hints) else None
+            problems.append(f"{name}: got {values[field]!r}, expected a section of keys")
+    return cls(**kwargs) if len(kwargs) == len(fields) else None
 
 
-def _converted(value, kind):
-    """Ints pass for floats, lists for tuples; all else stays as it is."""
+def converted(value: Any, kind: type) -> Any:
+    """A float from an int and a tuple from a list; every other value stays as it is."""
     if kind is float and type(value) is int:
         return float(value)
     if kind is tuple and isinstance(value, list | tuple):
@@ -163,29 +114,18 @@ def _tuples(value):
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def _nearest(name: str, known, prefix: str = "") -> str:
-    """What the user may have meant, for the end of an error."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"; did you mean {prefix}{close[0]}?" if close else ""
-    return hint or f"; there are: {', '.join(prefix + k for k in known)}"
-
-
-def _check_values(sound: dict[str, Any]) -> list[str]:
-    """Fields against `CHOICES` and `RANGES`; those that fail are taken out of `sound`."""
+def _out_of_range(sound: dict[str, Any]) -> list[str]:
+    """Problems of illegal values, which are taken out of `sound`."""
     problems = []
-    for name in list(sound):
-        value, expected = sound[name], None
-        if name in CHOICES and value not in CHOICES[name]:
-            expected = f"one of {', '.join(CHOICES[name])}"
-        elif isinstance(value, float) and not math.isfinite(value):
+    for name, value in list(sound.items()):
+        if isinstance(value, float) and not math.isfinite(value):
             expected = "a finite number"
-        elif name in RANGES:
-            low, high = RANGES[name]
-            if value < low or (high is not None and value > high):
-                expected = f"at least {low}" if high is None else f"from {low} to {high}"
-        if expected:
-            problems.append(f"{name}: got {value!r}, expected {expected}")
-            del sound[name]
+        elif not KEYS[name].allows(value):
+            expected = KEYS[name].legal
+        else:
+            continue
+        problems.append(f"{name}: got {value!r}, expected {expected}")
+        del sound[name]
     return problems
 
 
@@ -219,73 +159,3 @@ def to_json(config: Config) -> str:
 def from_json(text: str) -> Config:
     """The inverse of `to_json`, with the same checks."""
     return from_config_dict(ConfigDict(json.loads(text)))
-
-
-def check_overrides(config: ConfigDict, overrides: dict[str, str]) -> list[str]:
-    """What is wrong with `--config.key=value` flags, all of them at once.
-
-    Args:
-        config: the configuration that they change.
-        overrides: the text of each value by dotted key.
-
-    Returns:
-        One line a problem; empty when all keys exist and all values have the key's type.
-    """
-    known = _leaves(config.to_dict())
-    problems = []
-    for key, text in overrides.items():
-        if key not in known:
-            problems.append(f"unknown key {key}{_nearest(key, known)}")
-        elif not _parses(text, known[key]):
-            kind = type(known[key]).__name__
-            problems.append(f"{key}: got {text!r}, expected {kind}")
-    return problems
-
-
-def override(config: ConfigDict, overrides: dict[str, str]) -> None:
-    """Sets the keys of `--config.key=value` flags, each by the type that the key has.
-
-    Args:
-        config: is changed.
-        overrides: the text of each value by dotted key, without a problem in `check_overrides`.
-    """
-    known = _leaves(config.to_dict())
-    for key, text in overrides.items():
-        match known[key]:
-            case str():
-                value = text
-            case bool():
-                value = text.lower() in ("true", "1", "")
-            case float():
-                value = float(ast.literal_eval(text))
-            case _:
-                value = ast.literal_eval(text)
-        config.update_from_flattened_dict({key: value})
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names of the leaves of nested dicts."""
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _leaves(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _parses(text: str, like: Any) -> bool:
-    """Whether a flag's text can become a value of `like`'s type."""
-    match like:
-        case bool():
-            return text.lower() in ("true", "false", "1", "0", "")
-        case str():
-            return True
-        case int() | float() | tuple() | types.NoneType():
-            try:
-                value = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                return False
-            allowed = (int, float) if isinstance(like, float) else (type(like),)
-            return type(value) in allowed or isinstance(like, tuple)
-    return False

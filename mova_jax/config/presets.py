@@ -1,26 +1,14 @@
-"""Named model sizes and objectives: tables of changed config keys, nothing else.
+"""Named model sizes and objectives: tables of changed config keys.
 
-`configs/base.py:model=b16,objective=no_dfsm` applies them; `mova_jax.config.apply` does the work.
-Sizes are CLIP's. Objectives are the rows of the method's ablation (docs/method.md, 7): everything a
-row changes stands in its table, so that a row can be read here and nowhere else.
+`configs/base.py:model=b16,objective=no_dfsm` applies them (`mova_jax.config.apply`). Sizes are
+CLIP's. Objectives are the rows of the method's ablation (docs/method.md, 7); a table has everything
+that its row changes.
 """
 
+from mova_jax.config.schema import weights
+
 MODELS = {
-    # The base of everything that runs on a laptop: trained from nothing on 64-pixel frames.
-    "tiny": {
-        "model.vision.image_size": 64,
-        "model.vision.patch_size": 16,
-        "model.vision.width": 96,
-        "model.vision.layers": 3,
-        "model.vision.heads": 3,
-        "model.text.width": 96,
-        "model.text.layers": 2,
-        "model.text.heads": 3,
-        "model.embed_dim": 128,
-        "model.activation": "gelu",
-        "model.tmn.heads": 3,
-        "model.cmn.heads": 3,
-    },
+    "tiny": {},  # the schema's defaults: trained from nothing on a laptop
     "b32": {
         "model.vision.image_size": 224,
         "model.vision.patch_size": 32,
@@ -56,15 +44,15 @@ MODELS["l14_336"] = MODELS["l14"] | {"model.vision.image_size": 336}
 _NO_MASKS = {
     "model.tmn.layout": "none",
     "model.cmn.kind": "none",
-    "losses.frame": 0.0,
-    "losses.sparsity": 0.0,
+    **dict.fromkeys(weights(needs="masks"), 0.0),
 }
+_OTHER_TERMS = {name: 0.0 for name in weights() if name != "losses.contrast"}
 
 OBJECTIVES = {
     "full": {},
     # Row (i): CLIP4Clip's loss and nothing else.
-    "global_only": _NO_MASKS | {"losses.sfdm": 0.0, "losses.dfsm": 0.0, "model.modular_scale": 0.0},
-    # The control that masks have to beat (docs/method.md, 5): frames weighted by the caption.
+    "global_only": _NO_MASKS | _OTHER_TERMS | {"model.modular_scale": 0.0},
+    # The control that masks have to beat (docs/method.md, 7): frames weighted by the caption.
     "frame_weighting": _NO_MASKS | {"losses.pool": "softmax", "eval.pool": "training"},
     # Row (ii): the visual mask alone, from the whole caption, as the parent SmartCLIP does.
     # All frames then share one part of the caption, so the frame contrast has no negatives.

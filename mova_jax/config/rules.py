@@ -1,12 +1,15 @@
-"""Fields of the configuration that have to agree with each other.
+"""Rules between keys, and the forms of those that hold pairs.
 
-A rule takes the values that are sound by themselves, by dotted name, and gives the lines of what is
-wrong. One that reads a field which is not there raises KeyError: that field has been reported.
+A rule takes the values that are legal by themselves, by dotted name, and returns its problems. It
+raises KeyError when a value that it reads is not there, because that has a problem of its own.
 """
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
+
+from mova_jax.config.schema import weights
 
 
 def _patches(v: dict[str, Any]) -> list[str]:
@@ -17,7 +20,7 @@ def _patches(v: dict[str, Any]) -> list[str]:
 
 
 def _heads(heads: str, width: str):
-    """The rule that so many heads divide that width."""
+    """The rule that a number of heads divides a width."""
 
     def rule(v: dict[str, Any]) -> list[str]:
         if v[width] % v[heads] == 0:
@@ -50,17 +53,21 @@ def _token_buckets(v: dict[str, Any]) -> list[str]:
     ]
 
 
-def _masks_are_there(v: dict[str, Any]) -> list[str]:
-    masks = v["model.tmn.layout"] != "none" or v["model.cmn.kind"] != "none"
-    if masks or not (v["losses.frame"] or v["losses.sparsity"]):
-        return []
-    return ["losses.frame and losses.sparsity need masks: set both to 0, or a model.tmn.layout"]
+def _needs(what: str, there: Callable[[dict[str, Any]], bool], else_do: str):
+    """The rule that weights of terms that need something are 0 in models without it."""
+    *names, last = weights(what)
+    listed = f"{', '.join(names)} and {last}"
+
+    def rule(v: dict[str, Any]) -> list[str]:
+        if there(v) or not any(v[name] for name in weights(what)):
+            return []
+        return [f"{listed} need {else_do}"]
+
+    return rule
 
 
-def _modular_scale_is_there(v: dict[str, Any]) -> list[str]:
-    if v["model.modular_scale"] or not (v["losses.sfdm"] or v["losses.dfsm"]):
-        return []
-    return ["losses.sfdm and losses.dfsm need model.modular_scale > 0"]
+def _has_masks(v: dict[str, Any]) -> bool:
+    return v["model.tmn.layout"] != "none" or v["model.cmn.kind"] != "none"
 
 
 def _dfsm_sees_all_pairs(v: dict[str, Any]) -> list[str]:
@@ -153,8 +160,8 @@ RULES = (
     _heads("model.cmn.heads", "model.text.width"),
     _token_buckets,
     _mixture,
-    _masks_are_there,
-    _modular_scale_is_there,
+    _needs("masks", _has_masks, "masks: set them to 0, or choose a model.tmn.layout"),
+    _needs("modular_scale", lambda v: v["model.modular_scale"] > 0, "model.modular_scale > 0"),
     _dfsm_sees_all_pairs,
     _at_most("losses.hard_pairs", "train.batch_size", below=True),
     _at_most("optim.warmup_steps", "train.steps", below=True),

@@ -1,10 +1,13 @@
 """Presets: every one is a valid configuration, and changes what its name says."""
 
+import importlib
+
 import pytest
 
 from configs.base import get_config
-from mova_jax.config import difference, flatten, from_config_dict
+from mova_jax.config import difference, flatten, from_config_dict, presets, schema
 from mova_jax.config.presets import MODELS, OBJECTIVES
+from mova_jax.config.schema import weight
 
 ROWS = "full global_only frame_weighting cmn_only token_mask no_dfsm no_sfdm no_tv soft_masks paper"
 BASE = from_config_dict(get_config())
@@ -31,8 +34,19 @@ def test_every_row_of_the_ablation_is_there():
 
 
 def test_models_set_the_same_keys():
-    assert len({frozenset(table) for table in MODELS.values()}) == 1
-    assert changed("full") == {}  # the base is `tiny` and `full`
+    assert not MODELS["tiny"] and not OBJECTIVES["full"]  # the schema's defaults
+    assert len({frozenset(table) for table in MODELS.values() if table}) == 1
+
+
+def test_presets_zero_the_weights_that_make_no_sense_in_them(monkeypatch):
+    """A term that is added to the schema needs no line in the presets."""
+    field = weight(3.0, "a new term", needs="masks").metadata["key"]
+    monkeypatch.setitem(schema.KEYS, "losses.new", field)
+    made = importlib.reload(presets).OBJECTIVES
+    monkeypatch.undo()
+    importlib.reload(presets)
+    assert made["frame_weighting"]["losses.new"] == made["global_only"]["losses.new"] == 0.0
+    assert "losses.new" not in made["no_tv"]
 
 
 def test_l14_336_is_l14_on_larger_images():

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from mova_jax import prepare
-from mova_jax.config import from_config_dict, load_file
+from mova_jax.config import from_config_dict, load
 from mova_jax.data.annotations.registry import DATASETS
 from mova_jax.data.images import encode_jpeg
 from mova_jax.data.shards import read_manifest
@@ -229,8 +229,7 @@ def command_of(dataset, room, clip, shards):
 def config_of(printed):
     """The configuration of the command that `prepare` names last, with a model of tiny sizes."""
     words = shlex.split(printed.strip().splitlines()[-1].removeprefix("next: "))
-    path, _, argument = words[3].removeprefix("--config=").partition(":")
-    made = load_file(ROOT / path).get_config(argument)
+    made = load(f"{ROOT}/{words[3].removeprefix('--config=')}")
     sizes = tiny.SIZES | {
         "data.frames": min(tiny.F, made.data.frames),
         "data.token_buckets": (32,),

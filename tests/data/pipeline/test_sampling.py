@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mova_jax.config import CHOICES
+from mova_jax.config import KEYS
 from mova_jax.data.pipeline import sampling
 from mova_jax.data.shards import Caption, VideoRecord
 
@@ -143,8 +143,8 @@ def test_a_policy_that_is_not_there_is_an_error():
 
 
 def test_the_configuration_offers_every_policy():
-    assert CHOICES["data.frame_policy"] == sampling.FRAME_POLICIES
-    assert CHOICES["data.caption_policy"] == sampling.CAPTION_POLICIES
+    assert KEYS["data.frame_policy"].choices == sampling.FRAME_POLICIES
+    assert KEYS["data.caption_policy"].choices == sampling.CAPTION_POLICIES
 
 
 @pytest.mark.parametrize(
