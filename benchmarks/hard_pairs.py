@@ -25,11 +25,11 @@ from mova_jax.typing import Batch
 def make_gradient(run: load_run.LoadedRun, pool: str, k: int):
     """`(params, batch) -> (loss, gradient as one vector)` of sfdm over k hard pairs; 0: all."""
     terms = dict.fromkeys(("contrast", "frame", "sparsity", "dfsm"), 0.0) | {"sfdm": 1.0}
-    how = {"hard_pairs": k, "dfsm_masks": "own", "pool": pool, "warmup_steps": 0}
+    how = {"hard_pairs": k, "dfsm_masks": "own", "pool": pool}
     losses = dataclasses.replace(run.config.losses, **terms, **how)
 
     def loss(params, batch):
-        return objective(run.spec.model(params), batch, losses, jnp.zeros((), jnp.int32))[0]
+        return objective(run.spec.model(params), batch, losses)[0]
 
     compute = jax.jit(jax.value_and_grad(loss))
 

@@ -1,7 +1,7 @@
 """Memory of the losses on each of n devices at one global batch: around the ring, and dense.
 
     python -m benchmarks.loss_memory [--batch 512] [--frames 16] [--tokens 64] [--width 64]
-                                     [--objective full] [--hard_pairs 0] [--pair_block 0] [--time]
+                                     [--objective full] [--hard_pairs 0] [--time]
 
 Compiles loss and gradient, by embeddings and mask networks, for 1, 2, 4 and 8 simulated CPU devices
 and prints what the compiler plans for temporaries on each. `dense` is the same loss without
@@ -34,7 +34,7 @@ def configuration(args: argparse.Namespace) -> Config:
     made.model.embed_dim = made.model.text.width = args.width
     made.model.text.heads = made.model.tmn.heads = made.model.cmn.heads = 2
     made.model.text.vocab_size = 8
-    made.losses.pair_block, made.losses.hard_pairs = args.pair_block, args.hard_pairs
+    made.losses.hard_pairs = args.hard_pairs
     if args.hard_pairs:
         made.losses.dfsm_masks = "own"
     return from_config_dict(made)
@@ -67,7 +67,7 @@ def compiled(config: Config, mesh, tokens: int, dense: bool):
         model = nnx.merge(graphdef, params)
         videos = VideoEmbedding(frames, video.frame_mask, pooled)
         captions = TextEmbedding(words, text.token_mask, sentence)
-        return loss_of_embeddings(model, videos, captions, valid, config.losses, 0, group)[0]
+        return loss_of_embeddings(model, videos, captions, valid, config.losses, group)[0]
 
     leaves = params, video.frames, video.pooled, text.tokens, text.pooled
     kept = ring.WHOLE_FLOATS
@@ -88,7 +88,6 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--objective", default="full")
     parser.add_argument("--hard_pairs", type=int, default=0)
-    parser.add_argument("--pair_block", type=int, default=0)
     parser.add_argument("--time", action="store_true")
     args = parser.parse_args()
     config = configuration(args)

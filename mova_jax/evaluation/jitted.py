@@ -109,7 +109,7 @@ class _Functions:
         scores = {"global": objective.global_scores(video, text)}
         if self._config.model.modular_scale:
             captions = model.prepare(text)
-            pairs = objective.pair_scores(model, video, captions, None, self._scoring)
+            pairs = objective.pair_scores(model, video, captions, self._scoring)
             scores["modular"] = pairs.score
         return scores
 

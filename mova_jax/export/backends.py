@@ -238,7 +238,7 @@ class _JaxOutputs:
         captions = model.prepare(text)
         if self._model.modular_scale:
             found["modular scale"] = model.modular_scale
-            scores = objective.pair_scores(model, video, captions, None, self._scoring)
+            scores = objective.pair_scores(model, video, captions, self._scoring)
             found["modular"] = scores.score
             found["blend"] = found["global"] + self._blend_weight * found["modular"]
         found["timeline"] = _timeline(model, video, text, captions)

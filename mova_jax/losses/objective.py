@@ -23,28 +23,20 @@ from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
 
 
 class PairScoring(NamedTuple):
-    """How a pair's score is made from its frames: fields of `config.losses`."""
+    """How a pair's score is made from its frames."""
 
     pool: str
-    scale: float
-    block: int
 
 
 def pair_scoring(cfg, pool: str = "training") -> PairScoring:
     """The pairing of `config.losses`; an evaluation may name another pool than training has."""
-    return PairScoring(cfg.pool if pool == "training" else pool, cfg.pool_scale, cfg.pair_block)
+    return PairScoring(cfg.pool if pool == "training" else pool)
 
 
-def pair_scores(model, video: VideoEmbedding, captions, candidates, scoring: PairScoring):
+def pair_scores(model, video: VideoEmbedding, captions, scoring: PairScoring):
     """`similarity.pair_scores` by the model's masks; by the frames alone where it has none."""
     return scores_lib.pair_scores(
-        model.masks if model.has_masks else None,
-        video,
-        captions,
-        candidates,
-        pool=scoring.pool,
-        scale=scoring.scale,
-        block=scoring.block,
+        model.masks if model.has_masks else None, video, captions, pool=scoring.pool
     )
 
 
@@ -57,12 +49,10 @@ def own_mask_scores(
     video: VideoEmbedding, masks: ConceptMasks, scoring: PairScoring
 ) -> Float[Array, "b c"]:
     """Score of every video under each caption's own masks, those it has with its own video."""
-    return scores_lib.own_mask_scores(
-        video, masks, video.frame_mask, pool=scoring.pool, scale=scoring.scale
-    )
+    return scores_lib.own_mask_scores(video, masks, video.frame_mask, pool=scoring.pool)
 
 
-def objective(model, batch: Batch, cfg, step: Float[Array, ""], group=None):
+def objective(model, batch: Batch, cfg, group=None):
     """The loss of a batch and what to watch of it.
 
     Args:
@@ -70,7 +60,6 @@ def objective(model, batch: Batch, cfg, step: Float[Array, ""], group=None):
         batch: videos and their captions, row by row; `HostFrames` go through the towers by
             microbatches (`losses/microbatch.py`).
         cfg: `config.losses`.
-        step: number of the step from 0, for the warm-up of the modular terms.
         group: between which the batch is split (`parallel.mesh.replica_group`); None: it is not.
 
     Returns:
@@ -78,7 +67,7 @@ def objective(model, batch: Batch, cfg, step: Float[Array, ""], group=None):
         shares, the scales, the in-batch accuracy of the global score.
     """
     video, text = embeddings(model, batch)
-    return loss_of_embeddings(model, video, text, batch.example_mask, cfg, step, group)
+    return loss_of_embeddings(model, video, text, batch.example_mask, cfg, group)
 
 
 def loss_of_embeddings(
@@ -87,7 +76,6 @@ def loss_of_embeddings(
     text: TextEmbedding,
     example_mask: Bool[Array, "b"],
     cfg,
-    step: Float[Array, ""],
     group=None,
 ):
     """`objective` from what the towers made of the batch."""
@@ -100,11 +88,10 @@ def loss_of_embeddings(
     means = {name: term.mean for name, term in found.items()}
     if cfg.sparsity:
         means["sparsity"] = means["text_mask_density"] + means["video_mask_density"]
-    ramp = jnp.minimum(1.0, (step + 1) / cfg.warmup_steps) if cfg.warmup_steps else 1.0
     total = cfg.contrast * means["contrast"]
     for name in ("frame", "sfdm", "dfsm", "sparsity"):
         if getattr(cfg, name):
-            total = total + ramp * getattr(cfg, name) * means[name]
+            total = total + getattr(cfg, name) * means[name]
     return total, means | scales
 
 
@@ -188,7 +175,6 @@ def _contrast_terms(group, cfg, networks, scale, rows: _Rows) -> dict[str, terms
                 rows.video,
                 rows.captions,
                 floats=_PAIR_FLOATS * frames * d,
-                block=scoring.block,
             )
         if cfg.sfdm:
             found["sfdm"] = terms.same_frame_different_masks(logits, valid)
@@ -205,14 +191,12 @@ def _contrast_terms(group, cfg, networks, scale, rows: _Rows) -> dict[str, terms
 def _pair_tile(
     scoring: PairScoring, networks, video: VideoEmbedding, captions
 ) -> Float[Array, "b c"]:
-    return pair_scores(networks, video, captions, None, scoring._replace(block=0)).score
+    return pair_scores(networks, video, captions, scoring).score
 
 
 def _own_mask_tile(scoring: PairScoring, _, video: VideoEmbedding, captions) -> Float[Array, "b c"]:
     masks, frame_mask = captions
-    return scores_lib.own_mask_scores(
-        video, masks, frame_mask, pool=scoring.pool, scale=scoring.scale
-    )
+    return scores_lib.own_mask_scores(video, masks, frame_mask, pool=scoring.pool)
 
 
 def _hard_sfdm(group, cfg, networks, scale, rows: _Rows) -> terms.Term:
@@ -241,9 +225,7 @@ def _hard_chunk(cfg, group, video: VideoEmbedding, text: TextEmbedding, anew: bo
     rows, f, d = video.frames.shape
     _, tokens, width = text.tokens.shape
     floats = _PAIR_FLOATS * f * d + (_TOKEN_FLOATS * tokens * width if anew else 0)
-    each = cfg.hard_pairs + 1
-    chunk = hard_pairs.chunk_of(group, rows * each, floats)
-    return min(chunk, cfg.pair_block * each) if cfg.pair_block else chunk
+    return hard_pairs.chunk_of(group, rows * (cfg.hard_pairs + 1), floats)
 
 
 def chunks_of_a_visit(cfg, group, networks, video: VideoEmbedding, text: TextEmbedding) -> float:
@@ -268,9 +250,7 @@ def chunks_of_a_visit(cfg, group, networks, video: VideoEmbedding, text: TextEmb
 
 def _matched(scoring: PairScoring, networks, video: VideoEmbedding, captions) -> Float[Array, "m"]:
     masks_fn = networks.masks if networks.has_masks else None
-    return scores_lib.matched_scores(
-        masks_fn, video, captions, pool=scoring.pool, scale=scoring.scale
-    )
+    return scores_lib.matched_scores(masks_fn, video, captions, pool=scoring.pool)
 
 
 def _matched_anew(scoring: PairScoring, networks, video: VideoEmbedding, text) -> Float[Array, "m"]:

@@ -111,17 +111,14 @@ class Tile(NamedTuple):
     captions: int
 
 
-def tile_of(group, rows: int, floats: int, block: int = 0) -> Tile:
+def tile_of(group, rows: int, floats: int) -> Tile:
     """The tile in which a replica scores its videos with its captions.
 
     Args:
         replicas: `SingleReplica`, or what splits the batch.
         rows: videos, and captions, of a replica.
         floats: float32 numbers that one pair needs, forwards and backwards.
-        block: videos of a tile, with all captions; 0 lets the room decide.
     """
-    if block:
-        return Tile(min(block, rows), rows)
     if group.size == 1 and rows * rows * floats <= WHOLE_FLOATS:
         return Tile(rows, rows)
     captions = min(rows, max(1, TILE_FLOATS // floats))

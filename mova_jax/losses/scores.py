@@ -9,7 +9,7 @@ The three sums over d are kept apart (`CosineParts`), so that they can be made b
 that a video can be scored by one cosine over all its frames. Two kinds of pairs are formed:
 
     own_mask_parts   a caption's own masks (those it has with its own video) on every video
-    pair_scores      masks made anew for every pair, in blocks of videos that are rematerialised
+    pair_scores      the masks of each pair, computed for that pair
 
 `pool_frames` turns the parts of a pair into its score. All sums are float32, also for bfloat16
 inputs. A vector without length (an empty mask) has cosine 0 with everything, and passes no
@@ -23,11 +23,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mova_jax.losses.microbatch import map_blocks
 from mova_jax.typing import ConceptMasks, VideoEmbedding
 
 Pool = Literal["aligned", "softmax", "mean", "joint"]
 MasksFn = Callable[[Float[Array, "f d"], Bool[Array, "f"], Any], ConceptMasks]
+
+# Sharpness of the `softmax` pool: the factor on a frame's cosine in its weight.
+SOFTMAX_SCALE = 10.0
 
 # A squared length up to this counts as zero: its gradient, about length^-3, stays finite above it.
 _EMPTY = 1e-12
@@ -98,10 +100,10 @@ def _length(vectors: Float[Array, "... d"]) -> Float[Array, "..."]:
 
 
 class PairScores(NamedTuple):
-    """Scores of every video with each of its k candidate captions."""
+    """Scores of every video with every caption."""
 
-    score: Float[Array, "b k"]
-    cosine: Float[Array, "b k f"]  # of each frame, 0 for padded frames
+    score: Float[Array, "b c"]
+    cosine: Float[Array, "b c f"]  # of each frame, 0 for padded frames
 
 
 def own_mask_parts(frames: Float[Array, "b f d"], masks: ConceptMasks) -> CosineParts:
@@ -133,7 +135,6 @@ def own_mask_scores(
     own_frame_mask: Bool[Array, "c f"],
     *,
     pool: Pool,
-    scale: float | Float[Array, ""],
 ) -> Float[Array, "b c"]:
     """Score of every video under each caption's own masks, those it has with its own video.
 
@@ -142,7 +143,6 @@ def own_mask_scores(
         masks: `[c f d]` m^V and s of each caption with its own video.
         own_frame_mask: `[c f]` valid frames of each caption's own video.
         pool: see `pool_frames`.
-        scale: see `pool_frames`.
     """
     parts = own_mask_parts(video.frames, masks)
     both = video.frame_mask[:, None] & own_frame_mask
@@ -153,7 +153,7 @@ def own_mask_scores(
     valid = own_frame_mask.astype(jnp.float32)
     total_sq = _einsum("cf,bfg,cg->bc", valid, products, valid)
     total = total_sq * _inverse_length(total_sq)
-    return pool_frames(parts, both, pool, scale, FrameSums(sums.length[:, None], total))
+    return pool_frames(parts, both, pool, FrameSums(sums.length[:, None], total))
 
 
 def pair_parts(frames: Float[Array, "... f d"], masks: ConceptMasks) -> CosineParts:
@@ -176,7 +176,6 @@ def pool_frames(
     parts: CosineParts,
     frame_mask: Bool[Array, "... f"],
     pool: Pool,
-    scale: float | Float[Array, ""],
     sums: FrameSums | None = None,
 ) -> Float[Array, "..."]:
     """The score of a pair from its frames (docs/method.md, 3).
@@ -187,7 +186,7 @@ def pool_frames(
     frames. Dividing by the frames' own lengths, as the others do, favours videos whose frames are
     alike, whatever the caption.
 
-    `softmax`: cosines weighted by softmax(scale * cosine) over the valid frames; the gradient runs
+    `softmax`: cosines weighted by softmax(10 * cosine) over the valid frames; the gradient runs
     through the weights too. `mean`: the mean cosine of the valid frames. `joint`: one cosine of the
     masked vectors of all valid frames laid end to end, in which a frame with an empty mask counts
     nothing; under `mean` and `softmax` it counts as cosine 0.
@@ -196,7 +195,6 @@ def pool_frames(
         parts: `[... f]` from `own_mask_parts` or `pair_parts`; anything at padded frames.
         frame_mask: `[... f]`, broadcast against the parts.
         pool: one of `aligned`, `softmax`, `mean`, `joint`.
-        scale: sharpness of the softmax; the others do not use it.
         sums: of the video; `aligned` needs them.
 
     Returns:
@@ -218,7 +216,7 @@ def pool_frames(
         return cosine.sum(-1) / jnp.maximum(frame_mask.sum(-1), 1)
     if pool == "softmax":
         lowest = jnp.finfo(jnp.float32).min
-        weights = jax.nn.softmax(jnp.where(frame_mask, scale * cosine, lowest), axis=-1)
+        weights = jax.nn.softmax(jnp.where(frame_mask, SOFTMAX_SCALE * cosine, lowest), axis=-1)
         return (weights * cosine).sum(-1)
     raise ValueError(f"pool is {pool!r}; choose one of 'aligned', 'softmax', 'mean', 'joint'")
 
@@ -227,11 +225,8 @@ def pair_scores(
     masks_fn: MasksFn | None,
     video: VideoEmbedding,
     captions: Any,
-    candidates: Int[Array, "b k"] | None = None,
     *,
     pool: Pool,
-    scale: float | Float[Array, ""],
-    block: int = 0,
 ) -> PairScores:
     """Scores of videos with captions, by masks that are made for each pair (docs/method.md, 3).
 
@@ -242,29 +237,19 @@ def pair_scores(
         video: `frames[b f d]`, `frame_mask[b f]`.
         captions: pytree whose leaves have a leading axis c; without `masks_fn` its attribute
           `pooled[c d]` is zt.
-        candidates: `[b k]` indices of the captions to score with each video; None: all (k = c).
         pool: see `pool_frames`.
-        scale: see `pool_frames`.
-        block: videos at a time. Memory then grows with block * k, and the backward pass makes the
-          block's masks again. 0 does all at once and keeps what the backward pass needs.
 
     Returns:
-        `score[b k]`, `cosine[b k f]`, float32.
+        `score[b c]`, `cosine[b c f]`, float32.
     """
+    one_pair = _pair_scorer(masks_fn, pool)
 
-    one_pair = _pair_scorer(masks_fn, pool, scale)
-
-    def one_video(row):
-        frames, frame_mask, chosen = row
-        picked = captions
-        if chosen is not None:
-            picked = jax.tree.map(lambda leaf: leaf[chosen], captions)
+    def one_video(frames, frame_mask):
         sums = frame_sums(frames, frame_mask)
-        return jax.vmap(one_pair, in_axes=(None, None, None, 0))(frames, frame_mask, sums, picked)
+        return jax.vmap(one_pair, in_axes=(None, None, None, 0))(frames, frame_mask, sums, captions)
 
     frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
-    rows = (frames, video.frame_mask, candidates)
-    return map_blocks(jax.vmap(one_video), rows, block)
+    return jax.vmap(one_video)(frames, video.frame_mask)
 
 
 def matched_scores(
@@ -273,16 +258,15 @@ def matched_scores(
     captions: Any,
     *,
     pool: Pool,
-    scale: float | Float[Array, ""],
 ) -> Float[Array, "b"]:
     """`pair_scores` of each video with the caption of the same row alone."""
     frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
     sums = frame_sums(frames, video.frame_mask)
-    one_pair = _pair_scorer(masks_fn, pool, scale)
+    one_pair = _pair_scorer(masks_fn, pool)
     return jax.vmap(one_pair)(frames, video.frame_mask, sums, captions).score
 
 
-def _pair_scorer(masks_fn: MasksFn | None, pool: Pool, scale):
+def _pair_scorer(masks_fn: MasksFn | None, pool: Pool):
     """The function that scores one video, padded frames zero, with one caption."""
 
     def one_pair(frames, frame_mask, sums, caption):
@@ -290,7 +274,7 @@ def _pair_scorer(masks_fn: MasksFn | None, pool: Pool, scale):
             parts = _unmasked_parts(frames, caption.pooled)
         else:
             parts = pair_parts(frames, masks_fn(frames, frame_mask, caption))
-        score = pool_frames(parts, frame_mask, pool, scale, sums)
+        score = pool_frames(parts, frame_mask, pool, sums)
         return PairScores(score, jnp.where(frame_mask, parts.cosine, 0.0))
 
     return one_pair

@@ -60,7 +60,6 @@ def contrast(
     example_mask: Bool[Array, "r"],
     *,
     floats: int = 1,
-    block: int = 0,
 ) -> Contrast:
     """Scores all pairs of the batch, tile by tile. Inside of `group.shard_map`.
 
@@ -73,7 +72,6 @@ def contrast(
         scale: factor of the scores, an array.
         example_mask: `[r]`; rows where it is False are never read.
         floats: float32 numbers that one pair needs.
-        block: videos at a time; 0 lets the room decide.
     """
 
     def tile(shared, videos, captions):
@@ -87,7 +85,7 @@ def contrast(
         (whole, scale),
         (videos, rows),
         (captions, rows),
-        ring.tile_of(group, len(example_mask), floats, block),
+        ring.tile_of(group, len(example_mask), floats),
     )
     return Contrast(by_caption.total, by_video.logsumexp, by_caption.logsumexp, by_caption.highest)
 

@@ -28,8 +28,6 @@ def advice(config: Config, made: dict[str, Any]) -> list[str]:
         lines.append("model.dtype=bfloat16: half the activations; parameters stay float32")
     if config.model.remat != "full":
         lines.append("model.remat=full: the towers' blocks are recomputed in the backward pass")
-    if _pairs_are_made(config) and not config.losses.pair_block:
-        lines.append("losses.pair_block=16: masks of so many videos' pairs at a time")
     if rows := _fewer_rows(config, made):
         lines.append(
             f"train.microbatch={rows}: the towers take that many videos at a time; the same "
@@ -72,11 +70,6 @@ def _split_state(config: Config, made: dict[str, Any]) -> str:
         return ""
     data = "" if config.mesh.data == -1 else f"mesh.data={mesh['data'] // size} "
     return f"{data}mesh.fsdp={size}"
-
-
-def _pairs_are_made(config: Config) -> bool:
-    losses = config.losses
-    return bool(losses.sfdm or (losses.dfsm and losses.dfsm_masks == "pair"))
 
 
 def _of_a_program_that_fits(config: Config, made: dict[str, Any]) -> list[str]:

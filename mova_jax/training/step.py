@@ -35,10 +35,10 @@ def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
     group = mesh_lib.replica_group(mesh)
     whole, split = mesh_lib.replicated(mesh), mesh_lib.fields_sharding(mesh, cfg.train.microbatch)
 
-    def loss_of(trained, frozen, batch, step):
+    def loss_of(trained, frozen, batch):
         with mesh_lib.activation_sharding(mesh):
             model = spec.model(merged(trained, frozen))
-            return objective(model, batch, cfg.losses, step, group)
+            return objective(model, batch, cfg.losses, group)
 
     @partial(
         jax.jit,
@@ -49,7 +49,7 @@ def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
     def train_step(state: TrainState, batch: Batch):
         trained, frozen = split_trained(spec.factors, state.params)
         grad_fn = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, watched), grads = grad_fn(trained, frozen, batch, state.step)
+        (loss, watched), grads = grad_fn(trained, frozen, batch)
         norm = optax.tree.norm(grads)
         with jax.named_scope("optimizer"):
             new, opt_state = _updated(spec, state, trained, grads)

@@ -1,13 +1,12 @@
 """The formula of the method against the step's jaxpr, and both against XLA's own count."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from mova_jax.cost import flops
+from mova_jax.losses import hard_pairs
 from mova_jax.planning import compile as compile_lib
 from mova_jax.planning import jaxpr_flops
 from tests import tiny
@@ -49,15 +48,16 @@ def test_hard_pairs_are_those_that_are_scored_and_may_be_scored_again_backwards(
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_a_loop_over_hard_pairs_counts_as_often_as_it_runs(devices):
-    """A visit brings less than one pair, or several times as many as are scored at once."""
+def test_a_loop_over_hard_pairs_counts_as_often_as_it_runs(monkeypatch, devices):
+    """A visit brings fewer pairs than a chunk holds, or several chunks."""
 
     def again(k):
         """What is computed a second time backwards: the masks of the chosen pairs."""
         cfg = tiny.config("paper", train__batch_size=16, losses__hard_pairs=k)
         once = both(cfg)[1].flops["cmn"]
-        looped = dataclasses.replace(cfg, losses=dataclasses.replace(cfg.losses, pair_block=1))
-        return both(looped, devices)[1].flops["cmn"] - once
+        with monkeypatch.context() as patch:
+            patch.setattr(hard_pairs, "chunk_of", lambda *_: 2)
+            return both(cfg, devices)[1].flops["cmn"] - once
 
     assert again(5) == 3 * again(1) > 0
 

@@ -69,7 +69,7 @@ def by_hand(full):
             masks = model.masks(embedded.video.frames[b], mask, caption)
             parts = scores_lib.pair_parts(embedded.video.frames[b], masks)
             sums = scores_lib.frame_sums(embedded.video.frames[b], mask)
-            scores[b, c] = scores_lib.pool_frames(parts, mask, how.pool, how.scale, sums)
+            scores[b, c] = scores_lib.pool_frames(parts, mask, how.pool, sums)
     return scores
 
 

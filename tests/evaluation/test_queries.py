@@ -110,7 +110,7 @@ def dense(folder, evaluator, spec, params):
         scores = {"global": objective.global_scores(video, text)}
         if config.model.modular_scale:
             captions = model.prepare(text)
-            scores["modular"] = objective.pair_scores(model, video, captions, None, how).score
+            scores["modular"] = objective.pair_scores(model, video, captions, how).score
         return scores
 
     return jax.tree.map(np.asarray, tiny.jit(score)(params, tokens, mask))
@@ -190,7 +190,7 @@ def test_one_caption_a_video_gives_the_figures_it_gave(folder, by_one):
 
     def score(params, video, text):
         model, how = spec.model(params), objective.pair_scoring(config.losses, config.eval.pool)
-        pairs = objective.pair_scores(model, video, model.prepare(text), None, how)
+        pairs = objective.pair_scores(model, video, model.prepare(text), how)
         return {"global": objective.global_scores(video, text), "modular": pairs.score}
 
     encode = jax.jit(encode, in_shardings=(whole, split), out_shardings=whole)

@@ -103,7 +103,7 @@ def jax_outputs(model, batch, cfg):
         found["global"] = objective.global_scores(video, text)
         if cfg.model.modular_scale:
             scoring = objective.pair_scoring(cfg.losses, cfg.eval.pool)
-            found["modular"] = objective.pair_scores(model, video, captions, None, scoring).score
+            found["modular"] = objective.pair_scores(model, video, captions, scoring).score
             found["blend"] = found["global"] + BLEND * found["modular"]
         return weighted_sum(found), found
 

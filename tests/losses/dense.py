@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+SOFTMAX_SCALE = 10.0
+
 
 def cosine(v, s):
     """Over the last axis; 0 where one of the vectors is 0."""
@@ -34,7 +36,7 @@ def pooled(v, s, zv, valid, cfg):
     cosines = cosine(v, s)
     if cfg.pool == "mean":
         return cosines.sum(-1) / number
-    weights = jnp.where(valid, jnp.exp(cfg.pool_scale * cosines), 0.0)
+    weights = jnp.where(valid, jnp.exp(SOFTMAX_SCALE * cosines), 0.0)
     return (weights * cosines).sum(-1) / jnp.maximum(weights.sum(-1), 1e-30)
 
 

@@ -66,7 +66,7 @@ def split(devices, name="full", **options):
 
     def loss_of(model, video, text):
         valid = video.frame_mask.any(-1)
-        return loss_of_embeddings(model, video, text, valid, cfg, 0.0, mesh_lib.replica_group(mesh))
+        return loss_of_embeddings(model, video, text, valid, cfg, mesh_lib.replica_group(mesh))
 
     program = compiled(loss_of)
 
@@ -107,23 +107,27 @@ def assert_as_dense(devices, name="full", **options):
 
 HARD = {"losses__hard_pairs": 3, "losses__dfsm_masks": "own", "losses__pool": "softmax"}
 OTHERS = {"losses__frame_negatives": "all", "losses__frame_form": "relative"}
-BLOCKS = {"losses__pair_block": 3, "losses__pool": "aligned"}
+ALIGNED = {"losses__pool": "aligned"}
 
 
 @pytest.mark.parametrize(
     ("devices", "name", "options"),
     [
         (8, "full", SMOOTH),
-        (4, "full", BLOCKS | OTHERS | SMOOTH),
         (8, "full", HARD | SMOOTH),
         (8, "paper", SMOOTH),
         (8, "global_only", {}),
         (2, "frame_weighting", {}),
     ],
-    ids=["full", "blocks-aligned-all-relative", "hard-own", "paper", "global", "weighting"],
+    ids=["full", "hard-own", "paper", "global", "weighting"],
 )
 def test_split_batch_equals_the_dense_objective(devices, name, options):
     assert_as_dense(devices, name, **options)
+
+
+def test_split_batch_in_small_tiles_equals_the_dense_objective(monkeypatch):
+    little_room(monkeypatch)
+    assert_as_dense(4, **ALIGNED, **OTHERS, **SMOOTH)
 
 
 EXCHANGES = ("all-gather", "all-reduce", "collective-permute", "reduce-scatter", "all-to-all")
@@ -182,7 +186,7 @@ def test_towers_in_microbatches_change_nothing(devices, microbatch):
 
     def result(microbatch):
         def loss_of(model, batch):
-            return objective(model, batch, cfg, 0.0, mesh_lib.replica_group(mesh))
+            return objective(model, batch, cfg, mesh_lib.replica_group(mesh))
 
         run = tiny.jit(jax.value_and_grad(loss_of, has_aux=True))
         batch = mesh_lib.put_batch(mesh, tiny.batch_arrays(ROWS), microbatch)
@@ -211,18 +215,20 @@ def test_one_replica_in_tiles_equals_one_tile(monkeypatch):
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 @pytest.mark.parametrize("pool", ["aligned", "softmax", "mean", "joint"])
 @pytest.mark.parametrize("masks", ["pair", "own"])
-@pytest.mark.parametrize("block", [0, 3])
-def test_every_pool_on_every_number_of_devices(devices, pool, masks, block):
-    options = {"losses__pool": pool, "losses__dfsm_masks": masks, "losses__pair_block": block}
-    assert_as_dense(devices, **options, **SMOOTH)
+@pytest.mark.parametrize("small_tiles", [False, True])
+def test_every_pool_on_every_number_of_devices(monkeypatch, devices, pool, masks, small_tiles):
+    if small_tiles:
+        little_room(monkeypatch)
+    assert_as_dense(devices, losses__pool=pool, losses__dfsm_masks=masks, **SMOOTH)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2, 8])
 @pytest.mark.parametrize("layout", ["cross", "joint", "tokens", "none"])
-def test_every_layout(devices, layout):
+def test_every_layout(monkeypatch, devices, layout):
+    little_room(monkeypatch)
     name = "cmn_only" if layout == "none" else "full"
-    assert_as_dense(devices, name, model__tmn__layout=layout, losses__pair_block=1, **SMOOTH)
+    assert_as_dense(devices, name, model__tmn__layout=layout, **SMOOTH)
 
 
 @pytest.mark.slow

@@ -184,8 +184,6 @@ def test_tiles_fill_the_room_there_is(monkeypatch):
     assert ring.tile_of(two, 8, 10) == (8, 8)
     assert ring.tile_of(one, 200, 10) == (1, 100)
     assert ring.tile_of(one, 200, 5000) == (1, 1)
-    assert ring.tile_of(two, 200, 10, block=4) == (4, 200)
-    assert ring.tile_of(one, 3, 10, block=4) == (3, 3)
     assert [ring.rows_at_once(rows, 300) for rows in (30, 31)] == [30, 3]
     assert hard_pairs.chunk_of(one, 30, 300) == 30 and hard_pairs.chunk_of(one, 31, 300) == 3
     assert hard_pairs.chunk_of(two, 30, 300) == 15 and hard_pairs.chunk_of(two, 1, 10**6) == 1

@@ -155,17 +155,14 @@ def test_advice_comes_in_order_and_leaves_out_what_is_done():
     made = {"fits": False, "chips": 16, "slices": 1, "mesh": {"data": 16, "fsdp": 1, "tensor": 1}}
     made["memory"] = {"state_whole": 2.0 * GIB, "batch": 1.0 * GIB, "usable": 15.75 * GIB}
     first = advice(tiny.config(data__frames=64), made)
-    starts = ["model.dtype", "model.remat", "losses.pair_block"]
-    assert [line.partition("=")[0] for line in first[:3]] == starts
-    rest = "\n".join(first[3:])
+    assert [line.partition("=")[0] for line in first[:2]] == ["model.dtype", "model.remat"]
+    rest = "\n".join(first[2:])
     places = [rest.index(word) for word in ("mesh.fsdp=16", "data.frames=32", "than 16")]
     assert places == sorted(places)
     assert "of the batch alone" not in "\n".join(first)
     made["mesh"]["fsdp"], made["memory"]["batch"] = 16, 19.0 * GIB
-    done = advice(
-        tiny.config(model__dtype="bfloat16", model__remat="full", losses__pair_block=2), made
-    )
-    assert not any(line.startswith(("model.", "losses.", "mesh.")) for line in done)
+    done = advice(tiny.config(model__dtype="bfloat16", model__remat="full"), made)
+    assert not any(line.startswith(("model.", "mesh.")) for line in done)
     assert "batch alone take 19.0 GiB" in done[0] and "train.microbatch" in done[0]
 
 

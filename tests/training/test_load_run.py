@@ -44,7 +44,7 @@ def test_a_checkpoint_of_an_earlier_version_loads_and_computes_the_same():
             "text_mask": masks.text,
             "video_mask": masks.video,
             "global_scores": objective.global_scores(video, text),
-            "modular_scores": objective.pair_scores(model, video, captions, None, how).score,
+            "modular_scores": objective.pair_scores(model, video, captions, how).score,
         }
 
     got = outputs(*(golden[k] for k in ("frames", "frame_mask", "tokens", "token_mask")))
