@@ -1,4 +1,4 @@
-"""Captions to token ids: byte-level BPE of CLIP's form, learned here or pretrained.
+"""Captions to token ids: CLIP's byte-level BPE, with a vocabulary learned here or pretrained.
 
 In:  captions (to learn a vocabulary), or a folder with a CLIP tokenizer.
 Out: a folder that transformers' `CLIPTokenizer.from_pretrained` loads without a network, and
@@ -6,34 +6,51 @@ Out: a folder that transformers' `CLIPTokenizer.from_pretrained` loads without a
 
     train_tokenizer(texts, vocab_size=4096, folder="shards/tokenizer")
     tokenizer = Tokenizer("shards/tokenizer", max_tokens=248)
-    tokenizer.encode("A cat sits. It leaves.").ids     # int32[l], l <= 248
+    ids = tokenizer.encode("A cat sits. It leaves.").ids     # int32[l], l <= 248
+    tokens, token_mask = pad_tokens([ids], buckets=(64, 248), pad_id=tokenizer.pad_id)
 
-Texts over `max_tokens` are cut at the end of a sentence, and say so.
+A text over `max_tokens` is cut at the end of a sentence, and `encode` says so.
 """
 
-import hashlib
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from tokenizers import Tokenizer as Bpe
 
-# Otherwise transformers advises, at every import, to install PyTorch, which no tokenizer needs.
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+from mova_jax.utils.atomic import write_text
 
 MAX_TOKENS = 248
 MIN_VOCAB = 514  # 256 bytes, 256 bytes that end a word, start and end of text
 
 _BOS, _EOT = "<|startoftext|>", "<|endoftext|>"
-# Of a folder as `_save` leaves it, without its vocabulary. tokenizer.json is then the whole
-# tokenizer, and is read without importing transformers, which takes half a second. A test tells
-# when transformers writes another form.
-_FORM = "f129d0b41a4cc1f95bf54407eaefde4dbebea8a3a846d3680d0c50a26c4f8434"
+_WORD_END = "</w>"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_SPLIT = rf"{re.escape(_BOS)}|{re.escape(_EOT)}" + (
+    r"|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+_CONFIG = {
+    "backend": "tokenizers",
+    "bos_token": _BOS,
+    "eos_token": _EOT,
+    "pad_token": _EOT,
+    "tokenizer_class": "CLIPTokenizer",
+    "unk_token": _EOT,
+}
 
 
 class Encoded(NamedTuple):
@@ -50,12 +67,13 @@ class Tokenizer:
         """Loads the tokenizer of a folder, offline.
 
         Args:
-            folder: with tokenizer.json, or vocab.json and merges.txt.
+            folder: with tokenizer.json, or vocab.json and merges.txt; of these only the vocabulary
+                is read, for the rest is the same in every CLIP tokenizer.
             max_tokens: the longest sequence, start and end of text included.
 
         Raises:
             FileNotFoundError: when there is no tokenizer in the folder.
-            ValueError: when it is not of CLIP's form, or max_tokens is below 3.
+            ValueError: when its vocabulary is not CLIP's, or max_tokens is below 3.
         """
         folder = Path(folder)
         if not is_tokenizer(folder):
@@ -67,17 +85,19 @@ class Tokenizer:
             raise ValueError(f"max_tokens must be at least 3 (start, a token, end): {max_tokens}")
         self.folder = folder
         self.max_tokens = max_tokens
-        # The Rust object: transformers' own call costs several times the encoding.
-        self._bpe, (bos, eot, pad) = _as_saved(folder) or _by_transformers(folder)
-        self.vocab_size: int = self._bpe.get_vocab_size()
-        if self.vocab_size < MIN_VOCAB or (bos, eot) != (_BOS, _EOT):
+        try:
+            vocab, merges = _read_vocabulary(folder)
+            self._bpe = _clip_bpe(vocab, merges)
+        except Exception as error:  # JSON's, KeyErrors, and the bare ones of the library's Rust
+            raise ValueError(f"{folder} holds no CLIP tokenizer ({error!r}).") from error
+        self.vocab_size = len(vocab)
+        if self.vocab_size < MIN_VOCAB:
             raise ValueError(
-                f"{folder} holds {self.vocab_size} tokens from {bos!r} to {eot!r}; a CLIP "
-                f"tokenizer has at least {MIN_VOCAB} and goes from {_BOS!r} to {_EOT!r}."
+                f"{folder} holds {self.vocab_size} tokens; a CLIP tokenizer has at least "
+                f"{MIN_VOCAB} (all bytes, start and end)."
             )
-        self.bos_id, self.eot_id, self.pad_id = map(self._bpe.token_to_id, (bos, eot, pad))
-        self._bpe.no_truncation()
-        self._bpe.no_padding()
+        self.bos_id, self.eot_id = vocab[_BOS], vocab[_EOT]
+        self.pad_id = self.eot_id  # as CLIP pads
 
     def encode(self, text: str) -> Encoded:
         """Encodes a text.
@@ -91,7 +111,7 @@ class Tokenizer:
             return Encoded(np.asarray(ids, np.int32), False)
         room = self.max_tokens - 2
         kept: list[int] = []
-        # No token reaches over white space, so the tokens of a text are those of its sentences.
+        # No token crosses white space, so the tokens of a text are those of its sentences.
         for sentence in _SENTENCE_END.split(text):
             more = self._bpe.encode(sentence, add_special_tokens=False).ids
             if len(kept) + len(more) > room:
@@ -146,68 +166,63 @@ def is_tokenizer(folder: str | os.PathLike) -> bool:
     return any(all((folder / file).is_file() for file in group) for group in files)
 
 
-def _by_transformers(folder: Path):
-    """The tokenizer of a folder of any form, and its tokens for start, end and padding."""
-    from transformers import CLIPTokenizer
-
-    loaded = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    return loaded.backend_tokenizer, (loaded.bos_token, loaded.eos_token, loaded.pad_token)
-
-
-def _as_saved(folder: Path):
-    """What `_by_transformers` gives of a folder that `_save` wrote, None for another one."""
-    import tokenizers
-
-    names = {"tokenizer.json", "tokenizer_config.json"}
-    if {path.name for path in folder.iterdir()} != names:
-        return None
-    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    settings = (folder / "tokenizer_config.json").read_text(encoding="utf-8")
-    try:
-        if _form_of(json.loads(text), json.loads(settings)) != _FORM:
-            return None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # transformers says what is wrong with it
-    return tokenizers.Tokenizer.from_str(text), (_BOS, _EOT, _EOT)
+def _read_vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The tokens of a folder with their ids, and the merges in the order of their learning."""
+    if (folder / "tokenizer.json").is_file():
+        saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        vocab, merges = saved["model"]["vocab"], saved["model"]["merges"]
+        vocab = vocab | {token["content"]: token["id"] for token in saved["added_tokens"]}
+    else:
+        vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        merges = [line for line in lines if line and not line.startswith("#version")]
+    return vocab, [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
 
 
-def _form_of(tokenizer: dict, settings: dict) -> str:
-    """A hash of all that two tokenizers can differ in but their vocabulary.
+def _clip_bpe(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Bpe:
+    """CLIP's tokenizer of a vocabulary, as transformers' `CLIPTokenizer` builds it.
 
-    Args:
-        tokenizer: what tokenizer.json holds.
-        settings: what tokenizer_config.json holds.
+    Built here because the import of transformers takes longer than all else that a run imports.
     """
-    vocab = tokenizer["model"].get("vocab", {})
-    rest = {k: v for k, v in tokenizer["model"].items() if k not in ("vocab", "merges")}
-    text = json.dumps([tokenizer | {"model": rest}, settings], sort_keys=True)
-    # Numbers of start and end follow from the vocabulary.
-    for token in (_BOS, _EOT):
-        text = text.replace(f'"id": {vocab.get(token)}', f'"id": "{token}"')
-        text = text.replace(f'"{token}", {vocab.get(token)}]', f'"{token}"]')
-    return hashlib.sha256(text.encode()).hexdigest()
+    model = models.BPE(
+        vocab=dict(vocab),
+        merges=list(merges),
+        unk_token=_EOT,
+        continuing_subword_prefix="",
+        end_of_word_suffix=_WORD_END,
+    )
+    bpe = Bpe(model)
+    bpe.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    bpe.post_processor = processors.RobertaProcessing(
+        (_EOT, vocab[_EOT]), (_BOS, vocab[_BOS]), trim_offsets=False, add_prefix_space=False
+    )
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens([AddedToken(token, normalized=False) for token in (_BOS, _EOT)])
+    return bpe
 
 
 def copy_tokenizer(source: str | os.PathLike, folder: str | os.PathLike) -> None:
-    """Copies a tokenizer to another folder, in the one form that is read fastest.
+    """Copies a tokenizer of any form to another folder, as tokenizer.json.
 
     Raises:
         FileNotFoundError, ValueError: when the source is not a CLIP tokenizer.
     """
-    Tokenizer(source)
-    if _as_saved(Path(source)):
-        _publish(lambda partial: shutil.copytree(source, partial), Path(folder))
-        return
-    from transformers import CLIPTokenizer
-
-    _save(CLIPTokenizer.from_pretrained(source, local_files_only=True), Path(folder))
+    _save(Tokenizer(source)._bpe, Path(folder))
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike) -> None:
     """Learns byte-level BPE from texts and saves it; the same texts give the same files.
 
-    The vocabulary is laid out as CLIP's: bytes, bytes that end a word, merges in the order of
-    their learning, start of text, end of text (the highest id). Few texts give fewer tokens.
+    The vocabulary has CLIP's order: bytes, bytes that end a word, merges in the order of their
+    learning, start of text, end of text (the highest id). Few texts give fewer tokens.
 
     Args:
         texts: captions.
@@ -217,42 +232,28 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
     Raises:
         ValueError: when vocab_size is too small.
     """
-    from tokenizers import pre_tokenizers, trainers
-    from transformers import CLIPTokenizer
-
     if vocab_size < MIN_VOCAB:
         raise ValueError(f"vocab_size must be at least {MIN_VOCAB} (all bytes), got {vocab_size}")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    letters = alphabet + [letter + "</w>" for letter in alphabet]
+    letters = alphabet + [letter + _WORD_END for letter in alphabet]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 2,
         min_frequency=2,
         initial_alphabet=alphabet,
         # Fixed ids for these too: pairs that are equally frequent are ordered by id.
         special_tokens=letters[len(alphabet) :],
-        end_of_word_suffix="</w>",
+        end_of_word_suffix=_WORD_END,
         show_progress=False,
     )
-    blank = CLIPTokenizer(vocab={_BOS: 0, _EOT: 1}, merges=[]).backend_tokenizer
+    blank = _clip_bpe({_BOS: 0, _EOT: 1}, [])
     blank.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in json.loads(blank.to_str())["model"]["merges"]]
     tokens = dict.fromkeys(letters + ["".join(pair) for pair in merges])
     vocab = {token: index for index, token in enumerate([*tokens, _BOS, _EOT])}
-    _save(CLIPTokenizer(vocab=vocab, merges=merges), Path(folder))
+    _save(_clip_bpe(vocab, merges), Path(folder))
 
 
-def _save(tokenizer, folder: Path) -> None:
-    _publish(tokenizer.save_pretrained, folder)
-
-
-def _publish(write: Callable[[Path], Any], folder: Path) -> None:
-    """Writes aside, then moves file by file; tokenizer.json, which holds it all, comes last."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        write(partial)
-        for file in sorted(partial.iterdir(), key=lambda path: path.name == "tokenizer.json"):
-            file.replace(folder / file.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _save(bpe: Bpe, folder: Path) -> None:
+    write_text(folder / "tokenizer_config.json", json.dumps(_CONFIG, indent=2) + "\n")
+    # Last, for a folder with this file has a tokenizer.
+    write_text(folder / "tokenizer.json", bpe.to_str(pretty=True))

@@ -1,4 +1,4 @@
-"""Tests of the tokenizer: CLIP's form, transformers' ids, and cuts at the end of a sentence."""
+"""Tests of the tokenizer: transformers' ids, cuts at the end of a sentence, padding."""
 
 import json
 import pickle
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from transformers import CLIPTokenizer
 
-from mova_jax.data import tokenizer as tokenizer_lib
 from mova_jax.data.tokenizer import (
     MIN_VOCAB,
     Tokenizer,
@@ -53,41 +52,31 @@ def test_ids_are_those_of_transformers(folder, text):
     assert not encoded.truncated
 
 
-def test_a_saved_tokenizer_is_read_without_transformers_as_it_is_with_it(folder):
-    saved, tokens = tokenizer_lib._as_saved(folder)
-    loaded, same_tokens = tokenizer_lib._by_transformers(folder)
-    assert json.loads(saved.to_str()) == json.loads(loaded.to_str())
-    assert tokens == same_tokens
+def test_no_tokenizer_needs_transformers(folder):
     code = (
-        "import sys; from mova_jax.data.tokenizer import Tokenizer, copy_tokenizer\n"
-        f"print(Tokenizer({str(folder)!r}).pad_id, 'transformers' in sys.modules)"
+        "import sys; from mova_jax.data.tokenizer import Tokenizer\n"
+        f"print(len(Tokenizer({str(folder)!r}).encode('a').ids), 'transformers' in sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == [str(loaded.token_to_id(same_tokens[2])), "False"]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "False"]
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new"),
-    [
-        ("tokenizer.json", '"Lowercase"', '"NFKC"'),
-        ("tokenizer.json", '"end_of_word_suffix": "</w>"', '"end_of_word_suffix": "</x>"'),
-        ("tokenizer_config.json", '"pad_token": "<|endoftext|>"', '"pad_token": "the</w>"'),
-        ("tokenizer.json", "{", "["),
-    ],
-)
-def test_a_tokenizer_of_another_form_is_left_to_transformers(folder, tmp_path, file, old, new):
-    changed = tmp_path / "changed"
-    copy_tokenizer(folder, changed)
-    assert {p.name: p.read_bytes() for p in changed.iterdir()} == {
-        p.name: p.read_bytes() for p in folder.iterdir()
-    }
-    text = (changed / file).read_text()
-    assert old in text
-    (changed / file).write_text(text.replace(old, new))
-    assert tokenizer_lib._as_saved(changed) is None
+def test_a_saved_tokenizer_is_all_that_transformers_has(folder):
+    saved = json.loads((folder / "tokenizer.json").read_text())
+    assert saved == json.loads(CLIPTokenizer.from_pretrained(folder).backend_tokenizer.to_str())
 
 
-def test_the_vocabulary_is_laid_out_as_that_of_clip(folder):
+def test_a_tokenizer_saved_by_transformers_is_read_and_copied(folder, tmp_path):
+    CLIPTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "theirs")
+    copy_tokenizer(tmp_path / "theirs", tmp_path / "copy")
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == sorted(
+        path.name for path in folder.iterdir()
+    )
+    for file in folder.iterdir():
+        assert (tmp_path / "copy" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_the_vocabulary_has_the_order_of_clip(folder):
     vocab = CLIPTokenizer.from_pretrained(folder).get_vocab()
     by_id = sorted(vocab, key=vocab.get)
     assert sorted(vocab.values()) == list(range(540))
@@ -174,6 +163,11 @@ def test_folders_without_a_clip_tokenizer(tmp_path, folder):
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(ValueError, match="a CLIP tokenizer has at least 514"):
         Tokenizer(tmp_path)
+    for vocab, merges in (('{"a": 1}', ""), ("{", ""), ("[]", ""), ('{"a": 1}', "a b\n")):
+        (tmp_path / "vocab.json").write_text(vocab)
+        (tmp_path / "merges.txt").write_text(merges)
+        with pytest.raises(ValueError, match="holds no CLIP tokenizer"):
+            Tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize(("longest", "bucket"), [(0, 64), (64, 64), (65, 128), (248, 248)])
