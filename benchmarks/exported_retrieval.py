@@ -20,8 +20,8 @@ from mova_jax.data.pipeline import dataset as pipeline
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.parallel import mesh as mesh_lib
-from mova_jax.training import load_run
 from mova_jax.training.datasets import open_data
+from mova_jax.training.load_run import LoadedRun, load_run
 
 # Runs in the other process: arrays in, scores out.
 _OTHER = """
@@ -43,7 +43,7 @@ np.savez(sys.argv[3], **{name: x.numpy() for name, x in scores.items()})
 """
 
 
-def inputs_of(run: load_run.LoadedRun, folder: Path, split: str) -> dict[str, np.ndarray]:
+def inputs_of(run: LoadedRun, folder: Path, split: str) -> dict[str, np.ndarray]:
     """All videos and captions of a split, captions as long as the longest."""
     settings = pipeline.settings_of(run.config, run.config.eval.frames)
     tokenizer = Tokenizer(run.tokenizer, run.config.model.text.context)
@@ -60,7 +60,7 @@ def inputs_of(run: load_run.LoadedRun, folder: Path, split: str) -> dict[str, np
     return found | {name: found[name][:, :longest] for name in ("tokens", "token_mask")}
 
 
-def scores_here(run: load_run.LoadedRun, folder: Path, split: str) -> dict[str, np.ndarray]:
+def scores_here(run: LoadedRun, folder: Path, split: str) -> dict[str, np.ndarray]:
     """Scores `[b c]` by this package."""
     tokenizer = Tokenizer(run.tokenizer, run.config.model.text.context)
     evaluator = Evaluator(run.spec, mesh_lib.make_mesh(data=1), folder, tokenizer)
@@ -94,7 +94,7 @@ def main() -> int:
     parser.add_argument("--split", default="test")
     parser.add_argument("--python", default=sys.executable)
     args = parser.parse_args()
-    run = load_run.load(args.run)
+    run = load_run(args.run)
     folder = open_data(run.config)
     here = scores_here(run, folder, args.split)
     there = scores_there(args.python, args.export, inputs_of(run, folder, args.split))

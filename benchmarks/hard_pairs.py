@@ -17,12 +17,12 @@ import numpy as np
 from mova_jax.data.pipeline import dataset as pipeline
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.losses.objective import objective
-from mova_jax.training import load_run
 from mova_jax.training.datasets import open_data
+from mova_jax.training.load_run import LoadedRun, load_run
 from mova_jax.typing import Batch
 
 
-def make_gradient(run: load_run.LoadedRun, pool: str, k: int):
+def make_gradient(run: LoadedRun, pool: str, k: int):
     """`(params, batch) -> (loss, gradient as one vector)` of sfdm over k hard pairs; 0: all."""
     terms = dict.fromkeys(("contrast", "frame", "sparsity", "dfsm"), 0.0) | {"sfdm": 1.0}
     how = {"hard_pairs": k, "dfsm_masks": "own", "pool": pool}
@@ -40,7 +40,7 @@ def make_gradient(run: load_run.LoadedRun, pool: str, k: int):
     return gradient
 
 
-def batches_of(run: load_run.LoadedRun, size: int, count: int) -> list[Batch]:
+def batches_of(run: LoadedRun, size: int, count: int) -> list[Batch]:
     """Training batches in an order that the run has not seen."""
     settings = pipeline.settings_of(run.config, run.config.data.frames)
     tokenizer = Tokenizer(run.tokenizer, run.config.model.text.context)
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--pool", default="mean", help="losses.pool; mean is that of `paper`")
     args = parser.parse_args()
-    run = load_run.load(args.workdir)
+    run = load_run(args.workdir)
     batches = batches_of(run, args.batch, args.batches)
     whole = [make_gradient(run, args.pool, 0)(run.params, batch) for batch in batches]
     print(f"{args.workdir}, step {run.step}, {args.batches} batches of {args.batch} videos")

@@ -1,4 +1,4 @@
-"""Whole runs of a tiny model: learning what they tell, stopping, going on, refusing."""
+"""Whole runs of a tiny model: what they leave, and how they stop, resume and refuse."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def config(cache, **changes):
     sizes = tiny.RUN | {
         "data.cache": str(cache),
         "train.steps": STEPS,
-        "train.image_share": 0.4,  # 2 steps: a stop after 1 or 3 steps lies on either side
+        "train.image_share": 0.4,  # 2 steps: one test stops before their end, one after
         "train.image_batch_size": 16,
         "train.eval_every": 4,
         "optim.ema": 0.7,
@@ -48,7 +48,7 @@ def complete(cache, tmp_path_factory):
 
 
 def figures(workdir):
-    """All that was measured, but for what a clock measures."""
+    """All metrics but those of the clock."""
     return [
         {k: v for k, v in row.items() if not k.startswith("time/")}
         for row in read_metrics(workdir / "metrics.jsonl")
@@ -72,7 +72,7 @@ def test_a_run_leaves_what_its_workdir_promises(complete):
     assert last["test/gallery"] == 8
 
 
-def test_typed_again_it_says_that_it_is_complete(complete, cache, capsys):
+def test_a_complete_run_started_again_says_so_and_changes_nothing(complete, cache, capsys):
     before = (complete / "metrics.jsonl").read_bytes()
     assert run_lib.run(config(cache), complete) == 0
     assert "is complete" in capsys.readouterr().out
@@ -80,22 +80,25 @@ def test_typed_again_it_says_that_it_is_complete(complete, cache, capsys):
 
 
 def run_stopped(made, workdir, stop_at, monkeypatch):
-    """A run that is told to stop during a step."""
-    settle = Loop._flush_metrics
+    """A run that gets a SIGTERM when the metrics of step `stop_at` were written."""
+    flush = Loop._flush_metrics
 
-    def settle_and_signal(self, taken, state):
-        settle(self, taken, state)
-        if taken.step == stop_at:
+    def flush_and_signal(self, state):
+        pending = self._pending
+        flush(self, state)
+        if pending and pending.step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Loop, "_flush_metrics", settle_and_signal)
+        patched.setattr(Loop, "_flush_metrics", flush_and_signal)
         assert run_lib.run(made, workdir) == 128 + signal.SIGTERM
     assert figures(workdir)[-1]["step"] < STEPS
 
 
 @pytest.mark.parametrize("stop_at", [1, 3])
-def test_stopped_and_resumed_is_never_stopped(stop_at, complete, cache, tmp_path, monkeypatch):
+def test_a_resumed_run_equals_one_that_never_stopped(
+    stop_at, complete, cache, tmp_path, monkeypatch
+):
     run_stopped(config(cache), tmp_path, stop_at, monkeypatch)
     assert run_lib.run(config(cache), tmp_path) == 0
     assert figures(tmp_path) == figures(complete)
@@ -146,9 +149,7 @@ def test_keys_that_change_no_number_may_change(complete, cache):
     assert run_lib.run(config(cache, **changes), complete) == 0
 
 
-def test_a_report_that_was_lost_is_written_again_and_nothing_is_measured_twice(
-    complete, cache, tmp_path
-):
+def test_a_lost_report_is_written_again_without_evaluating_again(complete, cache, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(complete, workdir)
     (workdir / "report.html").unlink()
@@ -163,7 +164,7 @@ def test_a_batch_that_train_cannot_fill_is_refused_and_the_workdir_stays_free(ca
     assert not (tmp_path / "config.json").exists()
 
 
-def test_a_batch_that_cannot_be_read_loses_no_step(cache, tmp_path, monkeypatch):
+def test_an_error_of_the_input_loses_no_step(cache, tmp_path, monkeypatch):
     fetch, calls = Loop._fetch, []
 
     def failing(self):

@@ -35,7 +35,7 @@ from mova_jax.export.parity import Backend, Inputs, Outputs, Sizes
 from mova_jax.losses import objective
 from mova_jax.models.mova import Mova
 from mova_jax.models.vision import PIXEL_MEAN, PIXEL_STD
-from mova_jax.training import load_run
+from mova_jax.training.load_run import load_run
 from mova_jax.utils.trees import parameter_names, unflatten
 from mova_jax.weights import clip_names
 from mova_jax.weights.architecture import model_sizes
@@ -89,7 +89,7 @@ def _kind(path: Path) -> str:
 
 def open_run(path: Path) -> Backend:
     """A run's best model, in this package."""
-    run = load_run.load(path)
+    run = load_run(path)
     end = Tokenizer(run.tokenizer).eot_id
     sizes = _sizes(dataclasses.asdict(run.config.model), end)
     model, pool = _in_float32(run.config.model), run.config.eval.pool

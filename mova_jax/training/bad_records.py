@@ -1,53 +1,57 @@
-"""Damaged records in training: told once each, counted, and too many of them are the end.
+"""Reports each unreadable record once and stops the run when there are too many.
 
-The pipeline leaves a row with a `video_id` and no valid frame where a record cannot be read or
-decoded, so one bad record of a million costs its row and not the run.
+Where a record cannot be read or decoded, the pipeline gives a row with its `video_id` and no valid
+frame: one bad record of a million costs its row and not the run.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-SHARE, FEW = 0.01, 10  # of the distinct records seen; so many are always let pass
+MAX_SHARE, MAX_COUNT = 0.01, 10  # of the distinct records seen; the larger bound holds
 
 
 class BadRecords:
-    """Watches the batches of this process."""
+    """Counts the unreadable records in the batches of this process."""
 
-    def __init__(self, place_of: Callable[[int], str], tell: Callable[[str], None]):
-        """Nothing was seen yet, also when a run goes on.
+    def __init__(self, place_of: Callable[[int], str], report: Callable[[str], None]):
+        """Starts with no record seen, also in a run that resumes.
 
         Args:
-            place_of: a `video_id` to where its record lies.
-            tell: prints a line.
+            place_of: a `video_id` to the file and position of its record.
+            report: prints a line.
         """
-        self._place_of, self._tell = place_of, tell
+        self._place_of, self._report = place_of, report
         self._seen: set[int] = set()
-        self._damaged: set[int] = set()
+        self._bad: set[int] = set()
 
     @property
     def count(self) -> int:
-        """Distinct records found damaged."""
-        return len(self._damaged)
+        """Distinct records that could not be read."""
+        return len(self._bad)
 
     @property
     def too_many(self) -> bool:
-        """More than `FEW` records, and than `SHARE` of those seen."""
-        return self.count > max(FEW, SHARE * len(self._seen))
+        """Whether more than `MAX_COUNT` records and `MAX_SHARE` of those seen are bad."""
+        return self.count > max(MAX_COUNT, MAX_SHARE * len(self._seen))
 
     def summary(self) -> str:
-        """What was found, and what to do."""
+        """The message of a run that stops for them."""
         return (
             f"too many records are damaged, {self.count} of {len(self._seen)} that this process "
             "read. python -m mova_jax.prepare inspect SHARDS --verify names all of them: copy the "
-            "shards anew, or make them again; the run then goes on from its last checkpoint."
+            "shards again, or make them again; the run then goes on from its last checkpoint."
         )
 
     def observe(self, arrays: dict[str, np.ndarray]) -> None:
-        """Looks at a batch before it is used; tells of a damaged record the first time."""
-        ids, whole = arrays["video_id"], arrays["frame_mask"].any(-1)
+        """Counts the records of a host batch and reports a bad one the first time.
+
+        Args:
+            arrays: `video_id[b]` and `frame_mask[b f]` are read.
+        """
+        ids, readable = arrays["video_id"], arrays["frame_mask"].any(-1)
         self._seen.update(ids.tolist())
-        for video_id in ids[~whole].tolist():
-            if video_id not in self._damaged:
-                self._damaged.add(video_id)
-                self._tell(f"damaged, and left out: {self._place_of(video_id)}")
+        for video_id in ids[~readable].tolist():
+            if video_id not in self._bad:
+                self._bad.add(video_id)
+                self._report(f"damaged, and left out: {self._place_of(video_id)}")

@@ -1,13 +1,13 @@
 """Checkpoints of a run: the only place that knows Orbax.
 
-    WORKDIR/checkpoints/last/STEP/    the newest save, from which a run goes on
-    WORKDIR/checkpoints/best/STEP/    the best by validation, which is tested and shipped
-    WORKDIR/checkpoints/tokenizer/    the vocabulary that the embeddings belong to
+    WORKDIR/checkpoints/last/STEP/    the newest save, from which a run resumes
+    WORKDIR/checkpoints/best/STEP/    the best by validation, which is tested and exported
+    WORKDIR/checkpoints/tokenizer/    the tokenizer of the run
 
 Each save holds `state` (step, parameters, optimizer), `data` (the state of the data iterator) and
-`record` (the configuration, and for the best its score), is written in the background under a
-temporary name and renamed when whole. A run killed at any moment leaves whole saves only; what
-stands after `STEP` at a restart is made again by going on from the last one.
+`record` (the config, and for the best its score). It is written in the background under a temporary
+name and renamed when complete, so a run killed at any moment leaves complete saves only. A restart
+repeats the steps after the last save.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ FOLDER = "checkpoints"
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be written or read; the message says what to do."""
+    """A checkpoint cannot be written or read; the message says what to do."""
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     state: TrainState
     data: dict[str, Any]  # state of the data iterator
@@ -42,49 +42,49 @@ class Saved(NamedTuple):
 
 
 class Checkpoints:
-    """The last and the best checkpoint of a run; saves happen in the background."""
+    """The last and the best checkpoint of a run; saves in the background."""
 
     def __init__(self, workdir: str | os.PathLike, config: Config):
-        """Opens the checkpoints of a workdir, which are made when there are none.
+        """Opens the checkpoints of a workdir; makes their folders when there are none.
 
         Args:
             workdir: of the run.
             config: stored with every save.
 
         Raises:
-            CheckpointError: when the folder cannot be made.
+            CheckpointError: a folder cannot be made.
         """
-        # Orbax tells of every save at level INFO and of its plans at WARNING.
+        # Orbax logs every save at level INFO, and its plans at WARNING.
         logging.getLogger("absl").setLevel(logging.ERROR)
         self.folder = Path(workdir).resolve() / FOLDER
         self._config = dataclasses.asdict(config)
-        with self._clear_errors("opened"):
+        with _reraise_as_checkpoint_error(self.folder, "opened"):
             self._last = _manager(self.folder / "last")
             self._best = _manager(self.folder / "best")
 
     @property
     def last_step(self) -> int | None:
-        """Steps that the last checkpoint has done, None without one."""
+        """Step of the last checkpoint, None without one."""
         return self._last.latest_step()
 
     @property
     def best_step(self) -> int | None:
-        """Steps that the best checkpoint has done, None without one."""
+        """Step of the best checkpoint, None without one."""
         return self._best.latest_step()
 
     def save_last(self, state: TrainState, data: dict[str, Any]) -> None:
-        """Starts to save the state that a restart goes on from.
+        """Starts to save the state from which a restart resumes.
 
         Args:
             state: of the run; may be donated as soon as this returns.
-            data: state of the data iterator after as many batches as `state` has steps.
+            data: state of the data iterator after the batch of the state's step.
 
         Raises:
             CheckpointError: this save, or the one before it, could not be written.
         """
-        with self._clear_errors("written"):
-            # Never whole before the best one of the same step: a restart from here does not
-            # validate that step again.
+        with _reraise_as_checkpoint_error(self.folder, "written"):
+            # The best one of the same step has to be complete first: a restart from here does
+            # not validate that step again.
             self._best.wait_until_finished()
         self._save(self._last, state, data, {"config": self._config})
 
@@ -93,7 +93,7 @@ class Checkpoints:
     ) -> bool:
         """Starts to save the state when its score is above that of the best one so far.
 
-        Going on from an earlier step comes by the same scores again, and saves nothing twice.
+        A run that resumes from an earlier step sees the same scores again and saves nothing twice.
 
         Args:
             state: as for `save_last`.
@@ -102,7 +102,7 @@ class Checkpoints:
             blend_weight: of the modular score, chosen on validation.
 
         Returns:
-            Whether it is the best.
+            Whether it is the best so far.
         """
         if (best := self.best_record()) is not None and score <= best["score"]:
             return False
@@ -116,37 +116,37 @@ class Checkpoints:
         if (step := self._best.latest_step()) is None:
             return None
         args = ocp.args.Composite(record=ocp.args.JsonRestore())
-        with self._clear_errors("read"):
+        with _reraise_as_checkpoint_error(self.folder, "read"):
             return self._best.restore(step, args=args)["record"]
 
     def restore_last(self, like: TrainState) -> Saved:
-        """The last checkpoint, laid out over the devices as `like` is.
+        """Restores the last checkpoint with the shardings of `like`.
 
         Args:
-            like: shapes, types and shardings, from `jax.eval_shape` or a state.
+            like: shapes, types and shardings, from `abstract_state` or a state.
 
         Raises:
-            CheckpointError: when there is none, or it is not of this shape.
+            CheckpointError: there is none, or its shapes are others.
         """
         return self._restore(self._last, like)
 
     def restore_best(self, like: TrainState) -> Saved:
-        """The best checkpoint, see `restore_last`."""
+        """Restores the best checkpoint, see `restore_last`."""
         return self._restore(self._best, like)
 
     def wait(self) -> None:
         """Returns when all saves are on disk.
 
         Raises:
-            CheckpointError: when one of them could not be written.
+            CheckpointError: one of them could not be written.
         """
-        with self._clear_errors("written"):
+        with _reraise_as_checkpoint_error(self.folder, "written"):
             self._last.wait_until_finished()
             self._best.wait_until_finished()
 
     def close(self) -> None:
-        """Waits and lets go of the threads."""
-        with self._clear_errors("written"):
+        """Waits for the saves and ends their threads."""
+        with _reraise_as_checkpoint_error(self.folder, "written"):
             self._last.close()
             self._best.close()
 
@@ -159,7 +159,7 @@ class Checkpoints:
             data=ocp.args.JsonSave(data),
             record=ocp.args.JsonSave(record),
         )
-        with self._clear_errors("written"):
+        with _reraise_as_checkpoint_error(self.folder, "written"):
             manager.save(step, args=args, force=True)
 
     def _restore(self, manager, like: TrainState) -> Saved:
@@ -172,47 +172,47 @@ class Checkpoints:
             data=ocp.args.JsonRestore(),
             record=ocp.args.JsonRestore(),
         )
-        with self._clear_errors("read"):
+        with _reraise_as_checkpoint_error(self.folder, "read"):
             saved = manager.restore(step, args=args)
         return Saved(TrainState(**saved["state"]), saved["data"], saved["record"])
 
-    def _clear_errors(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return _clear_errors(self.folder, what)
-
 
 def is_started(workdir: str | os.PathLike) -> bool:
-    """Whether a run in this workdir has a checkpoint to go on from."""
+    """Whether the run of this workdir has a checkpoint to resume from."""
     return any(path.name.isdecimal() for path in (Path(workdir) / FOLDER / "last").glob("*"))
 
 
 class SavedModel(NamedTuple):
-    """What of a checkpoint is needed to use its model."""
+    """The part of a checkpoint that its model needs."""
 
     params: Any  # `TrainState.weights`
-    step: int  # steps done
+    step: int
     record: dict[str, Any]  # see `Saved`
     which: str  # best or last
 
 
 def restore_model(workdir: str | os.PathLike, like: TrainState) -> SavedModel:
-    """The weights of a run's best checkpoint, of its last one where none was validated.
+    """Restores the weights of a run's best checkpoint, or of its last one when none was validated.
 
-    The optimizer's state is not read, so it takes a third of the memory, and a checkpoint stays
-    readable when the optimizer of a later version has another state. Nothing is written.
+    The optimizer's state is not read: this takes a third of the memory, and a checkpoint stays
+    readable when a later version has another optimizer. Writes nothing.
 
     Args:
         workdir: of the run.
-        like: shapes, types and shardings; of all but its `opt_state`.
+        like: shapes, types and shardings; its `opt_state` is ignored.
 
     Raises:
-        CheckpointError: when there is none, or it is not of this shape.
+        CheckpointError: there is no checkpoint, or its shapes are others.
     """
     folder = Path(workdir).resolve() / FOLDER
     logging.getLogger("absl").setLevel(logging.ERROR)
     for which in ("best", "last"):
         if not (folder / which).is_dir():
             continue
-        with _clear_errors(folder, "read"), _manager(folder / which, read_only=True) as manager:
+        with (
+            _reraise_as_checkpoint_error(folder, "read"),
+            _manager(folder / which, read_only=True) as manager,
+        ):
             if (step := manager.latest_step()) is None:
                 continue
             item = _as_dict(dataclasses.replace(like, opt_state=None))
@@ -228,21 +228,21 @@ def restore_model(workdir: str | os.PathLike, like: TrainState) -> SavedModel:
 
 
 @contextlib.contextmanager
-def _clear_errors(folder: Path, what: str) -> Iterator[None]:
-    """Orbax and the file system raise many kinds of errors; users see one."""
+def _reraise_as_checkpoint_error(folder: Path, action: str) -> Iterator[None]:
+    """Turns the many errors of Orbax and the file system into one: "could not be `action`"."""
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if lost_process(error):
-            raise  # nothing is wrong with the checkpoint, and the same command goes on
+            raise  # the checkpoint is fine
         advice = "the saves before it are whole; make room or correct the path, and start again"
-        if what == "read":
+        if action == "read":
             advice = "start in another workdir, or go back to the code that wrote it"
         reason = str(error).partition("\n")[0][:300] or type(error).__name__
         if "No space left" in str(error):
             reason = "no space is left on the device"
         raise CheckpointError(
-            f"a checkpoint in {folder} could not be {what}: {reason} ({advice})"
+            f"a checkpoint in {folder} could not be {action}: {reason} ({advice})"
         ) from error
 
 
@@ -256,14 +256,14 @@ def _manager(folder: Path, read_only: bool = False) -> ocp.CheckpointManager:
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
-    # Names on disk that do not depend on how the class is registered with JAX; what a run does not
-    # have is not there, so that runs from before it was thought of are read.
+    # The names on disk are those of the fields, however the class is registered with JAX. A field
+    # that is None is left out, so that checkpoints written before the field existed can be read.
     named = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {name: value for name, value in named.items() if value is not None}
 
 
 def abstract_state(spec: TrainSpec, mesh: jax.sharding.Mesh) -> TrainState:
-    """Shapes, types and shardings of a recipe's state on a mesh, without allocating it."""
+    """Shapes, types and shardings of a run's state on a mesh; allocates nothing."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         spec.shapes,

@@ -1,7 +1,7 @@
-"""What a run starts from besides its seed: the weights that `config.init_from` names.
+"""The weights that `config.init_from` names, and the tokenizer that belongs to them.
 
-Read once, before a new run claims its workdir, so that weights which do not fit leave nothing
-behind. A run that goes on has its parameters and its vocabulary in the workdir, and needs neither.
+They are read once, before a new run claims its workdir, so that weights which do not fit leave
+nothing behind. A run that resumes has its parameters and its tokenizer in the workdir.
 """
 
 import dataclasses
@@ -22,51 +22,51 @@ from mova_jax.utils.trees import parameter_names, unflatten
 from mova_jax.weights.load import find_vocabulary, load_weights
 
 
-def vocabulary_folder(config: Config, of_data: Path, workdir: Path) -> Path:
-    """The tokenizer of a run: the data's, or with initial weights the one that belongs to them.
+def vocabulary_folder(config: Config, data_vocabulary: Path, workdir: Path) -> Path:
+    """The folder of a run's tokenizer: the data's, or the one that initial weights come with.
 
     Args:
         config: of the run.
-        of_data: the tokenizer that was made with the shards.
-        workdir: a started run has a copy of its tokenizer in it.
+        data_vocabulary: the tokenizer that was made with the shards.
+        workdir: a run that was started has a copy of its tokenizer in it.
 
     Raises:
-        WeightsError: when there is none beside the initial weights.
+        WeightsError: when the initial weights have no tokenizer in their folder.
     """
     if not config.init_from:
-        return of_data
-    kept = tokenizer_folder(workdir)
-    if is_started(workdir) and is_tokenizer(kept):
-        return kept
+        return data_vocabulary
+    saved = tokenizer_folder(workdir)
+    if is_started(workdir) and is_tokenizer(saved):
+        return saved
     return find_vocabulary(config.init_from)
 
 
 def init_weights(config: Config, spec: TrainSpec, workdir: Path) -> dict[str, np.ndarray]:
-    """The parameters that `config.init_from` has, by name; what was done to them is printed.
+    """Loads the parameters that `config.init_from` has; prints how they were converted.
 
     Returns:
-        float32 arrays; none without `init_from`, and for a run that goes on from a checkpoint.
+        float32 arrays by name; empty without `init_from`, and for a run that resumes.
 
     Raises:
-        WeightsError: with all that does not fit the model.
+        WeightsError: lists everything that does not fit the model.
     """
     if not config.init_from or is_started(workdir):
         return {}
     shapes = spec.shapes.params
     like = {name: leaf.shape for name, leaf in parameter_names(shapes).items()}
     bias = config.model.masks.init_bias
-    ours, report = load_weights(config.init_from, like, config.model.activation, init_bias=bias)
+    weights, report = load_weights(config.init_from, like, config.model.activation, init_bias=bias)
     log_main(f"Weights of {config.init_from}", *(f"  {line}" for line in report.lines()))
-    return ours
+    return weights
 
 
 def with_weights(spec: TrainSpec, state: TrainState, weights: dict[str, np.ndarray]) -> TrainState:
-    """The state with some of its parameters replaced, each laid out as the one before it.
+    """The state with some of its parameters replaced; each keeps its sharding.
 
     Args:
-        recipe: of the run.
+        spec: of the run.
         state: of a run that took no step.
-        weights: from `initial_weights`; emptied, for it is a second copy of the model.
+        weights: from `init_weights`; emptied, since it is a second copy of the model.
     """
     if not weights:
         return state
@@ -77,6 +77,6 @@ def with_weights(spec: TrainSpec, state: TrainState, weights: dict[str, np.ndarr
     params = unflatten(placed, state.params)
     if state.ema is None:
         return dataclasses.replace(state, params=params)
-    # The average starts where the parameters do, in buffers of its own: both are donated.
+    # The average starts equal to the parameters, in buffers of its own: the step donates both.
     trained, _ = split_trained(spec.factors, params)
     return dataclasses.replace(state, params=params, ema=jax.tree.map(jnp.copy, trained))

@@ -1,10 +1,10 @@
-"""A run that was trained: its configuration, its model and where its vocabulary is.
+"""Loads a trained run: its config, its model and its tokenizer.
 
-    trained = load("runs/base")
-    trained.model.encode_video(frames, frame_mask)
+    run = load_run("runs/base")
+    run.model.encode_video(frames, frame_mask)
 
-What reads runs to use their models (export, checks of parity) starts here; a workdir of an earlier
-version is read as long as its parameters have the same names and shapes.
+Code that uses the models of runs (export, parity checks) starts here. The workdir of an earlier
+version can be read as long as its parameters have the same names and shapes.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from mova_jax.utils.metric_log import METRICS_FILE, read_metrics
 
 @dataclasses.dataclass(frozen=True)
 class LoadedRun:
-    """A run's best model (the last one where none was validated)."""
+    """The best model of a run; the last one when there was no validation."""
 
     workdir: Path
     config: Config
     spec: TrainSpec
-    params: Any  # their average in a run with `optim.ema`
-    step: int  # steps that the parameters were trained for
+    params: Any  # nested dict; the averaged ones in a run with `optim.ema`
+    step: int  # finished steps
     blend_weight: float  # of the modular score, chosen on validation
 
     @property
@@ -40,26 +40,26 @@ class LoadedRun:
 
     @property
     def tokenizer(self) -> Path:
-        """Folder of the vocabulary that the embeddings belong to."""
+        """Folder of the tokenizer that the model was trained with."""
         return tokenizer_folder(self.workdir)
 
     def metrics(self) -> dict[str, float]:
-        """The last value of everything that the run measured; empty without `metrics.jsonl`."""
+        """The last value of each metric of the run; empty without `metrics.jsonl`."""
         path, found = self.workdir / METRICS_FILE, {}
         for row in read_metrics(path) if path.exists() else []:
             found |= row
         return found
 
 
-def load(workdir: str | os.PathLike) -> LoadedRun:
-    """Reads a run's model; its parameters are whole on one device.
+def load_run(workdir: str | os.PathLike) -> LoadedRun:
+    """Loads the model of a run onto one device.
 
     Args:
         workdir: with `config.json` and `checkpoints/`.
 
     Raises:
-        RunError: when it is not the workdir of a run.
-        CheckpointError: when it holds no checkpoint that can be read.
+        RunError: `workdir` is not the workdir of a run.
+        CheckpointError: it has no checkpoint that can be read.
     """
     workdir = Path(workdir)
     try:

@@ -1,7 +1,7 @@
-"""The training loop: batches in, steps, metrics, evaluations and checkpoints out.
+"""The training loop: batches in; steps, metrics, evaluations and checkpoints out.
 
-The host runs one step ahead of the devices: while step n is computed, the batch of step n + 1 is
-fetched and the metrics of step n - 1 are read. A run that is stopped and started again takes the
+The host runs one step ahead of the devices: while they compute step n, it reads the metrics of
+step n - 1 and fetches the batch of step n + 1. A run that is stopped and started again takes the
 same steps on the same batches as one that never stopped.
 """
 
@@ -33,29 +33,29 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM as a request to stop after the step at hand.
+    """Turns Ctrl-C and SIGTERM into a request to stop after the current step.
 
-    A second Ctrl-C leaves at once; what was saved before stays whole.
+    A second Ctrl-C ends the process at once; the checkpoints saved before stay whole.
     """
 
     def __init__(self):
         self.number = 0
 
-    def agreed(self, vote: AnyProcessFlag) -> bool:
-        """Whether to stop before the next step: the same answer in every process of the run."""
-        if not vote(self.requested):
-            return False
-        self.number = self.number or signal.SIGTERM  # it was another process that was told
-        return True
-
     @property
     def requested(self) -> bool:
-        """Whether to stop."""
+        """Whether this process received a signal."""
         return self.number != 0
+
+    def agreed(self, flag: AnyProcessFlag) -> bool:
+        """Whether to stop before the next step; every process of the run gets the same answer."""
+        if not flag(self.requested):
+            return False
+        self.number = self.number or signal.SIGTERM  # another process received the signal
+        return True
 
     @contextlib.contextmanager
     def caught(self) -> Iterator["StopSignal"]:
-        """Inside, the signals are requests; afterwards, they are what they were."""
+        """Handles the signals inside the block and restores their handlers after it."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = [signal.signal(number, self._request) for number in numbers]
         try:
@@ -68,12 +68,12 @@ class StopSignal:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
-        # Not `print`: the signal may have come in the middle of one.
+        # Not `print`: the signal may interrupt one.
         os.write(2, b"\nstopping: this step is finished and saved first\n")
 
 
 class _PrefetchedBatch(NamedTuple):
-    """A batch on the devices, and what has to be remembered of it."""
+    """A batch on the devices."""
 
     batch: Batch
     video_ids: np.ndarray
@@ -82,7 +82,7 @@ class _PrefetchedBatch(NamedTuple):
 
 
 class _PendingStep(NamedTuple):
-    """A step whose metrics were not read yet."""
+    """A step that was started and whose metrics are still on the devices."""
 
     step: int
     metrics: dict[str, jax.Array]
@@ -90,7 +90,7 @@ class _PendingStep(NamedTuple):
 
 
 class Loop:
-    """Runs steps until the end, a signal, or a loss that is not finite."""
+    """Takes steps until the end, a signal, or a loss that is not finite."""
 
     def __init__(
         self,
@@ -108,86 +108,72 @@ class Loop:
         utilization: Utilization | None = None,
         bad_records: BadRecords | None = None,
     ):
-        """Takes what a run is made of.
+        """Takes the parts of a run.
 
         Args:
             config: of the run.
-            mesh: that batches are put on.
+            mesh: the batches are put on its devices.
             train_step: from `make_train_step`; donates its state.
-            batches: iterator with `get_state`, standing at the batch of the next step.
-            checkpoints: where to save.
-            writer: where metrics go.
-            progress: what is shown.
-            evaluate: parameters to validation figures, `t2v/r1` and `blend/weight` among them;
+            batches: iterator with `get_state`; its next batch is that of the next step.
+            checkpoints: of the run.
+            writer: writes the metrics.
+            progress: shows the progress and measures the rates.
+            evaluate: parameters to validation metrics, among them `t2v/r1` and `blend/weight`;
                 None without a validation split.
-            name_videos: `video_id`s to names, for errors.
-            trace: of some steps.
-            use: measures how well the devices are used.
-            damage: watches for records that could not be read.
+            name_videos: `video_id`s to names, for error messages.
+            trace: profiles some of the steps.
+            utilization: measures how well the devices are used.
+            bad_records: counts the records that could not be read.
         """
         self._config, self._mesh, self._train_step = config, mesh, train_step
         self._batches, self._checkpoints = batches, checkpoints
         self._writer, self._progress = writer, progress
         self._evaluate, self._name_videos = evaluate, name_videos
-        self._trace, self._utilization, self._bad_records = (
-            trace or Trace(),
-            utilization,
-            bad_records,
-        )
+        self._trace = trace or Trace()
+        self._utilization, self._bad_records = utilization, bad_records
         self._stop_flag, self._bad_records_flag = AnyProcessFlag(mesh), AnyProcessFlag(mesh)
+        self._pending: _PendingStep | None = None
 
     def run(self, state: TrainState, stop: StopSignal) -> TrainState:
-        """Trains from where `state` stands; saves when it leaves.
+        """Trains from `state` to the end or to a stop signal, and saves the last state.
 
         Returns:
-            The last state; its `step` is below `config.train.steps` when it was told to stop.
+            The last state; its `step` is below `config.train.steps` after a stop signal.
 
         Raises:
-            RunError: a loss or gradient was not finite; the state before it is saved.
+            RunError: a loss or gradient was not finite, or too many records could not be read;
+                the last good state is saved.
         """
         cfg, step = self._config.train, int(state.step)
-        data_state, ahead, counts_at = self._batches.get_state(), None, None
+        data_state, fetched = self._batches.get_state(), None
         while step < cfg.steps and not stop.agreed(self._stop_flag):
-            fetched = ahead or self._fetch()
-            if self._bad_records and self._bad_records_flag(self._bad_records.too_many):
-                if counts_at:
-                    self._flush_metrics(
-                        counts_at, state
-                    )  # its figures are told like those of any step
-                self._stop_damaged(state, data_state)
-            self._trace.before(step + 1)
-            with jax.profiler.StepTraceAnnotation("train", step_num=step + 1):
-                state, metrics = self._train_step(state, fetched.batch)
-            self._trace.after(step + 1, metrics)
+            fetched = fetched or self._fetch()
+            self._check_records(state, data_state)
+            state, metrics = self._start_step(step + 1, state, fetched)
             step, data_state = step + 1, fetched.data_state
-            if counts_at:
-                self._flush_metrics(counts_at, state)
-            counts_at = _PendingStep(step, metrics, fetched)
-            try:
-                ahead = self._fetch() if step < cfg.steps else None
-            except Exception:
-                if jax.process_count() > 1:
-                    raise  # the others go on to their next step, and would never join a save
-                self._flush_metrics(counts_at, state)
-                self._checkpoints.save_last(state, data_state)
-                self._checkpoints.wait()
-                raise
+            self._flush_metrics(state)  # of the step before, while the devices compute this one
+            self._pending = _PendingStep(step, metrics, fetched)
+            fetched = self._prefetch(state, data_state) if step < cfg.steps else None
             if step % cfg.eval_every == 0 or step == cfg.steps:
-                counts_at = self._flush_metrics(counts_at, state)
-                self._validate(step, state, data_state)
-                with self._progress.paused():
-                    self._checkpoints.save_last(state, data_state)
+                self._validate(state, data_state)
+                self._save(state, data_state)
             elif step % cfg.checkpoint_every == 0:
-                counts_at = self._flush_metrics(counts_at, state)
-                with self._progress.paused():
-                    self._checkpoints.save_last(state, data_state)
-        if counts_at:
-            self._flush_metrics(counts_at, state)
-        self._checkpoints.save_last(state, data_state)
-        self._checkpoints.wait()
+                self._save(state, data_state)
+        self._save_and_wait(state, data_state)
         return state
 
+    def _start_step(
+        self, number: int, state: TrainState, fetched: _PrefetchedBatch
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Starts a step on the devices; its results are not there yet when this returns."""
+        self._trace.before(number)
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            state, metrics = self._train_step(state, fetched.batch)
+        self._trace.after(number, metrics)
+        return state, metrics
+
     def _fetch(self) -> _PrefetchedBatch:
+        """Waits for the next batch and puts it on the devices."""
         start = time.monotonic()
         arrays = next(self._batches)
         wait_s = time.monotonic() - start
@@ -198,58 +184,86 @@ class Loop:
         work = Work(videos, videos * frames, wait_s)
         return _PrefetchedBatch(batch, arrays["video_id"], self._batches.get_state(), work)
 
-    def _flush_metrics(self, counts_at: _PendingStep, state: TrainState) -> None:
-        """Reads the metrics of a step that was taken; tells and writes them."""
-        metrics = {name: float(value) for name, value in jax.device_get(counts_at.metrics).items()}
+    def _prefetch(self, state: TrainState, data_state: dict[str, Any]) -> _PrefetchedBatch:
+        """Fetches the next step's batch; saves before it lets an error pass."""
+        try:
+            return self._fetch()
+        except Exception:
+            # Only alone: other processes would take their next step and never join a save.
+            if jax.process_count() == 1:
+                self._save_and_wait(state, data_state)
+            raise
+
+    def _check_records(self, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Saves and raises in every process when one of them has too many bad records."""
+        if self._bad_records and self._bad_records_flag(self._bad_records.too_many):
+            self._save_and_wait(state, data_state)
+            raise RunError(self._bad_records.summary())
+
+    def _flush_metrics(self, state: TrainState) -> None:
+        """Reads, shows and writes the metrics of the pending step, if there is one.
+
+        Args:
+            state: after the pending step or after the next one; saved when the metrics are bad.
+        """
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        metrics = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
         if not metrics["finite"]:
-            self._stop_not_finite(counts_at, metrics, state)
-        self._progress.update(counts_at.step, metrics["loss"], counts_at.fetched.work)
-        if counts_at.step % self._config.train.log_every == 0 or counts_at.step == 1:
+            self._stop_not_finite(pending, metrics, state)
+        self._progress.update(pending.step, metrics["loss"], pending.fetched.work)
+        if pending.step % self._config.train.log_every == 0 or pending.step == 1:
             named = {f"train/{name}": value for name, value in metrics.items()}
             rates = self._progress.rates()
             if self._utilization:
-                rates |= self._utilization.figures(
-                    counts_at.fetched.batch, rates.get("time/step_s")
-                )
+                step_s = rates.get("time/step_s")
+                rates |= self._utilization.metrics(pending.fetched.batch, step_s)
             if self._bad_records and self._bad_records.count:
-                rates["data/damaged_records"] = self._bad_records.count
-            self._writer.write(counts_at.step, named | rates)
+                rates["data/bad_records"] = self._bad_records.count
+            self._writer.write(pending.step, named | rates)
 
-    def _validate(self, step: int, state: TrainState, data_state: dict[str, Any]) -> None:
-        """Evaluates on validation, and saves the state if it is the best so far."""
+    def _validate(self, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Evaluates on the validation split; saves the state if it is the best so far."""
+        self._flush_metrics(state)
         if self._evaluate is None:
             return
+        step = int(state.step)
         with self._progress.paused():
-            figures = self._evaluate(state.weights)
-        self._writer.write(step, {f"validation/{k}": value for k, value in figures.items()})
-        score, weight = figures["t2v/r1"], figures.get("blend/weight", 0.0)
+            metrics = self._evaluate(state.weights)
+        self._writer.write(step, {f"validation/{k}": value for k, value in metrics.items()})
+        score, weight = metrics["t2v/r1"], metrics.get("blend/weight", 0.0)
         with self._progress.paused():
             best = self._checkpoints.save_best(state, data_state, score, weight)
         self._progress.message(
-            f"step {step}: validation T2V R@1 {score:.1f} % of {figures['gallery']:.0f} videos"
+            f"step {step}: validation T2V R@1 {score:.1f} % of {metrics['gallery']:.0f} videos"
             + (", the best so far" if best else "")
         )
 
-    def _stop_damaged(self, state: TrainState, data_state: dict[str, Any]) -> None:
-        """Saves, and raises in every process."""
-        self._checkpoints.save_last(state, data_state)
+    def _save(self, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Starts to save the state; metrics first, so that a resumed run has all lines before."""
+        self._flush_metrics(state)
+        with self._progress.paused():
+            self._checkpoints.save_last(state, data_state)
+
+    def _save_and_wait(self, state: TrainState, data_state: dict[str, Any]) -> None:
+        """Saves the state and returns when it is on disk."""
+        self._save(state, data_state)
         self._checkpoints.wait()
-        raise RunError(self._bad_records.summary())
 
     def _stop_not_finite(
-        self, counts_at: _PendingStep, metrics: dict[str, float], state: TrainState
-    ):
-        """Saves the last good state, at which the step left it, and raises."""
-        names = ", ".join(self._name_videos(counts_at.fetched.video_ids))
+        self, pending: _PendingStep, metrics: dict[str, float], state: TrainState
+    ) -> None:
+        """Saves the state before the bad step, which left it unchanged, and raises."""
+        names = ", ".join(self._name_videos(pending.fetched.video_ids))
         state = dataclasses.replace(state, finite=~state.finite)
-        before = {"next_batch": counts_at.step - 1}
-        self._checkpoints.save_last(state, before)
+        self._checkpoints.save_last(state, {"next_batch": pending.step - 1})
         self._checkpoints.wait()
         terms = ", ".join(f"{k} {v:.4g}" for k, v in sorted(metrics.items()) if k != "finite")
         raise RunError(
-            f"the loss or its gradient is not finite at step {counts_at.step}: {terms}.\n"
+            f"the loss or its gradient is not finite at step {pending.step}: {terms}.\n"
             f"The batch: {names}.\n"
-            f"The state after step {counts_at.step - 1}, the last good one, is saved in "
+            f"The state after step {pending.step - 1}, the last good one, is saved in "
             f"{self._checkpoints.folder / 'last'}. Look at these videos, or start in another "
             "workdir with a lower optim.learning_rate or optim.clip_norm."
         )

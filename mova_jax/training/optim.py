@@ -11,7 +11,7 @@ from mova_jax.utils.trees import parameter_names, unflatten
 
 
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
-    """Linear from 0 to the peak, then a cosine to `final_fraction` of it; by step."""
+    """Learning rate by step: linear from 0 to the peak, then a cosine to `final_fraction` of it."""
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=cfg.learning_rate,
@@ -22,13 +22,13 @@ def schedule(cfg: Optim, steps: int) -> optax.Schedule:
 
 
 def group_factors(cfg: Optim, params) -> dict[str, float]:
-    """Each parameter's factor on the learning rate: that of the first regex that fits its name.
+    """The factor on the learning rate of each parameter, from the first regex that fits its name.
 
-    Parameters whose name ends in `_frozen` have the factor 0 whatever the groups say: a gradient of
-    0 alone would leave them to weight decay.
+    Parameters whose name ends in `_frozen` have factor 0 whatever the groups say: with a gradient
+    of 0 alone, weight decay would still change them.
 
     Raises:
-        ValueError: for a regex that fits no parameter, which would be a silent misspelling.
+        ValueError: a regex fits no parameter and is probably misspelt.
     """
     names = parameter_names(params)
     factors, used = {}, set()
@@ -48,7 +48,7 @@ def group_factors(cfg: Optim, params) -> dict[str, float]:
 
 
 def split_trained(factors: dict[str, float], params) -> tuple[dict, dict]:
-    """Parameters as two nested dicts: those that are trained, and those of factor 0."""
+    """Splits parameters into two nested dicts: those that are trained, and those of factor 0."""
     flat = traverse_util.flatten_dict(params)
     parts = {}, {}
     for path, leaf in flat.items():
@@ -62,10 +62,10 @@ def make_optimizer(cfg: Optim, steps: int, params) -> optax.GradientTransformati
     Args:
         cfg: `config.optim`.
         steps: length of the run, for the cosine.
-        params: nested dict of parameters (arrays or shapes); groups go by its names.
+        params: nested dict of arrays or shapes; the regexes of the groups match its names.
 
     Returns:
-        A transformation; parameters of factor 0 are frozen: no update and no moments.
+        A transformation; parameters of factor 0 get no update and have no moments.
     """
     factors = group_factors(cfg, params)
     rate = schedule(cfg, steps)
@@ -84,7 +84,7 @@ def make_optimizer(cfg: Optim, steps: int, params) -> optax.GradientTransformati
 
 
 def _adamw(cfg: Optim, rate) -> optax.GradientTransformation:
-    """AdamW; vectors and scalars (norms, biases, scales) are not decayed."""
+    """AdamW without decay of vectors and scalars (norms, biases, scales)."""
 
     def matrices(params):
         return unflatten(
@@ -103,11 +103,11 @@ def _adamw(cfg: Optim, rate) -> optax.GradientTransformation:
 
 
 def _is_matrix(name: str, leaf) -> bool:
-    """Kernels and tables; stacked layers make biases and norms 2-D too, so names decide."""
+    """Whether weight decay applies; by name, since stacked layers make biases and norms 2-D too."""
     return leaf.ndim >= 2 and not name.endswith(("bias", "scale"))
 
 
 def _clip_trained(norm: float, factors: dict[str, float], params):
-    """Clips by the global norm of what is trained; frozen gradients do not count."""
+    """Clips by the global norm of the trained parameters' gradients."""
     trained = unflatten({name: factor > 0 for name, factor in factors.items()}, params)
     return optax.masked(optax.clip_by_global_norm(norm), trained)

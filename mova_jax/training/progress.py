@@ -1,19 +1,14 @@
-"""What a run tells while it trains: console progress, `metrics.jsonl`, TensorBoard.
+"""The progress of a run on the console, and its rates.
 
-In: the step, the loss and the seconds spent waiting for data; metrics as flat names such as
-`test/t2v/r1`. Out: a progress bar (a line every ten seconds where there is no terminal), one JSON
-object a line in `WORKDIR/metrics.jsonl`, event files in `WORKDIR/tensorboard`.
-
-    writer = MetricWriter(workdir, resume_step=restored_step)
     with Progress(total_steps, restored_step) as progress:
         for step in range(restored_step + 1, total_steps + 1):
             ...
             progress.update(step, loss, Work(videos, frames, data_wait_s))
             writer.write(step, {"train/loss": loss, **progress.rates()})
 
-Metrics under `time/` are measured by the clock. All others of a run that was stopped and resumed
-are those of a run that never stopped, provided that the loop writes the metrics of a step before it
-saves that step. In a run of several processes only process 0 prints and writes.
+Shows a bar on a terminal, elsewhere a line every ten seconds; only process 0 prints. The rates are
+metrics under `time/`: they depend on the clock, and all other metrics of a run that resumes are
+those of a run that never stopped.
 """
 
 import collections
@@ -32,15 +27,15 @@ _BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix
 
 
 class Work(NamedTuple):
-    """What a step went through, over all devices and processes, and how long it waited for it."""
+    """The size of a step over all devices and processes, and its wait for data."""
 
     videos: int
-    frames: int  # of all its videos together
+    frames: int  # of all its videos
     wait_s: float
 
 
 class Progress:
-    """Tells on the console how far training is, and measures its rates over the last steps."""
+    """Shows how far training is, and measures its rates over the last steps."""
 
     def __init__(
         self,
@@ -58,12 +53,12 @@ class Progress:
         Args:
             total_steps: Steps at the end of the run.
             start_step: Steps done before, by the run that this one resumes.
-            warmup_steps: Steps at the beginning that take another time than the others: while they
-                last, the time left is not known.
-            window: Steps that the rates are measured over. The first step of a process, which
-                compiles, is never among them.
+            warmup_steps: First steps of another size than the others: until they are done, the
+                time left is not shown.
+            window: Number of steps over which rates are measured. The first step of a process,
+                which compiles, is never among them.
             started: When the process began, by `clock`, for the goodput; now by default.
-            stream: Where to tell it; the standard error output by default.
+            stream: Where to print; standard error by default.
             clock: Returns seconds.
         """
         self._total, self._step, self._warmup = total_steps, start_step, warmup_steps
@@ -87,7 +82,7 @@ class Progress:
         self._next_draw = -math.inf
 
     def update(self, step: int, loss: float | Float[Array, ""], work: Work) -> None:
-        """Counts a step; shows it when it is time to.
+        """Counts a step; shows the progress every half second, or ten without a terminal.
 
         Args:
             step: Steps done.
@@ -97,7 +92,7 @@ class Progress:
         """
         now = self._clock() - self._paused_s
         if self._ends and work[:2] != self._ends[-1][1][:2]:
-            self._ends.clear()  # this step compiled, and those before it were of another size
+            self._ends.clear()  # this step compiled; those before it had another size
         if self._ends:
             self._in_steps_s += max(now - self._ends[-1][0] - work.wait_s, 0.0)
         self._ends.append((now, work))
@@ -107,13 +102,13 @@ class Progress:
             self._draw(float(loss))
 
     def rates(self) -> dict[str, float]:
-        """Rates of the last steps of this size; empty until two were done.
+        """Rates of the last steps of the current size; empty until two were done.
 
         Returns:
             `time/step_s`, `time/videos_per_s`, `time/frames_per_s` over all devices;
-            `time/data_wait_share`, the share of the time spent waiting for batches; and
-            `time/goodput`, the share of the time since this process began that it spent in steps,
-            all else (start, compiling, waiting for data, evaluation, saving) being the rest.
+            `time/data_wait_share`, the share of the time spent waiting for batches;
+            `time/goodput`, the share of the time since this process began that it spent in steps
+            and not in starting, compiling, waiting for data, evaluating or saving.
         """
         steps = len(self._ends) - 1
         if steps < 1:
@@ -130,7 +125,7 @@ class Progress:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What runs inside, such as an evaluation or a save, counts in no rate."""
+        """Leaves the time of the block, such as an evaluation or a save, out of all rates."""
         start = self._clock()
         try:
             yield
@@ -145,7 +140,7 @@ class Progress:
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leaves the bar as it stands; may be called twice."""
+        """Ends the bar; may be called twice."""
         if self._bar is not None:
             self._bar.close()
 

@@ -1,4 +1,4 @@
-"""The one train step. A variant is an objective, a head or a layout in the config, not a step."""
+"""The train step, the only one: variants are objectives, heads and layouts of the config."""
 
 import dataclasses
 from functools import partial
@@ -16,24 +16,25 @@ from mova_jax.utils.trees import merged
 
 
 def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
-    """The compiled step `(state, batch) -> (state, metrics)`; the state is donated.
+    """Makes the jitted step `(state, batch) -> (state, metrics)`, which donates the state.
 
-    Gradients are of the trained parameters alone: nothing is kept or computed for the backward pass
-    of a frozen tower.
+    Gradients are taken of the trained parameters only: a frozen tower has no backward pass and
+    stores no activations for one.
 
     Args:
-        recipe: model, optimizer and configuration.
-        mesh: the batch and the state are split over it.
+        spec: model, optimizer and config.
+        mesh: the batch and the state are sharded over it.
 
     Returns:
-        A jitted function. Metrics are float32 scalars: `loss`, its terms, `grad_norm` (of what is
-        trained), `learning_rate`, `finite` (1.0, or 0.0 when this step's loss or gradient was not).
+        The step. Its metrics are float32 scalars: `loss`, its terms, `grad_norm` (of the trained
+        parameters), `learning_rate`, and `finite`: 1.0, or 0.0 when this step's loss or gradient
+        was not finite. From then on steps leave parameters and optimizer as they are.
     """
     cfg = spec.config
     rate = schedule(cfg.optim, cfg.train.steps)
-    state_layout = mesh_lib.state_sharding(mesh, spec.shapes)
     group = mesh_lib.replica_group(mesh)
-    whole, split = mesh_lib.replicated(mesh), mesh_lib.fields_sharding(mesh, cfg.train.microbatch)
+    state_sharding = mesh_lib.state_sharding(mesh, spec.shapes)
+    batch_sharding = mesh_lib.fields_sharding(mesh, cfg.train.microbatch)
 
     def loss_of(trained, frozen, batch):
         with mesh_lib.activation_sharding(mesh):
@@ -43,13 +44,13 @@ def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
     @partial(
         jax.jit,
         donate_argnums=0,
-        in_shardings=(state_layout, split),
-        out_shardings=(state_layout, whole),
+        in_shardings=(state_sharding, batch_sharding),
+        out_shardings=(state_sharding, mesh_lib.replicated(mesh)),
     )
     def train_step(state: TrainState, batch: Batch):
         trained, frozen = split_trained(spec.factors, state.params)
         grad_fn = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, watched), grads = grad_fn(trained, frozen, batch)
+        (loss, terms), grads = grad_fn(trained, frozen, batch)
         norm = optax.tree.norm(grads)
         with jax.named_scope("optimizer"):
             new, opt_state = _updated(spec, state, trained, grads)
@@ -58,10 +59,10 @@ def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
         if ema is not None:
             ema = optax.incremental_update(new, ema, 1 - cfg.optim.ema)
         updated = TrainState(state.step + 1, merged(new, frozen), opt_state, finite, ema)
-        keep = state.finite & finite
-        stopped = dataclasses.replace(state, finite=keep)
-        after = jax.tree.map(lambda a, b: jnp.where(keep, a, b), updated, stopped)
-        metrics = watched | {
+        all_finite = state.finite & finite
+        stopped = dataclasses.replace(state, finite=all_finite)
+        after = jax.tree.map(lambda a, b: jnp.where(all_finite, a, b), updated, stopped)
+        metrics = terms | {
             "loss": loss,
             "grad_norm": norm,
             "learning_rate": rate(state.step),
@@ -73,10 +74,10 @@ def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
 
 
 def _updated(spec: TrainSpec, state: TrainState, trained, grads):
-    """The trained parameters after an update, and the optimizer's state.
+    """The trained parameters and the optimizer's state after an update.
 
-    The optimizer is one of all parameters, and leaves out the frozen ones itself: what it keeps is
-    named alike whatever is frozen. Zeros stand for the gradients that there are none of.
+    The optimizer takes all parameters and masks the frozen ones itself, so that its state has the
+    same structure whichever are frozen. The frozen ones get gradients of zero.
     """
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     updates, opt_state = spec.optimizer.update(merged(zeros, grads), state.opt_state, state.params)

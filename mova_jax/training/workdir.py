@@ -1,7 +1,7 @@
-"""What a workdir holds from its first minute: the configuration and the vocabulary of its run.
+"""The workdir of a run, which holds its config and its tokenizer from the start.
 
-WORKDIR/config.json               written once; a restart has to agree with it
-WORKDIR/checkpoints/tokenizer/    a copy, for the embeddings mean nothing under another one
+WORKDIR/config.json               written when the run starts; a restart has to agree with it
+WORKDIR/checkpoints/tokenizer/    a copy: the embeddings are only valid with this tokenizer
 WORKDIR/metrics.jsonl  tensorboard/  checkpoints/  plots/  report.html
 """
 
@@ -12,12 +12,13 @@ from mova_jax import config as config_lib
 from mova_jax.config import Config
 from mova_jax.data.tokenizer import Tokenizer, copy_tokenizer, is_tokenizer
 from mova_jax.training.checkpoint import FOLDER
+from mova_jax.utils import atomic
 
 CONFIG = "config.json"
 REPORT = "report.html"
 
-# Keys that change how fast a run goes or what is told of it, and its numbers by no more than the
-# order of a sum does: how many rows go through the towers or an evaluation at once among them.
+# Keys that may change at a restart: they set the speed of a run or what it prints, and change its
+# numbers only by the order of sums.
 RESUMABLE_KEYS = (
     "data.cache",
     "data.threads",
@@ -35,19 +36,19 @@ RESUMABLE_KEYS = (
 
 
 class RunError(Exception):
-    """A run that cannot start or go on; the message says what to do."""
+    """A run cannot start or resume; the message says what to do."""
 
 
 def check(workdir: str | os.PathLike, config: Config) -> None:
-    """Checks that the workdir is empty or this run's own.
+    """Checks that the workdir is empty or belongs to a run of this config.
 
     Args:
         workdir: may be absent.
-        config: of the run; keys of `FREE` may change at a restart, and a vocabulary size of 0
-            stands for any.
+        config: of the run; `RESUMABLE_KEYS` may change at a restart, and a vocabulary size of 0
+            agrees with any.
 
     Raises:
-        RunError: when the workdir belongs to a run of another configuration.
+        RunError: names the keys in which the run of the workdir differs.
     """
     path = Path(workdir) / CONFIG
     if not path.exists():
@@ -73,21 +74,17 @@ def check(workdir: str | os.PathLike, config: Config) -> None:
 
 
 def claim(workdir: str | os.PathLike, config: Config) -> None:
-    """Writes `config.json`, aside and then renamed; the folder is made when there is none.
+    """Writes `config.json` into a workdir, which is made when there is none.
 
     Raises:
         RunError: see `check`.
     """
     check(workdir, config)
-    path = Path(workdir) / CONFIG
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(config_lib.to_json(config))
-    aside.replace(path)
+    atomic.write_text(Path(workdir) / CONFIG, config_lib.to_json(config))
 
 
 def tokenizer_folder(workdir: str | os.PathLike) -> Path:
-    """Where a run keeps the vocabulary of its embeddings."""
+    """The folder of a run's copy of its tokenizer."""
     return Path(workdir) / FOLDER / "tokenizer"
 
 
@@ -95,18 +92,18 @@ def save_tokenizer(workdir: str | os.PathLike, tokenizer: Tokenizer) -> None:
     """Copies the tokenizer to the checkpoints, or checks that the copy is the same.
 
     Raises:
-        RunError: when the run was started with another vocabulary.
+        RunError: the run was started with another tokenizer.
     """
     folder = tokenizer_folder(workdir)
     if not is_tokenizer(folder):
         copy_tokenizer(tokenizer.folder, folder)
         return
     probe = "The quick brown fox, 1234 times; it's over."
-    kept = Tokenizer(folder, tokenizer.max_tokens)
-    same_ids = list(kept.encode(probe).ids) == list(tokenizer.encode(probe).ids)
-    if kept.vocab_size != tokenizer.vocab_size or not same_ids:
+    saved = Tokenizer(folder, tokenizer.max_tokens)
+    same_ids = list(saved.encode(probe).ids) == list(tokenizer.encode(probe).ids)
+    if saved.vocab_size != tokenizer.vocab_size or not same_ids:
         raise RunError(
             f"the tokenizer of {tokenizer.folder} ({tokenizer.vocab_size} tokens) is not the one "
-            f"that this run was started with ({folder}, {kept.vocab_size} tokens): the shards were "
-            "made anew. Choose another --workdir, or bring back the old tokenizer."
+            f"that this run was started with ({folder}, {saved.vocab_size} tokens): the shards "
+            "were made again. Choose another --workdir, or bring back the old tokenizer."
         )

@@ -15,25 +15,34 @@ from typing import Any, Self
 import jax
 from jaxtyping import Array, Float
 
+from mova_jax.utils import atomic
+
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+# Last parts of names that earlier versions wrote, and those they are read as.
+RENAMED = {
+    "kept_text": "text_mask_density",
+    "kept_video": "video_mask_density",
+    "damaged_records": "bad_records",
+}
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
-    """Reads a `metrics.jsonl`.
+    """Reads a `metrics.jsonl`, also one that an earlier version wrote.
 
     Args:
         path: The file. A run killed while writing leaves half a last line, which is left out.
 
     Returns:
         One dict a line, in order: `step` (int) and the metrics; nan for one that was not finite.
+        Names of earlier versions are replaced by those of `RENAMED`.
 
     Raises:
         ValueError: a line other than the last is not a JSON object with a `step`.
     """
     rows = []
     lines = pathlib.Path(path).read_bytes().split(b"\n")
-    # Every whole line ends in a newline, so what follows the last one is nothing or half a line.
+    # A complete line ends in a newline: after the last one there is nothing or half a line.
     for number, line in enumerate(lines[:-1], start=1):
         try:
             row = json.loads(line)
@@ -43,12 +52,20 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
                 f"{path}, line {number}: expected a JSON object with a step, got "
                 f"{line[:80]!r}. Remove the line, or the file to do without its history."
             ) from error
-        rows.append({name: math.nan if value is None else value for name, value in row.items()})
+        rows.append(
+            {_current(name): math.nan if value is None else value for name, value in row.items()}
+        )
     return rows
 
 
+def _current(name: str) -> str:
+    """The name under which a metric is written now."""
+    group, slash, last = name.rpartition("/")
+    return group + slash + RENAMED.get(last, last)
+
+
 class MetricWriter:
-    """Appends metrics to `metrics.jsonl` and TensorBoard, each line flushed when it is written."""
+    """Appends metrics to `metrics.jsonl` and TensorBoard and flushes each line."""
 
     def __init__(
         self,
@@ -61,9 +78,8 @@ class MetricWriter:
 
         Args:
             workdir: Folder of the run.
-            resume_step: The step that the run goes on from: later lines, left by a run that was
-                killed after its last save, are dropped. None for a run that starts from nothing,
-                which drops every line.
+            resume_step: The step from which the run resumes: later lines, left by a run that was
+                killed after its last save, are dropped. None for a new run, which drops all lines.
             tensorboard: Whether event files are written too.
         """
         self._file = self._events = None
@@ -74,10 +90,10 @@ class MetricWriter:
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / METRICS_FILE
         if path.exists():
-            _keep_until(path, -1 if resume_step is None else resume_step)
+            _truncate_after(path, -1 if resume_step is None else resume_step)
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
-            # TensorBoard hides what earlier event files hold from the purged step on.
+            # TensorBoard hides the events of earlier files from the purged step on.
             purge = 0 if resume_step is None else resume_step + 1
             self._open_events = functools.partial(
                 _event_writer, str(workdir / TENSORBOARD_FOLDER), purge_step=purge
@@ -88,8 +104,8 @@ class MetricWriter:
 
         Args:
             step: Steps done when the metrics were measured.
-            metrics: Flat names and scalars; device values are fetched here. What is not finite
-                becomes null in the file, for JSON has no such numbers.
+            metrics: Flat names and scalars; device values are fetched here. Numbers that are not
+                finite are written as null, since JSON has no such numbers.
         """
         if self._file is None:
             return
@@ -120,8 +136,8 @@ class MetricWriter:
 
 def _event_writer(folder: str, *, purge_step: int):
     """An event file in a folder."""
-    # Imported here: tensorboardX imports PyTorch wherever that is installed (over a second). The
-    # first metrics are written while the devices are at the next step.
+    # Imported here: tensorboardX imports PyTorch where it is installed, which takes over a second.
+    # The first metrics are written while the devices compute the next step.
     import tensorboardX
 
     return tensorboardX.SummaryWriter(folder, purge_step=purge_step)
@@ -132,14 +148,8 @@ def _to_line(step: int, values: Mapping[str, float]) -> str:
     return json.dumps({"step": int(step)} | finite, allow_nan=False) + "\n"
 
 
-def _keep_until(path: pathlib.Path, last_step: int) -> None:
-    """Drops the lines of `path` after `last_step`, and half a last line; aside, then renamed."""
-    aside = path.with_name(path.name + ".aside")
-    with aside.open("w", encoding="utf-8") as file:
-        for row in read_metrics(path):
-            step = row.pop("step")
-            if step <= last_step:
-                file.write(_to_line(step, row))
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+def _truncate_after(path: pathlib.Path, last_step: int) -> None:
+    """Drops the lines after `last_step`, and half a last line."""
+    rows = [(row.pop("step"), row) for row in read_metrics(path)]
+    lines = [_to_line(step, row) for step, row in rows if step <= last_step]
+    atomic.write_text(path, "".join(lines), durable=True)

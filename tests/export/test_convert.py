@@ -15,7 +15,7 @@ from mova_jax import convert
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.export import bundle, export, model_card, parity
 from mova_jax.export.backends import open_model
-from mova_jax.training import load_run
+from mova_jax.training.load_run import load_run
 from mova_jax.weights.files import read_tensors, write_safetensors
 
 RUN = Path(__file__).resolve().parent.parent / "golden" / "0.1.0"
@@ -191,7 +191,7 @@ def test_the_card_says_what_it_is_how_it_was_measured_and_under_which_licence(ou
 
 
 def test_a_card_claims_only_what_the_folder_can_do(run):
-    made = bundle.bundle_from_run(load_run.load(run))
+    made = bundle.bundle_from_run(load_run(run))
     model = dataclasses.replace(made.config.model, global_head="seq_transformer")
     with_head = dataclasses.replace(made, config=dataclasses.replace(made.config, model=model))
     for kind in ("huggingface", "onnx"):
@@ -251,7 +251,7 @@ def test_a_folder_that_holds_something_is_left_alone(run, out, capsys):
 
 
 def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
-    made = bundle.bundle_from_run(load_run.load(run))
+    made = bundle.bundle_from_run(load_run(run))
 
     def full(*_):
         raise OSError(28, "No space left on device")

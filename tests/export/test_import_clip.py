@@ -12,8 +12,8 @@ from mova_jax import convert
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 from mova_jax.export import parity
 from mova_jax.export.backends import open_model
-from mova_jax.training import load_run
 from mova_jax.training import run as run_lib
+from mova_jax.training.load_run import load_run
 from mova_jax.utils.trees import parameter_names
 from mova_jax.weights.files import WeightsError, read_tensors
 from tests.weights import clips
@@ -142,7 +142,7 @@ def test_a_run_starts_from_the_weights_with_their_vocabulary(clip, tmp_path, cap
     made = config(clip, tmp_path / "cache", optim__groups=((".*", 0.0),))
     assert run_lib.run(made, tmp_path / "run") == 0
     assert "text positions stretched from 77 to 248" in capsys.readouterr().out
-    run = load_run.load(tmp_path / "run")
+    run = load_run(tmp_path / "run")
     assert run.config.model.text.vocab_size == Tokenizer(clip).vocab_size
     # Every parameter was frozen, so the run ends where it began.
     params = parameter_names(jax.device_get(run.params))

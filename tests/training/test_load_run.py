@@ -10,8 +10,8 @@ import pytest
 
 from mova_jax.losses import objective
 from mova_jax.parallel import mesh as mesh_lib
-from mova_jax.training import load_run
 from mova_jax.training.checkpoint import CheckpointError, Checkpoints
+from mova_jax.training.load_run import load_run
 from mova_jax.training.state import make_train_spec
 from mova_jax.training.workdir import RunError, claim
 from mova_jax.utils.trees import parameter_names
@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "0.1.0"
 
 
 def test_a_checkpoint_of_an_earlier_version_loads_and_computes_the_same():
-    run = load_run.load(GOLDEN)
+    run = load_run(GOLDEN)
     assert run.step == 4
     assert run.config.train.image_share == 0 and run.config.init_from == ""
     golden = np.load(GOLDEN / "outputs.npz")
@@ -55,7 +55,7 @@ def test_a_checkpoint_of_an_earlier_version_loads_and_computes_the_same():
 def test_reading_a_run_leaves_it_as_it_was(tmp_path):
     shutil.copytree(GOLDEN, tmp_path / "run")
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
-    run = load_run.load(tmp_path / "run")
+    run = load_run(tmp_path / "run")
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
     assert run.tokenizer.is_dir() and run.metrics() == {}
 
@@ -69,14 +69,14 @@ def test_an_average_is_read_in_place_of_the_parameters(tmp_path):
     checkpoints = Checkpoints(tmp_path, config)
     checkpoints.save_last(state, {"next_batch": 0})
     checkpoints.close()
-    found = parameter_names(load_run.load(tmp_path).params)
+    found = parameter_names(load_run(tmp_path).params)
     for name, leaf in parameter_names(state.params).items():
         np.testing.assert_array_equal(found[name], leaf + (not name.startswith("text/")))
 
 
 def test_what_is_no_run_is_said_clearly(tmp_path):
     with pytest.raises(RunError, match=r"has no config\.json"):
-        load_run.load(tmp_path)
+        load_run(tmp_path)
     shutil.copy(GOLDEN / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        load_run.load(tmp_path)
+        load_run(tmp_path)

@@ -1,15 +1,12 @@
+"""Progress on the console and the rates, by a clock that the test moves."""
+
 import io
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training import progress
-from mova_jax.training.loop import Loop, StopSignal
-from mova_jax.utils.metric_log import MetricWriter
-from tests import tiny
 
 
 class Terminal(io.StringIO):
@@ -18,7 +15,7 @@ class Terminal(io.StringIO):
 
 
 class Clock:
-    """Time that passes only when it is told to."""
+    """A clock that stands still until the test moves it."""
 
     def __init__(self):
         self.now = 100.0
@@ -27,13 +24,7 @@ class Clock:
         return self.now
 
 
-class State(NamedTuple):
-    step: int
-    weights: None = None
-
-
 def work(wait_s=0.0, videos=4, frames=32):
-    """A step of so many videos, with so many frames in all."""
     return progress.Work(videos, frames, wait_s)
 
 
@@ -46,7 +37,7 @@ def test_only_process_0_prints(monkeypatch):
     assert stream.getvalue() == ""
 
 
-def test_rates_are_those_of_the_last_steps_without_the_first_and_pauses():
+def test_rates_are_of_the_last_steps_without_the_first_and_pauses():
     clock = Clock()
     bar = progress.Progress(100, 0, window=3, stream=io.StringIO(), clock=clock)
     assert bar.rates() == {}
@@ -61,7 +52,7 @@ def test_rates_are_those_of_the_last_steps_without_the_first_and_pauses():
         "time/videos_per_s": 2.0,
         "time/frames_per_s": 16.0,
         "time/data_wait_share": 0.25,
-        "time/goodput": 1.5 / 62,  # of two seconds of the second step one half was waiting
+        "time/goodput": 1.5 / 62,  # half a second of the second step was waiting
     }
     assert bar.rates() == pytest.approx(expected)
 
@@ -75,50 +66,6 @@ def test_rates_are_those_of_the_last_steps_without_the_first_and_pauses():
     assert bar.rates()["time/goodput"] == pytest.approx(4.5 / 1065)
 
 
-def test_the_time_of_saving_and_of_validation_is_not_that_of_steps(tmp_path):
-    clock = Clock()
-
-    class Saves:
-        def save_last(self, *_):
-            clock.now += 100
-
-        def save_best(self, *_):
-            clock.now += 1000
-            return True
-
-        def wait(self):
-            pass
-
-    class Batches:
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            return tiny.batch_arrays()
-
-        def get_state(self):
-            return {}
-
-    def step(state, batch):
-        clock.now += 1
-        return State(state.step + 1), {"loss": jnp.float32(1), "finite": jnp.bool_(True)}
-
-    def evaluate(weights):
-        clock.now += 10_000
-        return {"t2v/r1": 0.0, "gallery": 8.0}
-
-    bar = progress.Progress(8, 0, stream=io.StringIO(), clock=clock)
-    config = tiny.config(train__steps=8, train__checkpoint_every=2, train__eval_every=4)
-    with MetricWriter(tmp_path, tensorboard=False) as writer:
-        made = {"checkpoints": Saves(), "writer": writer, "progress": bar, "evaluate": evaluate}
-        mesh = mesh_lib.make_mesh(data=1)
-        loop = Loop(config, mesh, step, Batches(), name_videos=list, **made)
-        loop.run(State(0), StopSignal())
-    assert clock.now > 20_000
-    # The host reads a step's metrics a step later, but for the last before a save.
-    assert bar.rates()["time/step_s"] == pytest.approx(1.0, rel=0.2)
-
-
 def test_goodput_counts_from_the_start_of_the_process_and_no_step_that_compiles():
     clock = Clock()
     bar = progress.Progress(100, 0, stream=io.StringIO(), clock=clock, started=clock.now - 10)
@@ -128,7 +75,7 @@ def test_goodput_counts_from_the_start_of_the_process_and_no_step_that_compiles(
     assert bar.rates()["time/goodput"] == pytest.approx(10 / 90)
 
 
-def test_rates_begin_anew_where_batches_change():
+def test_rates_restart_when_the_size_of_batches_changes():
     clock = Clock()
     bar = progress.Progress(100, 0, stream=io.StringIO(), clock=clock)
     for step in (1, 2, 3):
@@ -143,7 +90,7 @@ def test_rates_begin_anew_where_batches_change():
     assert bar.rates()["time/frames_per_s"] == pytest.approx(16)
 
 
-def test_the_time_left_is_told_when_the_warm_up_is_over():
+def test_the_time_left_is_shown_after_the_warm_up():
     clock, stream = Clock(), io.StringIO()
     with progress.Progress(60, 0, warmup_steps=20, stream=stream, clock=clock) as bar:
         for step in range(1, 41):

@@ -1,4 +1,4 @@
-"""The figures of device use, by hand."""
+"""Utilization of the devices, computed by hand."""
 
 import types
 
@@ -17,14 +17,14 @@ def test_mfu_is_model_flops_over_what_all_chips_could_do(monkeypatch):
     mesh = mesh_lib.make_mesh(data=4)
     chip = types.SimpleNamespace(peak_flops=1e9, devices=2)
     monkeypatch.setattr(chips, "of_kind", lambda kind: chip)
-    use = Utilization(make_train_spec(config, mesh), mesh)
-    found = use.figures(tiny.batch(), step_s=0.5)
+    utilization = Utilization(make_train_spec(config, mesh), mesh)
+    found = utilization.metrics(tiny.batch(), step_s=0.5)
     needed = sum(cost.total for cost in model_flops(config, tiny.L, batch=tiny.B).values())
     assert found["time/mfu"] == pytest.approx(needed / (0.5 * 4 * 0.5e9))
-    assert "time/mfu" not in use.figures(tiny.batch(), step_s=None)
+    assert "time/mfu" not in utilization.metrics(tiny.batch(), step_s=None)
 
 
-def test_a_cpu_has_no_peak_and_tells_no_memory():
+def test_a_cpu_has_neither_a_peak_nor_memory_statistics():
     mesh = mesh_lib.make_mesh(data=1)
-    use = Utilization(make_train_spec(tiny.config(), mesh), mesh)
-    assert use.figures(tiny.batch(), step_s=0.5) == {}
+    utilization = Utilization(make_train_spec(tiny.config(), mesh), mesh)
+    assert utilization.metrics(tiny.batch(), step_s=0.5) == {}

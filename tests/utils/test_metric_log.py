@@ -1,3 +1,5 @@
+"""The metric log: lines on disk, resuming, and the names of earlier versions."""
+
 import json
 import math
 import struct
@@ -11,7 +13,7 @@ from mova_jax.utils.metric_log import TENSORBOARD_FOLDER, MetricWriter, read_met
 
 
 def write_run(workdir, steps, *, resume_step=None, **options):
-    """A run of one line a step; its metrics are the same whenever a step is done."""
+    """Writes one line a step; its metrics depend on the step alone."""
     with MetricWriter(workdir, resume_step=resume_step, **options) as writer:
         for step in steps:
             writer.write(step, {"train/loss": 1 / (step + 3), "train/lr": 1e-4 * step})
@@ -28,7 +30,7 @@ def read_events(workdir):
     return events
 
 
-def test_metrics_are_one_json_object_a_line_with_step_and_flat_names(tmp_path):
+def test_each_line_is_a_json_object_with_step_and_flat_names(tmp_path):
     with MetricWriter(tmp_path / "new" / "run") as writer:
         writer.write(3, {"train/loss": jnp.float32(0.5), "test/t2v/r1": 25.0})
         # Read before the file is closed: every line is flushed.
@@ -38,7 +40,7 @@ def test_metrics_are_one_json_object_a_line_with_step_and_flat_names(tmp_path):
     ]
 
 
-def test_resumed_file_is_the_one_of_a_run_never_stopped(tmp_path):
+def test_a_resumed_log_equals_that_of_a_run_that_never_stopped(tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     write_run(whole, range(1, 10), tensorboard=False)
     write_run(stopped, range(1, 8), tensorboard=False)
@@ -51,13 +53,13 @@ def test_resumed_file_is_the_one_of_a_run_never_stopped(tmp_path):
     assert [path.name for path in stopped.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_run_from_nothing_drops_what_an_unsaved_one_left(tmp_path):
+def test_a_new_run_drops_the_lines_of_one_that_saved_nothing(tmp_path):
     write_run(tmp_path, range(0, 5), tensorboard=False)
     write_run(tmp_path, range(0, 2), tensorboard=False)
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
 
 
-def test_values_that_are_not_finite_survive_writing_resuming_and_reading(tmp_path):
+def test_numbers_that_are_not_finite_are_read_as_nan_also_after_resuming(tmp_path):
     with MetricWriter(tmp_path, tensorboard=False) as writer:
         writer.write(1, {"train/loss": math.nan, "train/grad_norm": math.inf})
     write_run(tmp_path, [2], resume_step=1, tensorboard=False)
@@ -86,6 +88,21 @@ def test_tensorboard_gets_the_values_and_hides_the_dropped_steps(tmp_path):
     assert len(values) == 10
     purged_from = [e.step for e in read_events(tmp_path) if e.HasField("session_log")]
     assert purged_from[-1] == 4
+
+
+def test_metrics_of_earlier_versions_are_read_and_resumed_under_their_names_of_today(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 1, "train/kept_text": 0.5, "train/loss": 2.0, "data/damaged_records": 3}\n'
+        '{"step": 2, "validation/kept_video": 0.25, "train/kept_video": 1.0}\n'
+    )
+    expected = [
+        {"step": 1, "train/text_mask_density": 0.5, "train/loss": 2.0, "data/bad_records": 3},
+        {"step": 2, "validation/video_mask_density": 0.25, "train/video_mask_density": 1.0},
+    ]
+    assert read_metrics(path) == expected
+    write_run(tmp_path, [3], resume_step=2, tensorboard=False)
+    assert read_metrics(path)[:2] == expected and "kept" not in path.read_text()
 
 
 def test_only_process_0_writes(tmp_path, monkeypatch):
