@@ -95,7 +95,7 @@ def open_run(path: Path) -> Backend:
     model, pool = _in_float32(run.config.model), run.config.eval.pool
     scoring = objective.pair_scoring(run.config.losses, pool)
     outputs = _JaxOutputs(model, scoring, run.params, run.blend_weight)
-    return Backend(f"{path} (JAX)", sizes, outputs, whole=True)
+    return Backend(f"{path} (JAX)", sizes, outputs, complete=True)
 
 
 def open_export_in_jax(path: Path) -> Backend:
@@ -105,7 +105,7 @@ def open_export_in_jax(path: Path) -> Backend:
     sizes = _sizes(config["model"], _end(path, config["model"]["text"]["vocab_size"]))
     scoring = objective.PairScoring(config["score_pool"], 10.0, 0)
     outputs = _JaxOutputs(model, scoring, _params(path, model), config["blend_weight"])
-    return Backend(f"{path} (JAX)", sizes, outputs, whole=True)
+    return Backend(f"{path} (JAX)", sizes, outputs, complete=True)
 
 
 def _in_float32(model: Model) -> Model:
@@ -180,7 +180,7 @@ def open_torch_model(path: Path) -> Backend:
                 found |= _torch_masks(model, video, text)
         return {name: value.numpy() for name, value in found.items()}
 
-    return Backend(f"{path} (PyTorch)", sizes, run, whole=True)
+    return Backend(f"{path} (PyTorch)", sizes, run, complete=True)
 
 
 def _torch_masks(model, video, text) -> dict[str, torch.Tensor]:

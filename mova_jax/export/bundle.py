@@ -1,6 +1,6 @@
-"""What is exported: weights, their configuration and vocabulary, and how they came about.
+"""A `Bundle`: weights to export, with their configuration, vocabulary and training.
 
-bundle = bundle_from_run(trained.load("runs/base"), licence="cc-by-4.0")
+bundle = bundle_from_run(load_run.load("runs/base"), licence="cc-by-4.0")
 export(bundle, "out", ["pytorch", "huggingface"])             # export/export.py
 """
 
@@ -21,15 +21,15 @@ FORMAT_VERSION = 2  # of config.json and of the names in model.safetensors
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A model on its way out.
+    """A model to export.
 
     Attributes:
         params: all parameters by our names, float32.
         config: of the run, with `model.text.vocab_size` set.
         tokenizer: folder of the vocabulary.
         blend_weight: of the modular score.
-        training: how the weights came about, for config.json and the card: `steps`, `data`, `seed`.
-        metrics: what the run measured, by flat names; may be empty.
+        training: facts for config.json and the card, such as `steps`, `data`, `seed`.
+        metrics: the run's metrics by flat names; may be empty.
         licence: of the weights, an identifier or ''.
     """
 
@@ -42,7 +42,7 @@ class Bundle:
     licence: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The config.json that goes with the twin."""
+        """The config.json of an export for PyTorch or ONNX."""
         return {
             "format": "mova_jax",
             "format_version": FORMAT_VERSION,
@@ -55,7 +55,7 @@ class Bundle:
 
 
 def bundle_from_run(run: LoadedRun, licence: str = "") -> Bundle:
-    """What a run has to ship."""
+    """The best model of a run, as a bundle."""
     config = run.config
     return Bundle(
         params={name: np.asarray(x) for name, x in parameter_names(run.params).items()},
@@ -67,7 +67,7 @@ def bundle_from_run(run: LoadedRun, licence: str = "") -> Bundle:
             "batch_size": config.train.batch_size,
             "objective": config.objective,
             "seed": config.seed,
-            # The name alone: where it lies on somebody's machine is nobody's business.
+            # The name alone: an export does not publish paths of somebody's machine.
             "data": Path(config.data.source).name,
             "started_from": Path(config.init_from).name or "random weights",
         },

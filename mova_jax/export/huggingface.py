@@ -1,12 +1,12 @@
-"""The two towers as folders that Hugging Face's transformers and diffusers load.
+"""Writes the two towers as folders that Hugging Face's transformers and diffusers load.
 
 In: our parameters by name, `config.model`, a tokenizer's folder. Out: a folder for
 
     CLIPModel.from_pretrained(folder), CLIPProcessor.from_pretrained(folder)   # write_clip
     CLIPTextModel.from_pretrained(folder)                                      # write_text_encoder
 
-Both take captions of `model.text.context` tokens. Mask networks and a `seq_transformer` head have
-no place in these classes: their global score is that of mean frames.
+Both take captions of `model.text.context` tokens. These classes have no mask networks and no
+`seq_transformer` head: their global score is that of mean frames.
 """
 
 import json
@@ -22,7 +22,7 @@ from mova_jax.models.vision import PIXEL_MEAN, PIXEL_STD
 from mova_jax.weights.files import write_safetensors
 from mova_jax.weights.layouts import to_huggingface
 
-_METADATA = {"format": "pt"}  # transformers refuses files that do not say so
+_METADATA = {"format": "pt"}  # transformers refuses files without it
 
 
 def write_clip(
@@ -38,10 +38,10 @@ def write_clip(
     """
     words = write_tokenizer(folder, tokenizer, model.text.context)
     tensors = to_huggingface(params)
-    # Our scale is capped where it is used, transformers' is not.
+    # Our scale is capped where it is used; transformers uses it as it is.
     tensors["logit_scale"] = np.minimum(tensors["logit_scale"], np.float32(math.log(100)))
     write_safetensors(tensors, folder / "model.safetensors", _METADATA)
-    _write_json(folder / "config.json", _clip_config(model, words) | _made_as("CLIPModel"))
+    _write_json(folder / "config.json", _clip_config(model, words) | _architecture("CLIPModel"))
     size = model.vision.image_size
     images = CLIPImageProcessorPil(
         size={"shortest_edge": size},
@@ -50,16 +50,17 @@ def write_clip(
         image_std=PIXEL_STD.tolist(),
     )
     CLIPProcessor(images, words).save_pretrained(folder)
-    images.save_pretrained(folder)  # transformers before 5 reads it from a file of its own
+    images.save_pretrained(folder)  # in a file of its own, for transformers before 5
     _tidy_tokenizer(folder)
 
 
 def write_text_encoder(
     folder: Path, params: Mapping[str, np.ndarray], model: Model, tokenizer: Path
 ) -> None:
-    """Writes the text tower as a `CLIPTextModel`, which text-to-video pipelines of diffusers take.
+    """Writes the text tower as a `CLIPTextModel`.
 
-    A pipeline takes it in place of its own text encoder when the widths agree.
+    A text-to-video pipeline of diffusers takes it in place of its own text encoder when that is as
+    wide.
 
     Args:
         folder: an empty one.
@@ -73,7 +74,7 @@ def write_text_encoder(
     text = {name: value for name, value in tensors.items() if name.startswith("text_model.")}
     write_safetensors(text, folder / "model.safetensors", _METADATA)
     config = _clip_config(model, words)["text_config"]
-    _write_json(folder / "config.json", config | _made_as("CLIPTextModel"))
+    _write_json(folder / "config.json", config | _architecture("CLIPTextModel"))
 
 
 def _clip_config(model: Model, words: CLIPTokenizer) -> dict:
@@ -105,19 +106,19 @@ def _tower(size) -> dict[str, int]:
     }
 
 
-def _made_as(architecture: str) -> dict:
-    return {"architectures": [architecture], "dtype": "float32"}
+def _architecture(name: str) -> dict:
+    return {"architectures": [name], "dtype": "float32"}
 
 
-def write_tokenizer(folder: Path, source: Path, context: int) -> CLIPTokenizer:
-    """Writes a tokenizer that pads and cuts at the length that the towers take.
+def write_tokenizer(folder: Path, vocabulary: Path, context: int) -> CLIPTokenizer:
+    """Writes a tokenizer that pads and truncates to the context of the text tower.
 
     Args:
         folder: to write to.
-        source: folder of the vocabulary.
+        vocabulary: folder of the run's tokenizer.
         context: tokens, with start and end of text.
     """
-    words = CLIPTokenizer.from_pretrained(source, local_files_only=True)
+    words = CLIPTokenizer.from_pretrained(vocabulary, local_files_only=True)
     words.model_max_length = context
     words.save_pretrained(folder)
     # transformers before 5 reads CLIP's vocabulary from these two.
@@ -131,7 +132,7 @@ def write_tokenizer(folder: Path, source: Path, context: int) -> CLIPTokenizer:
 
 
 def _tidy_tokenizer(folder: Path) -> None:
-    """Takes out of tokenizer_config.json how the tokenizer was loaded here."""
+    """Removes from tokenizer_config.json how the tokenizer was loaded here."""
     path = folder / "tokenizer_config.json"
     fields = json.loads(path.read_text(encoding="utf-8"))
     for name in ("is_local", "local_files_only"):

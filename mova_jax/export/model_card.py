@@ -1,7 +1,7 @@
-"""The model card: README.md of an exported folder.
+"""Writes the model card: README.md of an exported folder.
 
-It says what the weights are, how they were trained, what was measured and by which protocol, how
-they are loaded in three lines, and under which licence they are.
+It describes the weights, their training, the metrics with their protocol, how to load them in three
+lines, and their licence.
 """
 
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ def write_card(folder: Path, kind: str, bundle: Bundle) -> None:
     Args:
         folder: of the export.
         kind: its format.
-        bundle: what is exported.
+        bundle: the exported model.
     """
     (folder / "README.md").write_text(text_of(kind, bundle), encoding="utf-8")
 
@@ -137,26 +137,26 @@ vocabulary of {model.text.vocab_size} |
 
 
 def _origin(training: Mapping[str, object]) -> str:
-    """How the weights came about."""
+    """The sentence on where the weights come from."""
     if training["steps"]:
         return "It was trained with mova_jax, an independent implementation."
     return (
         f"**Nothing was trained yet**: the encoders are those of {training['started_from']}, "
-        "brought into this form by mova_jax, an independent implementation; what they have not, "
-        "such as mask networks, holds random numbers. It is a start for training."
+        "converted by mova_jax, an independent implementation; modules that they lack, such as "
+        "mask networks, have random weights. It is a start for training."
     )
 
 
 def _scores(kind: str, bundle: Bundle) -> tuple[str, ...]:
-    """The scores that can be made from what is in the folder."""
+    """The scores that the folder can compute."""
     if kind == "pytorch":
         return ("global", "modular", "blend")
-    pooled_here = kind in ("huggingface", "onnx") and bundle.config.model.global_head == "mean"
-    return ("global",) if pooled_here else ()
+    mean_frames = kind in ("huggingface", "onnx") and bundle.config.model.global_head == "mean"
+    return ("global",) if mean_frames else ()
 
 
 def _measured(kind: str, bundle: Bundle) -> str:
-    """A table of the retrieval figures of each split, with what has to be said beside them."""
+    """A table of the retrieval metrics of each split, with the protocol below."""
     metrics, scores = bundle.metrics, _scores(kind, bundle)
     chosen = (
         f"checkpoint and blend weight ({bundle.blend_weight:g}) chosen on the validation split"

@@ -1,12 +1,12 @@
-"""The two encoders as ONNX files, for runtimes without JAX and without PyTorch.
+"""Writes and runs the two encoders as ONNX files, for runtimes without JAX and PyTorch.
 
 In: the PyTorch model. Out: in a folder
 
     frame_encoder.onnx   frames u8[n H W 3] -> zv f32[n d]
     text_encoder.onnx    tokens i64[c l], token_mask bool[c l] -> y f32[c l w], zt f32[c d]
 
-n, c and l may change from call to call; l is at most `model.text.context`. Needs the packages onnx
-and onnxscript, and onnxruntime to run them.
+n, c and l may change from call to call; l is at most `model.text.context`. Writing needs the
+packages onnx and onnxscript, running onnxruntime.
 """
 
 import logging
@@ -51,10 +51,11 @@ def write_onnx(folder: Path, model: Mova) -> None:
         raise WeightsError(
             [f"writing ONNX needs the packages onnx and onnxscript: pip install {error.name}"]
         ) from error
-    size, length = model.config["model"]["vision"]["image_size"], 8
+    cfg = model.config["model"]
+    size, context = cfg["vision"]["image_size"], cfg["text"]["context"]
     frames = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    tokens = torch.zeros(2, length, dtype=torch.int64)
-    captions = {0: "captions", 1: torch.export.Dim("tokens", max=_context(model))}
+    tokens = torch.zeros(2, 8, dtype=torch.int64)
+    captions = {0: "captions", 1: torch.export.Dim("tokens", max=context)}
     _write(model.vision, (frames,), folder / FRAME_ENCODER, ["frames"], ["zv"], [{0: "n"}])
     _write(
         _TextEncoder(model),
@@ -64,10 +65,6 @@ def write_onnx(folder: Path, model: Mova) -> None:
         ["y", "zt"],
         [captions, captions],
     )
-
-
-def _context(model: Mova) -> int:
-    return model.config["model"]["text"]["context"]
 
 
 def _write(module, inputs, path: Path, names, outputs, dynamic) -> None:

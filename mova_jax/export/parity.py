@@ -1,6 +1,6 @@
-"""Parity: the same inputs through two models, and how far their outputs are apart.
+"""Runs two models on the same inputs and compares their outputs.
 
-    rows = compare(open_model("runs/base"), open_model("out/pytorch"))     # export/backends.py
+    differences = compare(open_model("runs/base"), open_model("out/pytorch"))   # export/backends.py
 
 Outputs: `zv[b f d]` frames, `video[b d]`, `y[c l w]` token states, `zt[c d]` captions,
 `logits[b c]` scaled cosines of first frames and captions, `global`, `modular` and `blend` scores
@@ -19,7 +19,8 @@ from mova_jax.weights.files import WeightsError
 
 Outputs = dict[str, np.ndarray]
 HARD_MASKS = ("text mask", "video mask")
-ORDER = (
+# In the order in which a model computes them.
+OUTPUTS = (
     *("zv", "video", "y", "zt", "scale", "logits", "global"),
     *("soft text mask", "soft video mask", *HARD_MASKS),
     *("modular scale", "modular", "blend", "timeline"),
@@ -29,7 +30,7 @@ _AT_THRESHOLD = 1e-6 / 4
 
 
 class Inputs(NamedTuple):
-    """What goes through both models: videos and captions, as many of each."""
+    """Inputs of both models: the same number of videos and captions."""
 
     frames: np.ndarray  # u8[b f H W 3]
     frame_mask: np.ndarray  # bool[b f]
@@ -38,7 +39,7 @@ class Inputs(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What inputs have to look like."""
+    """Sizes that inputs must have."""
 
     image_size: int
     context: int  # tokens
@@ -46,38 +47,38 @@ class Sizes(NamedTuple):
     end: int  # id of end-of-text
 
     def agree(self, other: "Sizes") -> bool:
-        """Whether the same inputs go into both; a text encoder alone takes any frames."""
+        """Whether two models take the same inputs; a text encoder (image size 0) has no frames."""
         images = self.image_size == other.image_size or not (self.image_size and other.image_size)
         return images and self[1:] == other[1:]
 
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
-    """A model that can be compared.
+    """A model in some library that can be compared with others.
 
     Attributes:
-        name: how it was opened, for people.
+        name: folder and library, for people.
         sizes: of its inputs.
         run: inputs to named outputs.
-        whole: it gives every output there is of its model; others give some.
+        complete: whether it gives every output of its model, or some of them.
     """
 
     name: str
     sizes: Sizes
     run: Callable[[Inputs], Outputs]
-    whole: bool = False
+    complete: bool = False
 
 
-class Row(NamedTuple):
-    """How far an output of the second model is from that of the first."""
+class Difference(NamedTuple):
+    """The difference of one output between two models."""
 
     output: str
     absolute: float  # largest difference
-    relative: float  # the same, against the largest value of the first
-    cosine: float  # of both as one vector
+    relative: float  # the same, divided by the largest value of the first model
+    cosine: float  # of the two outputs as vectors
 
     def within(self, tolerance: float) -> bool:
-        """Whether it agrees; what is not a number never does."""
+        """Whether the outputs agree; NaN never does."""
         return self.relative <= tolerance
 
 
@@ -86,15 +87,15 @@ def draw_inputs(sizes: Sizes, *, videos: int = 4, frames: int = 3, seed: int = 0
 
     Args:
         sizes: of the models.
-        videos: and captions (b).
-        frames: of a video; the last video has one less (f).
-        seed: of the drawing.
+        videos: number of videos and of captions (b).
+        frames: of a video (f); the last video has one less.
+        seed: of the random numbers.
     """
     rng = np.random.default_rng(seed)
     shape = (videos, frames, max(sizes.image_size, 1), max(sizes.image_size, 1), 3)
     lengths = np.linspace(2, sizes.context, videos).astype(int)
     token_mask = np.arange(sizes.context) < lengths[:, None]
-    # Libraries look for the first end-of-text, so it stands nowhere else.
+    # Libraries look for the first end-of-text, so no other token may be one.
     words = rng.integers(0, sizes.vocab_size - 1, token_mask.shape, dtype=np.int32)
     words += words >= sizes.end
     last = np.arange(sizes.context) == lengths[:, None] - 1
@@ -108,16 +109,16 @@ def draw_inputs(sizes: Sizes, *, videos: int = 4, frames: int = 3, seed: int = 0
     )
 
 
-def compare(first: Backend, second: Backend, inputs: Inputs | None = None) -> list[Row]:
-    """Runs both models and compares what both give.
+def compare(first: Backend, second: Backend, inputs: Inputs | None = None) -> list[Difference]:
+    """Runs both models and compares the outputs that both have.
 
     Args:
-        first: its values are the measure.
-        second: of inputs of the same sizes.
+        first: relative differences are relative to its values.
+        second: takes inputs of the same sizes.
         inputs: None draws them.
 
     Raises:
-        WeightsError: the models take other inputs, or have no output in common.
+        WeightsError: the models take different inputs, or have no output in common.
     """
     if not first.sizes.agree(second.sizes):
         raise WeightsError(
@@ -127,40 +128,36 @@ def compare(first: Backend, second: Backend, inputs: Inputs | None = None) -> li
     inputs = inputs or draw_inputs(sizes)
     one, two = first.run(inputs), second.run(inputs)
     alone = sorted(one.keys() ^ two.keys())
-    if first.whole and second.whole and alone:
+    if first.complete and second.complete and alone:
         raise WeightsError([f"{name} is an output of one of the two only" for name in alone])
-    common = sorted(one.keys() & two.keys(), key=_place)
+    common = sorted(one.keys() & two.keys(), key=OUTPUTS.index)
     if not common:
         raise WeightsError([f"{first.name} and {second.name} have no output in common"])
-    return [_row(name, one, two) for name in common]
+    return [_difference(name, one, two) for name in common]
 
 
-def _place(name: str) -> tuple[int, str]:
-    """Outputs in the order in which a model makes them, the terms of the loss at the end."""
-    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
-
-
-def _row(name: str, one: Mapping[str, np.ndarray], two: Mapping[str, np.ndarray]) -> Row:
+def _difference(
+    name: str, one: Mapping[str, np.ndarray], two: Mapping[str, np.ndarray]
+) -> Difference:
     a, b = (np.asarray(outputs[name], np.float64) for outputs in (one, two))
     if a.shape != b.shape:
-        return Row(f"{name} {a.shape} {b.shape}", np.inf, np.inf, 0.0)
+        return Difference(f"{name} {a.shape} {b.shape}", np.inf, np.inf, 0.0)
     if name in HARD_MASKS:
-        sure = np.abs(one[f"soft {name}"] - 0.5) > _AT_THRESHOLD
-        a, b = a[sure], b[sure]
+        away = np.abs(one[f"soft {name}"] - 0.5) > _AT_THRESHOLD
+        a, b = a[away], b[away]
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return Row(name, np.inf, np.inf, 0.0)
+        return Difference(name, np.inf, np.inf, 0.0)
     absolute = float(np.abs(a - b).max(initial=0.0))
+    relative = absolute / max(float(np.abs(a).max(initial=0.0)), 1e-30)
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     cosine = float((a * b).sum()) / lengths if lengths else float(not absolute)
-    return Row(name, absolute, absolute / max(float(np.abs(a).max(initial=0.0)), 1e-30), cosine)
+    return Difference(name, absolute, relative, cosine)
 
 
-def table(rows: list[Row], tolerance: float) -> str:
-    """The comparison as text, a line an output."""
+def table(differences: list[Difference], tolerance: float) -> str:
+    """The comparison as text, one line per output."""
     lines = [f"{'output':<20}{'largest difference':>20}{'relative':>12}{'cosine':>14}"]
-    for row in rows:
-        verdict = "" if row.within(tolerance) else f"   above {tolerance:g}"
-        lines.append(
-            f"{row.output:<20}{row.absolute:>20.3g}{row.relative:>12.2e}{row.cosine:>14.9f}{verdict}"
-        )
+    for name, absolute, relative, cosine in differences:
+        verdict = "" if relative <= tolerance else f"   above {tolerance:g}"
+        lines.append(f"{name:<20}{absolute:>20.3g}{relative:>12.2e}{cosine:>14.9f}{verdict}")
     return "\n".join(lines)
