@@ -103,7 +103,7 @@ def open_export_in_jax(path: Path) -> Backend:
     config = _read_config(path)
     model = _in_float32(config_lib.section(Model, config["model"]))
     sizes = _sizes(config["model"], _end(path, config["model"]["text"]["vocab_size"]))
-    scoring = objective.PairScoring(config["score_pool"], 10.0, 0)
+    scoring = objective.PairScoring(config["score_pool"])
     outputs = _JaxOutputs(model, scoring, _params(path, model), config["blend_weight"])
     return Backend(f"{path} (JAX)", sizes, outputs, complete=True)
 
