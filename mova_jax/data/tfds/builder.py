@@ -38,11 +38,11 @@ _DEFAULT = IngestSettings()
 
 @dataclasses.dataclass
 class OwnVideosConfig(tfds.core.BuilderConfig):
-    """What is asked for, in the words of `prepare`.
+    """Settings, with the names that they have in `prepare`.
 
     Attributes:
         fps: frames a second.
-        short_side: of the stored frames, pixels; 0 keeps the videos' own size.
+        short_side: of the stored frames, pixels; 0 stores the videos' own size.
         workers: processes that decode; the records do not depend on it.
     """
 
@@ -60,7 +60,7 @@ class OwnVideos(tfds.core.GeneratorBasedBuilder):
         f"--manual_dir is a folder with {ANNOTATIONS} (one video a line, see python -m "
         "mova_jax.prepare --help) and the videos that it names."
     )
-    # TFDS finds this by itself, but needs importlib_resources for it, which it does not ask for.
+    # TFDS would find this with importlib_resources, which it does not require.
     code_path = tfds.core.Path(__file__)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -95,7 +95,7 @@ class OwnVideos(tfds.core.GeneratorBasedBuilder):
                 reasons.append(f"{item.id}: {reason}")
                 logging.warning("%s is skipped: %s", item.id, reason)
                 continue
-            # What a record is as an example is said in one place.
+            # `serialize` alone defines the example of a record.
             yield item.id, features_dict().deserialize_example_np(serialize(record))
         if len(reasons) == len(items):  # TFDS makes no empty split
             raise InputError(

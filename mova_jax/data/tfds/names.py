@@ -1,12 +1,12 @@
-"""How a TFDS data set is named as a source of videos, and where it lies.
+"""The names of TFDS data sets as sources of videos, and the folders that they stand for.
 
     tfds:NAME[/CONFIG][/VERSION][?KEY=VALUE&...]    tfds:msr_vtt/1.0.0?frames=video&fps=3
     tfds:FOLDER[?KEY=VALUE&...]                     tfds:/data/msr_vtt/1.0.0?captions=caption/text
 
-A folder starts with `/`, `./`, `../` or `~`, or has a scheme (`gs://`). A name is looked for in
-`data_dir`, or where TFDS keeps its data; without a version the newest one counts; TFDS's own
-NAME/CONFIG:VERSION is understood. Other keys say which feature is what (`FIELDS`); a feature in
-another one is written with a slash. In a value, `%XX` stands for a character, as in an address.
+A folder starts with `/`, `./`, `../` or `~`, or has a scheme (`gs://`). A name is looked up in
+`data_dir`, or in TFDS's own folder; without a version the newest one counts; TFDS's spelling
+NAME/CONFIG:VERSION works too. Other keys map a field of a record to a feature (`FIELDS`); the path
+of a nested feature has slashes. In a value, `%XX` is a character, as in a URL.
 """
 
 import dataclasses
@@ -35,17 +35,17 @@ _FOLDER = re.compile(r"[/~]|\.\.?(/|$)|\w+://")
 
 @dataclasses.dataclass(frozen=True)
 class TfdsName:
-    """A name that was taken apart.
+    """A parsed name; what is not given is '' (fps: None).
 
     Attributes:
         text: the name as it was given.
-        folder: of the data set itself; '' when it is to be looked for.
-        dataset: its name, when there is no folder.
-        config: '' when not given.
-        version: '' when not given.
-        data_dir: in which it is looked for; '' when not given.
-        fps: frames a second; None when not given.
-        fields: features by the field of `FIELDS` that they are.
+        folder: of one version of the data set; then there is no dataset.
+        dataset: its name.
+        config: of the data set.
+        version: of the data set.
+        data_dir: the folder in which it is looked up.
+        fps: frames a second.
+        fields: path of a feature for each field of `FIELDS` that is given.
     """
 
     text: str
@@ -59,10 +59,10 @@ class TfdsName:
 
 
 def parse_name(text: str) -> TfdsName:
-    """Takes a name apart.
+    """Parses a name.
 
     Raises:
-        ShardError: on a name that is not spelled as in the module; says all that is wrong.
+        ShardError: the name is not spelled as the module says; lists everything that is wrong.
     """
     where, _, query = text.removeprefix(PREFIX).partition("?")
     wrong = [] if text.startswith(PREFIX) else [f"it does not start with {PREFIX}"]
@@ -100,7 +100,7 @@ def _number(text: str, wrong: list[str]) -> float | None:
 
 
 def _place(where: str, data_dir: str, wrong: list[str]) -> tuple[str, str, str, str]:
-    """Folder, name, config and version, of which those that are not given are ''."""
+    """Folder, name, config and version; '' for those that are not given."""
     if _FOLDER.match(where):
         if data_dir:
             wrong.append("data_dir is for a name, but there is a folder")
@@ -117,7 +117,7 @@ def find_folder(name: TfdsName):
     """The folder of a data set, as a path of any file system that TFDS reads.
 
     Raises:
-        ShardError: when it is not there; says what is.
+        ShardError: when it is not there; lists what is.
     """
     if name.folder:
         folder = Path(name.folder).expanduser()

@@ -1,10 +1,10 @@
-"""The values of a TFDS example to a `VideoRecord`: frames, texts and times as they are used here.
+"""The values of a TFDS example to a `VideoRecord`.
 
     record_of({"frames": [png, png], "captions": b"A cat sits."}, "train/0", fps=1.0, source="...")
 
-JPEG frames stay as they are, all others become PPM (`images.py`) when a frame is asked
-for: PNG, in which TFDS stores a `Video`, takes ten times as long as JPEG, and few of the frames of
-a video go into a batch. No TensorFlow, and nothing of TFDS either.
+JPEG frames stay as they are. Others become PPM (`images.py`), each when it is asked for: a PNG, in
+which TFDS stores a `Video`, takes ten times as long as a JPEG, and few frames of a video go into a
+batch. This file needs neither TensorFlow nor TFDS.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ from mova_jax.data.shards import Caption, ShardError, VideoRecord
 
 
 def record_of(values: Mapping[str, Any], fallback: str, fps: float, source: str) -> VideoRecord:
-    """Makes a record of what a TFDS example holds.
+    """Makes a record of the values of a TFDS example.
 
     Args:
-        values: by field, see `tfds_fields.FIELDS`; images are encoded, or uint8[f H W 3].
+        values: by field, see `names.FIELDS`; images are encoded, or uint8[f H W 3].
         fallback: the id, where there is none.
         fps: of the frames, where there are no timestamps.
-        source: what the record says of where it comes from.
+        source: the `source` of the record.
 
     Raises:
-        ValueError: there are no frames or no captions, the first image does not open, or timestamps
-            are not one for each frame and in order.
+        ValueError: there are no frames or no captions, the first image does not open, or the
+            timestamps do not ascend or are not one for each frame.
     """
     name = _id(values.get("id")) or fallback
     frames = _frames(values["frames"], f"record {name!r} of {source}")
@@ -55,15 +55,15 @@ def record_of(values: Mapping[str, Any], fallback: str, fps: float, source: str)
 
 
 class Frames(Sequence):
-    """Frames that become JPEG or PPM when they are asked for; in place of a tuple of them."""
+    """A tuple of frames, of which each becomes JPEG or PPM when it is asked for."""
 
     def __init__(self, stored: Sequence[bytes | np.ndarray], place: str):
-        """Takes encoded images, or pixels u8[H W 3], and what to call them in errors."""
+        """Takes encoded images, or pixels u8[H W 3], and their name in error messages."""
         self._stored, self._place = stored, place
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the first one; ValueError when it is no image."""
+        """Height and width of the first frame; ValueError when it is no image."""
         return _size(self._stored[0])
 
     def __len__(self) -> int:
@@ -73,7 +73,7 @@ class Frames(Sequence):
         """A frame, or a tuple of them.
 
         Raises:
-            ShardError: when it is no image, or damaged.
+            ShardError: when it is not an image, or damaged.
         """
         if isinstance(index, slice):
             return tuple(self[i] for i in range(len(self))[index])
@@ -121,7 +121,7 @@ def _clear_errors(frame: bytes) -> Iterator[None]:
 
 
 def _captions(values: Mapping[str, Any]) -> tuple[tuple[Caption, ...], tuple[str, ...]]:
-    """Sentences with their times, and further captions; the first of these where all else fails."""
+    """Sentences with their times, and alternatives; the first of them where no sentence is left."""
     texts = _texts(values.get("captions", ()))
     starts, ends = (_numbers(values.get(key), len(texts)) for key in ("start", "end"))
     sentences = [sentence_of(*sentence)[0] for sentence in zip(texts, starts, ends, strict=True)]

@@ -4,10 +4,12 @@
     len(source), source[0].captions
     tfds_splits("tfds:msr_vtt/1.0.0")         # {"test": 1000, "train": 9000}
 
-`tfds_names.py` says how a data set is named, `tfds_fields.py` what its features may be. Records are
-read at random, from any number of threads and processes, without TensorFlow; the data set must
-have been made as ArrayRecord. JPEG frames stay as they are; others become PPM, which is pixels
-behind a header (`P6`, width and height, 255, a line each).
+`names.py` has the syntax of the names, `fields.py` the features that a data set may have. Records
+are read at random, from any number of threads and processes, without TensorFlow; the data set must
+have been made as ArrayRecord. JPEG frames stay as they are, others become PPM.
+
+The import of TFDS takes a second and replaces Python's own import for that time, in all threads: it
+happens with the import of this module, which `data/sources.py` does before any thread reads.
 """
 
 import json
@@ -30,11 +32,11 @@ from mova_jax.data.tfds.records import record_of
 class TfdsSource(Sequence):
     """The records of a split at random: `len(source)`, `source[i]`.
 
-    A Grain data source: it can be pickled, and is opened anew where it is unpickled.
+    A Grain data source: unpickling opens the data set again.
     """
 
     def __init__(self, name: TfdsName, split: str, data, fields: dict[str, str]):
-        """Wraps a data source of TFDS; use `open_tfds`. Without fields it gives raw records."""
+        """Wraps a data source of TFDS; use `open_tfds`. Without fields its records are ours."""
         self._name, self._split = name, split
         self._data, self._fields = data, fields
 
@@ -46,7 +48,7 @@ class TfdsSource(Sequence):
 
         Raises:
             IndexError: when there is no such record.
-            ShardError: when it is damaged, or has no frames or no captions; says which it is.
+            ShardError: when it is damaged, or has no frames or no captions; names the record.
         """
         index = operator.index(index)
         if not 0 <= index < len(self):
@@ -83,13 +85,13 @@ def open_tfds(name: str, split: str) -> TfdsSource:
     """Opens a split of a TFDS data set.
 
     Args:
-        name: see `tfds_names.py`.
+        name: see `names.py`.
         split: its name, or a part of it as TFDS writes it ("train[:90%]").
 
     Raises:
-        ShardError: the name is not well spelled, the data set, the split or a file of it is not
-            there, it is not stored as ArrayRecord, or its features are not those of videos with
-            captions; says what there is.
+        ShardError: the name is not well spelled; the data set, the split or one of its files is
+            missing; it is not stored as ArrayRecord; or its features are not those of videos with
+            captions. Lists what there is.
     """
     parsed = parse_name(name)
     folder, info = _read_info(parsed)
@@ -101,19 +103,19 @@ def open_tfds(name: str, split: str) -> TfdsSource:
         if parsed.fields or parsed.fps or _shown(leaves) != _shown(own):
             fields = choose_fields(leaves, parsed.fields)
             if parsed.fps:
-                fields.pop("timestamps", None)  # those that were found by their name
+                fields.pop("timestamps", None)  # the feature of this name
             method = decode.DeserializeMethod.DESERIALIZE_AND_DECODE
     except ShardError as error:
         raise ShardError(f"{name}: {error}") from error
     paths = fields.values() or own
     features = FeaturesDict({path: leaves[path].feature for path in paths})
-    # In place of the features of features.json, some of which need TensorFlow.
+    # These replace the features of features.json, some of which need TensorFlow.
     info.features.CopyFrom(features.to_proto())
     return TfdsSource(parsed, split, _data_source(folder, info, split, method, name), fields)
 
 
 def tfds_splits(name: str) -> dict[str, int]:
-    """The splits of a TFDS data set, and how many records each of them has.
+    """The splits of a TFDS data set, and the number of records in each.
 
     Raises:
         ShardError: the name is not well spelled, or there is no such data set.
@@ -123,7 +125,7 @@ def tfds_splits(name: str) -> dict[str, int]:
 
 
 def _read_info(name: TfdsName):
-    """The folder of a data set, and its metadata."""
+    """The folder of a data set, and TFDS's description of it (a `DatasetInfo` message)."""
     folder = find_folder(name)
     try:
         return folder, dataset_info.read_proto_from_builder_dir(folder)
@@ -143,7 +145,7 @@ def _shown(leaves) -> dict[str, str]:
 
 
 def _data_source(folder, info, split: str, method, name: str):
-    """TFDS's own source of a split, after a check that its files are there."""
+    """TFDS's own source of a split, after a check that all its files exist."""
     formats = {info.file_format or "tfrecord", *info.alternative_file_formats}
     if "array_record" not in formats:
         raise ShardError(

@@ -77,9 +77,9 @@ def test_jpeg_frames_stay_and_png_becomes_pixels(make):
     jpegs = [simplejpeg.encode_jpeg(image) for image in images]
     frames = [jpegs[0], jpegs[1], _encoded(images[2], "PNG")]
     _, name = make(
-        {"video": tfds.Sequence(tfds.Image(shape=(None, None, 3))), "caption": tfds.Text()},
-        {"video": frames, "caption": "A  cat\0sits. ☂"},
-        {"video": frames[2:], "caption": "Second."},
+        {"frames": tfds.Sequence(tfds.Image(shape=(None, None, 3))), "captions": tfds.Text()},
+        {"frames": frames, "captions": "A  cat\0sits. ☂"},
+        {"frames": frames[2:], "captions": "Second."},
     )
     assert tfds_splits(name) == {"train": 2, "extra": 1}
     source = open_tfds(name, "train")
@@ -109,7 +109,9 @@ def test_pixels_become_ppm(make, form):
             tfds.Tensor(shape=(5, 7, 3), dtype=np.uint8, encoding="bytes")
         ),
     }[form]()
-    _, name = make({"pixels": feature, "words": tfds.Text()}, {"pixels": images, "words": "A cat."})
+    _, name = make(
+        {"frames": feature, "captions": tfds.Text()}, {"frames": images, "captions": "A cat."}
+    )
     record = open_tfds(name, "train")[0]
     assert tuple(record.frames) == tuple(map(_ppm, images))
     assert (record.height, record.width, record.caption) == (5, 7, "A cat.")
@@ -141,7 +143,7 @@ def test_every_field_can_be_named(make):
     )
     fields = (
         "&frames=clip/pictures&timestamps=clip/when&duration=clip/seconds&id=clip/number"
-        "&captions=events&start=events/from&end=events%2Fto&alternatives=summaries"
+        "&captions=events/what&start=events/from&end=events%2Fto&alternatives=summaries"
     )
     record = open_tfds(name + fields, "train")[0]
     assert tuple(record.frames) == tuple(jpegs) and record.timestamps.tolist() == [0.5, 2.0]
@@ -159,7 +161,7 @@ def test_timed_captions_are_found_by_their_names(make):
         {
             "frames": tfds.Sequence(tfds.Image()),
             "captions": tfds.Sequence({"text": tfds.Text(), "start": np.float32, "end": np.int32}),
-            "video_id": tfds.Text(),
+            "id": tfds.Text(),
             "timestamps": tfds.Sequence(np.float32),
             "label": tfds.ClassLabel(names=["a", "b"]),
             "box": tfds.BBoxFeature(),
@@ -167,7 +169,7 @@ def test_timed_captions_are_found_by_their_names(make):
         {
             "frames": [_encoded(image, "PNG") for image in _pixels(2)],
             "captions": [{"text": "One.", "start": 0.5, "end": 2}],
-            "video_id": "v_1",
+            "id": "v_1",
             "timestamps": [0.0, 0.25],
             "label": "b",
             "box": tfds.BBox(0.0, 0.0, 1.0, 1.0),
@@ -183,7 +185,8 @@ def test_video_features_are_read_though_tfds_needs_tensorflow_for_them(make):
     tfds, images = _features(), _pixels()
     pngs = [_encoded(image, "PNG") for image in images]
     folder, name = make(
-        {"film": tfds.Sequence(tfds.Image()), "text": tfds.Text()}, {"film": pngs, "text": "A cat."}
+        {"film": tfds.Sequence(tfds.Image()), "captions": tfds.Text()},
+        {"film": pngs, "captions": "A cat."},
     )
     features = json.loads((folder / "features.json").read_text())
     shape = {"dimensions": ["-1", "-1", "-1", "3"]}
@@ -192,16 +195,16 @@ def test_video_features_are_read_though_tfds_needs_tensorflow_for_them(make):
         "video": {"dtype": "uint8", "encodingFormat": "png", "shape": shape},
     }
     (folder / "features.json").write_text(json.dumps(features))
-    assert tuple(open_tfds(name, "train")[0].frames) == tuple(map(_ppm, images))
-    assert open_tfds(f"tfds:{folder}", "train")[0].captions == (Caption("A cat."),)
+    assert tuple(open_tfds(f"{name}&frames=film", "train")[0].frames) == tuple(map(_ppm, images))
+    assert open_tfds(f"tfds:{folder}?frames=film", "train")[0].captions == (Caption("A cat."),)
 
 
 def test_features_in_the_older_form_are_read(make):
     """Up to 4.5, TFDS wrote `type` and `content`."""
     tfds, images = _features(), _pixels()
     folder, name = make(
-        {"frames": tfds.Sequence(tfds.Image()), "text": tfds.Text(), "n": np.int32},
-        {"frames": [_encoded(image, "PNG") for image in images], "text": "A cat.", "n": 1},
+        {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text(), "n": np.int32},
+        {"frames": [_encoded(image, "PNG") for image in images], "captions": "A cat.", "n": 1},
     )
     module = "tensorflow_datasets.core.features"
     image = {"shape": [None, None, 3], "dtype": "uint8", "encoding_format": "png"}
@@ -210,7 +213,7 @@ def test_features_in_the_older_form_are_read(make):
             "type": f"{module}.feature.Tensor",
             "content": {"shape": [], "dtype": "int32", "encoding": "none"},
         },
-        "text": {"type": f"{module}.text_feature.Text", "content": {"use_encoder": False}},
+        "captions": {"type": f"{module}.text_feature.Text", "content": {"use_encoder": False}},
         "frames": {
             "type": f"{module}.sequence_feature.Sequence",
             "content": {
@@ -238,8 +241,8 @@ def test_it_is_a_grain_source_that_can_be_pickled(make):
     tfds = _features()
     jpeg = simplejpeg.encode_jpeg(_pixels()[0])
     _, name = make(
-        {"frames": tfds.Sequence(tfds.Image()), "caption": tfds.Text()},
-        *({"frames": [jpeg], "caption": f"Video {i}."} for i in range(5)),
+        {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text()},
+        *({"frames": [jpeg], "captions": f"Video {i}."} for i in range(5)),
     )
     source = pickle.loads(pickle.dumps(open_tfds(name, "train")))
     assert [source[i].caption for i in (4, 0)] == ["Video 4.", "Video 0."]
@@ -254,8 +257,8 @@ def test_threads_may_be_the_first_to_open_and_read(make):
     tfds = _features()
     png = _encoded(_pixels()[0], "PNG")
     _, name = make(
-        {"frames": tfds.Sequence(tfds.Image()), "caption": tfds.Text()},
-        {"frames": [png], "caption": "A cat."},
+        {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text()},
+        {"frames": [png], "captions": "A cat."},
     )
     program = f"""
 from concurrent.futures import ThreadPoolExecutor
@@ -295,8 +298,8 @@ def test_a_version_is_chosen_or_named(make, tmp_path):
     tfds = _features()
     png = _encoded(_pixels()[0], "PNG")
     folder, name = make(
-        {"frames": tfds.Sequence(tfds.Image()), "caption": tfds.Text()},
-        {"frames": [png], "caption": "A cat."},
+        {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text()},
+        {"frames": [png], "captions": "A cat."},
     )
     plain = name.replace("/1.2.3", "")
     for spelled in (plain, name.replace("/1.2.3", ":1.2.3")):
@@ -319,8 +322,8 @@ def test_features_are_refused_with_all_that_is_wrong(make):
     with pytest.raises(ShardError) as caught:
         open_tfds(f"{name}&start=depth&id=c", "train")
     for message in (
-        "no feature is the frames (an Image, a Sequence",
-        "2 features could be the captions",
+        "no feature 'frames' is an Image, a Sequence",
+        "no feature 'captions' is a Text or a Sequence",
         "start=depth is Tensor float32[2, 2], not a number of seconds",
         "id=c: there is no such feature",
         "Its features: a: Text; b: Text; depth: Tensor float32[2, 2].",
@@ -331,9 +334,9 @@ def test_features_are_refused_with_all_that_is_wrong(make):
 
 def test_what_is_not_there_or_not_at_random_is_refused(make):
     tfds = _features()
-    features = {"frames": tfds.Sequence(tfds.Image()), "caption": tfds.Text()}
+    features = {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text()}
     png = _encoded(_pixels()[0], "PNG")
-    folder, name = make(features, {"frames": [png], "caption": "A cat."})
+    folder, name = make(features, {"frames": [png], "captions": "A cat."})
     with pytest.raises(ShardError, match=r"Unknown split 'val'.*The splits are: extra, train"):
         open_tfds(name, "val")
     [file] = folder.glob("*-train.*")
@@ -354,20 +357,20 @@ def test_records_that_are_no_videos_with_captions_are_named(make):
     png = _encoded(_pixels()[0], "PNG")
     deep = io.BytesIO()
     Image.fromarray(np.zeros((2, 2), np.uint16)).save(deep, "PNG")
-    good = {"frames": [png], "caption": "A cat.", "timestamps": [0.0]}
+    good = {"frames": [png], "captions": "A cat.", "timestamps": [0.0]}
     _, name = make(
         {
             "frames": tfds.Sequence(tfds.Image()),
-            "caption": tfds.Text(),
+            "captions": tfds.Text(),
             "timestamps": tfds.Sequence(np.float32),
         },
         good,
-        {**good, "caption": " "},
+        {**good, "captions": " "},
         {**good, "frames": []},
         {**good, "frames": [b"none"]},
         {**good, "timestamps": [0.0, 1.0]},
         {**good, "frames": [png, png], "timestamps": [1.0, 0.0]},
-        {"frames": [png, png[:60], deep.getvalue()], "caption": "x", "timestamps": [0, 1, 2]},
+        {"frames": [png, png[:60], deep.getvalue()], "captions": "x", "timestamps": [0, 1, 2]},
     )
     source = open_tfds(name, "train")
     assert source[0].caption == "A cat."
@@ -388,8 +391,8 @@ def test_training_leaves_out_a_record_whose_frame_is_damaged(make, tmp_path):
     """Such frames are read when they are chosen, behind the record itself."""
     tfds, png = _features(), _encoded(_pixels()[0], "PNG")
     _, name = make(
-        {"frames": tfds.Sequence(tfds.Image()), "caption": tfds.Text()},
-        {"frames": [png, png[:60]], "caption": "A cat."},
+        {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text()},
+        {"frames": [png, png[:60]], "captions": "A cat."},
     )
     train_tokenizer(["a cat"] * 3, 520, tmp_path / "words")
     source = open_tfds(name, "train")
