@@ -1,12 +1,12 @@
-r"""Seconds from the start of a run to its first finished step, without and with compiled programs.
+r"""Seconds from the start of a run to its first step, without and with JAX's compilation cache.
 
     python -m benchmarks.first_step
     python -m benchmarks.first_step --config=configs/base.py:model=b32,batch=2,frames=2 \
         --config.data.train_videos=64 --config.data.eval_videos=8
 
-Each round starts `python -m mova_jax.main` twice, in workdirs of their own, with one cache of
-programs (JAX_COMPILATION_CACHE_DIR) that is empty at first, and kills it when its metrics tell of
-step 1. The data are made before. What is left with the cache is mostly the import of libraries.
+Each round starts `python -m mova_jax.main` twice, in two workdirs and with one cache
+(JAX_COMPILATION_CACHE_DIR) that is empty at first, and kills the run when the metrics of step 1 are
+written. The data are made before.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from mova_jax.utils.metric_log import METRICS_FILE
 
 
 def seconds_to_first_step(workdir: Path, programs: Path, flags: list[str]) -> float:
-    """Starts a run and ends it after its first step.
+    """Starts a run and kills it after its first step.
 
     Raises:
-        RuntimeError: the run ended before.
+        RuntimeError: the run ended before its first step.
     """
     command = [sys.executable, "-m", "mova_jax.main", f"--workdir={workdir}"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(programs)}

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by tpu.sh and gke.sh: goes to the project's root, and has what both say and do alike.
+# Sourced by tpu.sh and gke.sh: goes to the project's root and defines their shared functions.
 
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -11,7 +11,7 @@ fail() {
   exit 2
 }
 
-# Does a command, or with $dry_run prints it, quoted so that it can be pasted.
+# Runs a command; with $dry_run prints it, quoted so that it can be pasted.
 do_it() {
   if [[ -n "${dry_run:-}" ]]; then
     printf '%q ' "$@" && echo

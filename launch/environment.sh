@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by the launch scripts. Goes to the project's root and sets `python` to the interpreter of
-# .venv, which is made when there is none, and brought up to date when the requirements changed.
+# .venv, which is made when there is none and updated when the requirements changed.
 #
 #     source environment.sh; prepare_environment requirements.txt; "$python" -m ...
 #
@@ -28,7 +28,7 @@ find_python() {
   return 1
 }
 
-# What the environment was made from: the text of the requirements files, which include each other.
+# A checksum of the requirements: of all files, since they include each other.
 fingerprint() { cat requirements*.txt | cksum; }
 
 # Makes or updates .venv so that it holds the requirements of file $1.
@@ -49,7 +49,7 @@ prepare_environment() {
     rm -f .venv/installed-*
     "$python" -m pip install --quiet --quiet --disable-pip-version-check \
       --requirement "$requirements"
-    # Written last, so that an interrupted installation is done again.
+    # Written last, so that an interrupted installation is repeated.
     fingerprint >.venv/installed-requirements.txt
     fingerprint >"$stamp"
   fi

@@ -9,9 +9,9 @@
 #
 # Options: --slices N (1), --chips C (of a host, 4), --restarts R (100), --dry_run. The image is
 # made from launch/Dockerfile; the claim is a ReadWriteMany volume with shards, weights and workdir.
-# Exit codes 1 and 2 (wrong flags, data or disk) end the JobSet; 75, 134, 143 and a lost host start
-# all pods again, R times at most.
-# Typed again after `delete`, `apply` goes on from the last checkpoint of the workdir.
+# Exit codes 1 and 2 (wrong flags, data or disk) end the JobSet; 75, 134, 143 and a lost host restart
+# all pods, R times at most.
+# The same `apply` after a `delete` resumes from the last checkpoint of the workdir.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/cloud.sh"
 
@@ -31,7 +31,7 @@ while [[ $# -gt 0 ]]; do
 done
 flags=("$@")
 
-# Stops when the value $2 of option $1 is not wholly of the form $3.
+# Stops when the value $2 of option $1 does not match the regex $3 as a whole.
 must_match() {
   [[ "$2" =~ ^($3)$ ]] || fail "--$1: got '$2', expected the form $3"
 }
@@ -55,7 +55,7 @@ render() {
   must_match restarts "$restarts" '[0-9]+'
   ((${#flags[@]})) || fail "give the flags of mova_jax.main after --"
   for flag in "${flags[@]}"; do
-    # What would need escaping in YAML's double quotes is refused rather than escaped.
+    # Refuses what YAML's double quotes would need to escape.
     [[ "$flag" != *[\"\\[:cntrl:]]* ]] ||
       fail "a flag with quotes, backslashes or line breaks cannot be passed on: $flag"
     arguments+="${arguments:+, }\"$flag\""

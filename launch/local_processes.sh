@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs one training as several processes of this machine, joined on loopback: a pod in small.
+# Runs one training as several processes of this machine, connected by loopback: a small pod.
 #
 #     bash launch/local_processes.sh [--processes N] [--devices D] [arguments of mova_jax.main]
 #     bash launch/local_processes.sh --processes 2 --devices 4 --config=configs/base.py
@@ -33,7 +33,7 @@ esac
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 export JAX_PLATFORMS=cpu XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
 
-# What an exit code says beyond its number.
+# Explains an exit code.
 meaning() {
   case $1 in
     75 | 134) echo ": another process of the run was lost; the same command goes on" ;;
@@ -56,14 +56,14 @@ code=0
 while ((${#children[@]})); do
   one=0 gone=''
   wait -n -p gone "${children[@]}" || one=$?
-  # A signal to this script ends the waiting, and no process is gone: wait for them again.
+  # A signal interrupts `wait` although no process ended: wait again.
   [[ -n "$gone" ]] || continue
   left=()
   for child in "${children[@]}"; do [[ "$child" == "$gone" ]] || left+=("$child"); done
   children=("${left[@]}")
   if ((one != 0 && code == 0)); then
     code=$one
-    # The others notice a lost process by themselves within a minute.
+    # The others notice the lost process within a minute.
     ((one == 143 || one == 130)) || say "a process ended with exit code $one$(meaning "$one")"
   fi
 done

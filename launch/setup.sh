@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes or updates .venv, and does no more: for hosts on which another script starts the training.
+# Only makes or updates .venv, for hosts on which another script starts the training.
 #
 #     bash launch/setup.sh [requirements.txt | requirements-tpu.txt | ...]
 

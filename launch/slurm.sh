@@ -5,10 +5,10 @@
 #         --config=configs/activitynet.py:data=shards,init=CLIP --workdir=runs/activitynet
 #
 # JAX finds the processes of the job by Slurm's own variables. Before the time limit and at a
-# preemption Slurm sends SIGTERM: the run saves, ends with code 143, and the job is put into the
-# queue again, where it goes on. So it is when a process was lost (75, 134), but for a job that was
-# started again three times and then loses one within ten minutes. The workdir and the shards must
-# be on a disk all nodes share. DRY_RUN=1 prints the commands. Needs .venv with JAX for CUDA
+# preemption Slurm sends SIGTERM: the run saves and ends with code 143, and the script requeues the
+# job, which resumes. It also requeues when a process was lost (75, 134), unless the job was already
+# restarted three times and lost one within ten minutes. The workdir and the shards must be on a
+# disk that all nodes share. DRY_RUN=1 prints the commands. Needs .venv with JAX for CUDA
 # (docs/pods.md).
 #
 #SBATCH --job-name=mova_jax
@@ -32,13 +32,13 @@ do_it() {
   fi
 }
 
-# Whether the loss of a process looks like an error that one of them has each time.
+# Whether the loss of a process is probably an error that recurs at every start.
 no_progress() {
   [[ $code != 143 ]] && ((SECONDS < 600 && ${SLURM_RESTART_COUNT:-0} >= 3))
 }
 
 code=0
-# A task that fails ends the others, which would wait for it.
+# When a task fails, end the others, which would wait for it.
 do_it srun --kill-on-bad-exit=1 .venv/bin/python -u -m mova_jax.main "$@" || code=$?
 if [[ $code == 143 || $code == 75 || $code == 134 ]]; then
   if no_progress; then

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Runs a command, and again when it was stopped from outside: the loop on each host of a pod.
+# Runs a command and restarts it when it was stopped from outside: the loop on each host of a pod.
 #
 #     bash launch/supervise.sh [--attempts N] COMMAND [ARGUMENT ...]
 #
-# Exit codes 143 (SIGTERM: a preemption), 75 and 134 (another process was lost) say that the
-# same command goes on from the last checkpoint, and start it again, up to N times (100). Any other
-# code is passed on. A SIGTERM or Ctrl-C to this script goes to the command, and ends both.
+# After exit codes 143 (SIGTERM: a preemption), 75 and 134 (another process was lost) the command
+# starts again, up to N times (100), and resumes from its last checkpoint. Any other code is passed
+# on. A SIGTERM or Ctrl-C to this script goes to the command, and ends both.
 #
-# 75 and 134 are also what the others say when one process fails at the same place each time, and
-# 134 when a host did not come within the five minutes that JAX waits for it. So three in a row that
-# came within ten minutes of the start end it: no progress was made.
+# The other processes also end with 75 or 134 when one fails at the same place each time, and with
+# 134 when a host does not join within JAX's five minutes. So three of these codes in a row, each
+# within ten minutes of the start, end this script: the run makes no progress.
 #
-# On Google Cloud the maintenance notice of the metadata server counts as a SIGTERM: it comes
-# before the machine stops, so that the run saves where it is. The command starts again when the
-# notice is gone, and that is not counted. A machine that is taken ends this script with code 143.
+# On Google Cloud a maintenance notice of the metadata server counts as a SIGTERM: it comes before
+# the machine stops, so that the run can save. The command starts again when the notice is gone;
+# such a restart is not counted. A machine that is preempted ends this script with code 143.
 
 set -euo pipefail
 
@@ -27,7 +27,7 @@ say() { printf 'supervise: %s\n' "$*" >&2; }
 
 ask() { curl -sf --max-time 2 -H 'Metadata-Flavor: Google' "$metadata/$1"; }
 
-# Whether the machine is announced to stop for maintenance, and whether it is being taken.
+# Whether a maintenance of the machine is announced, and whether it is being preempted.
 maintenance() { [[ -n "$google" && "$(ask maintenance-event || echo NONE)" != NONE ]]; }
 preempted() { [[ -n "$google" && "$(ask preempted || echo FALSE)" == TRUE ]]; }
 
@@ -43,9 +43,9 @@ watch_notices() {
   done
 }
 
-# Returns when the machine may work again; ends the script when it goes, or was told to stop.
+# Returns when no maintenance is announced; ends the script at a preemption or a stop signal.
 wait_for_machine() {
-  local told=''
+  local announced=''
   while true; do
     [[ -z "$stopped" ]] || exit 143
     if preempted; then
@@ -53,8 +53,8 @@ wait_for_machine() {
       exit 143
     fi
     maintenance || return 0
-    [[ -n "$told" ]] || say "waiting until the maintenance is over"
-    told=yes
+    [[ -n "$announced" ]] || say "waiting until the maintenance is over"
+    announced=yes
     sleep "$look"
   done
 }
@@ -74,7 +74,7 @@ forward() {
 trap 'forward TERM' TERM
 trap 'forward INT' INT
 
-# Elsewhere than on Google Cloud there is no such host, and nothing to watch.
+# Outside of Google Cloud there is no such host and nothing to watch.
 google=''
 if command -v curl >/dev/null && ask maintenance-event >/dev/null 2>&1; then google=yes; fi
 
@@ -82,16 +82,16 @@ attempt=1 lost_soon=0
 while true; do
   wait_for_machine
   began=$SECONDS
-  # Job control, so that the command has a process group of its own and Ctrl-C reaches it once.
+  # Job control gives the command a process group of its own, so that Ctrl-C reaches it once.
   set -m
   "$@" &
   child=$!
   set +m
-  [[ -z "$stopped" ]] || forward TERM # it came while the command was being started
+  [[ -z "$stopped" ]] || forward TERM # the signal came while the command was being started
   watch_notices "$child" &
   watcher=$!
   code=0 seen=0
-  # A signal that is forwarded ends `wait` early: wait until the command itself is gone.
+  # A forwarded signal interrupts `wait`: wait until the command itself is gone.
   while wait "$child" && code=0 || code=$?; kill -0 "$child" 2>/dev/null; do :; done
   child=''
   kill "$watcher" 2>/dev/null || true

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice, from nothing to a model and back to nothing.
+# Creates a Cloud TPU slice, trains on it, and deletes it.
 #
 #     bash launch/tpu.sh create --name mova --zone us-west4-a --type v5litepod-16 --spot
 #     bash launch/tpu.sh setup  --name mova --zone us-west4-a
@@ -10,18 +10,18 @@
 #     bash launch/tpu.sh resume --name mova --zone us-west4-a --type v5litepod-16 --spot -- ...
 #     bash launch/tpu.sh stop | status | delete --name mova --zone us-west4-a
 #
-# create  asks for the slice as a queued resource and waits until it is there
-# setup   copies the committed state of this clone to all hosts, and makes their environments
+# create  requests the slice as a queued resource and waits until it is there
+# setup   copies the committed state of this clone to all hosts and makes their environments
 # mount   mounts an NFS share on all hosts, as /mnt/data
 # run     starts the training on all hosts, in the background, under launch/supervise.sh
-# resume  what a spot slice needs after it was taken: delete, create, setup, mount (with --nfs), run
-# stop    saves and ends the training; `run` goes on from there
-# delete  gives the slice back: from then on nothing is paid
+# resume  after a spot slice was preempted: delete, create, setup, mount (with --nfs), run
+# stop    saves and ends the training; `run` resumes it
+# delete  deletes the slice, which ends its cost
 #
 # Options: --project P (gcloud's own), --version V (the runtime; by the type), --spot, --slices N
-# (several slices joined by the data centre's network), --nfs ADDRESS:/SHARE, --cache DIR (of `run`:
-# compiled programs are kept there, a folder of the shared disk), --dry_run (prints every command,
-# does none). Give the training flags after `--`. All hosts write to one --workdir: a disk that they
+# (several slices over the data centre's network), --nfs ADDRESS:/SHARE, --cache DIR (for `run`: the
+# folder of JAX's compilation cache, on the shared disk), --dry_run (prints every command, runs
+# none). Give the training flags after `--`. All hosts write to one --workdir, on a disk that they
 # share (docs/pods.md).
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/cloud.sh"
@@ -118,7 +118,7 @@ on_all_hosts() {
   done
 }
 
-# Stops here when a host has a training that runs: its lock is taken.
+# Fails when a training runs on a host, which then holds the lock.
 all_idle() {
   on_all_hosts "flock --nonblock mova_jax.lock true || \
 { echo 'a training is still running here: stop it first' >&2; exit 1; }"
@@ -127,7 +127,7 @@ all_idle() {
 setup() {
   local archive node
   archive=$(mktemp --suffix=.tar.gz)
-  # shellcheck disable=SC2064  # the name of now, not of then
+  # shellcheck disable=SC2064  # expands $archive now
   trap "rm -f '$archive'" EXIT
   do_it git archive --format=tar.gz --output "$archive" HEAD
   all_idle
@@ -135,8 +135,8 @@ setup() {
     do_it gcloud compute tpus tpu-vm scp "$archive" "$node:mova_jax.tar.gz" "${at[@]}" \
       --worker=all
   done
-  # Files that the commit no longer has must go; what the hosts made themselves stays. Python 3.11
-  # is a package of its own on Ubuntu 22.04, and is not there on later ones, whose own is newer.
+  # Removes files that the commit no longer has and leaves what the hosts made. Ubuntu 22.04 has a
+  # package python3.11; later releases have none, and their default Python is newer.
   on_all_hosts "mkdir -p mova_jax && cd mova_jax && \
 find . -mindepth 1 -maxdepth 1 ! -name .venv ! -name .data ! -name runs -exec rm -rf {} + && \
 tar -xzf ../mova_jax.tar.gz && sudo apt-get -qq update && \
@@ -156,7 +156,7 @@ run_training() {
   quoted=$(printf '%q ' "${flags[@]}")
   [[ -z "$cache" ]] || printf -v variable 'JAX_COMPILATION_CACHE_DIR=%q ' "$cache"
   all_idle
-  # The log and the lock lie beside the folder, which `setup` fills anew.
+  # The log and the lock are outside of the folder, which `setup` overwrites.
   on_all_hosts "cd mova_jax && { ${variable}nohup flock --nonblock ../mova_jax.lock \
 bash launch/supervise.sh .venv/bin/python -u -m mova_jax.main $quoted \
 >> ../mova_jax.log 2>&1 < /dev/null & } && sleep 1"
@@ -185,7 +185,7 @@ case $action in
   stop)
     on_all_hosts "pkill -TERM -f '[l]aunch/supervise.sh' || echo 'no training runs here'"
     ;;
-  # Each on its own, not joined by &&, behind which bash overlooks what fails inside of them.
+  # On lines of their own: in a && list bash ignores errors inside the functions.
   resume)
     delete
     create

@@ -1,4 +1,4 @@
-"""A run killed without warning, three times, ends with the figures of one never stopped."""
+"""A run that is killed three times ends with the metrics of one that never stopped."""
 
 import os
 import random
@@ -27,15 +27,15 @@ def start(workdir: Path, cache: Path) -> subprocess.Popen:
         )
 
 
-def steps_told(workdir: Path) -> int:
+def logged_steps(workdir: Path) -> int:
     path = workdir / "metrics.jsonl"
     return max((row["step"] for row in read_metrics(path)), default=0) if path.exists() else 0
 
 
 def kill_at(process: subprocess.Popen, workdir: Path, step: int) -> None:
-    """Kills as soon as the metrics tell of that step."""
+    """Kills as soon as the metrics of that step are written."""
     deadline = time.monotonic() + 300
-    while steps_told(workdir) < step and process.poll() is None and time.monotonic() < deadline:
+    while logged_steps(workdir) < step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.poll() is None, "it ended before it was killed"
     os.kill(process.pid, signal.SIGKILL)
@@ -50,7 +50,7 @@ def figures(workdir: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_killed_at_three_random_steps_it_ends_with_the_same_figures(tmp_path):
+def test_a_run_killed_at_three_random_steps_ends_with_the_same_metrics(tmp_path):
     seed = random.randrange(2**32)
     steps = sorted(random.Random(seed).sample(range(1, STEPS), 3))
     print(f"killed at {steps} (seed {seed})")

@@ -1,4 +1,4 @@
-"""Processes on loopback: the figures of one, the end of one, another number of them afterwards."""
+"""Several processes on loopback: equal metrics, lost processes, resuming with another number."""
 
 import os
 import signal
@@ -24,12 +24,12 @@ FLAGS = tiny.RUN | {"eval.timelines": 0}
 
 
 class Run:
-    """The processes of one training, each with its share of eight devices."""
+    """The processes of one run; together they have eight devices."""
 
     def __init__(
         self, workdir: Path, processes: int, steps: int, devices: int = 0, *, keys=None, **mesh: int
     ):
-        """Starts them; `devices` is the number of each, by default 8 / processes."""
+        """Starts them with `devices` each, by default 8 / processes."""
         changes = {"data.cache": workdir.parent / "cache", "train.steps": steps}
         changes |= {"train.eval_every": max(2, steps // 2)}
         changes |= {f"mesh.{axis}": size for axis, size in mesh.items()} | (keys or {})
@@ -41,13 +41,13 @@ class Run:
         if processes > 1:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
-                meeting = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}"]
-            meeting.append(f"--processes={processes}")
+                coordinator = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}"]
+            coordinator.append(f"--processes={processes}")
         self.workdir = workdir
         self.logs = [workdir.parent / f"{workdir.name}-{i}.log" for i in range(processes)]
         self.processes = []
         for i, log in enumerate(self.logs):
-            own = [*meeting, f"--process={i}"] if processes > 1 else []
+            own = [*coordinator, f"--process={i}"] if processes > 1 else []
             with log.open("a") as stream:
                 self.processes.append(
                     subprocess.Popen(
@@ -60,7 +60,7 @@ class Run:
                 )
 
     def codes(self, timeout: float = 600) -> list[int]:
-        """Exit codes of all, when all have ended."""
+        """Waits for all processes and returns their exit codes."""
         try:
             return [process.wait(timeout) for process in self.processes]
         finally:
@@ -68,18 +68,18 @@ class Run:
                 process.kill()
 
     def until_step(self, step: int) -> None:
-        """Returns as soon as the metrics tell of that step."""
+        """Returns as soon as the metrics of that step are written."""
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             path = self.workdir / "metrics.jsonl"
             if path.exists() and any(row["step"] >= step for row in read_metrics(path)):
                 return
-            assert all(process.poll() is None for process in self.processes), self.told()
+            assert all(process.poll() is None for process in self.processes), self.output()
             time.sleep(0.02)
-        pytest.fail(f"step {step} was not reached: {self.told()}")
+        pytest.fail(f"step {step} was not reached: {self.output()}")
 
-    def told(self) -> str:
-        """The end of what each process printed."""
+    def output(self) -> str:
+        """The end of the output of each process."""
         return "\n".join(log.read_text()[-2000:] for log in self.logs)
 
 
@@ -103,11 +103,11 @@ def saved(workdir: Path, **mesh: int) -> dict[str, np.ndarray]:
 
 
 def allowed(name: str, value: float) -> float:
-    """How far the order of sums may move a figure.
+    """The largest change of a metric that the order of sums may cause.
 
-    What is a mean moves with the rounding. What is counted moves by whole queries: this model has
-    hardly learned, its scores nearly tie, and a tie that goes the other way moves a query by a
-    place. One query of the gallery may do so, no more.
+    Means change by rounding. Counts change by whole queries: this model has hardly learned, its
+    scores nearly tie, and a tie that goes the other way moves a query by one place. One query of
+    the gallery may do so.
     """
     one, kind = 1 / FLAGS["data.eval_videos"], name.rpartition("/")[2]
     steps = {"r1": 100 * one, "r5": 100 * one, "r10": 100 * one, "mdr": 0.5, "mnr": one}
@@ -117,9 +117,9 @@ def allowed(name: str, value: float) -> float:
 
 
 def assert_close(got: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
-    """The same rows, but for how sums over other devices or processes are rounded.
+    """Compares rows up to the rounding of sums over other devices or processes.
 
-    The weight of the blend is chosen by counting: blended figures are compared where it is the
+    The weight of the blend is chosen by counting: blended metrics are compared only where it is the
     same.
     """
     assert [row.keys() for row in got] == [row.keys() for row in expected]
@@ -133,18 +133,18 @@ def assert_close(got: list[dict[str, float]], expected: list[dict[str, float]]) 
                 assert a[name] == pytest.approx(b[name], abs=allowed(name, b[name]), rel=0), name
 
 
-def test_two_processes_have_the_figures_of_one(tmp_path):
-    # Those of two come in microbatches: their frames wait on two hosts.
+def test_two_processes_have_the_metrics_of_one(tmp_path):
+    # The run of two uses microbatches: the frames are offloaded to two hosts.
     keys = {"train.batch_size": 16}
     one = Run(tmp_path / "one", 1, steps=4, keys=keys)
-    assert one.codes() == [0], one.told()
+    assert one.codes() == [0], one.output()
     two = Run(tmp_path / "two", 2, steps=4, keys=keys | {"train.microbatch": 8})
-    assert two.codes() == [0, 0], two.told()
+    assert two.codes() == [0, 0], two.output()
     assert_close(figures(tmp_path / "two"), figures(tmp_path / "one"))
     expected = saved(tmp_path / "one", data=1)
     for name, value in saved(tmp_path / "two", data=1).items():
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-4, err_msg=name)
-    # What is printed, and written, is the main process's.
+    # Only the main process prints and writes.
     first, second = (log.read_text() for log in two.logs)
     assert "The run is complete" in first
     assert "The run is complete" not in second
@@ -152,17 +152,17 @@ def test_two_processes_have_the_figures_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_four_processes_have_the_figures_of_one(tmp_path):
+def test_four_processes_have_the_metrics_of_one(tmp_path):
     for name, processes in (("one", 1), ("four", 4)):
         run = Run(tmp_path / name, processes, steps=4)
-        assert set(run.codes()) == {0}, run.told()
+        assert set(run.codes()) == {0}, run.output()
     assert_close(figures(tmp_path / "four"), figures(tmp_path / "one"))
 
 
 @pytest.mark.slow
-def test_a_lost_process_ends_the_other_and_a_restart_goes_on(tmp_path):
+def test_a_lost_process_ends_the_other_and_a_restart_resumes(tmp_path):
     whole = Run(tmp_path / "whole", 2, steps=24)
-    assert whole.codes() == [0, 0], whole.told()
+    assert whole.codes() == [0, 0], whole.output()
     killed = Run(tmp_path / "killed", 2, steps=24)
     killed.until_step(7)
     killed.processes[1].send_signal(signal.SIGKILL)
@@ -170,24 +170,23 @@ def test_a_lost_process_ends_the_other_and_a_restart_goes_on(tmp_path):
     left, lost = killed.codes(timeout=120)
     assert time.monotonic() - start < 60
     assert lost == -signal.SIGKILL
-    assert left in (75, -signal.SIGABRT), killed.told()
+    assert left in (75, -signal.SIGABRT), killed.output()
     reason = killed.logs[0].read_text()
     assert "another process of the run ended" in reason or "another task died" in reason
-    assert "Current thread" not in reason  # no stacks of all threads behind it
+    assert "Current thread" not in reason  # no stacks of all threads
     again = Run(tmp_path / "killed", 2, steps=24)
-    assert again.codes() == [0, 0], again.told()
+    assert again.codes() == [0, 0], again.output()
     assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
 
 
 @pytest.mark.slow
-def test_a_sigterm_to_one_process_stops_all_after_the_same_step_and_others_go_on(tmp_path):
-    """Saved by 2 x 4 devices; goes on with 4 x 2, then 1 x 8, then 1 x 1, on other meshes.
+def test_a_sigterm_to_one_process_stops_all_at_the_same_step_and_others_resume(tmp_path):
+    """Saved by 2 x 4 devices; resumed by 4 x 2, then 1 x 8, then 1 x 1, on other meshes.
 
-    That the examples are those of the run that never stopped is held, batch by batch, by
-    tests/data/pipeline/test_pipeline.py (test_a_run_of_two_processes_goes_on_with_another_number).
+    tests/data/pipeline/test_pipeline.py compares the batches with those of an uninterrupted run.
     """
     whole = Run(tmp_path / "whole", 1, steps=24)
-    assert whole.codes() == [0], whole.told()
+    assert whole.codes() == [0], whole.output()
     meshes = [(2, 4, {}), (4, 2, {"fsdp": 2, "tensor": 2}), (1, 8, {"fsdp": 8, "data": 1})]
     for (processes, devices, mesh), stop_at in zip(meshes, (5, 11, 17), strict=True):
         if (tmp_path / "stopped").exists():
@@ -197,7 +196,7 @@ def test_a_sigterm_to_one_process_stops_all_after_the_same_step_and_others_go_on
         run = Run(tmp_path / "stopped", processes, steps=24, devices=devices, **mesh)
         run.until_step(stop_at)
         run.processes[-1].send_signal(signal.SIGTERM)
-        assert set(run.codes()) == {128 + signal.SIGTERM}, run.told()
+        assert set(run.codes()) == {128 + signal.SIGTERM}, run.output()
     last = Run(tmp_path / "stopped", 1, steps=24, devices=1, data=1)
-    assert last.codes() == [0], last.told()
+    assert last.codes() == [0], last.output()
     assert_close(figures(tmp_path / "stopped"), figures(tmp_path / "whole"))

@@ -1,23 +1,23 @@
-"""Trees of parameters: leaves by name, and nested dicts put together."""
+"""Nested dicts of parameters: their leaves by name, and merging."""
 
 import jax
 from flax import traverse_util
 
 
 def parameter_names(params) -> dict[str, jax.Array]:
-    """`{'vision/blocks/mlp/up/kernel': array, ...}` in a fixed order."""
+    """`{"vision/blocks/mlp/up/kernel": array, ...}` in the order of the tree's leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
 def unflatten(values: dict[str, object], like):
-    """A tree of `like`'s structure from values by name, as `parameter_names` gives them."""
+    """The inverse of `parameter_names`: a tree of `like`'s structure from values by name."""
     structure = jax.tree_util.tree_structure(like)
     return jax.tree_util.tree_unflatten(structure, [values[n] for n in parameter_names(like)])
 
 
 def merged(*parts: dict) -> dict:
-    """Nested dicts as one; where several have a leaf, the last counts."""
+    """Merges nested dicts; where several have a leaf, the last one counts."""
     flat = {}
     for part in parts:
         flat |= traverse_util.flatten_dict(part)

@@ -119,7 +119,7 @@ def test_import_without_a_vocabulary_says_where_to_put_it(clip, tmp_path, capsys
 
 def config(clip, cache, **changes):
     """A run of the source's sizes on the embedded data."""
-    from tests.test_run import config as bundle_from_run
+    from tests.training.test_run import config as bundle_from_run
 
     sizes = {
         "model__vision__image_size": 16,

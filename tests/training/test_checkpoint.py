@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what was saved, and a bad save loses nothing."""
+"""Checkpoints: exact restores, also onto other meshes, and clear errors for damaged ones."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def assert_same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-def test_state_data_and_config_come_back_exactly(spec, state, checkpoints, tmp_path):
+def test_state_data_and_config_are_restored_exactly(spec, state, checkpoints, tmp_path):
     saved = at(state, 7, add=0.1)
     checkpoints.save_last(saved, {"next_batch": 7})
     checkpoints.wait()
@@ -56,13 +56,13 @@ def test_state_data_and_config_come_back_exactly(spec, state, checkpoints, tmp_p
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 1), (4, 1, 2), (1, 4, 2)])
-def test_a_state_goes_on_on_another_mesh_with_the_same_bits(shape, checkpoints):
+def test_a_state_is_restored_onto_another_mesh_bit_for_bit(shape, checkpoints):
     config = tiny.config(optim__ema=0.5)
     spec = make_train_spec(config, MESH)
     saved = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), tiny.initial(spec))
     checkpoints.save_last(saved, {"next_batch": 1})
     mesh = mesh_lib.make_mesh(**dict(zip(mesh_lib.AXES, shape, strict=True)))
-    # Also a recipe of the other mesh: what a restart of the command makes.
+    # With a spec of the other mesh too, as a restart of the command makes it.
     like = abstract_state(make_train_spec(config, mesh), mesh)
     found = checkpoints.restore_last(like).state
     assert_same(found, saved)
@@ -70,7 +70,7 @@ def test_a_state_goes_on_on_another_mesh_with_the_same_bits(shape, checkpoints):
         assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
 
 
-def test_a_state_may_be_donated_as_soon_as_it_is_being_saved(spec, state, checkpoints):
+def test_a_state_may_be_donated_as_soon_as_its_save_started(spec, state, checkpoints):
     saved = jax.tree.map(jnp.copy, at(state, 1, add=0.5))
     expected = jax.tree.map(np.array, saved.params)
     spoil = jax.jit(lambda s: jax.tree.map(lambda leaf: leaf * 0, s), donate_argnums=0)
@@ -80,14 +80,14 @@ def test_a_state_may_be_donated_as_soon_as_it_is_being_saved(spec, state, checkp
     assert_same(found.state.params, expected)
 
 
-def test_only_the_newest_last_is_kept(state, checkpoints):
+def test_only_the_newest_last_checkpoint_remains(state, checkpoints):
     for step in (1, 2, 3):
         checkpoints.save_last(at(state, step), {"next_batch": step})
     checkpoints.wait()
     assert [path.name for path in (checkpoints.folder / "last").iterdir()] == ["3"]
 
 
-def test_the_best_is_that_of_the_highest_score(spec, state, checkpoints):
+def test_the_best_checkpoint_has_the_highest_score(spec, state, checkpoints):
     scores = {1: 10.0, 2: 30.0, 3: 30.0, 4: 20.0}
     taken = {
         step: checkpoints.save_best(at(state, step), {"next_batch": step}, score, 0.5)
@@ -99,12 +99,12 @@ def test_the_best_is_that_of_the_highest_score(spec, state, checkpoints):
     assert (found.record["score"], found.record["blend_weight"]) == (30.0, 0.5)
 
 
-def test_going_on_from_an_earlier_step_saves_nothing_twice(state, checkpoints):
+def test_resuming_from_an_earlier_step_saves_nothing_twice(state, checkpoints):
     assert checkpoints.save_best(at(state, 2), {"next_batch": 2}, 30.0, 0.5)
     assert not checkpoints.save_best(at(state, 2), {"next_batch": 2}, 30.0, 0.5)
 
 
-def test_restoring_nothing_says_so(spec, checkpoints):
+def test_restoring_without_a_checkpoint_is_refused(spec, checkpoints):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         checkpoints.restore_last(abstract_state(spec, MESH))
 

@@ -1,4 +1,4 @@
-"""Runs that are read back for their models, also those that earlier code wrote."""
+"""Loading the models of runs, also of a run that earlier code wrote."""
 
 import dataclasses
 import shutil
@@ -17,8 +17,8 @@ from mova_jax.training.workdir import RunError, claim
 from mova_jax.utils.trees import parameter_names
 from tests import tiny
 
-# Written before image-caption steps, initial weights and frozen positions came in: `config.json`
-# has none of their keys. `outputs.npz` holds what that code computed with the checkpoint.
+# Written before image-caption steps, initial weights and frozen positions existed: `config.json`
+# has none of their keys. `outputs.npz` holds the outputs of that code with the checkpoint.
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "0.1.0"
 
 
@@ -52,7 +52,7 @@ def test_a_checkpoint_of_an_earlier_version_loads_and_computes_the_same():
         assert np.abs(value - golden[name]).max() <= 1e-5 * np.abs(golden[name]).max(), name
 
 
-def test_reading_a_run_leaves_it_as_it_was(tmp_path):
+def test_loading_a_run_changes_no_file(tmp_path):
     shutil.copytree(GOLDEN, tmp_path / "run")
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     run = load_run(tmp_path / "run")
@@ -60,7 +60,7 @@ def test_reading_a_run_leaves_it_as_it_was(tmp_path):
     assert run.tokenizer.is_dir() and run.metrics() == {}
 
 
-def test_an_average_is_read_in_place_of_the_parameters(tmp_path):
+def test_averaged_parameters_are_loaded_where_there_are_any(tmp_path):
     config = tiny.config(optim__ema=0.9, optim__groups=(("text/.*", 0.0), (".*", 1.0)))
     spec = make_train_spec(config, mesh_lib.make_mesh(data=1))
     state = tiny.initial(spec)
@@ -74,7 +74,7 @@ def test_an_average_is_read_in_place_of_the_parameters(tmp_path):
         np.testing.assert_array_equal(found[name], leaf + (not name.startswith("text/")))
 
 
-def test_what_is_no_run_is_said_clearly(tmp_path):
+def test_a_folder_without_a_run_or_checkpoint_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"has no config\.json"):
         load_run(tmp_path)
     shutil.copy(GOLDEN / "config.json", tmp_path)

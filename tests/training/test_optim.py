@@ -1,4 +1,4 @@
-"""The optimizer: groups by name, the schedule by hand, decay and clipping by plain formulas."""
+"""The optimizer: groups by name; schedule, decay and clipping against plain formulas."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ NAMES = ["blocks/norm/scale", "blocks/up/bias", "blocks/up/kernel", "logit_scale
 
 
 def params():
-    """Two stacked layers, a table and a scalar; no entry is 0."""
+    """Parameters of two stacked layers, a table and a scalar; no entry is 0."""
     return {
         "blocks": {
             "norm": {"scale": jnp.full((2, 3), 2.0)},
@@ -32,7 +32,7 @@ def settings(**changes):
 
 
 def update(cfg, grads, tree=None, steps=1):
-    """The last of some updates with the same gradient, and the state."""
+    """The last of `steps` updates with the same gradient, and the optimizer's state."""
     tree = params() if tree is None else tree
     optimizer = optim.make_optimizer(cfg, 10, tree)
     state = optimizer.init(tree)
@@ -64,7 +64,7 @@ def test_the_first_regex_that_fits_the_whole_name_counts():
     assert [factors[name] for name in NAMES] == [0.5, 0.0, 0.5, 1.0, 2.0]
 
 
-def test_what_is_called_frozen_stays_whatever_the_groups_say():
+def test_parameters_named_frozen_stay_whatever_the_groups_say():
     tree = params() | {"text": {"positions_frozen": jnp.full((2, 3), 7.0)}}
     groups = (("text/positions_frozen", 3.0), ("text/.*|table", 2.0), (".*", 1.0))
     factors = optim.group_factors(settings(groups=groups), tree)
@@ -98,15 +98,15 @@ def test_the_regex_of_the_paper_moves_towers_and_their_scale_only():
 
 def test_factors_scale_the_update_and_nothing_else():
     groups = (("blocks/.*", 0.5), (".*", 1.0))
-    whole, _ = update(settings(), ones(), steps=3)
-    parts, _ = update(settings(groups=groups), ones(), steps=3)
+    plain, _ = update(settings(), ones(), steps=3)
+    scaled, _ = update(settings(groups=groups), ones(), steps=3)
     for name in NAMES:
         factor = 0.5 if name.startswith("blocks") else 1.0
-        assert np.abs(whole[name]).min() > 0
-        np.testing.assert_allclose(parts[name], factor * whole[name], rtol=1e-5)
+        assert np.abs(plain[name]).min() > 0
+        np.testing.assert_allclose(scaled[name], factor * plain[name], rtol=1e-5)
 
 
-def test_frozen_groups_get_no_update_and_keep_no_moments():
+def test_frozen_groups_get_no_update_and_have_no_moments():
     groups = (("blocks/.*", 0.0), (".*", 1.0))
     updates, state = update(settings(groups=groups), ones(), steps=3)
     assert not any(updates[name].any() for name in NAMES if name.startswith("blocks"))
@@ -129,7 +129,7 @@ def test_matrices_and_tables_decay_and_nothing_else():
         np.testing.assert_allclose(updates[name], -0.1 * 0.5 * old * decays, rtol=1e-6)
 
 
-def test_steps_are_those_of_adam_by_hand():
+def test_updates_are_those_of_adam_by_hand():
     cfg = settings(learning_rate=0.1, weight_decay=0.0, clip_norm=0.0, warmup_steps=0)
     cfg = dataclasses.replace(cfg, final_fraction=1.0, b1=0.9, b2=0.98, eps=1e-6)
     tree = {"w": jnp.array([1.0, 2.0])}
@@ -143,7 +143,7 @@ def test_steps_are_those_of_adam_by_hand():
         np.testing.assert_allclose(updates["w"], expected, rtol=1e-4)
 
 
-def test_clipping_counts_what_is_trained_only():
+def test_clipping_goes_by_the_norm_of_trained_parameters():
     # Gradients far under eps make Adam's step proportional to them, so that a clip shows.
     groups = (("blocks/.*", 0.0), (".*", 1.0))
     cfg = settings(groups=groups, clip_norm=1.0, warmup_steps=0, eps=1e6, weight_decay=0.0)

@@ -1,4 +1,4 @@
-"""How a run starts: the same from the same seed, nothing allocated before it is asked for."""
+"""The initial state: the same from the same seed, and allocated only when it is made."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ def test_a_run_starts_at_step_zero_on_every_device(state, mesh):
     assert not any(leaf.any() for leaf in moments)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_others(spec, state, mesh):
+def test_weights_depend_on_the_seed_alone(spec, state, mesh):
     again = tiny.initial(make_train_spec(tiny.config(), mesh))
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(spec, state, me
     assert kernels and all(np.abs(a - b).max() > 1e-3 for a, b in kernels)
 
 
-def test_a_recipe_makes_the_model_of_its_parameters(spec, state):
+def test_a_spec_builds_the_model_from_parameters(spec, state):
     model = spec.model(jax.tree.map(lambda leaf: leaf + 1, state.params))
     assert model.cfg == spec.config.model
     changed = nnx.to_pure_dict(nnx.state(model, nnx.Param))
@@ -64,20 +64,20 @@ def test_a_recipe_makes_the_model_of_its_parameters(spec, state):
         np.testing.assert_array_equal(parameter_names(changed)[name], leaf + 1)
 
 
-def test_scales_start_where_the_configuration_says(spec, state):
+def test_scales_start_at_those_of_the_config(spec, state):
     model = spec.model(state.params)
     np.testing.assert_allclose(model.scale, spec.config.model.scale, rtol=1e-5)
     np.testing.assert_allclose(model.modular_scale, spec.config.model.modular_scale, rtol=1e-5)
 
 
-def test_a_recipe_allocates_nothing(mesh):
+def test_a_spec_allocates_nothing(mesh):
     config = tiny.config(model__text__vocab_size=2**40)  # petabytes
     spec = make_train_spec(config, mesh)
     table = jax.eval_shape(spec.initial).params["text"]["token_embedding"]
     assert table.shape == (2**40, tiny.W)
 
 
-def test_initial_weights_are_also_where_the_average_starts(mesh):
+def test_the_average_starts_at_the_initial_weights(mesh):
     spec = make_train_spec(tiny.config(optim__ema=0.9), mesh)
     kernel = np.full((tiny.W, tiny.D), 3.0, np.float32)
     drawn = tiny.initial(spec)
@@ -87,13 +87,13 @@ def test_initial_weights_are_also_where_the_average_starts(mesh):
         np.testing.assert_array_equal(placed, kernel)
         assert placed.sharding.shard_shape(kernel.shape) == (tiny.W // 2, tiny.D)
     np.testing.assert_array_equal(state.params["logit_scale"], drawn.params["logit_scale"])
-    # Both are donated to the step, which two names of one buffer could not be.
+    # They have buffers of their own: the step donates both.
     flipped = jax.jit(lambda *trees: jax.tree.map(jnp.negative, trees), donate_argnums=(0, 1))
     _, average = flipped(state.params, state.ema)
     np.testing.assert_array_equal(average["text"]["projection"]["kernel"], -kernel)
 
 
-def test_a_misspelt_group_is_refused_before_anything_is_made(mesh):
+def test_a_misspelt_group_is_refused_before_the_state_is_made(mesh):
     config = tiny.config(optim__groups=(("vison/.*", 0.1), (".*", 1.0)))
     with pytest.raises(ValueError, match="vison"):
         make_train_spec(config, mesh)

@@ -1,4 +1,4 @@
-"""The train step: the same on one device and on eight, and safe against a loss that blows up."""
+"""The train step: equal on every mesh, and safe against losses that are not finite."""
 
 import collections
 import functools
@@ -24,25 +24,25 @@ ONE, EIGHT, MIXED = (1, 1, 1), (8, 1, 1), (2, 2, 2)  # data, fsdp, tensor
 AVERAGE = {"optim__ema": 0.75}
 
 
-def recipe_on(shape, **options):
+def spec_on(shape, **options):
     mesh = mesh_lib.make_mesh(**dict(zip(mesh_lib.AXES, shape, strict=True)))
     return mesh, make_train_spec(tiny.config(train__batch_size=ROWS, **options), mesh)
 
 
 def lowered(shape, **options):
-    mesh, spec = recipe_on(shape, **options)
+    mesh, spec = spec_on(shape, **options)
     batch = jax.eval_shape(lambda: tiny.batch(ROWS))
     return make_train_step(spec, mesh).lower(spec.shapes, batch)
 
 
 @functools.cache
 def compiled(shape, **options):
-    """Mesh, how to start, and the step compiled quickly."""
-    mesh, spec = recipe_on(shape, **options)
+    """The mesh, a function that makes the initial state, and the step compiled quickly."""
+    mesh, spec = spec_on(shape, **options)
     step = lowered(shape, **options).compile(tiny.QUICK)
     start = jax.device_get(tiny.initial(spec))  # the step donates its state
-    state_layout = mesh_lib.state_sharding(mesh, spec.shapes)
-    return mesh, lambda: jax.device_put(start, state_layout), step
+    state_sharding = mesh_lib.state_sharding(mesh, spec.shapes)
+    return mesh, lambda: jax.device_put(start, state_sharding), step
 
 
 def batch_of(mesh, seed):
@@ -50,7 +50,7 @@ def batch_of(mesh, seed):
 
 
 def train(shape, steps=3, **options):
-    """State and metrics of a few steps on batches of their own."""
+    """The state and the metrics of some steps, each on another batch."""
     mesh, start, step = compiled(shape, **options)
     state, history = start(), []
     for seed in range(steps):
@@ -65,12 +65,12 @@ def train(shape, steps=3, **options):
     + [pytest.param(s, marks=pytest.mark.slow) for s in ((1, 8, 1), (4, 1, 2), (1, 4, 2))],
 )
 def test_every_mesh_trains_as_one_device(shape):
-    # An average beside the parameters changes nothing of them.
+    # The average of the parameters does not change them.
     (one, losses), (many, split) = train(ONE), train(shape, **(AVERAGE if shape == MIXED else {}))
     for a, b in zip(losses, split, strict=True):
         assert a == pytest.approx(b, rel=1e-5, abs=1e-5)
     for name, leaf in parameter_names(one.params).items():
-        # Adam turns a gradient of rounding errors into a step: leave those of no consequence.
+        # Adam may turn a gradient of rounding errors into a step: allow tiny differences.
         other = parameter_names(many.params)[name]
         np.testing.assert_allclose(other, leaf, rtol=1e-5, atol=1e-5, err_msg=name)
     assert losses[0]["loss"] != losses[1]["loss"]
@@ -84,7 +84,7 @@ def test_the_same_seed_twice_is_the_same_run():
         np.testing.assert_array_equal(a, b)
 
 
-def test_metrics_are_scalars_that_say_what_happened():
+def test_metrics_are_the_documented_scalars():
     config = tiny.config()
     _, history = train(ONE)
     expected = {"loss", "grad_norm", "learning_rate", "finite"}
@@ -104,7 +104,7 @@ def test_the_loss_of_one_batch_falls():
     assert history[-1] < 0.9 * history[0]
 
 
-def test_the_state_is_donated_and_stays_where_it_is():
+def test_the_state_is_donated_and_keeps_its_sharding():
     mesh, start, step = compiled(MIXED, **AVERAGE)
     old = start()
     new, metrics = step(old, batch_of(mesh, 0))
@@ -117,7 +117,7 @@ def test_the_state_is_donated_and_stays_where_it_is():
 
 
 @pytest.mark.parametrize("name", ["logit_scale", "vision/projection/kernel"])
-def test_a_loss_that_is_not_finite_changes_nothing_for_good(name):
+def test_a_loss_that_is_not_finite_changes_nothing_from_then_on(name):
     mesh, start, step = compiled(EIGHT)
     state, _ = step(start(), batch_of(mesh, 0))
     good = jax.device_get(state)
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_for_good(name):
 FROZEN = (("(vision|text)/.*", 0.0), ("cmn/.*", 0.1), (".*", 1.0))
 
 
-def test_frozen_towers_stay_and_the_rest_moves():
+def test_frozen_towers_stay_and_the_others_move():
     state, history = train(EIGHT, optim__groups=FROZEN)
     start = parameter_names(compiled(EIGHT, optim__groups=FROZEN)[1]().params)
     for name, leaf in parameter_names(state.params).items():
@@ -158,8 +158,8 @@ def test_frozen_towers_stay_and_the_rest_moves():
         elif name.endswith("kernel"):
             assert moved > 0, name
     assert all(np.isfinite(metrics["loss"]) for metrics in history)
-    kept = {leaf.shape for leaf in jax.tree.leaves(state.opt_state)}
-    assert start["text/token_embedding"].shape not in kept
+    moments = {leaf.shape for leaf in jax.tree.leaves(state.opt_state)}
+    assert start["text/token_embedding"].shape not in moments
 
 
 def test_the_gradient_norm_is_of_what_is_trained():
@@ -178,19 +178,19 @@ def test_the_gradient_norm_is_of_what_is_trained():
 def test_a_frozen_tower_has_no_backward_pass_and_no_moments():
     sizes = {"model__vision__width": 48}
     groups = (("vision/.*", 0.0), (".*", 1.0))
-    flops, backward, kept = [], [], []
+    flops, backward, moments = [], [], []
     for options in (sizes, sizes | {"optim__groups": groups}):
         step = lowered(ONE, **options)
         flops.append(step.cost_analysis()["flops"])
         backward.append("transpose(jvp(vision_tower))" in step.as_text(debug_info=True))
-        shapes = recipe_on(ONE, **options)[1].shapes
+        shapes = spec_on(ONE, **options)[1].shapes
         vision = sum(leaf.size for leaf in jax.tree.leaves(shapes.params["vision"]))
-        kept.append(sum(leaf.size for leaf in jax.tree.leaves(shapes.opt_state)))
+        moments.append(sum(leaf.size for leaf in jax.tree.leaves(shapes.opt_state)))
     # One block over 4 patches and a class token: 12 w^2 weights; two products each backwards.
     forward = 2 * ROWS * tiny.F * 5 * 12 * 48**2
     assert flops[0] - flops[1] > 1.9 * forward
     assert backward == [True, False]
-    assert kept[0] - kept[1] == 2 * vision
+    assert moments[0] - moments[1] == 2 * vision
 
 
 def test_the_average_follows_the_parameters_by_its_recursion():
@@ -209,7 +209,7 @@ def test_the_average_follows_the_parameters_by_its_recursion():
 
 
 def test_frozen_parameters_are_not_averaged():
-    shapes = recipe_on(ONE, **AVERAGE, optim__groups=(("text/.*", 0.0), (".*", 1.0)))[1].shapes
+    shapes = spec_on(ONE, **AVERAGE, optim__groups=(("text/.*", 0.0), (".*", 1.0)))[1].shapes
     assert set(shapes.params) - set(shapes.ema) == {"text"}
     assert parameter_names(shapes.weights).keys() == parameter_names(shapes.params).keys()
 
@@ -220,7 +220,7 @@ def test_without_an_average_the_parameters_are_evaluated():
 
 
 def test_the_first_moment_may_be_of_half_the_size():
-    shapes = recipe_on(ONE, optim__moment_dtype="bfloat16")[1].shapes
+    shapes = spec_on(ONE, optim__moment_dtype="bfloat16")[1].shapes
     moments = [leaf for leaf in jax.tree.leaves(shapes.opt_state) if leaf.ndim]
     dtypes = [leaf.dtype for leaf in moments]
     assert dtypes.count(jnp.bfloat16) == dtypes.count(jnp.float32) == len(moments) / 2
@@ -260,7 +260,7 @@ def test_bfloat16_is_for_matrix_products_and_not_for_softmax_norms_and_losses(ob
     assert products[True, True] > 10 and products[True, False] == 0 < products[False, False]
 
 
-def test_padded_rows_are_not_needed_but_allowed():
+def test_padded_rows_are_allowed():
     mesh, start, step = compiled(EIGHT)
     arrays = tiny.batch_arrays(ROWS)
     for name in ("frame_mask", "token_mask"):
