@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mova_jax.data.pipeline import dataset as pipeline
+from mova_jax.data.pipeline.dataset import eval_batches, settings_of
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.parallel import mesh as mesh_lib
@@ -45,10 +45,10 @@ np.savez(sys.argv[3], **{name: x.numpy() for name, x in scores.items()})
 
 def inputs_of(run: LoadedRun, folder: Path, split: str) -> dict[str, np.ndarray]:
     """All videos and captions of a split, captions as long as the longest."""
-    settings = pipeline.settings_of(run.config, run.config.eval.frames)
+    settings = settings_of(run.config, run.config.eval.frames)
     tokenizer = Tokenizer(run.tokenizer, run.config.model.text.context)
     parts = []
-    for batch in pipeline.eval_batches(folder, split, tokenizer, settings, 32):
+    for batch in eval_batches(folder, split, tokenizer, settings, 32):
         valid = batch["video_id"] >= 0
         missing = run.config.model.text.context - batch["tokens"].shape[1]
         for name in ("tokens", "token_mask"):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mova_jax.data.pipeline import dataset as pipeline
+from mova_jax.data.pipeline.dataset import settings_of, train_dataset
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.losses.objective import objective
 from mova_jax.training.datasets import open_data
@@ -42,10 +42,10 @@ def make_gradient(run: LoadedRun, pool: str, k: int):
 
 def batches_of(run: LoadedRun, size: int, count: int) -> list[Batch]:
     """Training batches in an order that the run has not seen."""
-    settings = pipeline.settings_of(run.config, run.config.data.frames)
+    settings = settings_of(run.config, run.config.data.frames)
     tokenizer = Tokenizer(run.tokenizer, run.config.model.text.context)
     source = open_data(run.config)
-    data = pipeline.train_dataset(
+    data = train_dataset(
         source, "train", tokenizer, settings, seed=run.config.seed + 1, batch_size=size
     )
     reader = iter(data)

@@ -6,10 +6,17 @@ from pathlib import Path
 import jax
 
 from mova_jax.config import Config
-from mova_jax.data import sources
-from mova_jax.data.pipeline import dataset as pipeline
+from mova_jax.data.pipeline.dataset import (
+    Mixture,
+    TrainDataset,
+    can_fill,
+    settings_of,
+    train_dataset,
+)
 from mova_jax.data.shards.cache import local_folder
-from mova_jax.data.storyboard import generate as storyboard
+from mova_jax.data.sources import is_tfds
+from mova_jax.data.storyboard.concepts import SPLITS
+from mova_jax.data.storyboard.generate import ensure
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.parallel import mesh as mesh_lib
 
@@ -22,10 +29,10 @@ def open_data(config: Config) -> Path | str:
     data, size = config.data, config.model.vision.image_size
     if data.source != STORYBOARD:
         return _open_source(data.source, data.cache)
-    counts = dict.fromkeys(storyboard.SPLITS, data.eval_videos) | {"train": data.train_videos}
+    counts = dict.fromkeys(SPLITS, data.eval_videos) | {"train": data.train_videos}
     # One folder for each setting: runs with other settings must not replace each other's data.
     name = f"{STORYBOARD}-{data.train_videos}-{data.eval_videos}-{size}px"
-    return storyboard.ensure(
+    return ensure(
         Path(data.cache) / name,
         STORYBOARD_SEED,
         counts,
@@ -36,7 +43,7 @@ def open_data(config: Config) -> Path | str:
 
 def train_batches(
     config: Config, folder: Path | str, tokenizer: Tokenizer, mesh: jax.sharding.Mesh
-) -> pipeline.TrainDataset:
+) -> TrainDataset:
     """The training batches of this process.
 
     Args:
@@ -46,11 +53,11 @@ def train_batches(
         mesh: gives each process its share of the global batch.
     """
     index, count = mesh_lib.process_share(mesh)
-    return pipeline.train_dataset(
+    return train_dataset(
         _mixture(config, folder),
         "train",
         tokenizer,
-        pipeline.settings_of(config, config.data.frames),
+        settings_of(config, config.data.frames),
         seed=config.seed,
         batch_size=config.train.batch_size // count,
         image_steps=image_steps(config),
@@ -74,10 +81,10 @@ def image_batch_size(config: Config, folder: Path | str) -> int:
         return config.train.image_batch_size
     sizes = [times * config.train.batch_size for times in (4, 3, 2, 1)]
     mixture = _mixture(config, folder)
-    return next((size for size in sizes if pipeline.can_fill(mixture, "train", size)), sizes[-1])
+    return next((size for size in sizes if can_fill(mixture, "train", size)), sizes[-1])
 
 
-def _mixture(config: Config, folder: Path | str) -> pipeline.Mixture:
+def _mixture(config: Config, folder: Path | str) -> Mixture:
     """The training data by weight; `data.mixture` may name `data.source` as a part."""
     if not config.data.mixture:
         return [(folder, 1)]
@@ -90,4 +97,4 @@ def _mixture(config: Config, folder: Path | str) -> pipeline.Mixture:
 
 def _open_source(source: str, cache: str) -> Path | str:
     """The name by which the pipeline opens a source; shards at a URL are copied to the cache."""
-    return source if sources.is_tfds(source) else local_folder(source, cache)
+    return source if is_tfds(source) else local_folder(source, cache)

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from mova_jax.config import Config
-from mova_jax.data import sources
 from mova_jax.data.pipeline.dataset import TrainDataset
-from mova_jax.data.storyboard import generate as storyboard
+from mova_jax.data.sources import is_tfds, splits_of
+from mova_jax.data.storyboard.generate import TOKENIZER
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.parallel import mesh as mesh_lib
@@ -61,10 +61,10 @@ def build_context(
     enable_compilation_cache(config)
     workdir_lib.check(workdir, config)  # before anything that takes time
     folder = open_data(config)
-    splits = tuple(sources.splits_of(folder))
+    splits = tuple(splits_of(folder))
     _check_source(config, folder, splits)
     try:
-        vocabulary = vocabulary_folder(config, Path(folder, storyboard.TOKENIZER), workdir)
+        vocabulary = vocabulary_folder(config, Path(folder, TOKENIZER), workdir)
         tokenizer = Tokenizer(vocabulary, config.model.text.context)
         config = _with_vocabulary(config, tokenizer)
         mesh = mesh_lib.make_mesh(config.mesh)
@@ -117,7 +117,7 @@ def _check_source(config: Config, folder: Path | str, splits: tuple[str, ...]) -
             f"{folder} has the splits {', '.join(splits)}, but none named train: name one in the "
             "JSONL, or let python -m mova_jax.prepare --splits share the videos out"
         )
-    if sources.is_tfds(folder) and not config.init_from:
+    if is_tfds(folder) and not config.init_from:
         raise RunError(
             f"{folder} has no tokenizer: give init=CLIP, a folder of initial weights with theirs, "
             "or make SHARDS data.source and name it in data.mixture"

@@ -7,7 +7,6 @@ import types
 import numpy as np
 import pytest
 
-from mova_jax.data import sources
 from mova_jax.data.shards import (
     Caption,
     Manifest,
@@ -16,6 +15,7 @@ from mova_jax.data.shards import (
     write_manifest,
     write_split,
 )
+from mova_jax.data.sources import ConcatSource, is_tfds, open_source, splits_of
 
 
 def _records(prefix, count):
@@ -44,17 +44,17 @@ def folder(tmp_path):
 
 
 def test_a_folder_opens_as_shards(folder):
-    source = sources.open_source(str(folder), "test")
+    source = open_source(str(folder), "test")
     assert [source[i].id for i in range(len(source))] == ["test0", "test1"]
     assert str(folder) in repr(source)
-    assert sources.splits_of(folder) == {"train": 3, "test": 2}
+    assert splits_of(folder) == {"train": 3, "test": 2}
 
 
 def test_what_is_not_there_is_said(folder, tmp_path):
     with pytest.raises(ShardError, match="no split 'tomorrow'"):
-        sources.open_source(folder, "tomorrow")
+        open_source(folder, "tomorrow")
     with pytest.raises(ShardError):
-        sources.splits_of(tmp_path / "none")
+        splits_of(tmp_path / "none")
 
 
 def test_a_tfds_name_opens_as_tfds(monkeypatch):
@@ -64,14 +64,14 @@ def test_a_tfds_name_opens_as_tfds(monkeypatch):
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     monkeypatch.setattr("mova_jax.data.tfds.source", fake, raising=False)
     name = "tfds:msr_vtt/1.0.0?fps=3"
-    assert sources.is_tfds(name) and not sources.is_tfds("shards/tfds")
-    assert sources.open_source(name, "train") == (name, "train")
-    assert sources.splits_of(name) == {"train": 5}
+    assert is_tfds(name) and not is_tfds("shards/tfds")
+    assert open_source(name, "train") == (name, "train")
+    assert splits_of(name) == {"train": 5}
 
 
 def test_joined_sources_have_one_numbering(folder):
-    parts = [sources.open_source(folder, split) for split in ("train", "test")]
-    joined = pickle.loads(pickle.dumps(sources.ConcatSource(parts)))
+    parts = [open_source(folder, split) for split in ("train", "test")]
+    joined = pickle.loads(pickle.dumps(ConcatSource(parts)))
     assert len(joined) == 5
     assert [joined[i].id for i in range(5)] == ["train0", "train1", "train2", "test0", "test1"]
     assert repr(joined.locate(4)[0]) == repr(parts[1]) and joined.locate(4)[1] == 1

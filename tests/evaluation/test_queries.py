@@ -12,8 +12,8 @@ import pytest
 
 from mova_jax import prepare
 from mova_jax.data.annotations.registry import DATASETS
-from mova_jax.data.pipeline import dataset as pipeline
-from mova_jax.data.pipeline import queries
+from mova_jax.data.pipeline.dataset import eval_batches, settings_of
+from mova_jax.data.pipeline.queries import eval_captions, query_protocol
 from mova_jax.data.shards import (
     MANIFEST,
     Manifest,
@@ -180,7 +180,7 @@ def test_one_caption_a_video_gives_the_figures_it_gave(folder, by_one):
     evaluator, spec, params, figures = by_one
     config, mesh = spec.config, mesh_lib.make_mesh()
     rows, whole, split = 8, mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
-    settings = pipeline.settings_of(config, config.eval.frames)
+    settings = settings_of(config, config.eval.frames)
     tokenizer = evaluator.tokenizer
 
     def encode(params, batch):
@@ -196,7 +196,7 @@ def test_one_caption_a_video_gives_the_figures_it_gave(folder, by_one):
     encode = jax.jit(encode, in_shardings=(whole, split), out_shardings=whole)
     score = jax.jit(score, in_shardings=(whole, split, whole), out_shardings=whole)
     parts = []
-    for arrays in pipeline.eval_batches(folder, "test", tokenizer, settings, rows):
+    for arrays in eval_batches(folder, "test", tokenizer, settings, rows):
         room = ((0, 0), (0, 40 - arrays["tokens"].shape[1]))
         arrays |= {name: np.pad(arrays[name], room) for name in ("tokens", "token_mask")}
         parts.append(encode(params, mesh_lib.put_batch(mesh, arrays)))
@@ -226,30 +226,30 @@ def test_one_caption_a_video_gives_the_figures_it_gave(folder, by_one):
 
 def test_captions_of_a_split_have_owners_and_ids(folder):
     tokenizer = Tokenizer(folder / TOKENIZER, 40)
-    every = queries.eval_captions(folder, "test", tokenizer, queries="all")
+    every = eval_captions(folder, "test", tokenizer, queries="all")
     np.testing.assert_array_equal(every.video, OWNER)
     assert every.ids[2].tolist() == tokenizer.encode("a cat sits 1").ids.tolist()
     assert every.tokens.tolist() == [len(ids) for ids in every.ids]
-    one = queries.eval_captions(folder, "test", tokenizer, limit=3)
+    one = eval_captions(folder, "test", tokenizer, limit=3)
     assert one.video.tolist() == [0, 1, 2]
     assert one.ids[1].tolist() == every.ids[1].tolist()
-    assert len(queries.eval_captions(folder, "test", tokenizer, 2, "all").ids) == 3
+    assert len(eval_captions(folder, "test", tokenizer, 2, "all").ids) == 3
 
 
 def test_the_shards_say_by_which_captions_they_are_searched(folder, tmp_path):
-    assert queries.query_protocol(folder) == "caption"  # a manifest of none, or of an older version
-    assert queries.query_protocol(folder, "all") == "all"
+    assert query_protocol(folder) == "caption"  # a manifest of none, or of an older version
+    assert query_protocol(folder, "all") == "all"
     for dataset, expected in (
         ({"name": "x"}, "caption"),
         ({"queries": "all"}, "all"),
         (3, "caption"),
     ):
         write_manifest(tmp_path, Manifest("x", {}, settings={"dataset": dataset}))
-        assert queries.query_protocol(tmp_path) == expected
-        assert queries.query_protocol(tmp_path, "caption") == "caption"
+        assert query_protocol(tmp_path) == expected
+        assert query_protocol(tmp_path, "caption") == "caption"
     write_manifest(tmp_path, Manifest("x", {}, settings={"dataset": {"queries": "some"}}))
     with pytest.raises(ShardError, match="queries 'some', expected one of caption, all"):
-        queries.query_protocol(tmp_path)
+        query_protocol(tmp_path)
 
 
 def test_two_data_sets_are_searched_by_every_caption():

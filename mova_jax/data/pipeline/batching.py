@@ -14,8 +14,8 @@ import numpy as np
 
 from mova_jax.config import Config
 from mova_jax.data.images import decode_frame
-from mova_jax.data.pipeline import sampling
 from mova_jax.data.pipeline.buffers import BufferPool
+from mova_jax.data.pipeline.sampling import choose_caption, choose_frames, choose_moment
 from mova_jax.data.shards import ShardError, VideoRecord
 from mova_jax.data.sources import ConcatSource
 from mova_jax.data.tokenizer import Tokenizer, pad_tokens
@@ -105,12 +105,8 @@ class LoadExample:
 
     def _chosen(self, index: int, record: VideoRecord, rng: np.random.Generator | None) -> Example:
         settings = self.settings
-        picked = sampling.choose_frames(
-            record.timestamps, settings.frames, settings.frame_policy, rng
-        )
-        text = sampling.choose_caption(
-            record, rng, settings.short_caption_share, settings.caption_policy
-        )
+        picked = choose_frames(record.timestamps, settings.frames, settings.frame_policy, rng)
+        text = choose_caption(record, rng, settings.short_caption_share, settings.caption_policy)
         return self._example(index, record, picked, text)
 
     def _example(self, index: int, record: VideoRecord, picked, text: str) -> Example:
@@ -127,7 +123,7 @@ class LoadImage(LoadExample):
     """Reads a record as image-caption data: a video of one frame, and a sentence that it shows."""
 
     def _chosen(self, index: int, record: VideoRecord, rng: np.random.Generator) -> Example:
-        frame, text = sampling.choose_moment(record, rng)
+        frame, text = choose_moment(record, rng)
         return self._example(index, record, np.array([frame]), text)
 
 

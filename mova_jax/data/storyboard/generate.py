@@ -1,14 +1,14 @@
 """Storyboard, the embedded data: generated videos of events on a timeline, with known truth.
 
-In:  a seed. Nothing is downloaded, and the same (seed, split, index) gives the same bytes anywhere.
-Out: `make_record(seed, split, index)`, a `VideoRecord`; `ensure(folder, seed, counts)`, a folder of
-     frame shards with its tokenizer, made when it is not there yet:
-
     folder = ensure("data/storyboard", seed=0, counts={"train": 4000, "validation": 256})
+    record = make_record(seed=0, split="train", index=7)
+
+`ensure` makes a folder of frame shards with its tokenizer, unless it exists. Nothing is downloaded,
+and the same (seed, split, index) gives the same bytes on every machine.
 
 A video has 16 to 48 frames (up to 120 out of domain), one a second. Events hold for the seconds
 start <= t < end; each named one has a timed sentence, and `truth` has the rest as JSON (see
-`storyboard_plan.truth`). Splits:
+`plan.truth`). Splits:
 
     train            ordinary videos
     validation       at least one named event is a (subject, colour, place) that train never shows
@@ -18,7 +18,6 @@ start <= t < end; each named one has a timed sentence, and `truth` has the rest 
 """
 
 import contextlib
-import fcntl
 import json
 import multiprocessing
 import os
@@ -36,28 +35,31 @@ import numpy as np
 from mova_jax.data.images import encode_jpeg
 from mova_jax.data.shards import (
     MANIFEST,
-    SCHEMA_VERSION,
     Caption,
     Manifest,
     ShardError,
     VideoRecord,
+    open_split,
     read_manifest,
     write_manifest,
     write_split,
 )
-from mova_jax.data.storyboard import captions as captions_lib
-from mova_jax.data.storyboard import plan as plan_lib
-from mova_jax.data.storyboard import scenes
+from mova_jax.data.storage import only_user
+from mova_jax.data.storyboard.captions import sentences, short_captions
 from mova_jax.data.storyboard.concepts import SPLITS, style_of
+from mova_jax.data.storyboard.plan import draw_plan, truth
+from mova_jax.data.storyboard.scenes import render
 from mova_jax.data.tokenizer import train_tokenizer
 from mova_jax.data.worker_pool import exit_with_parent
+from mova_jax.utils.atomic import replacing
 from mova_jax.utils.progress_bar import bar_of
 
 NAME = "storyboard"
-VERSION = 2  # of what is drawn and said; a cache of another version is made anew
+VERSION = 2  # of pictures and captions; a cache of another version is replaced
 TOKENIZER = "tokenizer"
 
 _CHUNK = 16  # videos a task
+_AHEAD = 4 * (os.cpu_count() or 1)  # tasks that are being drawn or wait to be written
 
 
 def make_record(seed: int, split: str, index: int, size: int = 64) -> VideoRecord:
@@ -80,9 +82,9 @@ def make_record(seed: int, split: str, index: int, size: int = 64) -> VideoRecor
     key = np.random.SeedSequence([seed, zlib.crc32(split.encode()), index])
     events, pictures, words = (np.random.Generator(np.random.Philox(k)) for k in key.spawn(3))
     style = style_of(split, index)
-    plan = plan_lib.draw_plan(events, split, style)
-    frames = scenes.render(pictures, plan, size)
-    told = captions_lib.sentences(words, plan)
+    plan = draw_plan(events, split, style)
+    frames = render(pictures, plan, size)
+    timed = sentences(words, plan)
     return VideoRecord(
         id=f"{split}-{index:06d}",
         frames=tuple(encode_jpeg(frame, subsampling="444") for frame in frames),
@@ -90,10 +92,12 @@ def make_record(seed: int, split: str, index: int, size: int = 64) -> VideoRecor
         width=size,
         timestamps=np.arange(len(frames), dtype=np.float32),
         duration=float(len(frames)),
-        captions=tuple(Caption(text, float(event.start), float(event.end)) for event, text in told),
-        alternatives=captions_lib.short_captions(words, plan),
+        captions=tuple(
+            Caption(text, float(event.start), float(event.end)) for event, text in timed
+        ),
+        alternatives=short_captions(words, plan),
         source=f"{NAME} {plan.domain} seed {seed}",
-        truth=plan_lib.truth(plan),
+        truth=truth(plan),
     )
 
 
@@ -107,14 +111,14 @@ def ensure(
 ) -> Path:
     """Makes the shards and the tokenizer, unless the folder has just these already.
 
-    The folder is made aside and renamed when whole; a process that finds another one at work
-    waits for it. The bytes do not depend on `workers`.
+    The folder is made under another name and renamed when it is whole; a process that finds another
+    one at work waits for it. The bytes do not depend on `workers`.
 
     Args:
         folder: of the data set; a Storyboard of other settings in it is replaced.
         seed: not negative.
         counts: videos of each split; `train` is needed, for the tokenizer learns from it.
-        workers: processes that draw, 0 or 1 for none beside this one.
+        workers: processes that draw; with 0 or 1 this process draws.
         image_size: pixels a side.
         vocab_size: tokens at most.
 
@@ -142,64 +146,39 @@ def ensure(
     if _is_made(folder, settings):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder.parent):
+    with only_user(folder.parent, wait=True):
         if not _is_made(folder, settings):  # another process may have made it meanwhile
             _check_replaceable(folder)
-            aside = folder.with_name(f".{folder.name}.partial")
-            shutil.rmtree(aside, ignore_errors=True)
-            try:
+            for stale in folder.parent.glob(f".{folder.name}.*.partial"):  # of killed processes
+                shutil.rmtree(stale)
+            with replacing(folder) as aside:
                 _make(aside, settings, workers)
-                if folder.exists():
-                    shutil.rmtree(folder)
-                aside.rename(folder)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 
-def _read(folder: Path) -> dict:
-    """The manifest's fields as they stand, {} when there is none."""
-    try:
-        fields = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
 def _is_made(folder: Path, settings: dict) -> bool:
-    fields = _read(folder)
-    made = [fields.get(key) for key in ("name", "schema_version", "settings")]
-    return made == [NAME, SCHEMA_VERSION, settings] and _is_whole(folder)
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether every shard is there in its size: what was cut short is drawn again."""
-    shards = (s for info in read_manifest(folder).splits.values() for s in info.shards)
-    return all(
-        (folder / s.file).is_file() and (folder / s.file).stat().st_size == s.bytes for s in shards
-    )
+    """Whether the folder is a Storyboard of these settings, with all its shards whole."""
+    try:
+        manifest = read_manifest(folder)
+        for split in manifest.splits:
+            open_split(folder, split)
+    except ShardError:
+        return False
+    return (manifest.name, manifest.settings) == (NAME, settings)
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raises ShardError when the folder holds anything but a Storyboard."""
+    """Raises ShardError when the folder holds anything but a Storyboard, of any version."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if _read(folder).get("name") != NAME:
-        raise ShardError(
-            f"{folder} is there but is no Storyboard cache (no {MANIFEST} that says so), so it is "
-            "left as it is; give another folder, or remove this one."
-        )
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Only one process at a time is inside for a folder; a killed one is out by itself."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if json.loads((folder / MANIFEST).read_text())["name"] == NAME:
+            return
+    raise ShardError(
+        f"{folder} is there but is no Storyboard cache (no {MANIFEST} that says so), so it is "
+        "left as it is; give another folder, or remove this one."
+    )
 
 
 def _make(folder: Path, settings: dict, workers: int) -> None:
@@ -207,13 +186,10 @@ def _make(folder: Path, settings: dict, workers: int) -> None:
     counts = settings["counts"]
     texts: list[str] = []
     splits = {}
-    with (
-        _Painters(workers) as painters,
-        bar_of(NAME, sum(counts.values())) as bar,
-    ):
+    with _pool(workers) as pool, bar_of(NAME, sum(counts.values())) as bar:
 
         def records(split: str) -> Iterator[VideoRecord]:
-            for record in painters.records(settings, split):
+            for record in _draw(pool, settings, split):
                 if split == "train":
                     texts.extend((record.caption, *record.alternatives))
                 bar.update()
@@ -226,45 +202,38 @@ def _make(folder: Path, settings: dict, workers: int) -> None:
     write_manifest(folder, Manifest(name=NAME, splits=splits, settings=settings, licence=licence))
 
 
-class _Painters:
-    """Makes records in order, on a pool of processes if there are to be any."""
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    if workers <= 1:
+        yield None
+        return
+    context = multiprocessing.get_context("spawn")
+    with _bare_main():
+        pool = ProcessPoolExecutor(workers, context, exit_with_parent, (os.getpid(),))
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def __init__(self, workers: int):
-        self._workers = workers
-        self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> "_Painters":
-        if self._workers > 1:
-            self._stack.enter_context(_bare_main())
-            self._pool = ProcessPoolExecutor(
-                self._workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=exit_with_parent,
-                initargs=(os.getpid(),),
-            )
-            self._stack.callback(self._pool.shutdown, wait=True, cancel_futures=True)
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._stack.close()
-
-    def records(self, settings: dict, split: str) -> Iterator[VideoRecord]:
-        count = settings["counts"][split]
-        tasks = [
-            (settings["seed"], split, start, min(start + _CHUNK, count), settings["image_size"])
-            for start in range(0, count, _CHUNK)
-        ]
-        if self._workers <= 1:
-            for task in tasks:
-                yield from _make_chunk(*task)
-            return
-        ahead: deque = deque()
+def _draw(pool: ProcessPoolExecutor | None, settings: dict, split: str) -> Iterator[VideoRecord]:
+    """The records of a split in order, drawn on the pool if there is one."""
+    count = settings["counts"][split]
+    tasks = [
+        (settings["seed"], split, start, min(start + _CHUNK, count), settings["image_size"])
+        for start in range(0, count, _CHUNK)
+    ]
+    if pool is None:
         for task in tasks:
-            ahead.append(self._pool.submit(_make_chunk, *task))
-            if len(ahead) >= 4 * self._workers:  # bounds what waits for the writer
-                yield from ahead.popleft().result()
-        while ahead:
+            yield from _make_chunk(*task)
+        return
+    ahead: deque = deque()
+    for task in tasks:
+        ahead.append(pool.submit(_make_chunk, *task))
+        if len(ahead) >= _AHEAD:
             yield from ahead.popleft().result()
+    while ahead:
+        yield from ahead.popleft().result()
 
 
 def _make_chunk(seed: int, split: str, start: int, stop: int, size: int) -> list[VideoRecord]:
@@ -273,10 +242,10 @@ def _make_chunk(seed: int, split: str, start: int, stop: int, size: int) -> list
 
 @contextlib.contextmanager
 def _bare_main() -> Iterator[None]:
-    """Processes that are spawned meanwhile do not import the program's main module.
+    """Keeps processes that are spawned inside from importing the program's main module.
 
-    They need nothing of it, and it may have no `__main__` guard, or import a library that takes
-    the accelerator.
+    They need nothing of it, and it may lack a `__main__` guard, or import a library that takes the
+    accelerator.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from mova_jax.config import KEYS
-from mova_jax.data.pipeline import sampling
+from mova_jax.data.pipeline.sampling import (
+    CAPTION_POLICIES,
+    FRAME_POLICIES,
+    choose_caption,
+    choose_frames,
+    choose_moment,
+)
 from mova_jax.data.shards import Caption, VideoRecord
 
 
@@ -27,7 +33,7 @@ def _record(captions=("A dog runs.", "It stops."), alternatives=()):
 
 def _frames(available, frames, policy="even", rng=None):
     """Of a video with a frame a second."""
-    return sampling.choose_frames(np.arange(available, dtype=np.float32), frames, policy, rng)
+    return choose_frames(np.arange(available, dtype=np.float32), frames, policy, rng)
 
 
 @pytest.mark.parametrize(("available", "frames"), [(48, 12), (17, 12), (13, 12), (100, 1)])
@@ -68,7 +74,7 @@ def test_a_moment_is_a_sentence_and_a_frame_of_its_time_all_equally_likely():
         ),
     )
     rng = np.random.default_rng(0)
-    drawn = collections.Counter(sampling.choose_moment(record, rng) for _ in range(800))
+    drawn = collections.Counter(choose_moment(record, rng) for _ in range(800))
     assert set(drawn) == {(0, "long"), (1, "long"), (2, "long"), (3, "long"), (4, "one frame")}
     assert 340 < drawn[4, "one frame"] < 460
     assert all(60 < drawn[frame, "long"] < 140 for frame in range(4))
@@ -77,18 +83,18 @@ def test_a_moment_is_a_sentence_and_a_frame_of_its_time_all_equally_likely():
 def test_without_times_a_moment_is_any_frame_with_any_sentence():
     record = dataclasses.replace(_record(), frames=(b"",) * 3, timestamps=np.arange(3.0))
     rng = np.random.default_rng(0)
-    drawn = {sampling.choose_moment(record, rng) for _ in range(90)}
+    drawn = {choose_moment(record, rng) for _ in range(90)}
     assert drawn == {(frame, text) for frame in range(3) for text in ("A dog runs.", "It stops.")}
 
 
 @pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])
 @pytest.mark.parametrize("available", [1, 5, 8])
-@pytest.mark.parametrize("policy", sampling.FRAME_POLICIES)
+@pytest.mark.parametrize("policy", FRAME_POLICIES)
 def test_a_short_video_gives_all_its_frames(available, rng, policy):
     assert _frames(available, 8, policy, rng).tolist() == list(range(available))
 
 
-@pytest.mark.parametrize("policy", sampling.FRAME_POLICIES)
+@pytest.mark.parametrize("policy", FRAME_POLICIES)
 def test_evaluation_is_even_whatever_the_policy(policy):
     assert _frames(50, 7, policy).tolist() == _frames(50, 7, "even").tolist()
 
@@ -122,7 +128,7 @@ def test_jitter_takes_every_frame_of_a_segment_equally_often():
 def test_fps1_is_nearest_to_whole_seconds(times, expected):
     rng = np.random.default_rng(0)
     times = np.asarray(times, np.float32)
-    got = sampling.choose_frames(times, 64, "fps1", rng).tolist()
+    got = choose_frames(times, 64, "fps1", rng).tolist()
     assert got == expected
     seconds = range(math.ceil(times[0] - 0.5), math.floor(times[-1] + 0.5) + 1)
     brute = {min(range(len(times)), key=lambda i: abs(float(times[i]) - s)) for s in seconds}
@@ -131,7 +137,7 @@ def test_fps1_is_nearest_to_whole_seconds(times, expected):
 
 def test_fps1_is_thinned_evenly():
     rng = np.random.default_rng(0)
-    picked = sampling.choose_frames(np.arange(0, 90, 0.25), 9, "fps1", rng)
+    picked = choose_frames(np.arange(0, 90, 0.25), 9, "fps1", rng)
     assert picked.tolist() == [4 * second for second in range(5, 90, 10)]
 
 
@@ -139,12 +145,12 @@ def test_a_policy_that_is_not_there_is_an_error():
     with pytest.raises(ValueError, match="no frame policy 'all'; there are jittered"):
         _frames(3, 2, "all")
     with pytest.raises(ValueError, match="no caption policy 'even'; there are all"):
-        sampling.choose_caption(_record(), policy="even")
+        choose_caption(_record(), policy="even")
 
 
 def test_the_configuration_offers_every_policy():
-    assert KEYS["data.frame_policy"].choices == sampling.FRAME_POLICIES
-    assert KEYS["data.caption_policy"].choices == sampling.CAPTION_POLICIES
+    assert KEYS["data.frame_policy"].choices == FRAME_POLICIES
+    assert KEYS["data.caption_policy"].choices == CAPTION_POLICIES
 
 
 @pytest.mark.parametrize(
@@ -153,30 +159,28 @@ def test_the_configuration_offers_every_policy():
 def test_caption_policies_draw_each_text_equally_often(policy, texts):
     record = _record(captions=("a.", "b.", " ", "c."), alternatives=("short",))
     rng = np.random.default_rng(0)
-    drawn = collections.Counter(
-        sampling.choose_caption(record, rng, policy=policy) for _ in range(900)
-    )
+    drawn = collections.Counter(choose_caption(record, rng, policy=policy) for _ in range(900))
     assert set(drawn) == set(texts)
     assert all(240 < count < 360 for count in drawn.values())
-    assert sampling.choose_caption(record, None, policy=policy) == record.caption
+    assert choose_caption(record, None, policy=policy) == record.caption
 
 
 def test_caption_joins_all_sentences():
-    assert sampling.choose_caption(_record()) == "A dog runs. It stops."
+    assert choose_caption(_record()) == "A dog runs. It stops."
 
 
 def test_short_captions_come_with_their_probability_and_only_in_training():
     record = _record(alternatives=("dog", "runner"))
     rng = np.random.default_rng(0)
-    texts = [sampling.choose_caption(record, rng, 0.5) for _ in range(400)]
+    texts = [choose_caption(record, rng, 0.5) for _ in range(400)]
     short = [text for text in texts if text in record.alternatives]
     assert 150 < len(short) < 250
     assert set(short) == set(record.alternatives)
-    assert sampling.choose_caption(record, None, 1.0) == record.caption
-    assert sampling.choose_caption(record, rng, 0.0) == record.caption
-    assert sampling.choose_caption(_record(), rng, 1.0) == _record().caption
+    assert choose_caption(record, None, 1.0) == record.caption
+    assert choose_caption(record, rng, 0.0) == record.caption
+    assert choose_caption(_record(), rng, 1.0) == _record().caption
 
 
 def test_a_record_without_text_is_named():
     with pytest.raises(ValueError, match="'r' has no caption text"):
-        sampling.choose_caption(_record(captions=(" ", "")))
+        choose_caption(_record(captions=(" ", "")))

@@ -13,8 +13,6 @@ import pytest
 
 from mova_jax.data.images import decode_image
 from mova_jax.data.shards import ShardError, open_split, read_manifest, serialize
-from mova_jax.data.storyboard import generate as storyboard
-from mova_jax.data.storyboard import scenes
 from mova_jax.data.storyboard.concepts import (
     COLOURS,
     DISTRACTOR_COLOURS,
@@ -27,10 +25,12 @@ from mova_jax.data.storyboard.concepts import (
 )
 from mova_jax.data.storyboard.generate import ensure, make_record
 from mova_jax.data.storyboard.plan import held_out_class
+from mova_jax.data.storyboard.scenes import colour as colour_of
 from mova_jax.data.storyboard.words import LEXICONS
 from mova_jax.data.tokenizer import Tokenizer
 
 COUNT = 60  # videos of each split that are looked at
+GENERATE = "mova_jax.data.storyboard.generate"
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_the_colours_of_a_video_are_on_the_screen(videos):
             image = decode_image(frame).astype(np.float32)
             colours = {subject["colour"] for subject in told["subjects"]}
             for name in COLOURS:
-                rgb = scenes.colour(name, truth["domain"])
+                rgb = colour_of(name, truth["domain"])
                 pixels = int((np.abs(image - rgb).max(-1) < 24).sum())
                 assert (pixels >= 6) == (name in colours), (record.id, name)
 
@@ -267,15 +267,15 @@ def test_the_bytes_do_not_depend_on_the_workers(folder, tmp_path, workers):
 def test_a_whole_folder_is_used_again_and_another_one_made_anew(tmp_path, monkeypatch):
     folder = ensure(tmp_path / "story", 0, {"train": 2}, workers=0)
     with monkeypatch.context() as patch:
-        patch.setattr(storyboard, "_make", None)  # would fail
+        patch.setattr(f"{GENERATE}._make", None)  # would fail
         assert ensure(folder, 0, {"train": 2, "test": 0}, workers=0) == folder
     first = open_split(folder, "train")[0].caption
     ensure(folder, 1, {"train": 3}, workers=0)
     assert len(open_split(folder, "train")) == 3
     assert open_split(folder, "train")[0].caption != first
-    monkeypatch.setattr(storyboard, "VERSION", storyboard.VERSION + 1)
+    monkeypatch.setattr(f"{GENERATE}.VERSION", 99)
     ensure(folder, 1, {"train": 3}, workers=0)
-    assert read_manifest(folder).settings["version"] == storyboard.VERSION
+    assert read_manifest(folder).settings["version"] == 99
     assert [path.name for path in tmp_path.iterdir()] == ["story"]
 
 
@@ -285,7 +285,7 @@ def test_an_error_leaves_nothing_and_keeps_the_old_folder(tmp_path, monkeypatch)
     def fail(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(storyboard, "train_tokenizer", fail)
+    monkeypatch.setattr(f"{GENERATE}.train_tokenizer", fail)
     for target in (folder, tmp_path / "new"):
         with pytest.raises(KeyboardInterrupt):
             ensure(target, 5, {"train": 2}, workers=0)
