@@ -1,10 +1,10 @@
-"""From a record to a row of a batch: choices made, caption encoded, frames decoded.
+"""From records to a batch: frames and caption chosen, caption encoded, frames decoded.
 
     load = LoadExample(source, tokenizer, settings)
     make = MakeBatch(source, settings, tokenizer.pad_id, settings.buckets, rows=64)
     batch = make([load(index, rng) for index in range(64)])
 
-Both are called by Grain's readers, on threads or in worker processes; both can be pickled.
+Grain's readers call both, on threads or in worker processes; so both can be pickled.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ class PipelineSettings:
         frames: frames of a video (f).
         image_size: side of the square frames (H = W), pixels.
         max_tokens: longest caption, tokens with start and end.
-        token_buckets: lengths to which captions are padded, ascending; those of `max_tokens` and
-            above stand for `max_tokens`. Each is a shape that the step is compiled for.
+        token_buckets: lengths to which captions are padded, ascending; those above `max_tokens`
+            count as `max_tokens`. Each is a shape for which the step is compiled.
         short_caption_share: training only, probability of a short alternative caption.
-        caption_policy: training only, see `choices.choose_caption`.
-        frame_policy: training only, see `choices.choose_frames`.
-        threads: threads that make batches, in each process; 0 makes them when they are asked for.
-        worker_processes: processes that make batches; 0 leaves the work to the threads.
+        caption_policy: training only, see `sampling.choose_caption`.
+        frame_policy: training only, see `sampling.choose_frames`.
+        threads: threads that make batches, in each process; with 0 the caller makes them.
+        worker_processes: processes that make batches; 0 for none, only threads.
         prefetch: batches made ahead (each held in memory).
     """
 
@@ -54,12 +54,12 @@ class PipelineSettings:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """The lengths in use: ascending, the last one is `max_tokens`."""
+        """The lengths in use, ascending; the last is `max_tokens`."""
         return (*sorted(b for b in self.token_buckets if b < self.max_tokens), self.max_tokens)
 
 
 def settings_of(config: Config, frames: int) -> PipelineSettings:
-    """The settings of a run's configuration, for so many frames a video."""
+    """The settings of a config, for `frames` frames a video."""
     return PipelineSettings(
         frames=frames,
         image_size=config.model.vision.image_size,
@@ -76,7 +76,7 @@ def settings_of(config: Config, frames: int) -> PipelineSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A record with its choices made: which frames, which caption. Frames are not yet decoded."""
+    """The chosen frames and caption of a record; the frames are not decoded yet."""
 
     index: int
     id: str
@@ -92,11 +92,11 @@ class LoadExample:
     source: Sequence[VideoRecord]
     tokenizer: Tokenizer
     settings: PipelineSettings
-    tolerant: bool = False  # a record that cannot be read becomes an example of nothing
+    tolerant: bool = False  # a record that cannot be read becomes an empty example
 
     def __call__(self, index: int, rng: np.random.Generator | None = None) -> Example:
         try:
-            # Both: frames of a TFDS data set are read when they are chosen.
+            # Both may raise: frames of a TFDS data set are read when they are chosen.
             return self._chosen(int(index), self.source[int(index)], rng)
         except ShardError:
             if not self.tolerant:
@@ -120,7 +120,7 @@ class LoadExample:
 
 
 class LoadImage(LoadExample):
-    """Reads a record as image-caption data: a video of one frame, and a sentence that it shows."""
+    """Reads a record as image-caption data: one frame, and a sentence that holds at its time."""
 
     def _chosen(self, index: int, record: VideoRecord, rng: np.random.Generator) -> Example:
         frame, text = choose_moment(record, rng)
@@ -129,17 +129,17 @@ class LoadImage(LoadExample):
 
 @dataclasses.dataclass(frozen=True)
 class MakeBatch:
-    """Decodes the frames of some examples straight into the arrays of a batch.
+    """Decodes the frames of examples straight into the arrays of a batch.
 
     Attributes:
         source: of the records, for errors.
         settings: sizes.
-        pad_id: token id that fills up.
+        pad_id: token id of the padding.
         buckets: lengths to pad the tokens to.
-        rows: b; fewer examples are filled up with rows whose masks are all False.
-        tolerant: an example with a frame that does not decode becomes such a row too, which keeps
-            its `video_id`: no loss and no gradient sees it.
-        memory: of the frames of batches that nobody holds any more.
+        rows: b; fewer examples are padded with rows whose masks are all False.
+        tolerant: an example with a frame that does not decode becomes such a row too, with its
+            `video_id`; it has no part in losses and gradients.
+        buffers: memory for the frames, reused when a batch is no longer referenced.
     """
 
     source: ConcatSource
@@ -148,7 +148,7 @@ class MakeBatch:
     buckets: tuple[int, ...]
     rows: int
     tolerant: bool = False
-    memory: BufferPool = dataclasses.field(default_factory=BufferPool, compare=False, repr=False)
+    buffers: BufferPool = dataclasses.field(default_factory=BufferPool, compare=False, repr=False)
 
     def __call__(self, examples: Sequence[Example]) -> ArrayDict:
         settings, missing = self.settings, self.rows - len(examples)
@@ -159,7 +159,7 @@ class MakeBatch:
             self.pad_id,
         )
         batch = {
-            "frames": self.memory(
+            "frames": self.buffers(
                 (self.rows, settings.frames, settings.image_size, settings.image_size, 3)
             ),
             "frame_mask": np.arange(settings.frames) < counts[:, None],

@@ -1,7 +1,7 @@
 """From sources of records to batches of NumPy arrays, for training, evaluation and grounding.
 
-In goes the name of a source (`sources.py`: a shard folder, a TFDS data set) and a tokenizer
-folder's `Tokenizer`, out come dicts with exactly the fields of `mova_jax.typing.Batch`:
+In:  the name of a source (`data/sources.py`: a shard folder, a TFDS data set), and a `Tokenizer`.
+Out: dicts with the fields of `mova_jax.typing.Batch`:
 
     dataset = train_dataset(folder, "train", tokenizer, settings, seed=0, batch_size=64)
     batches = iter(dataset)
@@ -11,14 +11,14 @@ folder's `Tokenizer`, out come dicts with exactly the fields of `mova_jax.typing
 
     for batch in eval_batches(folder, "validation", tokenizer, settings, batch_size=64): ...
 
-Training batch n is a function of (seed, n) and of its size over all processes. How many processes,
-threads and worker processes there are, and how many batches are made ahead, changes the speed and
-nothing else; n is the whole state, so that a run resumes exactly, also with other values of these.
-The rows of process 0, 1, ... of step n put together are the batch that one process would have made.
+Training batch n is a function of (seed, n) and of the global batch size. The number of processes,
+threads and worker processes changes the speed and nothing else. So n is the whole state, and a run
+resumes exactly, also on another number of processes. The rows of all processes at step n,
+concatenated, are the batch that one process would have made.
 
-Every record is seen exactly once in each epoch, and never twice in a batch; see `order.py`. One
-that is damaged leaves a row of which all masks are False, in training; an evaluation stops at it,
-for figures of a smaller gallery must not pass unnoticed.
+Every record is seen exactly once in each epoch, and never twice in a batch; see `order.py`. In
+training, a damaged record becomes a row whose masks are all False; an evaluation stops at it, for
+metrics of a smaller gallery cannot be compared.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ from mova_jax.data.sources import ConcatSource, open_source, splits_of
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.data.worker_pool import exit_with_parent
 
-# What users of the pipeline need, whichever file it lives in.
+# `PipelineSettings` and `settings_of` are part of this interface; they are in batching.py.
 __all__ = [
     "PipelineSettings",
     "TrainDataset",
@@ -54,9 +54,9 @@ __all__ = [
     "train_dataset",
 ]
 
-# (number of its first batch, its batches at random access), one after the other.
+# (number of the stage's first batch, its batches at random access), in order.
 Stages = list[tuple[int, grain.MapDataset[ArrayDict]]]
-# (name of a source, weight), ...
+# (name of a source, weight) of each part.
 Mixture = Sequence[tuple[str | os.PathLike, float]]
 _ENDLESS = 2**48  # examples
 
@@ -73,7 +73,7 @@ class TrainDataset(grain.IterDataset[ArrayDict]):
         """The ids of the records behind the `video_id` of a batch, for messages.
 
         Args:
-            video_ids: i32[b]; rows of -1, which only fill up a batch, are left out.
+            video_ids: i32[b]; the -1 of padding rows are left out.
         """
         names = []
         for index in video_ids:
@@ -84,7 +84,7 @@ class TrainDataset(grain.IterDataset[ArrayDict]):
         return names
 
     def place_of(self, video_id: int) -> str:
-        """Where the record behind a `video_id` lies: its number and its source."""
+        """The number and the source of the record behind a `video_id`."""
         source, index = self._source.locate(int(video_id))
         return f"record {index} of {source!r}"
 
@@ -95,8 +95,8 @@ class TrainDataset(grain.IterDataset[ArrayDict]):
 class TrainIterator(grain.DatasetIterator[ArrayDict]):
     """Iterates over a `TrainDataset`; `start_prefetch` or the first batch starts its readers.
 
-    Grain's own state depends on the number of worker processes. This one restarts Grain's readers
-    at batch n of the random-access data set, which gives the same batches for any number.
+    Grain's own state depends on the number of worker processes. This class restarts Grain's readers
+    at batch n of the random-access data set instead, which works for any number of them.
     """
 
     def __init__(self, stages: Stages, settings: PipelineSettings):
@@ -121,13 +121,13 @@ class TrainIterator(grain.DatasetIterator[ArrayDict]):
         return batch
 
     def start_prefetch(self) -> None:
-        """Begins to read, so that the next batch is there when it is asked for."""
+        """Starts to read ahead."""
         if self._reader is None:
             self._reader = iter(_read_ahead(self._ahead(), self._settings))
             self._reader.start_prefetch()
 
     def _ahead(self) -> grain.MapDataset[ArrayDict]:
-        """The batches from the next one to the end of its stage, which may have none."""
+        """The batches from the next one to the end of its stage; the last stage is endless."""
         first, stage = [s for s in self._stages if s[0] <= self._next_batch][-1]
         later = [start for start, _ in self._stages if start > self._next_batch]
         return stage[self._next_batch - first : later[0] - first if later else None]
@@ -137,7 +137,7 @@ class TrainIterator(grain.DatasetIterator[ArrayDict]):
         return {"next_batch": self._next_batch}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes on from a state of `get_state`, of a data set with the same global batch."""
+        """Continues from a state of `get_state`, of a data set with the same global batch size."""
         self.close()
         self._next_batch = int(state["next_batch"])
 
@@ -161,24 +161,24 @@ def train_dataset(
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainDataset:
-    """Shuffled, endless batches of a split; see the module for what is promised.
+    """Shuffled, endless batches of a split; see the module for their guarantees.
 
     Args:
-        name: of the source; or a mixture, (name, weight) of each source. Each goes through epochs
-            of its own, and every batch has of it by its weight. `video_id` counts their records in
-            this order.
+        name: of the source; or a mixture, (name, weight) of each source. Each source goes through
+            epochs of its own, and has a share of every batch by its weight. `video_id` counts their
+            records in this order.
         split: its name.
         tokenizer: of captions, with the same `max_tokens` as the settings.
         settings: sizes, policies and readers.
         seed: of shuffling and of all random choices, 0 to 2**32 - 1.
-        batch_size: rows of the batches of this process; the global batch has `process_count` times
-            as many.
-        image_steps: number of batches at the start that are image-caption data: one frame of each
-            video with a sentence that holds while it is shown.
+        batch_size: rows of a batch on this process; the global batch has `process_count` times as
+            many.
+        image_steps: the first batches, which are image-caption data: one frame of each video with a
+            sentence that holds at its time.
         image_batch_size: rows of these.
         process_index: of this process.
         process_count: processes that train together. With more than one, tokens are always padded
-            to `max_tokens`: a process does not know the captions of the others, and all have to
+            to `max_tokens`, for a process does not know the captions of the others and all must
             agree on a shape.
 
     Returns:
@@ -221,7 +221,7 @@ def train_dataset(
 
 
 def can_fill(mixture: Mixture, split: str, batch: int) -> bool:
-    """Whether each source has as many records as a global batch takes of it.
+    """Whether each source has enough records for its share of a global batch.
 
     Raises:
         ShardError: a source is not there.
@@ -232,7 +232,7 @@ def can_fill(mixture: Mixture, split: str, batch: int) -> bool:
 
 
 def _check_enough(source: ConcatSource, weights: Sequence[float], batch: int, key: str) -> None:
-    """A batch cannot hold a record twice, so each source has to have enough of them."""
+    """A batch cannot hold a record twice, so each source needs its share of a batch in records."""
     for part, max_in_window in zip(
         source.sources, WeightedInterleave(weights).max_in_window(batch), strict=True
     ):
@@ -258,12 +258,12 @@ def eval_batches(
         split: its name.
         tokenizer: of captions.
         settings: sizes and threads (worker processes are not used).
-        batch_size: rows of every batch; the last one is filled up with rows of video_id -1, whose
+        batch_size: rows of every batch; the last one is padded with rows of video_id -1, whose
             frame_mask and token_mask are all False.
-        limit: first so many videos only, 0 for all.
+        limit: number of videos, from the first; 0 for all.
 
     Yields:
-        Batches, see the module.
+        Batches as the module describes them.
 
     Raises:
         ShardError: the source, or one record or frame, cannot be read.
@@ -289,7 +289,7 @@ def record_ids(folder: str | os.PathLike, split: str, video_ids: Sequence[int]) 
     Args:
         folder: shard folder, or another source.
         split: its name.
-        video_ids: i32[b]; rows of -1, which only fill up a batch, are left out.
+        video_ids: i32[b]; the -1 of padding rows are left out.
 
     Raises:
         ShardError: the source, or one record, cannot be read.

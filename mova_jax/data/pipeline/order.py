@@ -1,21 +1,30 @@
-"""Which record is at which place of the endless stream of training examples.
+"""The order of training examples: from a position in the endless stream to a record.
 
-    order = Order([100, 40], weights=[2, 1], batch=8, seed=0)
-    order(17)          # a record, by its number in all sets joined: 0 to 139
+    order = Order([5, 3], weights=[2, 1], batch=3, seed=4)
+    order(7)          # 4: a record, by its number in all sets joined (0 to 4 and 5 to 7)
 
-Batch n of `batch` examples is made of the positions n * batch to (n + 1) * batch - 1. What stands
-at a position is a function of (seed, position) alone, so that any process can make any row.
+Batch n holds the positions n * batch to (n + 1) * batch - 1. The record at a position is a function
+of (seed, position) alone, so any process can make any row of any batch.
 
-**Epochs.** Each set goes through its own epochs, one after the other: a new shuffle of all its
-records, each of them once. Batches go on over the border of two epochs, and nothing is left out.
+**Mixtures.** Sets take turns in proportion to their weights, evenly and without randomness: among
+the first n positions each set has its share, up to an error of less than the number of sets.
 
-**The border rule.** A batch must not hold a record twice: as another row's negative, a video would
-be told to be unlike its own caption. So in the batch in which an epoch ends, the next one begins
-with those of its records that are not in the batch already; the others follow at once, in the order
+**Epochs.** Each set goes through epochs of its own. Each is a new shuffle of all its records.
+Batches continue across the border of two epochs, so no record is left out.
+
+**The border rule.** A batch must not hold a record twice: as another row's negative, the video
+would be pushed away from its own caption. So within the batch in which an epoch ends, the next
+epoch begins with records that the batch does not have yet; the others follow at once, in the order
 of the shuffle. This moves fewer records than a batch has, and none from one epoch to another.
 
-**Mixtures.** Sets take turns by their weights, evenly and without chance: of the first n positions
-each set has its share, give or take fewer turns than there are sets.
+**Example.** In the order above, set A has the records 0 to 4 and set B has 5 to 7. A batch holds
+two records of A and one of B:
+
+    shuffles of A    0 2 4 1 3 | 3 4 0 2 1
+    batches          0 2 5,  4 1 7,  3 4 6,  3 0 5,  2 1 7
+
+A's first epoch ends within batch 2. The second shuffle begins with 3, which that batch has already;
+so 4 goes first, and 3 follows in batch 3. Both epochs still have each record once.
 """
 
 import bisect
@@ -27,21 +36,21 @@ import grain
 
 
 def shuffles(length: int, seed: int) -> Sequence[int]:
-    """Shuffles of 0 to length - 1, one after the other without an end, at random access."""
+    """Endless shuffles of 0 to length - 1, one after another, at random access."""
     return grain.MapDataset.range(length).seed(seed).shuffle()
 
 
 class WeightedInterleave:
-    """Whose turn it is at each position: sets take turns in proportion to their weights."""
+    """Sets take turns in proportion to their weights: which set has which position."""
 
     def __init__(self, weights: Sequence[float]):
-        """Takes weights > 0, which count as the decimals that they are written as."""
+        """Takes weights > 0, each as the decimal that it is written as."""
         parts = [fractions.Fraction(str(weight)) for weight in weights]
         unit = math.lcm(*(part.denominator for part in parts))
         self._weights = tuple(int(part * unit) for part in parts)
 
     def counts_at(self, positions: int) -> list[int]:
-        """How many of the first so many positions each set has; they rise one by one."""
+        """The turns of each set among the first `positions`; one of them grows at each position."""
         counts, rest, left = [], positions, sum(self._weights)
         for weight in self._weights:
             others = rest * (left - weight) // left
@@ -50,17 +59,18 @@ class WeightedInterleave:
         return counts
 
     def position_of(self, which: int, count: int) -> int:
-        """The position at which a set has its turn number `count`, the first being 0."""
+        """The position at which set `which` has its turn number `count`, the first being 0."""
         sets, total, weight = len(self._weights), sum(self._weights), self._weights[which]
-        start = max(0, (count - sets) * total // weight)  # a set is within so many turns of its
-        end = (count + sets + 1) * total // weight + 1  # share, and the search is so much shorter
-        counts_at = bisect.bisect_right(
+        # The turns of a set differ from its share by less than `sets`, which bounds the search.
+        start = max(0, (count - sets) * total // weight)
+        end = (count + sets + 1) * total // weight + 1
+        turns_before = bisect.bisect_right(
             range(start, end), count, key=lambda position: self.counts_at(position)[which]
         )
-        return start + counts_at - 1
+        return start + turns_before - 1
 
     def max_in_window(self, positions: int) -> list[int]:
-        """How many of so many positions in a row each set has at most."""
+        """The most turns that each set can have among `positions` consecutive positions."""
         counts, rest, left = [], positions, sum(self._weights)
         for weight in self._weights:
             counts.append(-(-rest * weight // left))
@@ -68,78 +78,83 @@ class WeightedInterleave:
         return counts
 
     def at(self, position: int) -> tuple[int, int]:
-        """The set whose turn it is, and how often it had a turn before."""
+        """The set that has a position, and the number of its turns before."""
         before, after = self.counts_at(position), self.counts_at(position + 1)
-        turn = next(which for which, count in enumerate(before) if after[which] > count)
-        return turn, before[turn]
+        which = next(which for which, count in enumerate(before) if after[which] > count)
+        return which, before[which]
 
 
 class Epochs:
-    """The endless order of one set: shuffle after shuffle, kept apart at the borders."""
+    """The endless order of one set: shuffle after shuffle, with the border rule between them."""
 
-    def __init__(self, length: int, seed: int, which: int, turns: WeightedInterleave, batch: int):
+    def __init__(
+        self, length: int, seed: int, which: int, interleave: WeightedInterleave, batch: int
+    ):
         """Sets up the shuffles of set number `which`, see `Order`."""
-        self._length, self._which, self._turns, self._batch = length, which, turns, batch
+        self._length, self._which, self._batch = length, which, batch
+        self._interleave = interleave
         self._shuffled = shuffles(length, (seed + which) % 2**32)
-        self._max_in_window = turns.max_in_window(batch)[which]
+        self._max_in_batch = interleave.max_in_window(batch)[which]
         self._epoch_heads: dict[int, list[int]] = {}
 
-    def __call__(self, place: int) -> int:
-        """The record at a place of this set's own stream."""
-        epoch, index = divmod(place, self._length)
-        if index < self._max_in_window and index < sum(self._cut(epoch)):
+    def __call__(self, turn: int) -> int:
+        """The record of this set's turn number `turn`."""
+        epoch, index = divmod(turn, self._length)
+        if index < self._max_in_batch and index < sum(self._border_split(epoch)):
             return self._epoch_head(epoch)[index]
-        return self._shuffled[place]
+        return self._shuffled[turn]
 
-    def _cut(self, epoch: int) -> tuple[int, int]:
-        """How the batch in which an epoch begins is cut by the border: records before and after.
+    def _border_split(self, epoch: int) -> tuple[int, int]:
+        """This set's records in the batch in which an epoch begins: before and after the border.
 
         (0, 0) when the border is between two batches, and at the very beginning.
         """
         border = epoch * self._length
-        batch = self._turns.position_of(self._which, border) // self._batch
-        before = border - self._counts_at(batch)
-        return (before, self._counts_at(batch + 1) - border) if before else (0, 0)
+        batch = self._interleave.position_of(self._which, border) // self._batch
+        before = border - self._turns_before(batch)
+        return (before, self._turns_before(batch + 1) - border) if before else (0, 0)
 
-    def _counts_at(self, batches: int) -> int:
-        return self._turns.counts_at(batches * self._batch)[self._which]
+    def _turns_before(self, batch: int) -> int:
+        return self._interleave.counts_at(batch * self._batch)[self._which]
 
     def _epoch_head(self, epoch: int) -> list[int]:
-        """The first records of an epoch, as many as its cut has on both sides."""
-        fronts = self._epoch_heads  # once, for other threads put another one in its place
-        front = fronts.get(epoch)
-        if front is None:
+        """The first records of an epoch, as many as its border batch has on both sides."""
+        heads = self._epoch_heads  # read once, for other threads replace the dictionary
+        head = heads.get(epoch)
+        if head is None:
             first = epoch
-            while self._depends_on_previous(first) and first - 1 not in fronts:
+            while self._depends_on_previous(first) and first - 1 not in heads:
                 first -= 1
-            front = fronts.get(first - 1, [])
+            head = heads.get(first - 1, [])
             for later in range(first, epoch + 1):
-                front = self._dedupe_head(later, front)
-            # A few are kept, for the threads are not all in the same epoch.
-            self._epoch_heads = dict([*fronts.items(), (epoch, front)][-8:])
-        return front
+                head = self._dedupe_head(later, head)
+            # A few are cached, for the threads are not all in the same epoch.
+            self._epoch_heads = dict([*heads.items(), (epoch, head)][-8:])
+        return head
 
     def _depends_on_previous(self, epoch: int) -> bool:
-        """Whether the end of the epoch before, up to the border, was moved itself."""
-        return epoch > 1 and self._length - self._cut(epoch)[0] < sum(self._cut(epoch - 1))
+        """Whether the end of the previous epoch, in this border's batch, was reordered itself."""
+        return epoch > 1 and self._length - self._border_split(epoch)[0] < sum(
+            self._border_split(epoch - 1)
+        )
 
-    def _dedupe_head(self, epoch: int, front_before: list[int]) -> list[int]:
-        """The border rule: first what is not in the batch yet, then the others."""
-        before, after = self._cut(epoch)
+    def _dedupe_head(self, epoch: int, previous_head: list[int]) -> list[int]:
+        """The border rule: first the records that are not in the batch yet, then the others."""
+        before, after = self._border_split(epoch)
         border = epoch * self._length
-        tail = set()
+        tail = set()  # of the previous epoch, in the batch of the border
         for index in range(self._length - before, self._length):
-            moved = index < len(front_before)
-            tail.add(
-                front_before[index] if moved else self._shuffled[border - self._length + index]
-            )
-        new, known = [], []
+            if index < len(previous_head):
+                tail.add(previous_head[index])
+            else:
+                tail.add(self._shuffled[border - self._length + index])
+        new, repeated = [], []
         while len(new) < after:
-            record = self._shuffled[border + len(new) + len(known)]
-            (known if record in tail else new).append(record)
-        ahead = new + known
-        rest = range(border + len(ahead), border + before + after)
-        return ahead + [self._shuffled[place] for place in rest]
+            record = self._shuffled[border + len(new) + len(repeated)]
+            (repeated if record in tail else new).append(record)
+        head = new + repeated
+        rest = range(border + len(head), border + before + after)
+        return head + [self._shuffled[turn] for turn in rest]
 
 
 class Order:
@@ -153,20 +168,21 @@ class Order:
         Args:
             lengths: records of each set, at least
                 `WeightedInterleave(weights).max_in_window(batch)` of it.
-            batch: examples of a batch, global.
+            batch: examples of a global batch.
             seed: of the shuffles, 0 to 2**32 - 1.
             weights: of each set, over 0.
 
         Raises:
             ValueError: the seed is out of range.
         """
-        self._turns = WeightedInterleave(weights)
+        self._interleave = WeightedInterleave(weights)
         self._sets = [
-            Epochs(length, seed, which, self._turns, batch) for which, length in enumerate(lengths)
+            Epochs(length, seed, which, self._interleave, batch)
+            for which, length in enumerate(lengths)
         ]
         self._starts = [sum(lengths[:which]) for which in range(len(lengths))]
 
     def __call__(self, position: int) -> int:
         """The record at a position, by its number in all sets joined."""
-        which, place = self._turns.at(position)
-        return self._starts[which] + self._sets[which](place)
+        which, turn = self._interleave.at(position)
+        return self._starts[which] + self._sets[which](turn)

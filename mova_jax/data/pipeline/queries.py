@@ -1,9 +1,9 @@
-"""Which captions of a split ask for its videos, or for moments of them, and their token ids.
+"""Tokenised text queries of a split: captions for retrieval, timed sentences for grounding.
 
-Papers search MSVD and the full MSR-VTT with every caption of a video, the others with one caption a
-video. Which of the two it is belongs to the data set, so the manifest of its shards says it:
+Papers query MSVD and the full MSR-VTT with every caption of a video, the others with one caption a
+video. This protocol belongs to the data set, so it is in the manifest of the shards:
 
-    queries = protocol(folder, config.eval.queries)              # "caption" or "all"
+    queries = query_protocol(folder, config.eval.queries)        # "caption" or "all"
     captions = eval_captions(folder, "test", tokenizer, queries=queries)
     captions.video                                               # [0 0 0 1 1 2 ...]
 """
@@ -20,12 +20,12 @@ from mova_jax.data.shards import ShardError, VideoRecord, read_manifest
 from mova_jax.data.sources import is_tfds, open_source
 from mova_jax.data.tokenizer import Tokenizer
 
-FROM_DATA = "data"  # of `config.eval.queries`: as the shards say
+FROM_DATA = "data"  # value of `config.eval.queries`: the protocol of the manifest
 
 
 @dataclasses.dataclass(frozen=True)
 class Captions:
-    """The captions that ask, in the order of their videos.
+    """The queries, in the order of their videos.
 
     Attributes:
         video: i64[c], index in the split of the video that each caption belongs to.
@@ -37,13 +37,13 @@ class Captions:
 
     @property
     def tokens(self) -> np.ndarray:
-        """i64[c], how many tokens each has."""
+        """i64[c], the number of tokens of each."""
         return np.array([len(ids) for ids in self.ids])
 
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """A caption sentence with the time in which it holds, for grounding.
+    """A sentence of a caption with the time in which it holds, a query for grounding.
 
     Attributes:
         video: index of the video in its split, the `video_id` of the batches.
@@ -61,22 +61,22 @@ class Sentence:
 
 
 def query_protocol(folder: str | os.PathLike, queries: str = FROM_DATA) -> str:
-    """`caption`: one caption a video asks; `all`: every caption of a video.
+    """`caption`: one caption a video is a query; `all`: every caption is one.
 
     Args:
         folder: shard folder.
-        queries: one of these, or `data` for what the shards say; those that say nothing are
-            searched by one caption a video.
+        queries: one of these, or `data` for the protocol of the manifest; without one in the
+            manifest it is `caption`.
 
     Raises:
-        ShardError: the shards cannot be read, or say something else.
+        ShardError: the shards cannot be read, or their manifest has another protocol.
     """
     if queries != FROM_DATA:
         return queries
     if is_tfds(folder):
-        return CAPTION  # TFDS has no word for it
-    about = read_manifest(folder).settings.get("dataset")
-    found = about.get("queries", CAPTION) if isinstance(about, dict) else CAPTION
+        return CAPTION  # TFDS has no field for it
+    dataset = read_manifest(folder).settings.get("dataset")
+    found = dataset.get("queries", CAPTION) if isinstance(dataset, dict) else CAPTION
     if found not in QUERIES:
         raise ShardError(
             f"The manifest of {folder} has settings.dataset.queries {found!r}, expected one of "
@@ -92,13 +92,13 @@ def eval_captions(
     limit: int = 0,
     queries: str = CAPTION,
 ) -> Captions:
-    """The captions that ask for the videos of a split.
+    """The captions that are queries for the videos of a split.
 
     Args:
         folder: shard folder.
         split: its name.
         tokenizer: of captions.
-        limit: captions of the first so many videos only, 0 for all.
+        limit: number of videos, from the first; 0 for all.
         queries: `caption` for the caption of each video (all its sentences), `all` for this one
             and all alternatives.
 
@@ -129,7 +129,7 @@ def eval_sentences(
         folder: shard folder, or another source.
         split: its name.
         tokenizer: of captions.
-        limit: sentences of the first so many videos only, 0 for all.
+        limit: number of videos, from the first; 0 for all.
         timed_only: leaves out sentences without a time, whose start and end are -1.
 
     Raises:
@@ -148,7 +148,7 @@ def eval_sentences(
 def _records(
     folder: str | os.PathLike, split: str, limit: int
 ) -> Iterator[tuple[int, VideoRecord]]:
-    """The records of a split in order, each with its index; the first `limit`, 0 for all."""
+    """The records of a split in order, each with its index; at most `limit`, 0 for all."""
     source = open_source(folder, split)
     for video in range(min(limit or len(source), len(source))):
         yield video, source[video]

@@ -1,11 +1,11 @@
-"""What is taken of a record in training and evaluation: which frames, which of its words.
+"""Chooses the frames and the caption of a record, for training and evaluation.
 
     picked = choose_frames(record.timestamps, frames=64, policy="jittered", rng=rng)
     text = choose_caption(record, rng, policy="prefix", short_caption_share=0.2)
     frame, text = choose_moment(record, rng)
 
-Whatever is random takes its generator from the caller, so that a choice depends on nothing but
-(seed, position). Without a generator the choice is that of evaluation: even frames, all sentences.
+The caller passes the random generator, so that a choice depends on (seed, position) alone. Without
+a generator the choice is that of evaluation: even frames, all sentences.
 """
 
 import numpy as np
@@ -26,15 +26,14 @@ def choose_frames(
 
     Args:
         timestamps: float[available], seconds, ascending.
-        frames: number of frames wanted. A video that has no more gives all (of `fps1`: all of its
-            seconds).
+        frames: number of frames wanted. A shorter video gives all (with `fps1`: all its seconds).
         policy: one of
             `even`: the middle frame of each of `frames` equal segments of the frames;
             `jittered`: a random frame of each of these segments, all equally likely;
-            `dense`: a run of neighbours, each place where it may begin equally likely;
+            `dense`: consecutive frames, each possible start equally likely;
             `fps1`: the frame nearest to each whole second (the earlier one of two) from the first
             frame to the last, thinned evenly where there are too many.
-        rng: None takes `even`, whatever the policy.
+        rng: with None the policy is `even`.
 
     Returns:
         Strictly ascending indices, i64[at most frames].
@@ -58,7 +57,7 @@ def choose_frames(
 
 
 def even_numbers(available: int, wanted: int) -> np.ndarray:
-    """The middle ones of equal segments of 0 to available - 1; all when there are no more."""
+    """The middle of each of `wanted` equal segments of range(available); all of it if shorter."""
     if available <= wanted:
         return np.arange(available)
     edges = _edges(available, wanted)
@@ -66,7 +65,7 @@ def even_numbers(available: int, wanted: int) -> np.ndarray:
 
 
 def _edges(available: int, segments: int) -> np.ndarray:
-    """Where equal segments begin and end, i64[segments + 1]."""
+    """The bounds of equal segments, i64[segments + 1]."""
     return np.arange(segments + 1) * available // segments
 
 
@@ -86,22 +85,20 @@ def choose_caption(
     short_caption_share: float = 0.0,
     policy: str = "all",
 ) -> str:
-    """The text a video is paired with: of its sentences, now and then a short alternative.
+    """The text that a video is paired with: its sentences, or sometimes a short alternative.
 
     Args:
         record: the video.
-        rng: None always gives all sentences.
+        rng: with None all sentences.
         short_caption_share: probability in [0, 1] of one of `record.alternatives` (uniformly) in
-            place of the sentences, for records that have any. Alternatives come in by this alone:
-            they do not count as sentences.
+            place of the sentences, for records that have any. The policy draws from sentences only.
         policy: one of
             `all`: all sentences, joined by a space;
             `prefix`: the first n of them, n = 1 to all equally likely;
             `one`: one of them, all equally likely.
 
     Raises:
-        ValueError: the record has no caption, so there is nothing to align it with, or there is no
-            such policy.
+        ValueError: the record has no caption, or there is no such policy.
     """
     if policy not in CAPTION_POLICIES:
         raise ValueError(f"no caption policy {policy!r}; there are {', '.join(CAPTION_POLICIES)}")
@@ -121,15 +118,15 @@ def choose_caption(
 
 
 def choose_moment(record: VideoRecord, rng: np.random.Generator) -> tuple[int, str]:
-    """A video as image-caption data: one frame, and a sentence that holds while it is shown.
+    """A video as image-caption data: one frame, and a sentence that holds at its time.
 
     Args:
-        record: the video. Where none of its sentences has a time that a frame falls into, it is
-            any frame with any of them: the whole of a long caption says less of one frame.
-        rng: of the choice; every sentence has the same probability, and so has every frame of it.
+        record: the video. If no frame falls into the time of a sentence, any frame goes with any
+            sentence, for all sentences of a long caption together say little of one frame.
+        rng: every sentence is equally likely, and every frame of its time.
 
     Returns:
-        Index of the frame, and the text.
+        Index of the frame, and the sentence.
 
     Raises:
         ValueError: the record has no caption.
@@ -142,10 +139,8 @@ def choose_moment(record: VideoRecord, rng: np.random.Generator) -> tuple[int, s
     ]
     moments = [(frames, text) for frames, text in moments if len(frames)]
     if not moments:
-        choose_caption(record)  # refuses a record without any
-        everywhere = np.arange(len(record.frames))
-        moments = [
-            (everywhere, caption.text) for caption in record.captions if caption.text.strip()
-        ]
+        choose_caption(record)  # raises when there is no caption
+        every = np.arange(len(record.frames))
+        moments = [(every, caption.text) for caption in record.captions if caption.text.strip()]
     frames, text = moments[rng.integers(len(moments))]
     return int(rng.choice(frames)), text

@@ -1,4 +1,4 @@
-"""Tests of the order of examples: epochs, the border rule, mixtures; by trying all small sizes."""
+"""Tests of the order of examples: epochs, the border rule, mixtures; on all small sizes."""
 
 import itertools
 import pickle
@@ -6,12 +6,11 @@ import pickle
 import numpy as np
 import pytest
 
-from mova_jax.data.pipeline import order as order_lib
 from mova_jax.data.pipeline.order import Epochs, Order, WeightedInterleave, shuffles
 
 
 class _Quick:
-    """What `shuffles` gives, by NumPy: Grain's takes milliseconds a record for so few."""
+    """`shuffles` by NumPy: Grain's takes milliseconds a record when a set is small."""
 
     def __init__(self, length, seed):
         self._length, self._seed, self._made = length, seed, {}
@@ -25,7 +24,30 @@ class _Quick:
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(order_lib, "shuffles", _Quick)
+    monkeypatch.setattr("mova_jax.data.pipeline.order.shuffles", _Quick)
+
+
+def test_the_example_of_the_docstring():
+    order = Order([5, 3], weights=[2, 1], batch=3, seed=4)
+    assert order(7) == 4
+    assert [order(position) for position in range(15)] == [
+        0,
+        2,
+        5,
+        4,
+        1,
+        7,
+        3,
+        4,
+        6,
+        3,
+        0,
+        5,
+        2,
+        1,
+        7,
+    ]
+    assert [shuffles(5, 4)[place] for place in range(10)] == [0, 2, 4, 1, 3, 3, 4, 0, 2, 1]
 
 
 @pytest.mark.parametrize("length", range(1, 15))
@@ -40,9 +62,9 @@ def test_each_epoch_has_every_record_once_and_no_batch_one_twice(quick, length):
 
 
 @pytest.mark.parametrize(("length", "batch"), [(9, 4), (9, 8), (7, 6), (12, 5), (1, 1)])
-def test_a_position_means_the_same_whoever_asks_and_in_whichever_order(quick, length, batch):
-    asked = Order([length], batch=batch, seed=0)
-    stream = [asked(position) for position in range(40 * length)]
+def test_a_record_depends_on_its_position_alone(quick, length, batch):
+    order = Order([length], batch=batch, seed=0)
+    stream = [order(position) for position in range(40 * length)]
     places = np.random.default_rng(0).permutation(len(stream)).tolist()
     other = pickle.loads(pickle.dumps(Order([length], batch=batch, seed=0)))
     assert [other(place) for place in places] == [stream[place] for place in places]
@@ -57,7 +79,7 @@ def test_the_border_rule_moves_few_and_only_at_the_border(quick):
         assert all(same[batch:])
         if epoch * length % batch == 0:
             assert all(same)
-    # What is not in the batch yet keeps its order, and so do those that wait.
+    # Records that are not in the batch yet keep their order.
     tail = {order(position) for position in range(48, 50)}
     first = [plain[position] for position in range(50, 58)]
     new = [record for record in first if record not in tail][:6]
@@ -72,18 +94,18 @@ def test_the_first_epoch_is_grains_shuffle():
 
 
 @pytest.mark.parametrize("length", [8, 9, 13])
-def test_what_other_threads_put_in_place_changes_nothing(quick, length):
-    """What is kept of the epochs before may be another thread's from one read to the next."""
+def test_the_cache_of_other_threads_changes_nothing(quick, length):
+    """Between two reads another thread may have replaced the cached heads of epochs."""
     batch, rng = length - 1, np.random.default_rng(0)
 
     class Shared(Epochs):
         @property
         def _epoch_heads(self):
-            return self._kept if rng.random() < 0.5 else {}
+            return self._cached if rng.random() < 0.5 else {}
 
         @_epoch_heads.setter
-        def _epoch_heads(self, fronts):
-            self._kept = fronts
+        def _epoch_heads(self, heads):
+            self._cached = heads
 
     alone, shared = (
         kind(length, 0, 0, WeightedInterleave([1]), batch) for kind in (Epochs, Shared)
@@ -97,20 +119,20 @@ WEIGHTS = [(1,), (1, 1), (3, 1), (1, 3), (0.5, 0.25, 0.25), (5, 0.3, 1), (0.1, 0
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_turns_are_shared_out_by_weight(weights):
-    turns, shares = WeightedInterleave(weights), np.array(weights) / sum(weights)
+    interleave, shares = WeightedInterleave(weights), np.array(weights) / sum(weights)
     seen = np.zeros(len(weights), int)
     for position in range(400):
-        which, before = turns.at(position)
+        which, before = interleave.at(position)
         assert before == seen[which]
-        assert turns.position_of(which, before) == position
+        assert interleave.position_of(which, before) == position
         seen[which] += 1
         assert (abs(seen - (position + 1) * shares) < len(weights)).all()
     for count in (1, 7, 16):
         windows = [
-            np.subtract(turns.counts_at(start + count), turns.counts_at(start))
+            np.subtract(interleave.counts_at(start + count), interleave.counts_at(start))
             for start in range(300)
         ]
-        assert (np.max(windows, axis=0) <= turns.max_in_window(count)).all()
+        assert (np.max(windows, axis=0) <= interleave.max_in_window(count)).all()
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
