@@ -1,7 +1,7 @@
-"""A tiny CLIP with random weights in the layouts that CLIPs are published in.
+"""A tiny CLIP with random weights in the layouts that CLIP is published in.
 
-Written apart from the package's own tables, so that neither can hide a fault of the other. All
-weights are numbers that float16 holds, so that files of either precision have the same values.
+It does not use the tables of the package, so that neither can hide an error of the other. All
+weights are representable in float16, so that files of either precision have the same values.
 """
 
 import functools
@@ -63,7 +63,7 @@ def reference(activation: str = "quick_gelu", context: int = CONTEXT, dim: int =
 
 
 def draw(model: torch.nn.Module, size: float) -> None:
-    """Draws every weight anew; layer norms are near 1, the scale is one of a trained CLIP."""
+    """Random weights; layer norms are near 1, the scale is that of a trained CLIP."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -124,7 +124,7 @@ def _openai_names(w) -> dict[str, torch.Tensor]:
 
 
 def openai(w) -> dict[str, torch.Tensor]:
-    """OpenAI's state dict: matrices of linear maps in float16, and three numbers as buffers."""
+    """OpenAI's state dict: linear maps in float16, and three numbers as buffers."""
     half = ("conv1.weight", "proj_weight", "proj_bias", "proj.weight", "proj.bias", "c_fc.weight")
     half += ("c_fc.bias", "visual.proj", "text_projection")
     made = {n: t.half() if n.endswith(half) else t for n, t in _openai_names(w).items()}
@@ -133,7 +133,7 @@ def openai(w) -> dict[str, torch.Tensor]:
 
 
 def open_clip(w) -> dict[str, torch.Tensor]:
-    """open_clip's CLIP, with its mask as a buffer, as older versions keep it."""
+    """open_clip's CLIP with its mask as a buffer, as in older versions."""
     mask = torch.full((CONTEXT, CONTEXT), -torch.inf).triu(1)
     return _openai_names(w) | {"attn_mask": mask}
 
@@ -149,7 +149,7 @@ def open_clip_custom(w, linear: bool = False) -> dict[str, torch.Tensor]:
 
 
 def long_clip(w) -> dict[str, torch.Tensor]:
-    """Long-CLIP: two tables, of which the rows that are not used are noise."""
+    """Long-CLIP: two tables, whose unused rows are noise."""
     made = _openai_names(w)
     table = made["positional_embedding"]
     noise = torch.full_like(table, 7.0)
@@ -187,7 +187,7 @@ def smartclip(w) -> dict[str, torch.Tensor]:
 
 
 def arrays(tensors) -> dict[str, np.ndarray]:
-    """Tensors as arrays, as `files.read_tensors` gives them."""
+    """Tensors as arrays, like those of `files.read_tensors`."""
     full = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
     return {name: value.numpy() for name, value in full.items()}
 
@@ -212,7 +212,7 @@ def shapes(cfg) -> dict[str, tuple[int, ...]]:
 
 
 def params_of(cfg, ours) -> dict:
-    """The nested parameters of our model; those that are not given are zero."""
+    """Nested parameters of our model; those that are not given are zero."""
     params = _abstract(cfg)[1]
     leaves = []
     for name, leaf in parameter_names(params).items():
@@ -260,7 +260,7 @@ def theirs(clip, frames, tokens, mask) -> dict[str, np.ndarray]:
 
 
 def outputs(model: Mova, frames, tokens, mask) -> dict[str, jax.Array]:
-    """The same of our model; to be compiled."""
+    """The outputs of `theirs` by our model; to be compiled."""
     image = model.vision(frames)
     text = model.encode_text(tokens, mask).pooled
     return {

@@ -1,4 +1,4 @@
-"""Layouts of CLIP: files of their exact names and types give transformers' own embeddings."""
+"""Layouts of CLIP: tensors of every layout give the embeddings of transformers."""
 
 import functools
 
@@ -24,7 +24,7 @@ LAYOUTS = {
 outputs = tiny.jit(clips.outputs)
 
 
-def source(layout="huggingface", **changes):
+def tensors_of(layout="huggingface", **changes):
     """Arrays of a layout, and the layout's name for `to_flax`."""
     make, name = LAYOUTS[layout]
     return clips.arrays(make(clips.reference(**changes).state_dict())), name
@@ -33,13 +33,13 @@ def source(layout="huggingface", **changes):
 def converted(layout="huggingface", cfg=None, **options):
     """`to_flax` for a model without masks, whose parameters a CLIP has all of."""
     cfg = clips.config(objective="global_only") if cfg is None else cfg
-    return to_flax(*source(layout), clips.shapes(cfg), **options)
+    return to_flax(*tensors_of(layout), clips.shapes(cfg), **options)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_embeddings_and_logits_of_transformers(layout):
     cfg = clips.config(objective="global_only")
-    tensors, name = source(layout)
+    tensors, name = tensors_of(layout)
     assert detect_layout(tensors) == name
     ours, report = to_flax(tensors, name, clips.shapes(cfg))
     assert sorted(ours) == sorted(clips.shapes(cfg))
@@ -52,26 +52,18 @@ def test_every_layout_gives_the_embeddings_and_logits_of_transformers(layout):
 
 def test_the_exact_gelu_too():
     cfg = clips.config(objective="global_only", model__activation="gelu")
-    ours, _ = to_flax(*source(activation="gelu"), clips.shapes(cfg))
+    ours, _ = to_flax(*tensors_of(activation="gelu"), clips.shapes(cfg))
     inputs = clips.inputs()
     expected = clips.theirs(clips.reference("gelu"), *inputs)
     clips.assert_same(outputs(clips.model(cfg, ours), *inputs), expected)
-    # The activations are not so near that one could pass for the other.
+    # The tolerance tells the two activations apart.
     with pytest.raises(AssertionError, match="differs by"):
         clips.assert_same(clips.theirs(clips.reference(), *inputs), expected, 1e-3)
 
 
-def test_values_of_float16_files_are_those_of_float32_files():
-    whole, _ = converted("huggingface")
-    half, _ = converted("openai")
-    for name, value in whole.items():
-        np.testing.assert_array_equal(half[name], value, err_msg=name)
-        assert half[name].dtype == np.float32
-
-
-def test_what_a_clip_has_not_keeps_its_initial_values():
+def test_modules_that_clip_lacks_keep_their_initial_values():
     like = clips.shapes(clips.config())
-    ours, report = to_flax(*source(), like)
+    ours, report = to_flax(*tensors_of(), like)
     missing = {name for name in like if name.startswith(("tmn/", "cmn/"))} | {"modular_logit_scale"}
     assert set(report.initial) == missing == set(like) - set(ours)
     assert "keep their initial values: cmn (" in "\n".join(report.lines())
@@ -81,7 +73,7 @@ def test_what_a_clip_has_not_keeps_its_initial_values():
 
 
 def test_text_positions_are_stretched_to_the_context():
-    tensors, layout = source(context=21)
+    tensors, layout = tensors_of(context=21)
     ours, report = to_flax(tensors, layout, clips.shapes(clips.config()))
     table = tensors["text_model.embeddings.position_embedding.weight"]
     assert len(table) == 21
@@ -92,14 +84,14 @@ def test_text_positions_are_stretched_to_the_context():
 def test_frozen_positions_are_a_parameter_of_their_own():
     whole, _ = converted()
     like = clips.shapes(clips.config(objective="global_only", model__text__frozen_positions=7))
-    split, report = to_flax(*source(), like)
+    split, report = to_flax(*tensors_of(), like)
     assert split["text/positions_frozen"].shape == (7, tiny.W) and report.initial == []
     parts = [split["text/positions_frozen"], split["text/positions"]]
     np.testing.assert_array_equal(np.concatenate(parts), whole["text/positions"])
 
 
 def test_long_clip_uses_the_first_rows_of_one_table_and_the_last_of_the_other():
-    tensors, layout = source("long_clip")
+    tensors, layout = tensors_of("long_clip")
     like = clips.shapes(clips.config(model__text__frozen_positions=20))
     ours, report = to_flax(tensors, layout, like)
     np.testing.assert_array_equal(
@@ -112,7 +104,7 @@ def test_long_clip_uses_the_first_rows_of_one_table_and_the_last_of_the_other():
 
 
 def test_a_context_that_the_rule_does_not_give_is_one_of_the_problems():
-    tensors, layout = source(context=22)
+    tensors, layout = tensors_of(context=22)
     del tensors["logit_scale"]
     with pytest.raises(WeightsError) as error:
         to_flax(tensors, layout, clips.shapes(clips.config()))
@@ -124,7 +116,7 @@ def test_a_context_that_the_rule_does_not_give_is_one_of_the_problems():
 
 
 def test_image_positions_are_resized_to_the_grid_of_the_frames():
-    tensors, layout = source()
+    tensors, layout = tensors_of()
     like = clips.shapes(clips.config(model__vision__image_size=12))
     ours, report = to_flax(tensors, layout, like)
     table = tensors["vision_model.embeddings.position_embedding.weight"]
@@ -132,12 +124,12 @@ def test_image_positions_are_resized_to_the_grid_of_the_frames():
     assert report.changes == ["image positions resized from 2 x 2 to 3 x 3 patches (bicubic)"]
 
 
-# -- what does not fit
+# -- problems
 
 
 def broken():
-    """OpenAI's layout with one fault of each kind, and the lines that say so."""
-    tensors, layout = source("openai")
+    """OpenAI's layout with one problem of each kind, and the lines of the error."""
+    tensors, layout = tensors_of("openai")
     del tensors["visual.transformer.resblocks.1.mlp.c_fc.bias"]
     del tensors["positional_embedding"]
     tensors["visual.conv1.weight"] = tensors["visual.conv1.weight"][:, :, :2, :2]
@@ -157,7 +149,7 @@ def broken():
     return tensors, layout, expected
 
 
-def test_all_that_is_wrong_is_one_error():
+def test_one_error_lists_all_problems():
     tensors, layout, expected = broken()
     with pytest.raises(WeightsError) as error:
         to_flax(tensors, layout, clips.shapes(clips.config(objective="global_only")))
@@ -165,7 +157,7 @@ def test_all_that_is_wrong_is_one_error():
     assert str(error.value).startswith("the weights have 6 problem(s):\n  - visual.conv1.weight")
 
 
-def test_without_strict_the_rest_is_taken_and_the_report_says_what_is_wrong():
+def test_without_strict_the_report_lists_the_problems_and_the_rest_is_converted():
     tensors, layout, expected = broken()
     like = clips.shapes(clips.config(objective="global_only"))
     ours, report = to_flax(tensors, layout, like, strict=False)
@@ -183,8 +175,8 @@ def test_without_strict_the_rest_is_taken_and_the_report_says_what_is_wrong():
     assert f"problem: {expected[0]}" in report.lines()
 
 
-def test_buffers_that_say_nothing_are_ignored():
-    tensors, layout = source()
+def test_harmless_buffers_are_ignored():
+    tensors, layout = tensors_of()
     for tower in ("text", "vision"):  # transformers kept them in its files until version 4.31
         tensors[f"{tower}_model.embeddings.position_ids"] = np.arange(5)[None]
     _, report = to_flax(tensors, layout, clips.shapes(clips.config()))
@@ -203,13 +195,13 @@ def test_unknown_layouts_are_refused_with_some_of_their_names():
         to_flax({}, "other", {})
 
 
-# -- and back
+# -- to transformers
 
 
 @pytest.mark.parametrize("frozen", [0, 7])
-def test_transformers_gets_back_what_it_gave_bit_for_bit(frozen):
+def test_to_transformers_and_back_is_bit_for_bit(frozen):
     cfg = clips.config(model__text__frozen_positions=frozen)
-    given, layout = source()
+    given, layout = tensors_of()
     ours, _ = to_flax(given, layout, clips.shapes(cfg))
     masks = {"cmn/query/bias": np.zeros(3, np.float32)}  # towers alone go out
     back = to_huggingface(ours | masks)

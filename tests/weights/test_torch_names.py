@@ -67,21 +67,6 @@ def test_there_and_back_is_bit_for_bit(options):
         assert back[name].tobytes() == array.tobytes(), name
 
 
-def test_a_linear_map_is_the_same_map():
-    shapes, tensors = full()
-    params, _ = from_torch(tensors, shapes)
-    x = np.arange(1.0, 1 + tiny.W)
-    small = {n: np.where(np.abs(a) < 1e9, a, 1.0) for n, a in params.items()}
-    moved = to_torch(small)
-    for i in range(shapes["text/blocks/blocks/attention/qkv/kernel"][0]):
-        ours = np.einsum("w,wtne->tne", x, small["text/blocks/blocks/attention/qkv/kernel"][i])
-        theirs = moved[f"text.blocks.{i}.attention.qkv.weight"] @ x
-        np.testing.assert_allclose(theirs, ours.ravel(), rtol=1e-12)
-    heads = x.reshape(2, -1)
-    ours = np.einsum("ne,new->w", heads, small["tmn/readers/1/out/kernel"])
-    np.testing.assert_allclose(moved["tmn.readers.1.out.weight"] @ x, ours, rtol=1e-12)
-
-
 def test_every_tensor_that_does_not_fit_is_a_problem_and_the_others_are_read():
     shapes, tensors = full()
     tensors = dict(tensors)

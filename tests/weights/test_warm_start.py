@@ -1,11 +1,10 @@
-"""Starts of modules that a CLIP has not: SmartCLIP's mask network, CLIP4Clip's seqTransf."""
+"""Modules that CLIP lacks start from SmartCLIP's mask network and from CLIP4Clip's rule."""
 
 import jax
 import numpy as np
 import pytest
 import torch
 
-from mova_jax.training import optim
 from mova_jax.weights.files import WeightsError
 from mova_jax.weights.layouts import to_flax
 from tests import tiny
@@ -14,7 +13,7 @@ from tests.weights import clips
 SQUARE = {"model__embed_dim": tiny.W}  # joint embedding as wide as the text tower
 
 
-def source(make=clips.smartclip, **changes):
+def tensors_of(make=clips.smartclip, **changes):
     return clips.arrays(make(clips.reference(**changes).state_dict()))
 
 
@@ -22,7 +21,7 @@ def source(make=clips.smartclip, **changes):
 
 
 class MaskNetwork(torch.nn.Module):
-    """SmartCLIP's, as its paper tells it: a CLIP block, then tokens weighted by one vector."""
+    """SmartCLIP's, after its paper: a CLIP block, then a softmax over tokens by one vector."""
 
     def __init__(self, w, heads=2):
         super().__init__()
@@ -61,7 +60,7 @@ def cmn_logits(model, parts, frames, tokens, mask):
 @pytest.mark.parametrize("sees_frame", [False, True])
 def test_our_concept_mask_network_gives_the_logits_of_smartclip(sees_frame):
     cfg = clips.config(**SQUARE, model__cmn__sees_frame=sees_frame)
-    ours, report = to_flax(source(dim=tiny.W), "smartclip", clips.shapes(cfg))
+    ours, report = to_flax(tensors_of(dim=tiny.W), "smartclip", clips.shapes(cfg))
     assert not any(name.startswith("cmn/") for name in report.initial)
     assert report.ignored == ["mask_net.attn_pool.attention.bias"]
     assert "cmn started as SmartCLIP's mask network" in report.changes[-1]
@@ -80,8 +79,8 @@ def test_our_concept_mask_network_gives_the_logits_of_smartclip(sees_frame):
     assert np.abs(expected[0] - expected[1]).max() > 0.1 * np.abs(expected).max()
 
 
-def test_what_keeps_the_mask_network_out_is_said_with_all_other_problems():
-    tensors = source()
+def test_a_mask_network_that_does_not_fit_is_listed_with_all_other_problems():
+    tensors = tensors_of()
     del tensors["logit_scale"]
     like = clips.shapes(clips.config())
     with pytest.raises(WeightsError) as error:
@@ -97,8 +96,8 @@ def test_what_keeps_the_mask_network_out_is_said_with_all_other_problems():
     assert {name for name in like if name.startswith("cmn/")} <= set(report.initial)
 
 
-def test_parts_of_a_mask_network_that_are_wrong_are_listed():
-    tensors = source(dim=tiny.W)
+def test_wrong_tensors_of_a_mask_network_are_listed():
+    tensors = tensors_of(dim=tiny.W)
     del tensors["mask_net.resblocks.0.ln_1.bias"]
     tensors["mask_net.attn_pool.attention.weight"] = np.zeros((2, tiny.W), np.float32)
     tensors["mask_net.more"] = np.zeros(1, np.float32)
@@ -111,15 +110,15 @@ def test_parts_of_a_mask_network_that_are_wrong_are_listed():
     ]
 
 
-def test_a_model_without_concept_masks_leaves_the_mask_network_aside():
+def test_a_model_without_concept_masks_ignores_the_mask_network():
     like = clips.shapes(clips.config(objective="global_only"))
-    _, report = to_flax(source(), "smartclip", like, init_bias=2.0)
+    _, report = to_flax(tensors_of(), "smartclip", like, init_bias=2.0)
     assert report.initial == report.problems == []
     assert sorted(report.ignored) == sorted(clips.mask_network(tiny.W))
     assert "mask_net is not used: the model has no concept mask network" in report.changes
 
 
-# -- CLIP4Clip's start of seqTransf
+# -- CLIP4Clip's rule for seqTransf
 
 HEAD = {
     "model__global_head": "seq_transformer",
@@ -129,8 +128,8 @@ HEAD = {
 
 
 def head_of(context=21, make=clips.open_clip, **changes):
-    """What of a head is started from a CLIP with so many text positions, and the reports' lines."""
-    tensors = source(make, context=context, dim=changes.get("model__embed_dim", tiny.D))
+    """The started parameters of a head, all parameters, the tensors, the report's lines."""
+    tensors = tensors_of(make, context=context, dim=changes.get("model__embed_dim", tiny.D))
     like = clips.shapes(clips.config(**(HEAD | changes)))
     ours, report = to_flax(tensors, "open_clip", like)
     started = {name: value for name, value in ours.items() if name.startswith("head/")}
@@ -151,7 +150,7 @@ def test_the_head_starts_from_the_first_text_blocks_and_positions(layers):
     assert "head/positions started from the first text positions" in changed
 
 
-def test_a_head_that_does_not_fit_keeps_its_start_and_says_so():
+def test_a_head_that_does_not_fit_keeps_its_random_values_and_says_so():
     for changes in (
         {},  # of width 8, where the text tower has 16
         SQUARE | {"model__text__heads": 2},
@@ -163,46 +162,9 @@ def test_a_head_that_does_not_fit_keeps_its_start_and_says_so():
         assert ("head/positions" in started) == bool(changes)
 
 
-def test_more_frame_positions_than_the_source_has_come_from_the_stretched_table():
+def test_more_frame_positions_than_clip_has_come_from_the_stretched_table():
     started, ours, *_ = head_of(model__frame_positions=24, **SQUARE)
     np.testing.assert_array_equal(started["head/positions"], ours["text/positions"])
     split = head_of(model__frame_positions=24, model__text__frozen_positions=20, **SQUARE)[0]
     np.testing.assert_array_equal(split["head/positions"], ours["text/positions"])
     assert "head/positions" not in head_of(model__frame_positions=25, **SQUARE)[0]
-
-
-# -- Long-CLIP's frozen rows
-
-
-def test_frozen_rows_of_long_clip_do_not_move_in_training():
-    tensors = source(clips.long_clip)
-    run = tiny.config(
-        **(clips.SAME | {"objective": "global_only", "model__text__frozen_positions": 20}),
-        optim__weight_decay=0.5,
-        optim__warmup_steps=0,
-        optim__groups=(("text/positions_frozen", 9.0), (".*", 1.0)),
-    )
-    ours, _ = to_flax(tensors, "long_clip", clips.shapes(run.model))
-    frames, tokens, mask = clips.inputs()
-
-    @tiny.jit
-    @jax.grad
-    def gradient(params):
-        out = clips.outputs(clips.merged(run.model, params), frames, tokens, mask)
-        return (out["logits"] ** 2).sum()
-
-    params = clips.params_of(run.model, ours)
-    grads = gradient(params)
-    assert not np.any(grads["text"]["positions_frozen"])
-    assert (np.abs(grads["text"]["positions"]).max(-1) > 0).all()
-    optimizer = optim.make_optimizer(run.optim, 10, params)
-    state = optimizer.init(params)
-    step = tiny.jit(optimizer.update)
-    for _ in range(2):
-        updates, state = step(grads, state, params)
-        params = jax.tree.map(np.add, params, updates)
-    np.testing.assert_array_equal(
-        params["text"]["positions_frozen"], tensors["positional_embedding"][:20]
-    )
-    moved = params["text"]["positions"] - tensors["positional_embedding_res"][20:]
-    assert (np.abs(moved) > 0).all()
