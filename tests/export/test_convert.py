@@ -1,4 +1,4 @@
-"""Weights out and in by the command: every format against the run it came from."""
+"""Exports by the command: every format against the run that it was made from."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ METRICS = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of an earlier version, with figures."""
+    """The workdir of a run of an earlier version, with metrics."""
     workdir = tmp_path_factory.mktemp("run") / "base"
     shutil.copytree(RUN, workdir)
     (workdir / "metrics.jsonl").write_text(json.dumps({"step": 6, **METRICS}) + "\n")
@@ -41,7 +41,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def out(run, tmp_path_factory):
-    """All formats of it."""
+    """Exports of that run, in all formats."""
     pytest.importorskip("onnxscript")
     folder = tmp_path_factory.mktemp("out")
     args = ["export", str(run), str(folder), "--licence", "cc-by-4.0", "--to", *convert.FORMATS]
@@ -61,30 +61,41 @@ OUTPUTS = {
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_every_format_gives_the_outputs_of_the_run(run, out, kind):
     first, second = (open_model(str(path)) for path in (run, out / kind))
-    rows = parity.compare(first, second)
-    assert {row.output for row in rows} >= OUTPUTS[kind]
-    for row in rows:
-        assert row.relative <= 1e-5 and row.cosine > 1 - 1e-9, row
+    differences = parity.compare(first, second)
+    assert {difference.output for difference in differences} >= OUTPUTS[kind]
+    for difference in differences:
+        assert difference.relative <= 1e-5 and difference.cosine > 1 - 1e-9, difference
 
 
-def test_jax_to_pytorch_to_jax_is_the_same_bit_for_bit(run, out):
-    again = open_model(f"jax:{out / 'pytorch'}")
-    for row in parity.compare(open_model(str(run)), again):
-        assert row.absolute == 0.0, row
+def test_jax_to_pytorch_to_jax_is_bit_for_bit(run, out):
+    in_jax = open_model(f"jax:{out / 'pytorch'}")
+    for difference in parity.compare(open_model(str(run)), in_jax):
+        assert difference.absolute == 0.0, difference
 
 
-def test_verify_says_what_differs_and_fails(run, out, tmp_path, capsys):
-    shutil.copytree(out / "pytorch", tmp_path / "changed")
-    file = tmp_path / "changed" / "model.safetensors"
-    tensors = read_tensors(file)
-    tensors["text.projection.weight"] = tensors["text.projection.weight"] * np.float32(1.01)
-    write_safetensors(tensors, file, {"format": "pt"})
-    assert convert.main(["verify", str(run), str(tmp_path / "changed")]) == convert.FAILED
-    told = capsys.readouterr()
-    lines = {line.split("  ")[0]: line for line in told.out.splitlines() if line}
+def changed_copy(folder, copy, tensors=None, config=None):
+    """A copy of an export for PyTorch with other tensors or keys of its config.json."""
+    shutil.copytree(folder, copy)
+    file = copy / "model.safetensors"
+    write_safetensors(read_tensors(file) | (tensors or {}), file, {"format": "pt"})
+    values = json.loads((copy / "config.json").read_text()) | (config or {})
+    (copy / "config.json").write_text(json.dumps(values))
+    return str(copy)
+
+
+def test_verify_names_the_outputs_that_differ_and_fails(run, out, tmp_path, capsys):
+    weight = read_tensors(out / "pytorch")["text.projection.weight"] * np.float32(1.01)
+    changed = changed_copy(out / "pytorch", tmp_path / "a", {"text.projection.weight": weight})
+    assert convert.main(["verify", str(run), changed]) == convert.FAILED
+    printed = capsys.readouterr()
+    lines = {line.split("  ")[0]: line for line in printed.out.splitlines() if line}
     assert "above 1e-05" in lines["zt"] and "above" not in lines["zv"]
-    assert "differs by" in told.err
+    assert "differs by" in printed.err
     assert convert.main(["verify", str(run), str(out / "pytorch")]) == convert.DONE
+    nan = {"modular_logit_scale": np.float32("nan").reshape(())}
+    broken = changed_copy(out / "pytorch", tmp_path / "b", nan)
+    assert convert.main(["verify", str(run), broken]) == convert.FAILED
+    assert "differs by inf" in capsys.readouterr().err
 
 
 def test_models_of_other_sizes_and_unknown_folders_are_refused(run, out, tmp_path, capsys):
@@ -94,15 +105,15 @@ def test_models_of_other_sizes_and_unknown_folders_are_refused(run, out, tmp_pat
     config.write_text(json.dumps(fields | {"model_type": "bert"}))
     for path in (tmp_path / "longer", tmp_path):
         assert convert.main(["verify", str(run), str(path)]) == convert.FAILED
-    told = capsys.readouterr().err
-    assert "got model_type 'bert'" in told and "expected a run's workdir" in told
+    message = capsys.readouterr().err
+    assert "got model_type 'bert'" in message and "expected a run's workdir" in message
     sizes = parity.Sizes(16, 160, 100, 99)
     assert not sizes.agree(sizes._replace(context=77))
     assert not sizes.agree(sizes._replace(image_size=32))
     assert sizes.agree(sizes._replace(image_size=0))
 
 
-def test_inputs_are_of_all_lengths_and_end_once():
+def test_inputs_have_all_lengths_and_one_end_of_text():
     sizes = parity.Sizes(image_size=4, context=12, vocab_size=7, end=3)
     frames, frame_mask, tokens, token_mask = parity.draw_inputs(sizes, videos=5, frames=2)
     assert frames.shape == (5, 2, 4, 4, 3) and frame_mask.sum() == 9
@@ -112,7 +123,7 @@ def test_inputs_are_of_all_lengths_and_end_once():
     assert tokens.min() >= 0 and tokens.max() == 6
 
 
-# ---------------------------------------------------------------------------- as its users load it
+# -- loaded as users do
 
 
 def test_the_pytorch_model_needs_torch_and_safetensors_only(out, run, tmp_path):
@@ -142,7 +153,7 @@ def test_the_pytorch_model_needs_torch_and_safetensors_only(out, run, tmp_path):
     got, expected = torch.load(tmp_path / "out.pt", weights_only=True), opened.run(inputs)
     for name in ("global", "modular"):
         np.testing.assert_allclose(got[name].numpy(), expected[name], atol=1e-5)
-        # So every query finds the same video.
+        # Every query finds the same video.
         assert (got[name].numpy().argsort(0) == expected[name].argsort(0)).all()
 
 
@@ -179,7 +190,7 @@ def test_the_text_encoder_takes_long_captions_with_its_own_tokenizer(out):
     assert tokenizer.model_max_length == 160  # of this run; 248 by default
 
 
-def test_the_card_says_what_it_is_how_it_was_measured_and_under_which_licence(out):
+def test_the_card_has_training_metrics_and_licence(out):
     for kind in OUTPUTS:
         text = (out / kind / "README.md").read_text()
         assert text.startswith("---\nlicense: cc-by-4.0\n") and "## Load it" in text
@@ -202,29 +213,30 @@ def test_a_card_claims_only_what_the_folder_can_do(run):
     assert "Nothing was trained yet" in text and "It was trained with" not in text
 
 
-def test_what_is_not_a_number_never_agrees(run, out, tmp_path, capsys):
-    shutil.copytree(out / "pytorch", tmp_path / "broken")
-    file = tmp_path / "broken" / "model.safetensors"
-    tensors = read_tensors(file)
-    tensors["modular_logit_scale"] = np.float32("nan").reshape(())
-    write_safetensors(tensors, file, {"format": "pt"})
-    assert convert.main(["verify", str(run), str(tmp_path / "broken")]) == convert.FAILED
-    assert "differs by inf" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [({"blend_weight": 99.0}, "blend"), ({"format_version": 9}, "format")],
 )
-def test_verify_looks_at_the_settings_too(run, out, tmp_path, capsys, change, told):
-    shutil.copytree(out / "pytorch", tmp_path / "changed")
-    config = tmp_path / "changed" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | change))
-    assert convert.main(["verify", str(run), str(tmp_path / "changed")]) == convert.FAILED
-    assert told in capsys.readouterr().err
+def test_verify_finds_changes_of_config_json(run, out, tmp_path, capsys, change, expected):
+    changed = changed_copy(out / "pytorch", tmp_path / "changed", config=change)
+    assert convert.main(["verify", str(run), changed]) == convert.FAILED
+    assert expected in capsys.readouterr().err
 
 
-def test_older_transformers_finds_the_vocabulary_in_files_of_its_own(out):
+def test_an_export_of_format_1_is_verified(run, out, tmp_path):
+    config = json.loads((out / "pytorch" / "config.json").read_text())
+    heads = config["model"]["text"]["heads"]
+    config["model"]["tmn"] |= {"heads": heads, "token_layers": 0}
+    config["model"]["cmn"] |= {"heads": heads}
+    config["model"]["masks"] |= {"temperature": 1.0}
+    config |= {"format_version": 1, "losses": {"pool": "joint", "pool_scale": 10.0}}
+    config["model"] |= {"head_layers": 4}
+    former = changed_copy(out / "pytorch", tmp_path / "former", config=config)
+    for spec in (former, f"jax:{former}"):
+        assert convert.main(["verify", str(run), spec]) == convert.DONE
+
+
+def test_the_vocabulary_is_also_in_the_files_of_older_transformers(out):
     from transformers import CLIPTokenizer
 
     for kind in OUTPUTS:
@@ -240,10 +252,10 @@ def test_older_transformers_finds_the_vocabulary_in_files_of_its_own(out):
         assert settings["model_max_length"] == 160 and "local_files_only" not in settings
 
 
-# -------------------------------------------------------------------------------- nothing half-done
+# -- whole or not at all
 
 
-def test_a_folder_that_holds_something_is_left_alone(run, out, capsys):
+def test_a_folder_that_is_not_empty_is_left_alone(run, out, capsys):
     before = (out / "pytorch" / "model.safetensors").read_bytes()
     assert convert.main(["export", str(run), str(out)]) == convert.FAILED
     assert "is not empty" in capsys.readouterr().err
@@ -262,6 +274,6 @@ def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_is_no_run_is_a_clear_error(tmp_path, capsys):
+def test_an_export_of_no_run_is_a_clear_error(tmp_path, capsys):
     assert convert.main(["export", str(tmp_path), str(tmp_path / "out")]) == convert.FAILED
     assert "is not the workdir of a run" in capsys.readouterr().err

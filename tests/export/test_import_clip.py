@@ -1,4 +1,4 @@
-"""CLIP weights in: by the command, and as the start of a run."""
+"""Imports of CLIP weights by the command, and runs that start from them."""
 
 import dataclasses
 import json
@@ -50,15 +50,15 @@ def clip(tmp_path_factory):
 
 
 def test_jax_reads_a_clip_as_transformers_does(clip):
-    rows = parity.compare(open_model(str(clip)), open_model(f"jax:{clip}"))
-    assert {row.output for row in rows} == {"zv", "y", "zt", "logits"}
-    assert max(row.relative for row in rows) <= 1e-5
+    found = parity.compare(open_model(str(clip)), open_model(f"jax:{clip}"))
+    assert {difference.output for difference in found} == {"zv", "y", "zt", "logits"}
+    assert max(difference.relative for difference in found) <= 1e-5
 
 
-def test_import_makes_a_model_of_the_sources_sizes_for_248_tokens(clip, tmp_path, capsys):
+def test_import_makes_a_model_of_clips_sizes_for_248_tokens(clip, tmp_path, capsys):
     assert convert.main(["import", str(clip), str(tmp_path / "out")]) == convert.DONE
-    told = capsys.readouterr().out
-    assert "text positions stretched from 77 to 248" in told and "tmn (" in told
+    report = capsys.readouterr().out
+    assert "text positions stretched from 77 to 248" in report and "tmn (" in report
     folder = tmp_path / "out" / "pytorch"
     model = json.loads((folder / "config.json").read_text())["model"]
     assert model["vision"] == {
@@ -78,17 +78,16 @@ def test_import_makes_a_model_of_the_sources_sizes_for_248_tokens(clip, tmp_path
         made["text.positions"][:20],
         source["text_model.embeddings.position_embedding.weight"][:20],
     )
-    # The model is whole: PyTorch and JAX compute the same with it.
-    rows = parity.compare(open_model(f"jax:{folder}"), open_model(str(folder)))
-    assert len(rows) > 10 and max(row.relative for row in rows) <= 1e-5
+    # PyTorch and JAX compute the same with it.
+    found = parity.compare(open_model(f"jax:{folder}"), open_model(str(folder)))
+    assert len(found) > 10 and max(difference.relative for difference in found) <= 1e-5
 
 
 @pytest.mark.parametrize(("layout", "dim"), [("long_clip", 8), ("smartclip", 16)])
-def test_how_the_weights_were_trained_stays(layout, dim, tmp_path, capsys):
-    """Long-CLIP's first positions stay frozen, and SmartCLIP's masks start where they were."""
+def test_import_keeps_frozen_positions_activation_and_bias(layout, dim, tmp_path, capsys):
+    """Long-CLIP's first positions stay frozen, SmartCLIP's mask network has no bias."""
     w = make_clip(tmp_path, dim).state_dict()
     torch.save(getattr(clips, layout)(w), tmp_path / "weights.pt")
-    # OpenAI's code takes heads of 64 dimensions; these towers are too narrow for one.
     args = ["import", str(tmp_path / "weights.pt"), str(tmp_path / "out")]
     assert convert.main([*args, "--set", "model.text.context=78"]) == convert.FAILED
     assert "78" in capsys.readouterr().err
@@ -109,8 +108,7 @@ def test_import_without_a_vocabulary_says_where_to_put_it(clip, tmp_path, capsys
     source = str(tmp_path / "model.safetensors")
     assert convert.main(["import", source, str(tmp_path / "out")]) == convert.FAILED
     assert "vocab.json" in capsys.readouterr().err
-    # Named, it goes; without a config.json heads are those of published CLIPs, and nothing says
-    # with which activation they were trained.
+    # With a vocabulary, but without a config.json, the activation is not known.
     args = ["import", source, str(tmp_path / "out"), "--tokenizer", str(clip)]
     assert convert.main(args) == convert.FAILED
     assert "model.activation=quick_gelu" in capsys.readouterr().err
@@ -118,8 +116,8 @@ def test_import_without_a_vocabulary_says_where_to_put_it(clip, tmp_path, capsys
 
 
 def config(clip, cache, **changes):
-    """A run of the source's sizes on the embedded data."""
-    from tests.training.test_run import config as bundle_from_run
+    """A run with the sizes of `clip` on the embedded data."""
+    from tests.training.test_run import config as run_config
 
     sizes = {
         "model__vision__image_size": 16,
@@ -134,7 +132,7 @@ def config(clip, cache, **changes):
         "train__image_share": 0.0,
         "train__checkpoint_every": 1,
     }
-    made = bundle_from_run(cache, **(sizes | changes))
+    made = run_config(cache, **(sizes | changes))
     return dataclasses.replace(made, init_from=str(clip))
 
 
@@ -144,7 +142,7 @@ def test_a_run_starts_from_the_weights_with_their_vocabulary(clip, tmp_path, cap
     assert "text positions stretched from 77 to 248" in capsys.readouterr().out
     run = load_run(tmp_path / "run")
     assert run.config.model.text.vocab_size == Tokenizer(clip).vocab_size
-    # Every parameter was frozen, so the run ends where it began.
+    # Every parameter was frozen, so the run ends with the weights that it started from.
     params = parameter_names(jax.device_get(run.params))
     source = read_tensors(clip)
     np.testing.assert_array_equal(
@@ -153,7 +151,7 @@ def test_a_run_starts_from_the_weights_with_their_vocabulary(clip, tmp_path, cap
     np.testing.assert_array_equal(
         params["vision/projection/kernel"].T, source["visual_projection.weight"]
     )
-    # Read once: a complete run, and one that goes on, do without them.
+    # They are read once: a complete run does not need them.
     clip.rename(clip.with_name("moved"))
     try:
         capsys.readouterr()
