@@ -181,7 +181,7 @@ def test_configuration_knows_no_array():
             {
                 "mova_jax/data/tokenizer.py",
                 "mova_jax/export/huggingface.py",
-                "mova_jax/export/backends.py",
+                "mova_jax/export/external_backends.py",
             },
         ),
         (("wandb", "tensorboardX"), {"mova_jax/utils/metric_log.py"}),
