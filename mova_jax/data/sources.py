@@ -1,11 +1,11 @@
-"""Where records come from: a folder of shards, a TFDS data set, or several of them joined.
+"""Sources of records: a folder of shards, a TFDS data set, or several of them concatenated.
 
-    source = open_source("SHARDS", "train")              # of `mova_jax.prepare`
+    source = open_source("SHARDS", "train")              # made by `mova_jax.prepare`
     source = open_source("tfds:NAME/VERSION", "train")   # see `tfds/source.py`
     len(source), source[0].captions, repr(source)
     splits_of("SHARDS")                                  # {"train": 1200, "test": 670}
 
-A source is read at random, can be pickled, and its repr says where it is.
+A source is read at random and can be pickled; its repr names the place of its data.
 """
 
 import bisect
@@ -31,7 +31,7 @@ def open_source(name: str | os.PathLike, split: str) -> Sequence[VideoRecord]:
         split: its name.
 
     Raises:
-        ShardError: it is not there, or cannot be read; says what there is.
+        ShardError: it is not there, or cannot be read; lists what there is.
     """
     if is_tfds(name):
         from mova_jax.data.tfds.source import open_tfds  # takes a second, and few runs need it

@@ -110,15 +110,15 @@ class Tokenizer:
         if len(ids) <= self.max_tokens:
             return Encoded(np.asarray(ids, np.int32), False)
         room = self.max_tokens - 2
-        kept: list[int] = []
+        cut: list[int] = []
         # No token crosses white space, so the tokens of a text are those of its sentences.
         for sentence in _SENTENCE_END.split(text):
             more = self._bpe.encode(sentence, add_special_tokens=False).ids
-            if len(kept) + len(more) > room:
-                kept = kept or more[:room]
+            if len(cut) + len(more) > room:
+                cut = cut or more[:room]
                 break
-            kept += more
-        return Encoded(np.asarray([self.bos_id, *kept, self.eot_id], np.int32), True)
+            cut += more
+        return Encoded(np.asarray([self.bos_id, *cut, self.eot_id], np.int32), True)
 
 
 def bucket_length(longest: int, buckets: Sequence[int]) -> int:

@@ -1,4 +1,4 @@
-"""How worker processes live and end with the process that started them."""
+"""Worker processes that end with the process that started them."""
 
 import os
 import signal
@@ -6,14 +6,14 @@ import threading
 import time
 
 
-def exit_with_parent(parent: int) -> None:
-    """Runs first in a worker process, so that it ends with the process that started it.
+def exit_with_parent(parent: int, *worker: int) -> None:
+    """Initialises a worker process, so that it ends when its parent does, even when that is killed.
 
-    Ctrl-C is left to the parent, which may want to save first. A parent that was killed can tell
-    nobody, and its workers would live on with its output open.
+    The worker ignores Ctrl-C: the parent handles it, and may want to save first.
 
     Args:
-        parent: number of the process to follow.
+        parent: id of the process that started this one.
+        worker: number and count of the workers, which Grain passes; unused.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Progress bars over videos, alike wherever data are made."""
+"""Progress bars over videos."""
 
 import sys
 from collections.abc import Iterable
@@ -16,16 +16,16 @@ def bar_of(
     delay: float = 0.0,
     initial: int = 0,
 ) -> tqdm:
-    """A bar with videos a second and the time left; every ten seconds where there is no terminal.
+    """A bar with videos a second and the time left; without a terminal, a line every ten seconds.
 
     Args:
-        name: what is shown in front.
+        name: the label in front.
         total: number of videos, or of another unit.
-        items: iterated over by the bar; None for a bar that is moved on by `update`.
+        items: iterated over by the bar; None for a bar that `update` advances.
         disable: shows nothing.
-        unit: what is counted.
-        delay: seconds before it is shown; what is done by then shows nothing.
-        initial: videos that were done before, which do not count as this call's speed.
+        unit: of the count.
+        delay: seconds before it is shown; work that is done by then shows nothing.
+        initial: videos that were done before, which do not count towards the speed.
     """
     return tqdm(
         items,
@@ -40,7 +40,7 @@ def bar_of(
 
 
 def show_frames(bar: tqdm, frames: int) -> None:
-    """Moves a bar on by a video of so many frames, and shows the frames a second so far."""
+    """Advances a bar by a video of `frames` frames, and shows the frames a second so far."""
     bar.frames = getattr(bar, "frames", 0) + frames
     if not bar.disable and (elapsed := bar.format_dict["elapsed"]) > 0:
         bar.set_postfix_str(f"{bar.frames / elapsed:,.0f} frame/s", refresh=False)

@@ -188,7 +188,7 @@ def test_a_missing_folder_of_shards_is_a_clear_error(cache, tmp_path):
 
 
 def test_a_tfds_data_set_has_no_tokenizer_to_train_with(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr("mova_jax.data.sources.splits_of", lambda name: {"train": 9})
+    monkeypatch.setattr("mova_jax.training.setup.splits_of", lambda name: {"train": 9})
     with pytest.raises(RunError, match=r"tfds:cats has no tokenizer: give init=CLIP, .* or make"):
         run_lib.run(config(cache, data__source="tfds:cats"), tmp_path / "run")
 

@@ -189,7 +189,7 @@ class MakeBatch:
                 source, index = self.source.locate(example.index)
                 raise ShardError(
                     f"A frame of record {example.id!r} does not decode ({error}): record {index} "
-                    f"of {source!r}. Copy the data anew or make them again; python -m "
+                    f"of {source!r}. Copy the data again or make them again; python -m "
                     "mova_jax.prepare inspect SHARDS --verify names all that is damaged in a "
                     "folder."
                 ) from error

@@ -22,6 +22,7 @@ metrics of a smaller gallery cannot be compared.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Sequence
 
@@ -304,7 +305,7 @@ def _record_ids(source: Sequence[VideoRecord], video_ids: Sequence[int]) -> list
 def _read_ahead(
     batches: grain.MapDataset[ArrayDict], settings: PipelineSettings
 ) -> grain.IterDataset[ArrayDict]:
-    """Batches made ahead of time, in order, by threads or by worker processes."""
+    """Batches read ahead, in order, by threads or worker processes."""
     threads, workers = settings.threads, settings.worker_processes
     ahead = max(settings.prefetch, threads)
     if not workers:
@@ -313,14 +314,6 @@ def _read_ahead(
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, also in programs without
     options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, ahead // workers))
     reader = batches.to_iter_dataset(grain.ReadOptions(threads, threads))
-    return reader.mp_prefetch(options, worker_init_fn=_ExitWithParent(os.getpid()))
-
-
-@dataclasses.dataclass(frozen=True)
-class _ExitWithParent:
-    """`worker_pool.exit_with_parent` in the form that Grain calls."""
-
-    parent: int
-
-    def __call__(self, worker_index: int, worker_count: int) -> None:
-        exit_with_parent(self.parent)
+    return reader.mp_prefetch(
+        options, worker_init_fn=functools.partial(exit_with_parent, os.getpid())
+    )

@@ -1,10 +1,10 @@
-"""Shards at a URL, copied once to this machine: ArrayRecord opens local files only.
+"""Local copies of shards at a URL, for ArrayRecord opens local files only.
 
     folder = local_folder("gs://bucket/shards", cache=".data")
     source = open_split(folder, "train")
 
 Every shard is checked against the manifest before it gets its name. Processes of one machine that
-start at once wait for the one that copies, and what a killed one copied is not copied again.
+start at once wait for the one that copies; shards that a killed process copied are used.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from mova_jax.data.shards.manifest import (
 from mova_jax.data.shards.reader import ShardInfo
 from mova_jax.data.storage import LocalFolder, folder_of, is_url, only_user
 
-_SMALL = {".json", ".txt"}  # what is no shard
+_SMALL = {".json", ".txt"}  # files that are not shards
 _FOLDERS = ("", "tokenizer")
 _CACHE = ".data"  # the default of `data.cache`
 
@@ -33,10 +33,10 @@ def local_folder(source: str | os.PathLike, cache: str | os.PathLike = _CACHE) -
 
     Args:
         source: a path, which is returned as it is, or a URL.
-        cache: a folder for copies of URLs, one for each state of what is there.
+        cache: a folder for copies of URLs; shards with another manifest get another copy.
 
     Raises:
-        ShardError: when the shards are not there, not whole, or cannot be copied.
+        ShardError: when the shards are missing, not whole, or cannot be copied.
     """
     if not is_url(source):
         return Path(source)
@@ -65,7 +65,7 @@ def _copy(remote: LocalFolder, folder: Path, manifest: bytes) -> None:
     aside = LocalFolder(folder / ".manifest")
     try:
         aside.write(MANIFEST, manifest)
-        # This refuses names that lead out of the folder.
+        # It refuses names that lead out of the folder.
         infos = read_manifest(aside.path).splits.values()
     except ShardError as error:
         raise ShardError(str(error).replace(aside.path, str(remote))) from error

@@ -1,9 +1,9 @@
-"""What is said about a Storyboard video: one sentence for each named event.
+"""The captions of a Storyboard video: one sentence for each named event.
 
-`sentences(rng, plan)` gives the full wording, 10 to 31 words a sentence, so 20 to 155 a video;
+`sentences(rng, plan)` gives the full captions, 10 to 31 words a sentence, so 20 to 155 a video;
 `short_captions(rng, plan)` the short ones. Every sentence names subject, colour, action and place
-from a closed vocabulary with one or two synonyms a concept. Whatever else it says (how fast, how
-long, where in the picture, what came before) is true of the video. Distractors are never named.
+from a closed vocabulary with one or two synonyms a concept. Its remarks (how fast, how long, where
+in the picture, what came before) are true of the video. Distractors are never named.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ _TEMPLATES = (
 
 @dataclasses.dataclass(frozen=True)
 class _Setting:
-    """What a sentence may say of when its event is."""
+    """Facts about the time of an event, for the remarks of its sentence."""
 
     first: bool  # nothing is named before it
     opening: bool  # nothing happens before it
@@ -47,10 +47,10 @@ class _Setting:
 
 def sentences(rng: np.random.Generator, plan: Plan) -> list[tuple[Event, str]]:
     """The named events in time order, each with its full sentence."""
-    wanted = int(rng.integers(SENTENCE_WORDS[0], 27))  # some captions are terse, some are rich
+    wanted = int(rng.integers(SENTENCE_WORDS[0], 27))  # some captions are terse, others long
     ends = [0] + [event.end for event in plan.events]
     named = [event for event in plan.events if event.named]
-    told = []
+    timed = []
     for event, before in zip(plan.events, ends, strict=False):
         if event.named:
             setting = _Setting(
@@ -60,8 +60,8 @@ def sentences(rng: np.random.Generator, plan: Plan) -> list[tuple[Event, str]]:
                 pause=event.start - before,
                 leaves=event.end < len(plan.places),
             )
-            told.append((event, _sentence(rng, plan.domain, event, setting, wanted)))
-    return told
+            timed.append((event, _sentence(rng, plan.domain, event, setting, wanted)))
+    return timed
 
 
 def short_captions(rng: np.random.Generator, plan: Plan) -> tuple[str, str]:
@@ -107,7 +107,7 @@ def _action(rng, lexicon: Lexicon, event: Event) -> tuple[str, str]:
 
 
 def _time(rng, setting: _Setting) -> str:
-    """When it is, in relation to the rest."""
+    """The time of an event, in relation to the others."""
     if setting.first:
         options = ["to begin with,", "first,"]
         if setting.opening:
@@ -124,7 +124,7 @@ def _time(rng, setting: _Setting) -> str:
 
 
 def _remarks(rng, lexicon: Lexicon, event: Event, setting: _Setting) -> dict[str, str]:
-    """What else is true and may be said, by the part of the sentence that it belongs to."""
+    """Further true remarks, by the part of the sentence that they belong to."""
     seconds = event.end - event.start
     remarks = {
         "time": _time(rng, setting),
@@ -141,7 +141,7 @@ def _remarks(rng, lexicon: Lexicon, event: Event, setting: _Setting) -> dict[str
         length = pick(rng, ("about ", "")) + _COUNTS[seconds]
     else:
         length = "more than twenty"
-    # What comes to an end takes its time, what could go on lasts.
+    # An action that ends takes "in", one that could go on takes "for".
     lasts = "in" if event.action in ("change", "divide", "meet", "return") else "for"
     remarks["length"] = f" {lasts} {length} seconds"
     they, disappear = ("they are", "they disappear") if event.other else ("it is", "it disappears")

@@ -1,8 +1,8 @@
-"""What Storyboard videos are made of: the concepts, the splits, and the statistics of each domain.
+"""The concepts of Storyboard videos, the splits, and the statistics of each domain.
 
-Three domains: `story` (shapes in colourful places; the only one that is trained on),
-`surveillance` (fixed camera, small movers, little colour, long emptiness) and `science` (a dish or
-an arena, slow processes).
+Three domains: `story` (shapes in colourful places; the only one in training), `surveillance`
+(fixed camera, small movers, little colour, long emptiness) and `science` (a dish or an arena, slow
+processes).
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
-"""The places of Storyboard's videos, painted with plain colours.
+"""The places of Storyboard videos, painted with plain colours.
 
-`PAINTERS[place](rng, size).rgb` is a picture float32[size size 3] in 0..255; `rng` decides where a
-brick is or how a hill bends. Coordinates are in 1/64 of the picture's side, y downwards.
+`PAINTERS[place](rng, size).rgb` is a picture float32[size size 3] in 0..255; `rng` decides details
+such as the place of a brick or the curve of a hill. Coordinates are in 1/64 of the picture's side,
+y downwards.
 """
 
 import functools

@@ -1,8 +1,8 @@
-"""What happens in a Storyboard video: its timeline, before anything is drawn or said.
+"""The plan of a Storyboard video: its timeline, before anything is drawn or captioned.
 
-`draw_plan(rng, split)` gives a `Plan`: events on a timeline with gaps, the place shown in every
-frame, and distractors. `storyboard_scenes` draws it, `storyboard_captions` talks about it, and
-`truth` writes it down. Lengths are in units of 1/64 of the picture's side; one frame is one second.
+`draw_plan(rng, split, style)` draws a `Plan`: events on a timeline with gaps, the place shown in
+every frame, and distractors. `scenes.py` renders it, `captions.py` describes it, and `truth` writes
+it as JSON. Lengths are in units of 1/64 of the picture's side; one frame is one second.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from mova_jax.data.storyboard.concepts import (
     Style,
 )
 
-# Turning cannot be seen on these.
+# Rotation of these is invisible.
 _ROUND = ("circle", "ring", "blob")
 # Triples (subject, colour, place) of these classes are never shown in training.
 _HELD_OUT_CLASS = {"validation": 0, "test": 1}
@@ -41,8 +41,8 @@ class Event:
     x: float  # resting centre
     y: float
     radius: float
-    new_colour: str = ""  # what a `change` ends with
-    other: tuple[str, str] | None = None  # (subject, colour) of the one whom a `meet` meets
+    new_colour: str = ""  # at the end of a `change`
+    other: tuple[str, str] | None = None  # (subject, colour) of the second one of a `meet`
 
     @property
     def looks(self) -> set[tuple[str, str]]:
@@ -57,7 +57,7 @@ class Event:
 
 @dataclasses.dataclass(frozen=True)
 class Distractor:
-    """A small thing that no caption names, moving straight in the frames start..end-1."""
+    """A small shape that no caption names, on a straight path in the frames start..end-1."""
 
     start: int
     end: int
@@ -79,10 +79,10 @@ class Plan:
 
 
 def held_out_class(subject: str, colour: str, place: str) -> int:
-    """Which tenth of the story triples this is: 0 is kept for validation, 1 for test.
+    """The class, of ten, of a (subject, colour, place): 0 is held out for validation, 1 for test.
 
-    Every (subject, colour) has one place of each class, so that each concept and each pair of
-    concepts is met in training, and only the combination of all three is new.
+    Every (subject, colour) has one place of each class. So each concept and each pair of concepts
+    is in training, and only the combination of all three is new.
     """
     return (SUBJECTS.index(subject) + 3 * COLOURS.index(colour) + 7 * PLACES.index(place)) % 10
 
@@ -147,7 +147,7 @@ def _draw_actions(rng, style: Style, count: int) -> list[str]:
 def _draw_event(rng, style, start, end, action, named, earlier, camera, wanted) -> Event:
     """An event that cannot be confused with an `earlier` one of the same video.
 
-    `wanted` is the held-out class of its triple, None for a triple of the training kind.
+    `wanted` is the held-out class of its triple, None for a training triple.
     """
     radius = float(rng.uniform(*style.radius))
     x, y = _draw_position(rng, style, action)
@@ -175,7 +175,7 @@ def _draw_event(rng, style, start, end, action, named, earlier, camera, wanted) 
 
 
 def _combinations_fit(event: Event, wanted: int | None) -> bool:
-    """Whether the subject's triple is of class `wanted` and all else is of the training kind."""
+    """Whether the subject's triple has the class `wanted` and all others are training triples."""
     main = held_out_class(event.subject, event.colour, event.place)
     held_out = _HELD_OUT_CLASS.values()
     if main in held_out if wanted is None else main != wanted:
@@ -194,7 +194,7 @@ def _draw_position(rng, style: Style, action: str) -> tuple[float, float]:
 
 
 def _draw_places(rng, style: Style, events: list[Event], frames: int) -> tuple[str, ...]:
-    """The place of every frame: an event's own, cut somewhere in the gap, or a third one there."""
+    """The place of every frame: an event's own; within a gap a cut, or a third place."""
     places = [""] * frames
     for event in events:
         places[event.start : event.end] = [event.place] * (event.end - event.start)
@@ -233,20 +233,20 @@ def _draw_distractors(rng, style: Style, frames: int) -> tuple[Distractor, ...]:
 
 
 def visible(event: Event) -> np.ndarray:
-    """bool[end - start]: in which of its frames an event's subject can be seen."""
+    """bool[end - start], the frames of an event in which its subject is visible."""
     seconds = np.arange(event.end - event.start)
     return seconds % 2 == 0 if event.action == "blink" else seconds >= 0
 
 
 def changed(event: Event) -> np.ndarray:
-    """bool[end - start]: in which of its frames a `change` shows its new colour."""
+    """bool[end - start], the frames of a `change` that show its new colour."""
     seconds = np.arange(event.end - event.start)
     return (2 * seconds >= len(seconds)) & bool(event.new_colour)
 
 
 def truth(plan: Plan) -> str:
-    """The plan as JSON text: `domain`, `events` (in time order), and for every frame its `place`,
-    the `subjects` seen in it (by event) and the number of `distractors`."""
+    """The plan as JSON: `domain`, `events` (in time order), and for every frame its `place`, its
+    visible `subjects` (by event) and the number of `distractors`."""
     frames = [{"place": place, "subjects": [], "distractors": 0} for place in plan.places]
     for distractor in plan.distractors:
         for frame in frames[distractor.start : distractor.end]:
@@ -255,29 +255,12 @@ def truth(plan: Plan) -> str:
         for j in np.flatnonzero(visible(event)):
             colour = event.new_colour if changed(event)[j] else event.colour
             looks = [(event.subject, colour)] + ([event.other] if event.other else [])
+            about = {"action": event.action, "named": event.named}
             frames[event.start + j]["subjects"] += [
-                {
-                    "event": i,
-                    "subject": subject,
-                    "colour": colour,
-                    "action": event.action,
-                    "named": event.named,
-                }
+                {"event": i, "subject": subject, "colour": colour, **about}
                 for subject, colour in looks
             ]
-    events = [
-        {
-            "start": event.start,
-            "end": event.end,
-            "subject": event.subject,
-            "colour": event.colour,
-            "action": event.action,
-            "place": event.place,
-            "named": event.named,
-            "new_colour": event.new_colour,
-            "other": event.other,
-        }
-        for event in plan.events
-    ]
+    keys = ("start", "end", "subject", "colour", "action", "place", "named", "new_colour", "other")
+    events = [{key: getattr(event, key) for key in keys} for event in plan.events]
     record = {"domain": plan.domain, "events": events, "frames": frames}
     return json.dumps(record, separators=(",", ":"))

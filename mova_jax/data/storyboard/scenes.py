@@ -1,8 +1,8 @@
-"""What a Storyboard video looks like: shapes, colours, places, and how events move.
+"""Draws Storyboard videos: shapes, colours, and the movement of events.
 
-`render(rng, plan, size)` draws a `Plan` as frames u8[f H W 3]. Shapes are signed distances (below
-0 inside), so that they scale, turn and have soft edges at any size; a whole track of a shape is
-drawn at once in a window around it. Coordinates are in 1/64 of the picture's side, y downwards.
+`render(rng, plan, size)` draws a `Plan` as frames u8[f H W 3]. A shape is a signed distance (below
+0 inside), so that it scales, turns and has soft edges at any size; all frames of its track are
+drawn at once, in a window around it. Coordinates are in 1/64 of the picture's side, y downwards.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from mova_jax.data.storyboard.plan import Distractor, Event, Plan, changed, visi
 OUTLINE = 1.3  # units of dark line around a shape
 LINE = (18, 18, 22)
 
-# Apart from each other, from the distractors and from every place, so that a colour can be named.
+# Distinct from each other, from the distractors and from every place.
 RGB = {
     "red": (225, 25, 35),
     "orange": (255, 130, 0),
@@ -37,7 +37,7 @@ DISTRACTOR_RGB = {
     "beige": (205, 190, 160),
     "slate": (75, 90, 110),
 }
-# Share of the full colour: little colour in front of a camera, some in a dish.
+# Saturation of the colours: low in front of a surveillance camera, medium in a dish.
 SATURATION = {"story": 1.0, "surveillance": 0.6, "science": 0.85}
 
 Shape = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -226,7 +226,7 @@ def render(rng: np.random.Generator, plan: Plan, size: int) -> np.ndarray:
     """Draws a plan.
 
     Args:
-        rng: for what the plan leaves open (where a brick is, how a hill bends).
+        rng: for details that the plan leaves open (the place of a brick, the curve of a hill).
         plan: the video.
         size: pixels a side.
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from mova_jax.data.storyboard.concepts import MOTIONS
 
-# Finite verb and participle, said of one subject; `meet` is said of two.
+# Finite verb and participle, for one subject; those of `meet` for two.
 Phrases = tuple[tuple[str, str], ...]
 
 
@@ -14,10 +14,10 @@ class Lexicon:
 
     subjects: dict[str, tuple[str, ...]]
     places: dict[str, tuple[tuple[str, str], ...]]  # (where, the place as a noun)
-    scenery: dict[str, tuple[str, ...]]  # follows the place
+    scenery: dict[str, tuple[str, ...]]  # goes after the place
     actions: dict[str, Phrases]
-    picture: str  # what one looks at
-    size: str = ""  # of the subjects, said now and then
+    picture: str  # the word for the picture
+    size: str = ""  # of the subjects, in some of the sentences
 
 
 _ACTIONS: dict[str, Phrases] = {
