@@ -1,11 +1,11 @@
-"""Whether an exported model finds the same videos, query by query, in a process without JAX.
+"""Compares the retrieval ranks of a run with those of its export, in a process without JAX.
 
     python -m benchmarks.exported_retrieval runs/base out/base/pytorch --python OTHER/bin/python
 
-The videos and captions of a split go through the run's best checkpoint here, and through
+The videos and captions of a split go through the run's best checkpoint in this process, and through
 torch_model.py in a process of another interpreter, which needs PyTorch, safetensors and NumPy only
-(`--python`; this one by default, with jax and this package made unimportable). Ranks of every query
-by every score are compared; the exit code is 1 when one differs.
+(`--python`; by default this one, where jax and this package cannot be imported). It compares the
+ranks of every query by every score; the exit code is 1 when one differs.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import sys
 sys.modules.update(dict.fromkeys(("jax", "flax", "mova_jax")))
 sys.path.insert(0, sys.argv[1])
 import numpy as np, torch
-from torch_model import Mova, Text, Video
+from torch_model import Mova
 model, inputs = Mova.from_pretrained(sys.argv[1]), np.load(sys.argv[2])
 inputs = {name: torch.from_numpy(inputs[name]) for name in inputs.files}
 with torch.no_grad():

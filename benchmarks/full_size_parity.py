@@ -1,11 +1,11 @@
-"""Parity of import and export at the full size of a published CLIP, with random weights.
+"""Verifies import and export at the full size of a published CLIP, with random weights.
 
     python -m benchmarks.full_size_parity b16 [--folder FOLDER]     # b32, b16, l14, l14_336
 
-Makes a CLIPModel of transformers at that size with a small vocabulary beside it, and runs what
-docs/weights.md names: transformers against JAX on 77 tokens, the import to 248 tokens, and JAX
-against PyTorch on all outputs. Takes some minutes and several gigabytes on a CPU; the exit code is
-1 when an output differs by more than 1e-5 of its largest value.
+Makes a CLIPModel of transformers at that size, with a small vocabulary, and runs the commands of
+docs/weights.md: transformers against JAX on 77 tokens, the import to 248 tokens, JAX against
+PyTorch on all outputs. Takes some minutes and several gigabytes on a CPU; the exit code is 1 when
+an output differs by more than 1e-5 of its largest value.
 """
 
 import argparse
@@ -52,20 +52,20 @@ def make_clip(size: str, folder: Path) -> None:
 
 
 def main() -> int:
-    """Runs the three commands and returns 1 when a comparison failed."""
+    """Runs the three commands; returns 1 when a comparison fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("size", choices=[name for name in MODELS if name != "tiny"])
-    parser.add_argument("--folder", type=Path, help="where to work; a temporary one by default")
+    parser.add_argument("--folder", type=Path, help="for the files; a temporary one by default")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         clip, out = folder / "clip", folder / "out"
         make_clip(args.size, clip)
-        twin = str(out / "pytorch")
+        imported = str(out / "pytorch")
         commands = (
             ["verify", str(clip), f"jax:{clip}"],
             ["import", str(clip), str(out), "--config", "configs/base.py:frames=8"],
-            ["verify", f"jax:{twin}", twin, "--videos", "2", "--frames", "2"],
+            ["verify", f"jax:{imported}", imported, "--videos", "2", "--frames", "2"],
         )
         return max(convert.main(command) for command in commands)
 

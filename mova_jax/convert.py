@@ -1,12 +1,12 @@
-"""Weights in and out: CLIP to MoVA, MoVA to PyTorch, Hugging Face and ONNX, and the proof of it.
+"""Imports CLIP weights, exports to PyTorch, Hugging Face and ONNX, and verifies both.
 
     python -m mova_jax.convert export runs/base out/base --to pytorch huggingface
     python -m mova_jax.convert verify runs/base out/base/pytorch
     python -m mova_jax.convert import clip-vit-base-patch16 out/start
     python -m mova_jax.main --config=configs/base.py:model=b16,init=clip-vit-base-patch16
 
-Exit code: 0 done (and, for `verify`, every output within the tolerance), 1 something is wrong or
-an output is not, 2 an argument is wrong.
+Exit code: 0 done (for `verify`: every output is within the tolerance), 1 failed (an output is not),
+2 an argument is wrong.
 """
 
 import argparse
@@ -23,12 +23,12 @@ FORMATS = ("pytorch", "huggingface", "text_encoder", "onnx")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code, see the module."""
     args = _parser().parse_args(argv)
-    # Loaded after the arguments are checked, for it takes seconds.
+    # These imports take seconds: arguments are checked before.
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.workdir import RunError
     from mova_jax.weights.files import WeightsError
 
-    wrong = (WeightsError, RunError, CheckpointError, config_lib.ConfigError, OSError)
+    errors = (WeightsError, RunError, CheckpointError, config_lib.ConfigError, OSError)
     try:
         return args.command(args)
     except ImportError as error:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return FAILED
-    except wrong as error:
+    except errors as error:
         print(f"convert: {error}", file=sys.stderr)
         return FAILED
 
@@ -78,16 +78,14 @@ def _verify(args: argparse.Namespace) -> int:
     from mova_jax.export.backends import open_model
 
     first, second = open_model(args.first), open_model(args.second)
-    sizes = first.sizes if first.sizes.image_size else second.sizes
-    inputs = parity.draw_inputs(sizes, videos=args.videos, frames=args.frames, seed=args.seed)
-    rows = parity.compare(first, second, inputs)
+    sizes = {"videos": args.videos, "frames": args.frames}
+    found = parity.compare(first, second, **sizes, seed=args.seed)
     print(f"{first.name}\nagainst\n{second.name}\n")
-    print(parity.table(rows, args.tolerance))
-    apart = [row for row in rows if not row.within(args.tolerance)]
-    if not apart:
-        print(f"\nAll {len(rows)} outputs agree within {args.tolerance:g} of their largest value.")
+    print(parity.table(found, args.tolerance))
+    worst = max(found, key=lambda difference: difference.relative)
+    if worst.relative <= args.tolerance:
+        print(f"\nAll {len(found)} outputs agree within {args.tolerance:g} of their largest value.")
         return DONE
-    worst = max(apart, key=lambda row: row.relative)
     print(
         f"\n{worst.output} differs by {worst.relative:.2e} of its largest value, "
         f"more than {args.tolerance:g}.",
@@ -109,20 +107,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="export | import | verify")
     out = commands.add_parser("export", help="a run to PyTorch, Hugging Face, ONNX")
-    out.add_argument("run", help="workdir of the run; its best checkpoint is taken")
-    out.add_argument("output", help="a folder OUTPUT/FORMAT is made for each format")
+    out.add_argument("run", help="workdir of the run, whose best checkpoint is exported")
+    out.add_argument("output", help="for a folder OUTPUT/FORMAT of each format")
     out.add_argument("--to", nargs="+", choices=FORMATS, default=["pytorch"], help="formats")
     out.add_argument("--licence", default="", help="of the weights, for the model card")
     out.set_defaults(command=_export)
     into = commands.add_parser("import", help="CLIP, Long-CLIP, SmartCLIP to a MoVA for PyTorch")
     into.add_argument("source", help="a folder or file in Hugging Face's, OpenAI's ... layout")
-    into.add_argument("output", help="the folder OUTPUT/pytorch is made; init=... takes it")
-    into.add_argument("--config", default="configs/base.py", help="for all that CLIP does not say")
+    into.add_argument("output", help="for the folder OUTPUT/pytorch, which init=... takes")
+    into.add_argument(
+        "--config", default="configs/base.py", help="for settings that CLIP does not have"
+    )
     into.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="such as model.text.context=77"
     )
     into.add_argument("--tokenizer", default="", help="folder of CLIP's vocabulary")
-    into.add_argument("--not_strict", action="store_true", help="list problems and go on")
+    into.add_argument("--not_strict", action="store_true", help="list problems and continue")
     into.add_argument(
         "--allow_torchscript",
         action="store_true",
@@ -132,12 +132,12 @@ def _parser() -> argparse.ArgumentParser:
     into.set_defaults(command=_import)
     check = commands.add_parser("verify", help="the same inputs through two models")
     check.add_argument(
-        "first", help="a run, an export, a CLIPModel folder; jax:FOLDER reads it here"
+        "first", help="a run, an export, a CLIPModel folder; jax:FOLDER opens it in JAX"
     )
     check.add_argument("second", help="the same")
     check.add_argument("--tolerance", type=float, default=1e-5, help="of the largest value")
-    check.add_argument("--videos", type=int, default=4, help="and captions")
-    check.add_argument("--frames", type=int, default=3, help="of a video")
+    check.add_argument("--videos", type=int, default=4, help="number of videos and captions")
+    check.add_argument("--frames", type=int, default=3, help="frames of a video")
     check.add_argument("--seed", type=int, default=0, help="of the random inputs")
     check.set_defaults(command=_verify)
     return parser
