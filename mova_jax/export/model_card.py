@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mova_jax.export.bundle import Bundle
 
-_WHAT = {
+_DESCRIPTION = {
     "pytorch": "a MoVA model for PyTorch: encoders, mask networks and all scores",
     "huggingface": "the two encoders of a MoVA model as a CLIPModel",
     "text_encoder": "the text encoder of a MoVA model as a CLIPTextModel",
@@ -53,9 +53,9 @@ _ABOUT = {
     "with the mean of its frames' zv, each at length 1{head}.",
 }
 _MASKS = """\
-Frames of a video and a long caption are encoded as CLIP does, and for each frame two masks choose
-the part of the caption that it is about and the concepts that answer to it (Modular Long Video-Text
-Alignment, [arXiv 2607.00858](https://arxiv.org/abs/2607.00858))."""
+Frames of a video and a long caption are encoded as in CLIP, and for each frame two masks select the
+part of the caption that it is about and its concepts that match (Modular Long Video-Text Alignment,
+[arXiv 2607.00858](https://arxiv.org/abs/2607.00858))."""
 _ENCODERS = """\
 They are those of a model for long videos and long captions (Modular Long Video-Text Alignment,
 [arXiv 2607.00858](https://arxiv.org/abs/2607.00858)); its mask networks are not in this folder."""
@@ -85,7 +85,7 @@ def text_of(kind: str, bundle: Bundle) -> str:
         if model.global_head != "mean"
         else "",
     )
-    licence = bundle.licence or "not stated: ask whoever gave you this folder"
+    licence = bundle.licence or "not stated: ask the publisher of this folder"
     rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in training.items())
     return f"""\
 ---
@@ -97,7 +97,7 @@ tags: [video-text-retrieval, long-video, clip, mova]
 
 # MoVA, {kind.replace("_", " ")}
 
-This is {_WHAT[kind]}. {_MASKS if kind == "pytorch" else _ENCODERS}
+This is {_DESCRIPTION[kind]}. {_MASKS if kind == "pytorch" else _ENCODERS}
 
 {_origin(training)}
 
