@@ -63,7 +63,7 @@ def inputs_of(run: LoadedRun, folder: Path, split: str) -> dict[str, np.ndarray]
 def scores_here(run: LoadedRun, folder: Path, split: str) -> dict[str, np.ndarray]:
     """Scores `[b c]` by this package."""
     tokenizer = Tokenizer(run.tokenizer, run.config.model.text.context)
-    evaluator = Evaluator(run.spec, mesh_lib.make_mesh(data=1), folder, tokenizer)
+    evaluator = Evaluator(run.spec, run.config, mesh_lib.make_mesh(data=1), folder, tokenizer)
     scores = evaluator.scores(run.params, split)
     if "modular" in scores:
         scores["blend"] = scores["global"] + np.float32(run.blend_weight) * scores["modular"]

@@ -1,9 +1,9 @@
 """Evaluates a model on a split: retrieval, grounding, masks, and the timelines of a few videos.
 
-In: a recipe, shards, parameters. Out: flat figures (`global/t2v/r1`, `grounding/modular/hit`,
+In: a model, shards, parameters. Out: flat figures (`global/t2v/r1`, `grounding/modular/hit`,
 `leak/own_masks` ...), to which the caller adds the name of the split.
 
-    evaluator = Evaluator(recipe, mesh, folder, tokenizer)
+    evaluator = Evaluator(spec, config, mesh, folder, tokenizer)
     figures = evaluator.evaluate(params, "validation")
     figures = evaluator.evaluate(params, "test", blend_weight=figures["blend/weight"])
 
@@ -40,7 +40,7 @@ from mova_jax.evaluation.jitted import EvalFns, rows_of
 from mova_jax.evaluation.ranks import ScoreBlock
 from mova_jax.evaluation.timeline import Timeline
 from mova_jax.losses import terms
-from mova_jax.training.state import TrainSpec
+from mova_jax.models.build import ModelSpec
 from mova_jax.typing import TextEmbedding
 from mova_jax.utils.progress_bar import bar_of
 
@@ -61,7 +61,8 @@ class Evaluator:
 
     def __init__(
         self,
-        spec: TrainSpec,
+        spec: ModelSpec,
+        config: Config,
         mesh: jax.sharding.Mesh,
         folder: str | os.PathLike,
         tokenizer: Tokenizer,
@@ -69,16 +70,17 @@ class Evaluator:
         """Prepares; nothing is compiled before it is used.
 
         Args:
-            recipe: with the model and `config.eval`.
+            spec: of the model.
+            config: its sections `data`, `eval`, `losses` and `model`, and the seed, are read.
             mesh: to run on.
             folder: of the shards.
             tokenizer: of the captions.
         """
-        self.config = spec.config
+        self.config = config
         self.folder, self.tokenizer = folder, tokenizer
         self.settings = pipeline.settings_of(self.config, self.config.eval.frames)
-        self._programs = EvalFns(spec, mesh)
-        self.rows = self._programs.rows
+        self._fns = EvalFns(spec, config.losses, config.eval, mesh)
+        self.rows = self._fns.rows
 
     def evaluate(
         self, params, split: str, blend_weight: float | None = None, interval: bool = False
@@ -86,7 +88,7 @@ class Evaluator:
         """All figures of a split.
 
         Args:
-            params: of the recipe's model.
+            params: of the model.
             split: its name.
             blend_weight: of the modular score, chosen on validation; None chooses it here, which
                 is right on validation only.
@@ -147,7 +149,7 @@ class Evaluator:
         count = sources.splits_of(self.folder)[split]
         with self._bar(f"{split}, videos", min(limit or count, count), "video") as bar:
             for arrays in batches:
-                video, text = self._programs.encode(params, arrays)
+                video, text = self._fns.encode(params, arrays)
                 parts.append(SplitEmbeddings(video, text, arrays["timestamps"][: len(text.pooled)]))
                 bar.update(len(text.pooled))
         embedded = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
@@ -175,7 +177,7 @@ class Evaluator:
             for start in range(0, count, self.rows):
                 block = slice(start, min(start + self.rows, count))
                 tokens = pad_tokens(captions.ids[block], (length,), self.tokenizer.pad_id)
-                packed.put(block, self._programs.encode_text(params, *tokens))
+                packed.put(block, self._fns.encode_text(params, *tokens))
                 bar.update(block.stop - start)
         return captions.video, packed
 
@@ -195,7 +197,7 @@ class Evaluator:
         embedded = self.embed(params, split, count)
         masks = None
         if has_masks(self.config):
-            masks = self._programs.matched(params, embedded.video, embedded.text)[1]
+            masks = self._fns.matched(params, embedded.video, embedded.text)[1]
         scored = self._sentence_scores(params, split, embedded, timed_only=False)
         arrays = next(
             pipeline.eval_batches(self.folder, split, self.tokenizer, self.settings, count, count)
@@ -226,7 +228,7 @@ class Evaluator:
         """Scores of blocks of the videos with blocks of captions."""
 
         def score_block(videos: slice, asked: slice) -> dict[str, np.ndarray]:
-            return self._programs.pairs(params, rows_of(embedded.video, videos), captions(asked))
+            return self._fns.pairs(params, rows_of(embedded.video, videos), captions(asked))
 
         return score_block
 
@@ -240,7 +242,7 @@ class Evaluator:
         `leak/pairs` under masks of each pair's own; both count how often a caption finds the video
         it was given to. Chance is 1 / gallery.
         """
-        _, masks = self._programs.matched(params, embedded.video, embedded.text)
+        _, masks = self._fns.matched(params, embedded.video, embedded.text)
         valid = embedded.video.frame_mask
         metrics = {
             "text_mask_density": float(masks.text_mask_density[valid].mean()),
@@ -251,8 +253,8 @@ class Evaluator:
             return metrics
         given = np.roll(np.arange(count), count // 2)
         video, text = rows_of(embedded.video, slice(count)), rows_of(embedded.text, given)
-        _, swapped = self._programs.matched(params, video, text)
-        leaked = self._programs.own_scores(video, swapped)
+        _, swapped = self._fns.matched(params, video, text)
+        leaked = self._fns.own_scores(video, swapped)
         metrics["leak/own_masks"] = float(terms.identity_leak(leaked, np.ones(count, bool)).mean)
         if self.config.model.modular_scale:
             pairs = own.square("modular")[:, given]
@@ -291,9 +293,9 @@ class Evaluator:
             tokens = pad_tokens(
                 [sentence.ids for sentence in block], self.settings.buckets, self.tokenizer.pad_id
             )
-            text = self._programs.encode_text(params, *tokens)
+            text = self._fns.encode_text(params, *tokens)
             video = rows_of(embedded.video, [sentence.video for sentence in block])
-            cosines, _ = self._programs.matched(params, video, text)
+            cosines, _ = self._fns.matched(params, video, text)
             frame, modular = cosines["frame"], cosines["modular"]
             found += [Scored(s, frame[i], modular[i]) for i, s in enumerate(block)]
         return found

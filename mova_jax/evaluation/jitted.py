@@ -1,8 +1,8 @@
 """What an evaluation runs on the devices: the towers, scores of pairs, masks of matched pairs.
 
-    programs = Programs(recipe, mesh)
-    video, text = programs.encode(params, batch_arrays)
-    scores = programs.pairs(params, video, text)       # {"global": [b c], "modular": [b c]}
+    fns = EvalFns(spec, config.losses, config.eval, mesh)
+    video, text = fns.encode(params, batch_arrays)
+    scores = fns.pairs(params, video, text)       # {"global": [b c], "modular": [b c]}
 
 Arrays of the host go in and come out. They are filled up to `rows` rows on the way, so that one
 compiled program serves all blocks, with the videos split over the mesh: `config.eval.batch_size`,
@@ -14,29 +14,32 @@ import functools
 import jax
 import numpy as np
 
+from mova_jax.config import Eval, Losses
 from mova_jax.losses import objective
 from mova_jax.losses import scores as scores_lib
+from mova_jax.models.build import ModelSpec
 from mova_jax.parallel import mesh as mesh_lib
-from mova_jax.training.state import TrainSpec
 from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
 
 
 class EvalFns:
     """The compiled functions of an evaluation; nothing is compiled before it is used."""
 
-    def __init__(self, spec: TrainSpec, mesh: jax.sharding.Mesh):
+    def __init__(self, spec: ModelSpec, losses: Losses, settings: Eval, mesh: jax.sharding.Mesh):
         """Prepares.
 
         Args:
-            recipe: with the model and `config.eval`.
+            spec: of the model.
+            losses: `config.losses`, for how pairs are scored.
+            settings: `config.eval`.
             mesh: to run on.
         """
         shards = mesh_lib.batch_shards(mesh)
-        self.rows = -(-spec.config.eval.batch_size // shards) * shards
-        self._context = spec.config.model.text.context
-        functions = _Functions(spec)
+        self.rows = -(-settings.batch_size // shards) * shards
+        self._context = spec.config.text.context
+        functions = _Functions(spec, objective.pair_scoring(losses, settings.pool))
         whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
-        params = mesh_lib.state_sharding(mesh, spec.shapes.params)
+        params = mesh_lib.state_sharding(mesh, spec.abstract_params)
         sharded = mesh_lib.activation_sharding(mesh)
         compiled = functools.partial(mesh_lib.on_devices, output=whole)
         self._encode = compiled(sharded(functions.encode), (params, split))
@@ -49,7 +52,7 @@ class EvalFns:
         """The videos and captions of a batch, without the rows that fill it up.
 
         Args:
-            params: of the recipe's model.
+            params: of the model.
             arrays: of `pipeline.eval_batches`, `rows` rows. Tokens are padded to the longest, so
                 that captions of all batches can stand together.
         """
@@ -92,9 +95,8 @@ class EvalFns:
 class _Functions:
     """What is compiled; pure functions of parameters and arrays."""
 
-    def __init__(self, spec: TrainSpec):
-        self._model, self._config = spec.model, spec.config
-        self._scoring = objective.pair_scoring(spec.config.losses, spec.config.eval.pool)
+    def __init__(self, spec: ModelSpec, scoring: objective.PairScoring):
+        self._model, self._config, self._scoring = spec.model, spec.config, scoring
 
     def encode(self, params, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
         model = self._model(params)
@@ -107,7 +109,7 @@ class _Functions:
     def pairs(self, params, video: VideoEmbedding, text: TextEmbedding):
         model = self._model(params)
         scores = {"global": objective.global_scores(video, text)}
-        if self._config.model.modular_scale:
+        if self._config.modular_scale:
             captions = model.prepare(text)
             pairs = objective.pair_scores(model, video, captions, self._scoring)
             scores["modular"] = pairs.score

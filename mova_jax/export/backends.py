@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from mova_jax import config as config_lib
 from mova_jax.config import Model
@@ -27,6 +26,7 @@ from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.export import external_backends as external
 from mova_jax.export.parity import Backend, Inputs, Outputs, Sizes
 from mova_jax.losses import objective, scores
+from mova_jax.models.build import make_model_spec
 from mova_jax.models.mova import Mova
 from mova_jax.training.load_run import load_run
 from mova_jax.utils.trees import parameter_names, unflatten
@@ -189,13 +189,12 @@ def _timeline(model: Mova, video, text, captions) -> jax.Array:
 
 
 def _merge(cfg: Model, params) -> Mova:
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: Mova(cfg, rngs=nnx.Rngs(0))))
-    return nnx.merge(graphdef, params)
+    return make_model_spec(cfg).model(params)
 
 
 def _params(path: Path, model: Model):
     """All parameters of a model from a file, as the nested dict that the model takes."""
-    abstract = nnx.to_pure_dict(nnx.split(nnx.eval_shape(lambda: Mova(model, rngs=nnx.Rngs(0))))[1])
+    abstract = make_model_spec(model).abstract_params
     like = {name: leaf.shape for name, leaf in parameter_names(abstract).items()}
     ours, _ = load_weights(path, like, model.activation)
     return jax.tree.map(jnp.asarray, unflatten(ours, abstract))

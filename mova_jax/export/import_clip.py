@@ -14,13 +14,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
-from mova_jax.config import Config, from_config_dict
+from mova_jax.config import from_config_dict
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.export.bundle import Bundle
-from mova_jax.models.mova import Mova
+from mova_jax.models.build import make_model_spec
 from mova_jax.utils.trees import parameter_names
 from mova_jax.weights.architecture import model_sizes
 from mova_jax.weights.conversion import Report
@@ -73,7 +72,8 @@ def import_clip(
     config.update_from_flattened_dict(sizes | dict(changes or {}))
     checked = from_config_dict(config)
     model = checked.model
-    abstract, initial = _initial(checked)
+    spec = make_model_spec(model)
+    abstract = spec.abstract_params
     ours, report = load_weights(
         path,
         {name: leaf.shape for name, leaf in parameter_names(abstract).items()},
@@ -84,20 +84,13 @@ def import_clip(
     )
     _check_vocabulary(words, model.text.context, model.text.vocab_size)
     missing = [name for name in parameter_names(abstract) if name not in ours]
-    drawn = parameter_names(initial()) if missing else {}
+    drawn = {}
+    if missing:
+        drawn = parameter_names(jax.jit(lambda: spec.init_params(checked.seed))())
     params = ours | {name: np.asarray(drawn[name]) for name in missing}
     origin = {"steps": 0, "started_from": path.name, "seed": checked.seed}
     checked = dataclasses.replace(checked, init_from="")
     return Bundle(params, checked, words, 1.0, origin, {}, licence), report
-
-
-def _initial(config: Config):
-    """Shapes of the parameters, and a function that draws them."""
-
-    def draw():
-        return nnx.to_pure_dict(nnx.split(Mova(config.model, rngs=nnx.Rngs(config.seed)))[1])
-
-    return jax.eval_shape(draw), jax.jit(draw)
 
 
 def _check_vocabulary(folder: Path, context: int, rows: int) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 from mova_jax import config as config_lib
 from mova_jax.config import Config
+from mova_jax.models.build import ModelSpec
 from mova_jax.models.mova import Mova
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.checkpoint import abstract_state, restore_model
-from mova_jax.training.state import TrainSpec, make_train_spec
+from mova_jax.training.state import make_train_spec
 from mova_jax.training.workdir import CONFIG, RunError, tokenizer_folder
 from mova_jax.utils.metric_log import METRICS_FILE, read_metrics
 
@@ -28,7 +29,7 @@ class LoadedRun:
 
     workdir: Path
     config: Config
-    spec: TrainSpec
+    spec: ModelSpec
     params: Any  # nested dict; the averaged ones in a run with `optim.ema`
     step: int  # finished steps
     blend_weight: float  # of the modular score, chosen on validation
@@ -75,4 +76,4 @@ def load_run(workdir: str | os.PathLike) -> LoadedRun:
     spec = make_train_spec(config, mesh)
     saved = restore_model(workdir, abstract_state(spec, mesh))
     weight = float(saved.record.get("blend_weight", 1.0))
-    return LoadedRun(workdir, config, spec, saved.params, saved.step, weight)
+    return LoadedRun(workdir, config, spec.model_spec, saved.params, saved.step, weight)

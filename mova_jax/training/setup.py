@@ -88,7 +88,7 @@ def build_context(
         tokenizer=tokenizer,
         mesh=mesh,
         spec=spec,
-        evaluator=Evaluator(spec, mesh, folder, tokenizer),
+        evaluator=Evaluator(spec.model_spec, config, mesh, folder, tokenizer),
         checkpoints=Checkpoints(workdir, config),
         batches=batches,
         init_weights=weights,

@@ -37,7 +37,7 @@ def make(folder, objective_name="full", mesh=None, **changes):
     config = tiny.config(objective_name, **SIZES | changes)
     mesh = mesh or mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
     spec = make_train_spec(config, mesh)
-    evaluator = Evaluator(spec, mesh, folder, Tokenizer(folder / TOKENIZER, 160))
+    evaluator = Evaluator(spec.model_spec, config, mesh, folder, Tokenizer(folder / TOKENIZER, 160))
     return evaluator, spec, spec.initial().params
 
 

@@ -75,7 +75,9 @@ def make(folder, objective_name="full", **changes):
     mesh = mesh_lib.make_mesh()
     spec = make_train_spec(config, mesh)
     context = config.model.text.context
-    evaluator = Evaluator(spec, mesh, folder, Tokenizer(folder / TOKENIZER, context))
+    evaluator = Evaluator(
+        spec.model_spec, config, mesh, folder, Tokenizer(folder / TOKENIZER, context)
+    )
     return evaluator, spec, spec.initial().params
 
 
