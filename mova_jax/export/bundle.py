@@ -1,6 +1,6 @@
 """A `Bundle`: weights to export, with their configuration, vocabulary and training.
 
-bundle = bundle_from_run(load_run.load("runs/base"), licence="cc-by-4.0")
+bundle = bundle_from_run(load_run("runs/base"), licence="cc-by-4.0")
 export(bundle, "out", ["pytorch", "huggingface"])             # export/export.py
 """
 
