@@ -29,8 +29,8 @@ from mova_jax.training.step import make_train_step
 PARTS = (
     ("tmn", "TMN"),
     ("cmn", "CMN"),
-    ("pairs|sfdm|dfsm|frame_contrast|masks", "modular losses"),
-    ("global_contrast|global_head", "global head and loss"),
+    ("modular_losses", "modular losses"),
+    ("global_loss|global_head", "global head and loss"),
     ("vision_tower", "vision tower"),
     ("text_tower", "text tower"),
     ("optimizer", "optimizer"),

@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
     [
         ("jit(train_step)/jvp(vision_tower)/while/body/dot_general", "vision tower"),
         ("jit(train_step)/transpose(jvp(text_tower))/while/body/add", "text tower"),
-        ("jit(train_step)/jvp(pairs)/vmap(tmn)/dot_general", "TMN"),
-        ("jit(train_step)/transpose(jvp(masks))/cmn/mul", "CMN"),
-        ("jit(train_step)/jvp(sfdm)/reduce_max", "modular losses"),
+        ("jit(train_step)/jvp(modular_losses)/sfdm/pairs/vmap(tmn)/dot_general", "TMN"),
+        ("jit(train_step)/transpose(jvp(modular_losses))/frame/masks/cmn/mul", "CMN"),
+        ("jit(train_step)/jvp(modular_losses)/sfdm/reduce_max", "modular losses"),
         ("jit(train_step)/optimizer/mul", "optimizer"),
         ("jit(train_step)/transpose", "other"),
     ],

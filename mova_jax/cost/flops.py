@@ -12,7 +12,7 @@ as much for that of the values, where something behind them is trained.
 import dataclasses
 from collections.abc import Collection, Mapping
 
-from mova_jax.config import Config
+from mova_jax.losses.terms import TERMS, active_terms
 
 TOWERS = ("vision", "text")
 
@@ -67,7 +67,7 @@ def blocks(depth: int, length: float, width: float) -> Cost:
 
 
 def model_flops(
-    config: Config, tokens: int, frozen: Collection[str] = (), batch: int = 0, frames: int = 0
+    config, tokens: int, frozen: Collection[str] = (), batch: int = 0, frames: int = 0
 ) -> dict[str, Cost]:
     """FLOPs of a train step by part of the method.
 
@@ -99,17 +99,21 @@ def model_flops(
             parts[tower] = Cost(parts[tower].forward)
     if model.global_head == "seq_transformer":
         parts["global_head"] = b * blocks(model.head_layers, f, d)
-    if not any((losses.frame, losses.sfdm, losses.dfsm, losses.sparsity)):
+    modular = {name: TERMS[name] for name in active_terms(losses, model) if TERMS[name].modular}
+    if not modular:
         return parts
     reached = {tower: not (losses.detach_towers or tower in frozen) for tower in TOWERS}
-    own, every = Pairs(b, b, b), _scored(config, b)
+    own, every = Pairs(b, b, b), _scored_pairs(losses, modular.values(), b)
     for pairs in filter(None, (own, every)):
         parts["tmn"] += _tmn(model, pairs, f, tokens, reached["vision"])
         parts["cmn"] += _cmn(model, pairs, f, tokens, reached["vision"])
     parts["tmn"] += b * _tmn_captions(model, tokens, reached["text"])
     if model.cmn.kind != "none":
         parts["cmn"] += b * blocks(1, tokens, model.text.width)
-    parts["modular_losses"] = _modular_losses(config, b, f, every)
+    products = [shape for term in modular.values() for shape in term.products(losses, b, f, d)]
+    if every and model.tmn.layout == model.cmn.kind == "none":
+        products.append((every.pairs * f, d, 1))  # under masks these cosines are no matrix product
+    parts["modular_losses"] = sum((product(*shape) for shape in products), Cost())
     return parts
 
 
@@ -122,10 +126,9 @@ class Pairs:
     captions: float  # the pairs themselves where captions are gathered for each video
 
 
-def _scored(config: Config, b: int) -> Pairs | None:
-    """The pairs whose masks are made for sfdm and dfsm."""
-    losses = config.losses
-    if not (losses.sfdm or (losses.dfsm and losses.dfsm_masks == "pair")):
+def _scored_pairs(losses, terms, b: int) -> Pairs | None:
+    """The pairs that are scored under their own masks, if a term asks for them."""
+    if not any(term.scores_pairs(losses) for term in terms):
         return None
     if losses.hard_pairs:
         chosen = b * (losses.hard_pairs + 1)
@@ -202,19 +205,3 @@ def _cmn(model, n: Pairs, f: int, l: int, reached: bool) -> Cost:
     # Without a TMN all videos ask a caption the same.
     alike = model.tmn.layout == "none" and not model.cmn.sees_frame
     return (n.captions if alike else n.pairs) * one + n.videos * frames
-
-
-def _modular_losses(config: Config, b: int, f: int, every: Pairs | None) -> Cost:
-    """Cosines of all pairs; those under masks of the pair are no matrix products."""
-    losses, d = config.losses, config.model.embed_dim
-    masks = config.model.tmn.layout != "none" or config.model.cmn.kind != "none"
-    cost = Cost()
-    if losses.frame and losses.frame_negatives == "all":
-        cost += product(b * f, d, b * f)
-    elif losses.frame:
-        cost += b * product(f, d, f) + f * product(b, d, b)
-    if losses.dfsm and losses.dfsm_masks == "own":
-        cost += 2 * f * product(b, d, b)
-    if every and not masks:
-        cost += every.pairs * product(f, d, 1)
-    return cost

@@ -37,9 +37,9 @@ from mova_jax.evaluation.embedding_cache import (
 )
 from mova_jax.evaluation.grounding import SentenceScores, grounding_metrics
 from mova_jax.evaluation.jitted import EvalFns, rows_of
+from mova_jax.evaluation.leak import identity_leak
 from mova_jax.evaluation.ranks import ScoreBlock
 from mova_jax.evaluation.timeline import Timeline
-from mova_jax.losses import terms
 from mova_jax.models.build import ModelSpec
 from mova_jax.typing import TextEmbedding
 from mova_jax.utils.progress_bar import bar_of
@@ -255,10 +255,10 @@ class Evaluator:
         video, text = rows_of(embedded.video, slice(count)), rows_of(embedded.text, given)
         _, swapped = self._fns.matched(params, video, text)
         leaked = self._fns.own_scores(video, swapped)
-        metrics["leak/own_masks"] = float(terms.identity_leak(leaked, np.ones(count, bool)).mean)
+        metrics["leak/own_masks"] = float(identity_leak(leaked, np.ones(count, bool)).mean)
         if self.config.model.modular_scale:
             pairs = own.square("modular")[:, given]
-            metrics["leak/pairs"] = float(terms.identity_leak(pairs, np.ones(count, bool)).mean)
+            metrics["leak/pairs"] = float(identity_leak(pairs, np.ones(count, bool)).mean)
         return metrics | {"leak/chance": 1 / count}
 
     def _grounding(self, params, split: str, embedded: SplitEmbeddings) -> dict[str, float]:

@@ -28,7 +28,8 @@ import jax.numpy as jnp
 
 from mova_jax.config import Config
 from mova_jax.cost.flops import frozen_towers
-from mova_jax.losses import microbatch, objective, ring
+from mova_jax.losses import microbatch, ring
+from mova_jax.losses.hard_sfdm import chunks_per_visit
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.state import TrainSpec, make_train_spec
 from mova_jax.training.step import make_train_step
@@ -151,7 +152,7 @@ def _trips(spec: TrainSpec, mesh: jax.sharding.Mesh, tokens: int) -> float:
 
     shapes = jax.eval_shape(run, spec.shapes.params, batch)
     group = mesh_lib.replica_group(mesh) or ring.SingleReplica()
-    return objective.chunks_of_a_visit(config.losses, group, *shapes)
+    return chunks_per_visit(config.losses, group, *shapes)
 
 
 def _bytes(tree: Any) -> float:

@@ -19,8 +19,8 @@ from jax.interpreters import partial_eval
 PARTS = (
     ("tmn", "tmn"),
     ("cmn", "cmn"),
-    ("pairs|sfdm|dfsm|frame_contrast|masks", "modular_losses"),
-    ("global_contrast", "global_loss"),
+    ("modular_losses", "modular_losses"),
+    ("global_loss", "global_loss"),
     ("global_head", "global_head"),
     ("vision_tower", "vision"),
     ("text_tower", "text"),

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mova_jax.losses import objective as objective_module
-from mova_jax.losses import ring
+from mova_jax.losses import context, hard_sfdm, ring
 from mova_jax.losses.objective import loss_of_embeddings, objective
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.planning import hlo
@@ -166,16 +165,16 @@ def test_exchanges_of_simulated_devices_take_turns(name, options):
     assert out_of_turn(split(8, name, **options)(run=False)) == []
 
 
-def test_captions_of_chosen_pairs_that_are_made_anew_change_nothing(monkeypatch):
+def test_recomputed_captions_of_hard_pairs_change_nothing(monkeypatch):
     options = HARD | SMOOTH
-    kept = split(4, **options)()
-    made_anew, times = objective_module._matched_anew, []
-    monkeypatch.setattr(objective_module, "KEPT_NUMBERS", 0)
+    stored = split(4, **options)()
+    recomputed, calls = hard_sfdm._recomputed_scores, []
+    monkeypatch.setattr(context, "STORED_NUMBERS", 0)
     monkeypatch.setattr(
-        objective_module, "_matched_anew", lambda *args: times.append(1) or made_anew(*args)
+        hard_sfdm, "_recomputed_scores", lambda *args: calls.append(1) or recomputed(*args)
     )
-    tiny.assert_near(split(4, **options)(), kept, 1e-5)
-    assert times
+    tiny.assert_near(split(4, **options)(), stored, 1e-5)
+    assert calls
     assert_as_dense(1, **options)
 
 

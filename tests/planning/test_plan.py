@@ -12,7 +12,7 @@ import pytest
 from mova_jax import plan
 from mova_jax.config import ConfigError, ConfigFlags
 from mova_jax.cost.chips import CHIPS
-from mova_jax.losses import hard_pairs, objective, ring
+from mova_jax.losses import context, hard_pairs, ring
 from mova_jax.planning import compile as compile_lib
 from mova_jax.planning.advice import advice
 from mova_jax.planning.estimate import PlanRequest, estimate
@@ -212,7 +212,7 @@ def test_loops_over_chosen_pairs_are_counted_by_the_chunks_that_the_step_takes(
 ):
     # 8 pairs of a visit: 4 videos a replica, each with 4 captions, over 2 replicas.
     each = 64 * (tiny.F * tiny.D + (0 if room else tiny.L * tiny.W))
-    monkeypatch.setattr(objective, "KEPT_NUMBERS", room)
+    monkeypatch.setattr(context, "STORED_NUMBERS", room)
     monkeypatch.setattr(ring, "WHOLE_FLOATS", 0)
     monkeypatch.setattr(ring, "TILE_FLOATS", each * (3 if not room else 100))
     taken, score = [], hard_pairs.score_chosen

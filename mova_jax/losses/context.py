@@ -1,0 +1,134 @@
+"""The input of a loss term: a replica's rows, and results that several terms share.
+
+A shared result is a property: it is computed when the first term reads it, once, and not at all
+when no term of nonzero weight needs it.
+"""
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import jax
+from jaxtyping import Array, Bool, Float
+
+from mova_jax.losses import ring
+from mova_jax.losses.contrast import LogitStats, logit_stats
+from mova_jax.losses.microbatch import map_blocks
+from mova_jax.losses.scores import cosines, normalise, own_mask_scores, pair_scores
+from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
+
+# float32 numbers that the mask networks need, forward and backward, for each frame of a pair and
+# for each token of a caption, in units of their width. Measured on a CPU for a frame:
+# 42 d + 7 tokens * heads under `select`, 70 d + 7 tokens * heads under `cross`.
+FRAME_FLOATS, TOKEN_FLOATS = 64, 64
+
+# Most numbers in all prepared captions of a replica that are stored for its hard pairs: 2 GB where
+# their gradients are summed. With more, each pair prepares its caption again; for the 16 pairs of a
+# video in a large batch that costs 1 % of the towers' FLOPs.
+STORED_NUMBERS = 2**29
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TermContext:
+    """What a term reads, inside `group.shard_map`: row i is a video and the caption of that video.
+
+    The embeddings are those of this replica's `r` rows; results named logits cover all pairs of the
+    whole batch.
+    """
+
+    group: Any  # the replicas that share the batch
+    cfg: Any  # `config.losses`
+    networks: Any  # `models.mova.MaskNetworks`
+    scales: dict[str, Float[Array, ""]]  # `scale`, and `modular_scale` of a model that has one
+    video: VideoEmbedding
+    text: TextEmbedding
+    example_mask: Bool[Array, "r"]  # False for rows of padding
+
+    def detached(self) -> "TermContext":
+        """The same without a gradient into the towers; shared results are computed separately."""
+        video, text = jax.lax.stop_gradient((self.video, self.text))
+        return dataclasses.replace(self, video=video, text=text)
+
+    @property
+    def frame_mask(self) -> Bool[Array, "r f"]:
+        """Valid frames of valid examples."""
+        return self.video.frame_mask & self.example_mask[:, None]
+
+    @cached_property
+    def global_logits(self) -> LogitStats:
+        """All pairs by their global embeddings."""
+        unit = normalise(self.text.pooled)
+        arguments = (), self.video.pooled, unit, self.scales["scale"], self.example_mask
+        return logit_stats(self.group, _global_tile, *arguments, floats=4)
+
+    @property
+    def captions(self) -> Any:
+        """The captions as the mask networks prepare them, rows `[r ...]`."""
+        stored, _ = self._captions_and_masks
+        return self.networks.prepare(self.text) if stored is None else stored
+
+    @property
+    def masks(self) -> ConceptMasks:
+        """The masks `[r f d]` of each video with its own caption."""
+        return self._captions_and_masks[1]
+
+    @property
+    def recomputes_captions(self) -> bool:
+        """Whether hard pairs prepare their captions themselves, because all would not fit."""
+        if not (self.cfg.sfdm and self.cfg.hard_pairs):
+            return False
+        return not captions_fit(self.networks, self.text)
+
+    @cached_property
+    def _captions_and_masks(self) -> tuple[Any, ConceptMasks]:
+        """Prepared captions, or None when they would not fit; the masks of matching pairs."""
+        (rows, f, d), (_, tokens, width) = self.video.frames.shape, self.text.tokens.shape
+        store = not self.recomputes_captions
+
+        def one_block(rows):
+            video, text = rows
+            captions = self.networks.prepare(text)
+            return captions if store else None, self.networks.own_masks(video, captions)
+
+        block = ring.rows_at_once(rows, FRAME_FLOATS * f * d + TOKEN_FLOATS * tokens * width)
+        with jax.named_scope("masks"):
+            return map_blocks(one_block, (self.video, self.text), block)
+
+    @cached_property
+    def pair_logits(self) -> LogitStats:
+        """All pairs, each under its own masks; without mask networks, the plain cosines."""
+        frames, d = self.video.frames.shape[1:]
+        captions, pool = self.captions, self.cfg.pool
+
+        def tile(networks, video, captions):
+            masks_fn = networks.masks if networks.has_masks else None
+            return pair_scores(masks_fn, video, captions, pool=pool).score
+
+        with jax.named_scope("pairs"):
+            arguments = self.networks, self.video, captions
+            return self._modular_logits(tile, *arguments, floats=FRAME_FLOATS * frames * d)
+
+    @cached_property
+    def own_mask_logits(self) -> LogitStats:
+        """All pairs under the masks that the caption has with its own video."""
+        captions, pool = (self.masks, self.video.frame_mask), self.cfg.pool
+
+        def tile(_, video, captions):
+            return own_mask_scores(video, *captions, pool=pool)
+
+        frames = self.video.frames.shape[1]
+        return self._modular_logits(tile, (), self.video, captions, floats=8 * frames)
+
+    def _modular_logits(self, tile, *arguments, floats: int) -> LogitStats:
+        arguments += self.scales["modular_scale"], self.example_mask
+        return logit_stats(self.group, tile, *arguments, floats=floats)
+
+
+def _global_tile(_, video: Float[Array, "b d"], text: Float[Array, "c d"]) -> Float[Array, "b c"]:
+    return cosines(video, text)
+
+
+def captions_fit(networks, text: TextEmbedding) -> bool:
+    """Whether a replica can store all of its captions as the mask networks prepare them."""
+    prepared = jax.eval_shape(type(networks).prepare, networks, text)
+    return sum(leaf.size for leaf in jax.tree.leaves(prepared)) <= STORED_NUMBERS

@@ -1,0 +1,76 @@
+"""sfdm over hard pairs: a video, its own caption, and the k others of highest global score."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mova_jax.losses import hard_pairs
+from mova_jax.losses.context import FRAME_FLOATS, TOKEN_FLOATS, TermContext, captions_fit
+from mova_jax.losses.contrast import BatchRows, candidate_cross_entropy
+from mova_jax.losses.scores import cosines, hard_candidates, matched_scores, normalise
+from mova_jax.typing import Term, TextEmbedding, VideoEmbedding
+
+
+def hard_sfdm(context: TermContext) -> Term:
+    """Cross-entropy of each video over its `cfg.hard_pairs` + 1 candidates."""
+    group, cfg, video = context.group, context.cfg, context.video
+    recompute = context.recomputes_captions
+    unit = jax.lax.stop_gradient(normalise(context.text.pooled))
+    # One exchange for the captions and their validity.
+    columns = group.all_gather(jnp.concatenate([unit, context.example_mask[:, None]], axis=1))
+    captions, valid = columns[:, :-1], columns[:, -1] > 0
+    scores = jnp.where(valid, cosines(video.pooled, captions), -jnp.inf)
+    matching = BatchRows.of(group, context.example_mask).index
+    candidates = hard_candidates(scores, cfg.hard_pairs, matching)
+    scores = hard_pairs.score_chosen(
+        group,
+        partial(_recomputed_scores if recompute else _stored_scores, cfg.pool),
+        context.networks,
+        video,
+        context.text if recompute else context.captions,
+        candidates,
+        _chunk(cfg, group, video, context.text, recompute),
+    )
+    scale = context.scales["modular_scale"]
+    return candidate_cross_entropy(scores, scale, valid[candidates], context.example_mask)
+
+
+def _stored_scores(pool: str, networks, video: VideoEmbedding, captions) -> Float[Array, "m"]:
+    """Scores of pairs whose captions are prepared already."""
+    masks_fn = networks.masks if networks.has_masks else None
+    return matched_scores(masks_fn, video, captions, pool=pool)
+
+
+def _recomputed_scores(pool: str, networks, video, text: TextEmbedding) -> Float[Array, "m"]:
+    """Scores of pairs that prepare their captions."""
+    return _stored_scores(pool, networks, video, networks.prepare(text))
+
+
+def _chunk(cfg, group, video: VideoEmbedding, text: TextEmbedding, recompute: bool) -> int:
+    """Pairs that a replica scores at once."""
+    rows, f, d = video.frames.shape
+    _, tokens, width = text.tokens.shape
+    floats = FRAME_FLOATS * f * d + (TOKEN_FLOATS * tokens * width if recompute else 0)
+    return hard_pairs.chunk_of(group, rows * (cfg.hard_pairs + 1), floats)
+
+
+def chunks_per_visit(cfg, group, networks, video: VideoEmbedding, text: TextEmbedding) -> float:
+    """Average number of chunks that a replica scores for the videos of one visiting replica.
+
+    Args:
+        cfg: `config.losses`.
+        group: the replicas that share the batch.
+        networks: of the model, or their shapes.
+        video: a replica's rows, or their shapes.
+        text: as `video`.
+
+    Returns:
+        Pairs of a visit divided by pairs of a chunk, below 1 where some visits bring no pair; 1
+        when the loss has no such loop.
+    """
+    if not (cfg.sfdm and cfg.hard_pairs):
+        return 1.0
+    pairs = video.frame_mask.shape[0] * (cfg.hard_pairs + 1) / group.size
+    return pairs / _chunk(cfg, group, video, text, not captions_fit(networks, text))
