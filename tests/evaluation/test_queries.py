@@ -11,13 +11,10 @@ import numpy as np
 import pytest
 
 from mova_jax import prepare
-from mova_jax.data.annotations.registry import DATASETS
 from mova_jax.data.pipeline.dataset import eval_batches, settings_of
-from mova_jax.data.pipeline.queries import eval_captions, query_protocol
 from mova_jax.data.shards import (
     MANIFEST,
     Manifest,
-    ShardError,
     open_split,
     read_manifest,
     write_manifest,
@@ -223,42 +220,7 @@ def test_one_caption_a_video_gives_the_figures_it_gave(folder, by_one):
     assert {name: figures[name] for name in expected} == expected
 
 
-# ------------------------------------------------------------------------------ what a split has
-
-
-def test_captions_of_a_split_have_owners_and_ids(folder):
-    tokenizer = Tokenizer(folder / TOKENIZER, 40)
-    every = eval_captions(folder, "test", tokenizer, queries="all")
-    np.testing.assert_array_equal(every.video, OWNER)
-    assert every.ids[2].tolist() == tokenizer.encode("a cat sits 1").ids.tolist()
-    assert every.tokens.tolist() == [len(ids) for ids in every.ids]
-    one = eval_captions(folder, "test", tokenizer, limit=3)
-    assert one.video.tolist() == [0, 1, 2]
-    assert one.ids[1].tolist() == every.ids[1].tolist()
-    assert len(eval_captions(folder, "test", tokenizer, 2, "all").ids) == 3
-
-
-def test_the_shards_say_by_which_captions_they_are_searched(folder, tmp_path):
-    assert query_protocol(folder) == "caption"  # a manifest of none, or of an older version
-    assert query_protocol(folder, "all") == "all"
-    for dataset, expected in (
-        ({"name": "x"}, "caption"),
-        ({"queries": "all"}, "all"),
-        (3, "caption"),
-    ):
-        write_manifest(tmp_path, Manifest("x", {}, settings={"dataset": dataset}))
-        assert query_protocol(tmp_path) == expected
-        assert query_protocol(tmp_path, "caption") == "caption"
-    write_manifest(tmp_path, Manifest("x", {}, settings={"dataset": {"queries": "some"}}))
-    with pytest.raises(ShardError, match="queries 'some', expected one of caption, all"):
-        query_protocol(tmp_path)
-
-
-def test_two_data_sets_are_searched_by_every_caption():
-    assert {name for name, one in DATASETS.items() if one.queries == "all"} == {
-        "msvd",
-        "msrvtt_full",
-    }
+# ------------------------------------------------------------------------------- from files on
 
 
 def test_msvd_goes_from_its_files_to_figures_of_every_caption(tmp_path, write_video, ramp):

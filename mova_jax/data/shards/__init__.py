@@ -34,28 +34,3 @@ from mova_jax.data.shards.writer import (
     write_shard,
     write_split,
 )
-
-__all__ = [
-    "MANIFEST",
-    "SCHEMA_VERSION",
-    "SHARD_BYTES",
-    "SHARD_RECORDS",
-    "Caption",
-    "Manifest",
-    "ShardError",
-    "ShardInfo",
-    "SplitInfo",
-    "SplitSource",
-    "VideoRecord",
-    "open_split",
-    "parse",
-    "read_manifest",
-    "read_shard",
-    "reraise_as_shard_error",
-    "serialize",
-    "shard_file",
-    "stem_of",
-    "write_manifest",
-    "write_shard",
-    "write_split",
-]
