@@ -61,50 +61,26 @@ They are those of a model for long videos and long captions (Modular Long Video-
 [arXiv 2607.00858](https://arxiv.org/abs/2607.00858)); its mask networks are not in this folder."""
 
 
-def write_card(folder: Path, kind: str, bundle: Bundle) -> None:
-    """Writes README.md.
-
-    Args:
-        folder: of the export.
-        kind: its format.
-        bundle: the exported model.
-    """
-    (folder / "README.md").write_text(text_of(kind, bundle), encoding="utf-8")
-
-
-def text_of(kind: str, bundle: Bundle) -> str:
-    """The card of a format, as Markdown."""
-    model, training = bundle.config.model, bundle.training
-    about = _ABOUT[kind].format(
-        image=model.vision.image_size,
-        context=model.text.context,
-        width=model.text.width,
-        frames=bundle.config.eval.frames,
-        head="; the model's own global score goes through a seq_transformer head, which is not in "
-        "this folder"
-        if model.global_head != "mean"
-        else "",
-    )
-    licence = bundle.licence or "not stated: ask the publisher of this folder"
-    rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in training.items())
-    return f"""\
+_HEAD = """\
+; the model's own global score goes through a seq_transformer head, which is not in this folder"""
+_CARD = """\
 ---
-license: {bundle.licence or "other"}
-library_name: {_LIBRARY.get(kind, "pytorch")}
+license: {identifier}
+library_name: {library}
 pipeline_tag: feature-extraction
 tags: [video-text-retrieval, long-video, clip, mova]
 ---
 
-# MoVA, {kind.replace("_", " ")}
+# MoVA, {kind}
 
-This is {_DESCRIPTION[kind]}. {_MASKS if kind == "pytorch" else _ENCODERS}
+This is {description}. {method}
 
-{_origin(training)}
+{origin}
 
 ## Load it
 
 ```python
-{_LOAD[kind]}```
+{load}```
 
 {about}
 
@@ -124,16 +100,53 @@ vocabulary of {model.text.vocab_size} |
 
 | | |
 |---|---|
-{rows}
+{training}
 
 ## Measured
 
-{_measured(kind, bundle)}
+{measured}
 
 ## Licence
 
 {licence}
 """
+
+
+def write_card(folder: Path, kind: str, bundle: Bundle) -> None:
+    """Writes README.md.
+
+    Args:
+        folder: of the export.
+        kind: its format.
+        bundle: the exported model.
+    """
+    (folder / "README.md").write_text(text_of(kind, bundle), encoding="utf-8")
+
+
+def text_of(kind: str, bundle: Bundle) -> str:
+    """The card of a format, as Markdown."""
+    model, training = bundle.config.model, bundle.training
+    about = _ABOUT[kind].format(
+        image=model.vision.image_size,
+        context=model.text.context,
+        width=model.text.width,
+        frames=bundle.config.eval.frames,
+        head="" if model.global_head == "mean" else _HEAD,
+    )
+    return _CARD.format(
+        identifier=bundle.licence or "other",
+        library=_LIBRARY.get(kind, "pytorch"),
+        kind=kind.replace("_", " "),
+        description=_DESCRIPTION[kind],
+        method=_MASKS if kind == "pytorch" else _ENCODERS,
+        origin=_origin(training),
+        load=_LOAD[kind],
+        about=about,
+        model=model,
+        training="\n".join(f"| {k.replace('_', ' ')} | {v} |" for k, v in training.items()),
+        measured=_measured(kind, bundle),
+        licence=bundle.licence or "not stated: ask the publisher of this folder",
+    )
 
 
 def _origin(training: Mapping[str, object]) -> str:
