@@ -13,6 +13,7 @@ package in place of the library that they are made for:
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,8 @@ from mova_jax.export import external_backends as external
 from mova_jax.export.parity import Backend, Inputs, Outputs, Sizes
 from mova_jax.losses import objective, scores
 from mova_jax.models.build import make_model_spec
-from mova_jax.models.mova import Mova
 from mova_jax.training.load_run import load_run
-from mova_jax.utils.trees import parameter_names, unflatten
+from mova_jax.utils.trees import parameter_shapes, unflatten
 from mova_jax.weights import clip_names
 from mova_jax.weights.architecture import model_sizes
 from mova_jax.weights.files import WeightsError, read_tensors
@@ -83,33 +83,27 @@ def _kind(path: Path) -> str:
 def open_run(path: Path) -> Backend:
     """A run's best model, in this package."""
     run = load_run(path)
-    model, end = _in_float32(run.config.model), Tokenizer(run.tokenizer).eot_id
+    model, end = run.config.model, Tokenizer(run.tokenizer).eot_id
     scoring = objective.pair_scoring(run.config.losses, run.config.eval.pool)
-    outputs = _JaxOutputs(model, scoring, run.params, run.blend_weight)
+    outputs = _outputs(model, run.params, scoring, run.blend_weight)
     return Backend(f"{path} (JAX)", _sizes(model, end), outputs, complete=True)
 
 
 def open_export_in_jax(path: Path) -> Backend:
     """An export for PyTorch, read back into this package."""
     config = external.read_config(path)
-    model = _in_float32(config_lib.section(Model, config["model"]))
+    model = config_lib.section(Model, config["model"])
     scoring = objective.PairScoring(config["score_pool"])
-    outputs = _JaxOutputs(model, scoring, _params(path, model), config["blend_weight"])
+    outputs = _outputs(model, _load_params(path, model), scoring, config["blend_weight"])
     sizes = external.export_sizes(path, config)
     return Backend(f"{path} (JAX)", sizes, outputs, complete=True)
 
 
-def _in_float32(model: Model) -> Model:
-    """The model, computed in float32 like in the other libraries."""
-    return dataclasses.replace(model, dtype="float32")
-
-
 def open_clip_in_jax(path: Path) -> Backend:
     """A CLIPModel folder, imported into this package; its text positions are not stretched."""
-    model = _clip_model(path)
-    outputs = _JaxOutputs(model, None, _params(path, model))
-    config = external.read_config(path)
+    model, config = _clip_model(path), external.read_config(path)
     end = external.clip_end(config.get("text_config", {}), model.text.vocab_size)
+    outputs = _outputs(model, _load_params(path, model))
     return Backend(f"{path} (JAX)", _sizes(model, end), outputs)
 
 
@@ -128,73 +122,51 @@ def _clip_model(path: Path) -> Model:
     return config_lib.section(Model, config.model.to_dict())
 
 
-class _JaxOutputs:
-    """The outputs of a model in this package; those of CLIP without a scoring."""
+def _load_params(path: Path, model: Model):
+    """The parameters of an export or a CLIPModel folder, as a nested dict."""
+    abstract = make_model_spec(model).abstract_params
+    params, _ = load_weights(path, parameter_shapes(abstract), model.activation)
+    return jax.tree.map(jnp.asarray, unflatten(params, abstract))
 
-    def __init__(
-        self,
-        model: Model,
-        scoring: objective.PairScoring | None,
-        params,
-        blend_weight: float = 0.0,
-    ):
-        self._model, self._scoring, self._params = model, scoring, params
-        self._blend_weight = blend_weight
-        self._run = jax.jit(self._outputs)
 
-    def __call__(self, inputs: Inputs) -> Outputs:
-        return jax.device_get(self._run(self._params, *inputs))
+def _outputs(
+    cfg: Model, params, scoring: objective.PairScoring | None = None, blend_weight: float = 0.0
+) -> Callable[[Inputs], Outputs]:
+    """A model's outputs, computed in float32 as by the other libraries.
 
-    def _outputs(self, params, frames, frame_mask, tokens, token_mask):
-        model = _merge(self._model, params)
+    Args:
+        cfg: `config.model`.
+        params: nested dict.
+        scoring: None gives the outputs of a CLIP alone.
+        blend_weight: of the modular score.
+    """
+    cfg = dataclasses.replace(cfg, dtype="float32")
+    soft = dataclasses.replace(cfg, masks=dataclasses.replace(cfg.masks, kind="soft"))
+    spec, soft_spec = make_model_spec(cfg), make_model_spec(soft)
+
+    @jax.jit
+    def outputs(params, frames, frame_mask, tokens, token_mask):
+        model = spec.model(params)
         video = model.encode_video(frames, frame_mask)
         text = model.encode_text(tokens, token_mask)
         unit = scores.normalise
-        found = {
-            "zv": video.frames,
-            "video": video.pooled,
-            "y": text.tokens,
-            "zt": text.pooled,
-            "logits": model.scale * unit(video.frames[:, 0]) @ unit(text.pooled).T,
-            "global": objective.global_scores(video, text),
-        }
-        if self._scoring is None:
-            return found
+        found = {"zv": video.frames, "video": video.pooled, "y": text.tokens, "zt": text.pooled}
         found["scale"] = model.scale
+        found["logits"] = model.scale * unit(video.frames[:, 0]) @ unit(text.pooled).T
+        found["global"] = objective.global_scores(video, text)
+        if scoring is None:
+            return found
         captions = model.prepare(text)
-        if self._model.modular_scale:
+        if cfg.modular_scale:
             found["modular scale"] = model.modular_scale
-            pairs = objective.pair_scores(model, video, captions, self._scoring)
-            found["modular"] = pairs.score
-            found["blend"] = found["global"] + self._blend_weight * found["modular"]
-        found["timeline"] = _timeline(model, video, text, captions)
-        if model.has_masks:
-            masks = dataclasses.replace(self._model.masks, kind="soft")
-            soft = _merge(dataclasses.replace(self._model, masks=masks), params)
-            found |= external.named_masks(
-                soft.own_masks(video, captions),
-                model.own_masks(video, captions),
-                self._model.masks.kind,
-            )
-        return found
-
-
-def _timeline(model: Mova, video, text, captions) -> jax.Array:
-    """Cosines `[b f]` of each video's frames with its caption, under the masks if any."""
-    if model.has_masks:
+            found["modular"] = objective.pair_scores(model, video, captions, scoring).score
+            found["blend"] = found["global"] + blend_weight * found["modular"]
+        if not model.has_masks:
+            found["timeline"] = (unit(video.frames) * unit(text.pooled)[:, None]).sum(-1)
+            return found
         masks = model.own_masks(video, captions)
-        return scores.pair_parts(video.frames, masks).cosine
-    unit = scores.normalise
-    return (unit(video.frames) * unit(text.pooled)[:, None]).sum(-1)
+        found["timeline"] = scores.pair_parts(video.frames, masks).cosine
+        soft_masks = soft_spec.model(params).own_masks(video, captions)
+        return found | external.named_masks(soft_masks, masks, cfg.masks.kind)
 
-
-def _merge(cfg: Model, params) -> Mova:
-    return make_model_spec(cfg).model(params)
-
-
-def _params(path: Path, model: Model):
-    """All parameters of a model from a file, as the nested dict that the model takes."""
-    abstract = make_model_spec(model).abstract_params
-    like = {name: leaf.shape for name, leaf in parameter_names(abstract).items()}
-    ours, _ = load_weights(path, like, model.activation)
-    return jax.tree.map(jnp.asarray, unflatten(ours, abstract))
+    return lambda inputs: jax.device_get(outputs(params, *inputs))

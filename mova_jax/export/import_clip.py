@@ -1,9 +1,9 @@
-"""CLIP weights as a model of ours that is not trained yet: what `convert import` makes.
+"""Makes an untrained MoVA of CLIP weights, for `convert import`.
 
     bundle, report = import_clip("clip-vit-base-patch16", config)
 
-The towers are the source's, at the source's sizes; mask networks are drawn from `config.seed`
-unless the source has some.
+The towers have the weights and the sizes of the CLIP; parameters that it lacks, such as those of
+mask networks, are random (`config.seed`).
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from mova_jax.config import from_config_dict
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.export.bundle import Bundle
 from mova_jax.models.build import make_model_spec
-from mova_jax.utils.trees import parameter_names
+from mova_jax.utils.trees import parameter_names, parameter_shapes
 from mova_jax.weights.architecture import model_sizes
 from mova_jax.weights.conversion import Report
 from mova_jax.weights.files import WeightsError, read_tensors
@@ -29,7 +29,7 @@ from mova_jax.weights.load import find_vocabulary, load_weights
 
 
 def import_clip(
-    source: str | os.PathLike,
+    path: str | os.PathLike,
     config: ConfigDict,
     *,
     changes: Mapping[str, Any] | None = None,
@@ -38,23 +38,23 @@ def import_clip(
     allow_torchscript: bool = False,
     licence: str = "",
 ) -> tuple[Bundle, Report]:
-    """Makes a model of the source's sizes that starts from its weights.
+    """Makes a model with the sizes and the weights of a CLIP.
 
     Args:
-        source: a file or a folder of CLIP, open_clip, Long-CLIP or SmartCLIP.
-        config: a whole configuration; its sizes are replaced by the source's, all else is kept.
+        path: a file or a folder of CLIP, open_clip, Long-CLIP or SmartCLIP.
+        config: a whole configuration, whose sizes are replaced by those of the weights.
         changes: keys of the configuration to set after that.
-        tokenizer: folder of CLIP's vocabulary; '' takes that beside the source.
+        tokenizer: folder of CLIP's vocabulary; '': the folder of the weights.
         strict: refuse tensors that are missing, unexpected or ill-shaped.
         allow_torchscript: read TorchScript archives, which may run code.
         licence: of the weights.
 
     Raises:
         WeightsError: all problems at once.
-        ConfigError: the sizes do not make a sound configuration.
+        ConfigError: the sizes do not make a legal configuration.
     """
-    path = Path(source)
-    words = find_vocabulary(tokenizer or path)
+    path = Path(path)
+    vocabulary = find_vocabulary(tokenizer or path)
     tensors = read_tensors(path, allow_torchscript=allow_torchscript)
     layout = detect_layout(tensors)
     if layout == "mova_torch":
@@ -70,27 +70,23 @@ def import_clip(
         )
     del tensors  # read again below: only one copy at a time
     config.update_from_flattened_dict(sizes | dict(changes or {}))
-    checked = from_config_dict(config)
+    checked = dataclasses.replace(from_config_dict(config), init_from="")
     model = checked.model
     spec = make_model_spec(model)
-    abstract = spec.abstract_params
-    ours, report = load_weights(
+    params, report = load_weights(
         path,
-        {name: leaf.shape for name, leaf in parameter_names(abstract).items()},
+        parameter_shapes(spec.abstract_params),
         model.activation,
         strict=strict,
         allow_torchscript=allow_torchscript,
         init_bias=model.masks.init_bias,
     )
-    _check_vocabulary(words, model.text.context, model.text.vocab_size)
-    missing = [name for name in parameter_names(abstract) if name not in ours]
-    drawn = {}
-    if missing:
+    _check_vocabulary(vocabulary, model.text.context, model.text.vocab_size)
+    if report.initial:
         drawn = parameter_names(jax.jit(lambda: spec.init_params(checked.seed))())
-    params = ours | {name: np.asarray(drawn[name]) for name in missing}
+        params |= {name: np.asarray(drawn[name]) for name in report.initial}
     origin = {"steps": 0, "started_from": path.name, "seed": checked.seed}
-    checked = dataclasses.replace(checked, init_from="")
-    return Bundle(params, checked, words, 1.0, origin, {}, licence), report
+    return Bundle(params, checked, vocabulary, 1.0, origin, {}, licence), report
 
 
 def _check_vocabulary(folder: Path, context: int, rows: int) -> None:

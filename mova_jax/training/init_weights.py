@@ -18,7 +18,7 @@ from mova_jax.training.checkpoint import is_started
 from mova_jax.training.optim import split_trained
 from mova_jax.training.state import TrainSpec, TrainState
 from mova_jax.training.workdir import tokenizer_folder
-from mova_jax.utils.trees import parameter_names, unflatten
+from mova_jax.utils.trees import parameter_names, parameter_shapes, unflatten
 from mova_jax.weights.load import find_vocabulary, load_weights
 
 
@@ -53,7 +53,7 @@ def init_weights(config: Config, spec: TrainSpec, workdir: Path) -> dict[str, np
     if not config.init_from or is_started(workdir):
         return {}
     shapes = spec.shapes.params
-    like = {name: leaf.shape for name, leaf in parameter_names(shapes).items()}
+    like = parameter_shapes(shapes)
     bias = config.model.masks.init_bias
     weights, report = load_weights(config.init_from, like, config.model.activation, init_bias=bias)
     log_main(f"Weights of {config.init_from}", *(f"  {line}" for line in report.lines()))

@@ -10,6 +10,11 @@ def parameter_names(params) -> dict[str, jax.Array]:
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
+def parameter_shapes(params) -> dict[str, tuple[int, ...]]:
+    """`{'vision/blocks/mlp/up/kernel': (12, 768, 3072), ...}`, also of abstract parameters."""
+    return {name: leaf.shape for name, leaf in parameter_names(params).items()}
+
+
 def unflatten(values: dict[str, object], like):
     """The inverse of `parameter_names`: a tree of `like`'s structure from values by name."""
     structure = jax.tree_util.tree_structure(like)

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
-from flax import nnx
 
+from mova_jax.models.build import make_model_spec
 from mova_jax.models.layers import normalise
 from mova_jax.models.mova import Mova
-from mova_jax.utils.trees import parameter_names
+from mova_jax.utils.trees import parameter_shapes, unflatten
 from tests import tiny
 
 CONTEXT = 24  # text positions: more than the 20 that Long-CLIP keeps
@@ -200,36 +200,19 @@ def config(**changes):
     return tiny.config(**(SAME | changes)).model
 
 
-def _abstract(cfg):
-    """The graph of our model, and its parameters as shapes."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: Mova(cfg, rngs=nnx.Rngs(0))))
-    return graphdef, nnx.to_pure_dict(state)
-
-
 def shapes(cfg) -> dict[str, tuple[int, ...]]:
     """Shapes of our parameters by name."""
-    return {name: leaf.shape for name, leaf in parameter_names(_abstract(cfg)[1]).items()}
-
-
-def params_of(cfg, ours) -> dict:
-    """Nested parameters of our model; those that are not given are zero."""
-    params = _abstract(cfg)[1]
-    leaves = []
-    for name, leaf in parameter_names(params).items():
-        value = ours.get(name, np.zeros(leaf.shape, np.float32))
-        assert value.shape == leaf.shape and value.dtype == np.float32, name
-        leaves.append(jnp.asarray(value))
-    return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(params), leaves)
-
-
-def merged(cfg, params) -> Mova:
-    """Our model with these nested parameters."""
-    return nnx.merge(_abstract(cfg)[0], params)
+    return parameter_shapes(make_model_spec(cfg).abstract_params)
 
 
 def model(cfg, ours) -> Mova:
-    """Our model with these parameters by name."""
-    return merged(cfg, params_of(cfg, ours))
+    """Our model with these parameters by name; those that are not given are zero."""
+    spec, params = make_model_spec(cfg), {}
+    for name, shape in parameter_shapes(spec.abstract_params).items():
+        value = ours.get(name, np.zeros(shape, np.float32))
+        assert value.shape == shape and value.dtype == np.float32, name
+        params[name] = jnp.asarray(value)
+    return spec.model(unflatten(params, spec.abstract_params))
 
 
 # -- the same inputs through both

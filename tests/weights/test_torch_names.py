@@ -5,12 +5,11 @@ import functools
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from mova_jax.config.presets import OBJECTIVES
 from mova_jax.export import torch_model
-from mova_jax.models.mova import Mova
-from mova_jax.utils.trees import parameter_names
+from mova_jax.models.build import make_model_spec
+from mova_jax.utils.trees import parameter_shapes
 from mova_jax.weights.files import WeightsError
 from mova_jax.weights.torch_names import from_torch, to_torch
 from tests import tiny
@@ -32,9 +31,7 @@ MODELS += [
 
 def shapes_of(cfg) -> dict[str, tuple[int, ...]]:
     """Shapes of our parameters by name."""
-    made = nnx.eval_shape(lambda: Mova(cfg.model, rngs=nnx.Rngs(0)))
-    names = parameter_names(nnx.to_pure_dict(nnx.split(made)[1]))
-    return {name: leaf.shape for name, leaf in names.items()}
+    return parameter_shapes(make_model_spec(cfg.model).abstract_params)
 
 
 def random_bits(shapes) -> dict[str, np.ndarray]:
