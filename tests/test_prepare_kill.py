@@ -19,7 +19,7 @@ VIDEOS, WORKERS, KILLS = 60, 2, 4
 _PROGRAM = """
 import os, sys, time
 from mova_jax import prepare
-from mova_jax.data import tasks, unfinished
+from mova_jax.data.ingest import partial_output, tasks
 
 decode = tasks.decode_or_raise
 
@@ -30,7 +30,7 @@ def logged(item, *args):
     return decode(item, *args)
 
 tasks.decode_or_raise = logged
-unfinished.SHARD_RECORDS = 8
+partial_output.SHARD_RECORDS = 8
 if __name__ == "__main__":
     sys.exit(prepare.main())
 """

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from mova_jax import prepare
+from mova_jax.data.ingest import partial_output
 from mova_jax.data.ingest.ingest import IngestSettings, ingest
 from mova_jax.data.shards import ShardError, read_manifest
 

@@ -386,7 +386,7 @@ def test_two_runs_do_not_share_a_folder(annotations, tmp_path, monkeypatch):
             ingest_quietly(annotations, tmp_path)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mova_jax.data.ingest.ingest.do", run_again)
+    monkeypatch.setattr("mova_jax.data.ingest.ingest.run_task", run_again)
     with pytest.raises(KeyboardInterrupt):
         ingest_quietly(annotations, tmp_path)
 
