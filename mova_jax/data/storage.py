@@ -1,374 +1,246 @@
-"""Folders that are on this machine or at a URL (gs://, s3:// and what else fsspec knows), alike.
+"""Folders on this machine or at a URL (gs://, s3:// and all else that fsspec knows), used alike.
 
-    folder = folder_of("gs://bucket/shards")        # or a path
-    folder.write("a.json", b"{}")                   # appears when whole, or not at all
-    with folder.writing("b.bin") as path: ...       # a local file, stored when all went well
-    with folder.reading("b.bin") as path: ...       # a local file; a copy is removed after
+    folder = Folder("gs://bucket/shards")           # or a path
+    folder.write("a.json", b"{}")                   # appears complete, or not at all
+    with folder.writing("b.bin") as path: ...       # a local file, stored when the block succeeds
+    with folder.reading("b.bin") as path: ...       # a local file; a copy of a URL is removed after
 
-Paths go straight to the operating system. Only this file knows fsspec, and a URL needs what fsspec
-asks for it (gcsfs for gs://, s3fs for s3://). All that goes wrong is an OSError.
+Only this file imports fsspec. A URL needs the package that fsspec names for its protocol (gcsfs for
+gs://, s3fs for s3://). Every failure is an OSError.
+
+etils.epath would not do: it knows four protocols, reports no version of an object (time 0 for S3,
+whole seconds for a local file) and hides names that end in `~`. Neither it nor UPath is atomic.
 """
 
 import contextlib
-import fcntl
 import functools
-import hashlib
 import os
 import posixpath
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Stores in which a file appears when it is whole; elsewhere it is written aside and moved.
+import fsspec
+
+from mova_jax.utils.atomic import replacing
+
+# An object appears when it is complete; other stores need a temporary name and a rename.
 _OBJECT_STORES = {"gs", "gcs", "s3", "s3a", "abfs", "abfss", "az", "memory"}
-# What fsspec calls the files of this machine.
-_LOCAL = {"file", "local"}
-_THREADS = 16  # requests at a time
+_THREADS = 16  # concurrent requests
+# What a store calls the version of a file; the first that it reports is used.
+_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "updated", "created")
 
 
 def is_url(path: str | os.PathLike) -> bool:
-    """Whether it names a place that is not a path."""
+    """Whether this is a URL and not a path."""
     return "://" in os.fspath(path)
 
 
-def join(folder: str | os.PathLike, inside: str) -> Path | str:
-    """A file of a folder: a path of a path, a URL of a URL."""
-    return f"{os.fspath(folder).rstrip('/')}/{inside}" if is_url(folder) else Path(folder) / inside
+def join(folder: str | os.PathLike, name: str) -> Path | str:
+    """The path, or the URL, of a file in a folder."""
+    return f"{os.fspath(folder).rstrip('/')}/{name}" if is_url(folder) else Path(folder) / name
 
 
-def leaves(name: str) -> bool:
-    """Whether a name is not that of a file in a folder: absolute, above it, or the folder itself.
-
-    Where links lead is another question, see `LocalFolder.leads_out`.
-    """
+def escapes(name: str) -> bool:
+    """Whether a name is absolute, above its folder or the folder itself, whatever links do."""
     return posixpath.isabs(name) or posixpath.normpath(name).split("/")[0] in ("..", ".")
 
 
-def folder_of(path: str | os.PathLike) -> "LocalFolder":
-    """The folder of a path or a URL; `file://` is a path, with links like any other.
-
-    Raises:
-        OSError: when fsspec does not know the protocol, or lacks what it needs for it.
-    """
-    if not is_url(path):
-        return LocalFolder(path)
-    protocol, _, place = os.fspath(path).partition("://")
-    return LocalFolder(place) if protocol in _LOCAL else RemoteFolder(os.fspath(path))
-
-
 def local_file(path: str | os.PathLike):
-    """A context manager with the path of a file on this machine: itself, or a copy of a URL."""
+    """A context manager with the path of a local file: the file itself, or a copy of a URL."""
     if not is_url(path):
         return contextlib.nullcontext(Path(path))
     parent, _, name = os.fspath(path).rpartition("/")
-    return folder_of(parent).reading(name)
+    return Folder(parent).reading(name)
 
 
-@contextlib.contextmanager
-def only_user(path: str | os.PathLike, wait: bool = False) -> Iterator[None]:
-    """Keeps other processes of this machine out of a folder; a killed one is out by itself.
+class Folder:
+    """A folder; names in it are relative, with slashes, and cannot leave it.
 
-    Raises:
-        BlockingIOError: when another one is in it, and `wait` is off.
+    Its `path` is absolute, or a URL; `is_local` says which.
     """
-    if is_url(path):
-        digest = hashlib.sha256(os.fspath(path).rstrip("/").encode()).hexdigest()[:16]
-        path = Path(tempfile.gettempdir()) / f"mova_jax-{os.getuid()}-{digest}.lock"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    else:
-        handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise
-        except OSError:
-            pass  # some network file systems have no locks
-        yield
-    finally:
-        os.close(handle)
-
-
-class LocalFolder:
-    """A folder on this machine. Names are relative, with slashes, and stay inside."""
 
     def __init__(self, path: str | os.PathLike):
-        """Names it; nothing is made yet."""
-        self.path = os.path.abspath(path)
+        """Creates nothing; `file://` is a path. An OSError names a protocol that is not known."""
+        path = os.fspath(path) if is_url(path) else f"file://{os.fspath(path)}"
+        protocol, _, place = path.partition("://")
+        self.is_local = protocol in ("file", "local")
+        self.path = os.path.abspath(place) if self.is_local else path.rstrip("/")
+        self._is_object_store = protocol in _OBJECT_STORES
+        with _os_errors(self.path):
+            self._fs, self._root = _file_system(protocol, self.path)
 
     def __str__(self) -> str:
         return self.path
 
     def make(self) -> bool:
-        """Makes the folder and those it lies in; whether it was not there."""
-        new = not os.path.isdir(self.path)
-        os.makedirs(self.path, exist_ok=True)
-        return new
+        """Creates the folder and its parents; returns whether that was necessary."""
+        if self._is_object_store:  # has no folders
+            return False
+        with _os_errors(self.path):
+            is_new = not self._fs.exists(self._root)
+            self._fs.makedirs(self._root, exist_ok=True)
+        return is_new
 
-    def leads_out(self, name: str) -> bool:
-        """Whether a link takes a name of the folder out of it."""
-        real = os.path.realpath(self.path)
-        return os.path.commonpath([real, os.path.realpath(self._of(name))]) != real
+    def links_outside(self, name: str) -> bool:
+        """Whether a link takes a name out of the folder; only local folders have links."""
+        if not self.is_local:
+            return False
+        root = os.path.realpath(self.path)
+        return os.path.commonpath([root, os.path.realpath(self._place(name))]) != root
 
     def names(self, under: str = "") -> list[str]:
-        """What lies directly in the folder or in one of its folders; none where that is not."""
+        """Names directly in the folder, or in one of its folders; none if that does not exist."""
         with contextlib.suppress(FileNotFoundError):
-            return sorted(os.listdir(self._of(under)))
+            found = self._call("ls", under, detail=False)
+            return sorted({posixpath.basename(name.rstrip("/")) for name in found} - {""})
         return []
 
     def stamps(self) -> dict[str, str]:
-        """All files below, each with a text that is another one when the file changed."""
-        found = {}
-        for where, _, files in os.walk(self.path):
-            for file in files:
-                path = os.path.join(where, file)
-                found[os.path.relpath(path, self.path)] = stamp(path)
-        return found
+        """All files below, each with a text that changes when the file changes; one listing."""
+        found = self._call("find", "", detail=True)
+        start = len(self._root.rstrip("/")) + 1
+        stamps = {}
+        for place, info in found.items():
+            version = next((info[key] for key in _VERSIONS if info.get(key) is not None), "")
+            stamps[place[start:]] = f"{info.get('size')}-{version}"
+        return stamps
 
     def size(self, name: str) -> int:
         """Bytes of a file; -1 when there is none."""
         with contextlib.suppress(FileNotFoundError):
-            return os.stat(self._of(name)).st_size
+            return self._call("info", name)["size"]
         return -1
 
     def read(self, name: str) -> bytes:
         """The bytes of a file."""
-        return Path(self._of(name)).read_bytes()
+        return self._call("cat_file", name)
 
     def read_all(self, names: Iterable[str]) -> list[bytes]:
-        """The bytes of files, in their order."""
-        return [self.read(name) for name in names]
+        """The bytes of files, in their order; those of a URL are read in parallel."""
+        return self._map(self.read, names)
 
-    def write(self, name: str, data: bytes, lasting: bool = False) -> None:
-        """Stores a file, whole or not at all; `lasting` also where the power is lost."""
-        with self.writing(name, lasting) as path:
+    def write(self, name: str, data: bytes, durable: bool = False) -> None:
+        """Stores a file, completely or not at all; `durable` also when the power is lost."""
+        with self.writing(name, durable) as path:
             path.write_bytes(data)
 
     @contextlib.contextmanager
-    def writing(self, name: str, lasting: bool = True) -> Iterator[Path]:
-        """A path to write to, which becomes the file when the block ends without an error."""
-        path = Path(self._of(name))
-        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield aside
-            if lasting:  # otherwise it can have its name before it has its bytes
-                with aside.open("rb") as stream:
-                    os.fsync(stream.fileno())
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def reading(self, name: str) -> Iterator[Path]:
-        """A path to read a file from."""
-        yield Path(self._of(name))
-
-    def fetch(self, name: str, path: Path) -> None:
-        """Copies a file to a path on this machine."""
-        shutil.copyfile(self._of(name), path)
-
-    def move(self, name: str, to: str) -> None:
-        """Gives a file another name, or a place in another folder of this one."""
-        target = Path(self._of(to))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(self._of(name), target)
-
-    def remove(self, names: Iterable[str]) -> None:
-        """Removes files; those that are not there are no error."""
-        for name in names:
-            Path(self._of(name)).unlink(missing_ok=True)
-
-    def remove_folder(self, name: str = "") -> None:
-        """Removes a folder with all that is in it; '' for this one."""
-        shutil.rmtree(self._of(name), ignore_errors=True)
-
-    def remove_if_empty(self) -> None:
-        """Removes this folder, unless there is something in it."""
-        with contextlib.suppress(OSError):
-            os.rmdir(self.path)
-
-    def _of(self, name: str) -> str:
-        """Where a file is.
-
-        Raises:
-            ValueError: when its name leads out of the folder.
-        """
-        if not name:
-            return self._root
-        if leaves(name):
-            raise ValueError(f"the name {name!r} leads out of {self.path}")
-        return posixpath.join(self._root, posixpath.normpath(name))
-
-    @property
-    def _root(self) -> str:
-        return self.path
-
-
-class RemoteFolder(LocalFolder):
-    """A folder at a URL."""
-
-    def __init__(self, url: str):
-        """Names it, and finds who can read it."""
-        self.path = url.rstrip("/")
-        with _os_errors(url):
-            self._fs, self._place = _file_system(self.path)
-        self._is_object_store = bool({url.partition("://")[0]} & _OBJECT_STORES)
-
-    def make(self) -> bool:
-        """Makes the folder, where the store knows folders; whether it was not there."""
-        with _os_errors(self.path):
-            new = not self._is_object_store and not self._fs.exists(self._root)
-        self._make(self._root)
-        return new
-
-    def leads_out(self, name: str) -> bool:
-        """See `LocalFolder.leads_out`; stores have no links."""
-        return False
-
-    def names(self, under: str = "") -> list[str]:
-        """See `LocalFolder.names`."""
-        with _os_errors(self.path), contextlib.suppress(FileNotFoundError):
-            self._fs.invalidate_cache()  # others write here too
-            found = self._fs.ls(self._of(under), detail=False)
-            return sorted({name.rstrip("/").rpartition("/")[2] for name in found} - {""})
-        return []
-
-    def stamps(self) -> dict[str, str]:
-        """See `LocalFolder.stamps`; one listing, however many files."""
-        with _os_errors(self.path):
-            self._fs.invalidate_cache()
-            found = self._fs.find(self._root, detail=True)
-        start = len(self._root.rstrip("/")) + 1
-        return {name[start:]: _stamp_of(info) for name, info in found.items() if name[start:]}
-
-    def size(self, name: str) -> int:
-        """See `LocalFolder.size`."""
-        with _os_errors(self.path), contextlib.suppress(FileNotFoundError):
-            self._fs.invalidate_cache()
-            return self._fs.info(self._of(name))["size"]
-        return -1
-
-    def read(self, name: str) -> bytes:
-        """See `LocalFolder.read`."""
-        with _os_errors(f"{self.path}/{name}"):
-            return self._fs.cat_file(self._of(name))
-
-    def read_all(self, names: Iterable[str]) -> list[bytes]:
-        """See `LocalFolder.read_all`; several at a time."""
-        with ThreadPoolExecutor(_THREADS) as pool:
-            return list(pool.map(self.read, names))
-
-    def write(self, name: str, data: bytes, lasting: bool = False) -> None:
-        """See `LocalFolder.write`."""
-        self._store(name, lambda place: self._fs.pipe_file(place, data))
-
-    @contextlib.contextmanager
-    def writing(self, name: str, lasting: bool = True) -> Iterator[Path]:
-        """See `LocalFolder.writing`; the file is uploaded when it is whole."""
+    def writing(self, name: str, durable: bool = True) -> Iterator[Path]:
+        """A local path to write to, which becomes the file when the block ends without an error."""
+        place = self._place(name)
+        if self.is_local:
+            with replacing(place, durable=durable) as path:
+                yield path
+            return
         with tempfile.TemporaryDirectory(prefix="mova_jax-") as scratch:
             path = Path(scratch) / posixpath.basename(name)
             yield path
-            self._store(name, lambda place: self._fs.put_file(str(path), place))
+            with _os_errors(f"{self.path}/{name}"):
+                self._upload(str(path), place)
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Path]:
-        """See `LocalFolder.reading`; a copy, which is removed after."""
+        """A local path to read a file from: its own, or that of a copy which is removed after."""
+        if self.is_local:
+            yield Path(self._place(name))
+            return
         with tempfile.TemporaryDirectory(prefix="mova_jax-") as scratch:
             path = Path(scratch) / f"copy{posixpath.splitext(name)[1]}"
             self.fetch(name, path)
             yield path
 
     def fetch(self, name: str, path: Path) -> None:
-        """See `LocalFolder.fetch`."""
-        with _os_errors(f"{self.path}/{name}"):
-            self._fs.get_file(self._of(name), str(path))
+        """Copies a file to a local path."""
+        self._call("get_file", name, str(path))
 
     def move(self, name: str, to: str) -> None:
-        """See `LocalFolder.move`."""
+        """Renames a file, also into another folder of this one."""
+        place, target = self._place(name), self._place(to)
         with _os_errors(f"{self.path}/{name}"):
-            self._make(posixpath.dirname(self._of(to)))
-            self._fs.mv(self._of(name), self._of(to))
+            if self._is_object_store:  # `mv`, like `rm`, takes brackets in the URL for a pattern
+                self._fs.cp_file(place, target)
+                self._fs.rm_file(place)
+            else:
+                self._fs.makedirs(posixpath.dirname(target), exist_ok=True)
+                (os.replace if self.is_local else self._fs.mv)(place, target)
 
     def remove(self, names: Iterable[str]) -> None:
-        """See `LocalFolder.remove`."""
-        with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(self._remove, names))
+        """Removes files; a missing one is no error."""
+
+        def remove(name: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._call("rm_file", name)
+
+        self._map(remove, names)
 
     def remove_folder(self, name: str = "") -> None:
-        """See `LocalFolder.remove_folder`."""
-        with contextlib.suppress(FileNotFoundError), _os_errors(self.path):
-            self._fs.rm(self._of(name), recursive=True)
+        """Removes a folder with all that is in it; '' for this one."""
+        if self.is_local:
+            shutil.rmtree(self._place(name), ignore_errors=True)
+        elif self._is_object_store:
+            inside = Folder(join(self.path, name)).stamps()
+            self.remove(posixpath.join(name, file) for file in inside)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                self._call("rm", name, recursive=True)
 
     def remove_if_empty(self) -> None:
-        """See `LocalFolder.remove_if_empty`."""
-        with contextlib.suppress(OSError), _os_errors(self.path):
-            self._fs.rmdir(self._root)
+        """Removes this folder unless something is in it."""
+        with contextlib.suppress(OSError):
+            self._call("rmdir", "")
 
-    def _remove(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError), _os_errors(f"{self.path}/{name}"):
-            self._fs.rm_file(self._of(name))
+    def _upload(self, path: str, place: str) -> None:
+        if self._is_object_store:
+            self._fs.put_file(path, place)
+            return
+        parent, _, name = place.rpartition("/")
+        aside = f"{parent}/.{name}.{uuid.uuid4().hex}.partial"
+        self._fs.makedirs(parent, exist_ok=True)
+        try:
+            self._fs.put_file(path, aside)
+            self._fs.mv(aside, place)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._fs.rm_file(aside)
+            raise
 
-    def _store(self, name: str, write) -> None:
-        place = self._of(name)
-        aside = place if self._is_object_store else f"{place}.{uuid.uuid4().hex}.partial"
+    def _call(self, method: str, name: str, *args, **kwargs):
+        """Calls a method of fsspec on a file, without its cache: other processes write here too."""
+        place = self._place(name)
         with _os_errors(f"{self.path}/{name}"):
-            self._make(posixpath.dirname(place))
-            try:
-                write(aside)
-                if aside != place:
-                    self._fs.mv(aside, place)
-            except BaseException:
-                if aside != place:
-                    with contextlib.suppress(Exception):
-                        self._fs.rm_file(aside)
-                raise
+            self._fs.invalidate_cache()
+            return getattr(self._fs, method)(place, *args, **kwargs)
 
-    def _make(self, place: str) -> None:
-        if not self._is_object_store:
-            with _os_errors(self.path):
-                self._fs.makedirs(place, exist_ok=True)
+    def _map(self, function: Callable, names: Iterable[str]) -> list:
+        with ThreadPoolExecutor(1 if self.is_local else _THREADS) as pool:
+            return list(pool.map(function, names))
 
-    @property
-    def _root(self) -> str:
-        return self._place
-
-
-def stamp(path: str | os.PathLike) -> str:
-    """A text that is another one when a local file was changed; '' when there is none."""
-    try:
-        info = os.stat(path)
-    except OSError:
-        return ""
-    return f"{info.st_size}-{info.st_mtime_ns}"
-
-
-def _stamp_of(info: dict) -> str:
-    """What a store says of the version of a file, by the first name that it has for it."""
-    names = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "updated", "created")
-    version = next((info[name] for name in names if info.get(name) is not None), "")
-    return f"{info.get('size')}-{version}"
+    def _place(self, name: str) -> str:
+        """The file's name for fsspec."""
+        if not name:
+            return self._root
+        if escapes(name):
+            raise ValueError(f"the name {name!r} leads out of {self.path}")
+        return posixpath.join(self._root, posixpath.normpath(name))
 
 
 @functools.lru_cache
-def _file_system(url: str):
-    """fsspec's file system of a URL, and the place in it.
+def _file_system(protocol: str, url: str):
+    """fsspec's file system of a URL or a path, and what it calls the place there.
 
-    The URL is not taken apart by fsspec itself, in whose language `a::b` would be another place.
+    `fsspec.url_to_fs` would read `a::b` as a file within another one.
     """
-    import fsspec
-
-    kind = fsspec.get_filesystem_class(url.partition("://")[0])
-    file_system = kind(**kind._get_kwargs_from_urls(url))
-    return file_system, kind._strip_protocol(url)
+    kind = fsspec.get_filesystem_class(protocol)
+    return kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
 
 
 @contextlib.contextmanager
 def _os_errors(what: str) -> Iterator[None]:
-    """Turns what the libraries of stores raise into OSError, of which there is one kind a store."""
+    """Turns the exceptions of the stores' libraries, of which each has its own, into OSError."""
     try:
         yield
     except (OSError, KeyboardInterrupt):

@@ -21,7 +21,7 @@ from mova_jax.data.annotations.items import (
     valid_unicode,
 )
 from mova_jax.data.shards import Caption
-from mova_jax.data.storage import folder_of, join, leaves
+from mova_jax.data.storage import Folder, escapes, join
 
 FIELDS = """\
   video         path of the file, relative to the folder of the JSONL, inside of it
@@ -102,9 +102,9 @@ def _identity(fields: dict[str, Any]) -> str:
 def _item(name: str, fields: dict[str, Any], folder: str | os.PathLike) -> Item:
     video = fields["video"]
     inside = posixpath.normpath(video)
-    if leaves(video):
+    if escapes(video):
         raise ValueError(f"the path {video!r} leaves the folder of the JSONL")
-    if folder_of(folder).leads_out(inside):
+    if Folder(folder).links_outside(inside):
         raise ValueError(f"the path {video!r} is a link that leads out of the folder of the JSONL")
     start, end = cut_of(fields.get("start"), fields.get("end"))
     split = split_name(fields.get("split"))

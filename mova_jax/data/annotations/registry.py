@@ -75,11 +75,11 @@ def _on_this_machine(annotations: str | os.PathLike) -> Iterator[Path]:
     if not storage.is_url(annotations):
         yield Path(annotations)
         return
-    remote = storage.folder_of(annotations)
+    remote = storage.Folder(annotations)
     names = [name for name in remote.stamps() if name.lower().endswith(_TEXTS)]
     with tempfile.TemporaryDirectory(prefix="mova_jax-") as scratch:
         for name in names:
-            storage.LocalFolder(scratch).write(name, remote.read(name))
+            storage.Folder(scratch).write(name, remote.read(name))
         if names:
             yield Path(scratch)
             return

@@ -49,7 +49,7 @@ class VideoFolder:
         self._others: collections.Counter[str] = collections.Counter()
         self._outside: set[str] = set()
         try:
-            place = storage.folder_of(folder)
+            place = storage.Folder(folder)
             for inside, leads_out in _files_of(place):
                 self._add(inside, leads_out)
         except NotADirectoryError as error:
@@ -90,7 +90,7 @@ class VideoFolder:
             FileNotFoundError: when no name has a file.
         """
         for name in names:
-            if storage.leaves(name):
+            if storage.escapes(name):
                 raise ValueError(f"the path {name!r} leaves the videos folder")
         candidates = [posixpath.normpath(name) for name in names]
         candidates += [self._stem(name) for name in candidates]
@@ -102,7 +102,7 @@ class VideoFolder:
         raise FileNotFoundError("no file of this name in the videos folder")
 
 
-def _files_of(folder: storage.LocalFolder) -> Iterator[tuple[str, bool]]:
+def _files_of(folder: storage.Folder) -> Iterator[tuple[str, bool]]:
     """Files below a folder by their path in it, and whether each is a link that leads out of it.
 
     Folders that are links are not entered, for a link may lead to a folder it lies in.
@@ -110,7 +110,7 @@ def _files_of(folder: storage.LocalFolder) -> Iterator[tuple[str, bool]]:
     Raises:
         NotADirectoryError: when there is no such folder.
     """
-    if isinstance(folder, storage.RemoteFolder):
+    if not folder.is_local:
         yield from ((inside, False) for inside in folder.stamps())  # one listing for all
         return
     if not os.path.isdir(folder.path):
@@ -124,4 +124,4 @@ def _files_of(folder: storage.LocalFolder) -> Iterator[tuple[str, bool]]:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(inside)
                 elif entry.is_file():
-                    yield inside, entry.is_symlink() and folder.leads_out(inside)
+                    yield inside, entry.is_symlink() and folder.links_outside(inside)

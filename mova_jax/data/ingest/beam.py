@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from mova_jax.data.ingest.partial_output import PARTIAL, ItemResult, PartialOutput, ShardPlan
 from mova_jax.data.ingest.tasks import DecodeOptions, Task, from_json, run_task, to_json
 from mova_jax.data.shards import ShardError, reraise_as_shard_error
-from mova_jax.data.storage import LocalFolder
+from mova_jax.data.storage import Folder
 
 _WORK = f"{PARTIAL}/work"
 _CHUNK = 64  # tasks in a file
@@ -28,7 +28,7 @@ _CHUNK = 64  # tasks in a file
 def decode_and_pack(
     tasks: Sequence[Task],
     known: dict[str, ItemResult],
-    output: LocalFolder,
+    output: Folder,
     form: DecodeOptions,
     options: Sequence[str],
 ) -> tuple[dict[str, ItemResult], ShardPlan]:
@@ -84,7 +84,7 @@ class _Decode:
         self._work(from_json(values))
 
 
-def _run(name: str, chunks: list[list], work: Callable, output: LocalFolder, options) -> None:
+def _run(name: str, chunks: list[list], work: Callable, output: Folder, options) -> None:
     """Calls `work` on every entry of every chunk, wherever there is room for it."""
     if not chunks:
         return
@@ -104,7 +104,7 @@ def _run(name: str, chunks: list[list], work: Callable, output: LocalFolder, opt
         raise ShardError(f"The Beam pipeline {name!r} failed: {str(error)[:1000]}") from error
 
 
-def _read(output: LocalFolder, name: str, number: int) -> list:
+def _read(output: Folder, name: str, number: int) -> list:
     return json.loads(output.read(_file(name, number)))
 
 

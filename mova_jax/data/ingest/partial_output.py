@@ -22,7 +22,7 @@ from mova_jax.data.shards import (
     reraise_as_shard_error,
     write_shard,
 )
-from mova_jax.data.storage import LocalFolder
+from mova_jax.data.storage import Folder
 
 PARTIAL = ".partial"
 _ITEMS = f"{PARTIAL}/items"
@@ -113,7 +113,7 @@ class ShardPlan:
 class PartialOutput:
     """The records and shards that are done; can be pickled."""
 
-    def __init__(self, folder: LocalFolder):
+    def __init__(self, folder: Folder):
         """Takes the output folder."""
         self._folder = folder
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from mova_jax.data.ingest.partial_output import PARTIAL, PartialOutput
 from mova_jax.data.shards import MANIFEST, ShardError, reraise_as_shard_error
-from mova_jax.data.storage import LocalFolder, folder_of, only_user
+from mova_jax.data.storage import Folder
+from mova_jax.utils.lock import lock
 
 _MOVES = f"{PARTIAL}/moves.json"
 _MOVES_AT_ONCE = 8  # of use where a store is far away
@@ -27,7 +28,7 @@ class InUse(ShardError):
 
 
 @contextlib.contextmanager
-def open_output(path: str) -> Iterator[LocalFolder]:
+def open_output(path: str) -> Iterator[Folder]:
     """The folder, for this process alone; as it was where nothing was done when the block ends.
 
     Raises:
@@ -35,10 +36,10 @@ def open_output(path: str) -> Iterator[LocalFolder]:
     """
     with contextlib.ExitStack() as stack:
         with reraise_as_shard_error(f"{path} cannot be written"):
-            folder = folder_of(path)
+            folder = Folder(path)
             new = folder.make()
             try:
-                stack.enter_context(only_user(folder.path))
+                stack.enter_context(lock(folder.path))
             except BlockingIOError as error:
                 raise InUse(
                     f"Another process is writing to {path}; wait for it, or give another output "
@@ -62,19 +63,19 @@ def open_output(path: str) -> Iterator[LocalFolder]:
 def is_unfinished(path: str) -> bool:
     """Whether a call left something in the folder from which the next one can go on."""
     try:
-        return not PartialOutput(folder_of(path)).is_empty()
+        return not PartialOutput(Folder(path)).is_empty()
     except OSError:
         return False
 
 
-def discard(folder: LocalFolder, also_itself: bool = False) -> None:
+def discard(folder: Folder, also_itself: bool = False) -> None:
     """Removes what an unfinished call keeps, and the folder where it is empty then."""
     folder.remove_folder(PARTIAL)
     if also_itself:
         folder.remove_if_empty()
 
 
-def publish(folder: LocalFolder, shards: dict[str, str], staged: Path) -> None:
+def publish(folder: Folder, shards: dict[str, str], staged: Path) -> None:
     """Gives all files their names: shards, then small files, then the manifest.
 
     Args:
@@ -90,11 +91,11 @@ def publish(folder: LocalFolder, shards: dict[str, str], staged: Path) -> None:
     moves = json.dumps({"moved": shards, "written": files}).encode()
     try:
         with reraise_as_shard_error(f"{folder} cannot be written"):
-            folder.write(_MOVES, moves, lasting=True)
+            folder.write(_MOVES, moves, durable=True)
             with ThreadPoolExecutor(_MOVES_AT_ONCE) as pool:
                 list(pool.map(folder.move, shards.keys(), shards.values()))
             for name in files:
-                folder.write(name, (staged / name).read_bytes(), lasting=True)
+                folder.write(name, (staged / name).read_bytes(), durable=True)
     except BaseException:
         with contextlib.suppress(OSError):
             _undo(folder)
@@ -102,7 +103,7 @@ def publish(folder: LocalFolder, shards: dict[str, str], staged: Path) -> None:
     discard(folder)
 
 
-def _undo(folder: LocalFolder) -> None:
+def _undo(folder: Folder) -> None:
     """Takes back the names that a call gave that did not come to its end.
 
     Raises:
@@ -121,7 +122,9 @@ def _undo(folder: LocalFolder) -> None:
     for place, name in moved.items():
         if folder.size(name) >= 0:
             folder.move(name, place)
-    folder.remove(written)
+    # Files that were being written when the call was killed are still under a temporary name.
+    asides = [name for name in folder.names() if name.startswith(".") and name.endswith(PARTIAL)]
+    folder.remove({*written, *asides} - {PARTIAL})
     for name in {name.partition("/")[0] for name in written if "/" in name}:
         folder.remove_folder(name)
     folder.remove([_MOVES])

@@ -10,11 +10,12 @@ machines.
 
 import dataclasses
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,26 +58,27 @@ def tasks_of(items: Iterable[Item], form: DecodeOptions) -> list[Task]:
     Raises:
         OSError: when a folder at a URL cannot be listed.
     """
-    listings: dict[str, dict[str, str]] = {}
+    listing = functools.cache(lambda url: storage.Folder(url).stamps())  # once a folder
     versions = {library: importlib.metadata.version(library) for library in _LIBRARIES}
     common = {"schema": SCHEMA_VERSION, **versions, **dataclasses.asdict(form)}
     tasks = []
     for item in items:
-        stamp = _stamp(item, listings)
+        version = _version_of(item, listing)
         fields = {k: v for k, v in item._asdict().items() if k not in ("path", "split")}
-        text = json.dumps([common, stamp, fields], sort_keys=True, default=dataclasses.astuple)
+        text = json.dumps([common, version, fields], sort_keys=True, default=dataclasses.astuple)
         tasks.append(Task(hashlib.sha256(text.encode()).hexdigest()[:32], item))
     return tasks
 
 
-def _stamp(item: Item, listings: dict[str, dict[str, str]]) -> str:
-    """The version of an item's video; a folder at a URL is listed once."""
-    if not storage.is_url(item.path):
-        return storage.stamp(item.path)
-    root = os.fspath(item.path).removesuffix(f"/{item.video}")
-    if root not in listings:
-        listings[root] = storage.folder_of(root).stamps()
-    return listings[root].get(item.video, "")
+def _version_of(item: Item, listing: Callable[[str], dict[str, str]]) -> str:
+    """A text that changes with an item's video; '' when there is none."""
+    if storage.is_url(item.path):
+        return listing(os.fspath(item.path).removesuffix(f"/{item.video}")).get(item.video, "")
+    try:
+        info = os.stat(item.path)
+    except OSError:
+        return ""
+    return f"{info.st_size}-{info.st_mtime_ns}"
 
 
 def run_task(task: Task, partial: PartialOutput, form: DecodeOptions) -> ItemResult:

@@ -21,7 +21,8 @@ from mova_jax.data.shards.manifest import (
     reraise_as_shard_error,
 )
 from mova_jax.data.shards.reader import ShardInfo
-from mova_jax.data.storage import LocalFolder, folder_of, is_url, only_user
+from mova_jax.data.storage import Folder, is_url
+from mova_jax.utils.lock import lock
 
 _SMALL = {".json", ".txt"}  # files that are not shards
 _FOLDERS = ("", "tokenizer")
@@ -41,7 +42,7 @@ def local_folder(source: str | os.PathLike, cache: str | os.PathLike = _CACHE) -
     if not is_url(source):
         return Path(source)
     with reraise_as_shard_error(f"The shards at {source} cannot be copied to {cache}"):
-        remote = folder_of(source)
+        remote = Folder(source)
         try:
             manifest = remote.read(MANIFEST)
         except FileNotFoundError as error:
@@ -54,15 +55,15 @@ def local_folder(source: str | os.PathLike, cache: str | os.PathLike = _CACHE) -
         folder = Path(cache) / f"{name[:40]}-{digest}"
         if not (folder / MANIFEST).exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with only_user(folder, wait=True):
+            with lock(folder, wait=True):
                 if not (folder / MANIFEST).exists():
                     _copy(remote, folder, manifest)
         return folder
 
 
-def _copy(remote: LocalFolder, folder: Path, manifest: bytes) -> None:
+def _copy(remote: Folder, folder: Path, manifest: bytes) -> None:
     """Copies all files, the manifest last."""
-    aside = LocalFolder(folder / ".manifest")
+    aside = Folder(folder / ".manifest")
     try:
         aside.write(MANIFEST, manifest)
         # It refuses names that lead out of the folder.
@@ -72,7 +73,7 @@ def _copy(remote: LocalFolder, folder: Path, manifest: bytes) -> None:
     finally:
         aside.remove_folder()
     shards = [shard for info in infos for shard in info.shards]
-    local = LocalFolder(folder)
+    local = Folder(folder)
     total = sum(shard.bytes for shard in shards)
     with tqdm(desc=f"copying {remote}", total=total, unit="B", unit_scale=True) as bar:
         for shard in shards:
@@ -87,7 +88,7 @@ def _copy(remote: LocalFolder, folder: Path, manifest: bytes) -> None:
     local.write(MANIFEST, manifest)
 
 
-def _copy_shard(remote: LocalFolder, local: LocalFolder, shard: ShardInfo) -> None:
+def _copy_shard(remote: Folder, local: Folder, shard: ShardInfo) -> None:
     with local.writing(shard.file) as path:
         try:
             remote.fetch(shard.file, path)

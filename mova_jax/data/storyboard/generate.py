@@ -44,7 +44,6 @@ from mova_jax.data.shards import (
     write_manifest,
     write_split,
 )
-from mova_jax.data.storage import only_user
 from mova_jax.data.storyboard.captions import sentences, short_captions
 from mova_jax.data.storyboard.concepts import SPLITS, style_of
 from mova_jax.data.storyboard.plan import draw_plan, truth
@@ -52,6 +51,7 @@ from mova_jax.data.storyboard.scenes import render
 from mova_jax.data.tokenizer import train_tokenizer
 from mova_jax.data.worker_pool import exit_with_parent
 from mova_jax.utils.atomic import replacing
+from mova_jax.utils.lock import lock
 from mova_jax.utils.progress_bar import bar_of
 
 NAME = "storyboard"
@@ -146,7 +146,7 @@ def ensure(
     if _is_made(folder, settings):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with only_user(folder.parent, wait=True):
+    with lock(folder.parent, wait=True):
         if not _is_made(folder, settings):  # another process may have made it meanwhile
             _check_replaceable(folder)
             for stale in folder.parent.glob(f".{folder.name}.*.partial"):  # of killed processes

@@ -106,12 +106,12 @@ def test_workers_that_write_elsewhere_are_told(annotations, tmp_path, monkeypatc
 
 
 def test_a_pipeline_that_fails_is_one_line(annotations, tmp_path, capsys, monkeypatch):
-    from mova_jax.data.storage import LocalFolder
+    from mova_jax.data.storage import Folder
 
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(LocalFolder, "write", fail)
+    monkeypatch.setattr(Folder, "write", fail)
     arguments = ["--input", annotations, "--output", tmp_path / "s", "--runner", "DirectRunner"]
     assert prepare.main(list(map(str, arguments))) == 1
     assert "No space left on device" in capsys.readouterr().err

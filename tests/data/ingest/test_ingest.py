@@ -358,6 +358,7 @@ def test_names_that_were_given_are_taken_back(made, annotations, tmp_path, monke
         ingest_quietly(annotations, tmp_path)
     monkeypatch.undo()
     alive = False
+    (tmp_path / ".manifest.json.1f.partial").write_bytes(b"half")
     ingest_quietly(annotations, tmp_path)
     _same_files(made[0], tmp_path)
 

@@ -15,7 +15,7 @@ from mova_jax.data.shards import (
     serialize,
     write_split,
 )
-from mova_jax.data.storage import LocalFolder
+from mova_jax.data.storage import Folder
 
 
 def _record(key):
@@ -37,7 +37,7 @@ def _files(folder):
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     monkeypatch.setattr(unfinished_lib, "SHARD_RECORDS", 2)
-    return PartialOutput(LocalFolder(tmp_path))
+    return PartialOutput(Folder(tmp_path))
 
 
 def _items(keys, split="train"):

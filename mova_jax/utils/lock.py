@@ -1,0 +1,38 @@
+"""A lock on a folder, or on a URL, among the processes of this machine."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike, wait: bool = False) -> Iterator[None]:
+    """Locks a folder against other processes of this machine; a killed process loses its lock.
+
+    Args:
+        path: of a folder that exists, or a URL, whose lock is a file among the temporary ones.
+        wait: whether to wait for another process that has the lock.
+
+    Raises:
+        BlockingIOError: when another process has it and `wait` is off.
+    """
+    if "://" in os.fspath(path):
+        digest = hashlib.sha256(os.fspath(path).rstrip("/").encode()).hexdigest()[:16]
+        path = Path(tempfile.gettempdir()) / f"mova_jax-{os.getuid()}-{digest}.lock"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    else:
+        handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # some network file systems have no locks
+        yield
+    finally:
+        os.close(handle)
