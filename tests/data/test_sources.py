@@ -20,15 +20,7 @@ from mova_jax.data.sources import ConcatSource, is_tfds, open_source, splits_of
 
 def _records(prefix, count):
     return [
-        VideoRecord(
-            id=f"{prefix}{index}",
-            frames=(b"jpeg",),
-            height=8,
-            width=8,
-            timestamps=np.zeros(1, np.float32),
-            duration=1.0,
-            captions=(Caption("a dog."),),
-        )
+        VideoRecord(f"{prefix}{index}", (b"jpeg",), 8, 8, np.zeros(1), 1.0, (Caption("a dog."),))
         for index in range(count)
     ]
 

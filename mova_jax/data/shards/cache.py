@@ -17,10 +17,10 @@ from tqdm import tqdm
 from mova_jax.data.shards.manifest import (
     MANIFEST,
     ShardError,
-    read_manifest,
+    ShardInfo,
+    parse_manifest,
     reraise_as_shard_error,
 )
-from mova_jax.data.shards.reader import ShardInfo
 from mova_jax.data.storage import Folder, is_url
 from mova_jax.utils.lock import lock
 
@@ -63,16 +63,8 @@ def local_folder(source: str | os.PathLike, cache: str | os.PathLike = _CACHE) -
 
 def _copy(remote: Folder, folder: Path, manifest: bytes) -> None:
     """Copies all files, the manifest last."""
-    aside = Folder(folder / ".manifest")
-    try:
-        aside.write(MANIFEST, manifest)
-        # It refuses names that lead out of the folder.
-        infos = read_manifest(aside.path).splits.values()
-    except ShardError as error:
-        raise ShardError(str(error).replace(aside.path, str(remote))) from error
-    finally:
-        aside.remove_folder()
-    shards = [shard for info in infos for shard in info.shards]
+    splits = parse_manifest(manifest, str(remote)).splits  # no name leads out of the folder
+    shards = [shard for info in splits.values() for shard in info.shards]
     local = Folder(folder)
     total = sum(shard.bytes for shard in shards)
     with tqdm(desc=f"copying {remote}", total=total, unit="B", unit_scale=True) as bar:

@@ -17,6 +17,7 @@ from mova_jax.data.shards.tfds_info import DATASET_INFO, dataset_info_json, feat
 from mova_jax.utils.atomic import write_text
 
 MANIFEST = "manifest.json"
+_MAKE = "make the shards with python -m mova_jax.prepare"
 
 
 class ShardError(Exception):
@@ -110,22 +111,36 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     """
     folder = Path(folder)
     path = folder / MANIFEST
-    make = "make the shards with python -m mova_jax.prepare"
     if not folder.is_dir():
-        raise ShardError(f"There is no shard folder {folder}; correct the path, or {make}.")
+        raise ShardError(f"There is no shard folder {folder}; correct the path, or {_MAKE}.")
     if not path.exists():
         state = "is empty" if not any(folder.iterdir()) else f"has no {MANIFEST} (not finished?)"
-        raise ShardError(f"The shard folder {folder} {state}; {make}.")
+        raise ShardError(f"The shard folder {folder} {state}; {_MAKE}.")
+    return parse_manifest(path.read_bytes(), str(folder))
+
+
+def parse_manifest(text: bytes, folder: str) -> Manifest:
+    """The manifest in the text of a manifest.json, which may come from a stranger.
+
+    Args:
+        text: of the file.
+        folder: path or URL of its folder, for messages.
+
+    Raises:
+        ShardError: when it is not a manifest, or of another schema version.
+    """
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(text)
         version = fields["schema_version"]
         if version == SCHEMA_VERSION:
             return _manifest_from(fields)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ShardError(f"{path} is not a manifest ({error!r}); {make} again.") from error
+        raise ShardError(
+            f"{folder}/{MANIFEST} is not a manifest ({error!r}); {_MAKE} again."
+        ) from error
     raise ShardError(
         f"The shards in {folder} have schema version {version}, this code reads version "
-        f"{SCHEMA_VERSION}; {make} again, or use the release that wrote them."
+        f"{SCHEMA_VERSION}; {_MAKE} again, or use the release that wrote them."
     )
 
 

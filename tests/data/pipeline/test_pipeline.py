@@ -557,10 +557,3 @@ def test_a_split_smaller_than_a_batch_is_an_error(folder, tokenizer):
         ValueError, match=r"23 records, too few for a global batch of 24.*: lower train\.batch_size"
     ):
         _train(folder, tokenizer, batch_size=12, process=(0, 2))
-
-
-def test_errors_of_the_shards_pass_through(folder, tokenizer, tmp_path):
-    with pytest.raises(ShardError, match="tomorrow"):
-        train_dataset(folder, "tomorrow", tokenizer, SETTINGS, seed=0, batch_size=2)
-    with pytest.raises(ShardError):
-        next(eval_batches(tmp_path / "none", "train", tokenizer, SETTINGS, 2))

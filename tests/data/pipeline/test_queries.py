@@ -21,19 +21,12 @@ ALTERNATIVES = [(), ("a dog", " "), ("one cat", "two cats")]  # of each video
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("queries")
-    records = [
-        VideoRecord(
-            id=f"video {index}",
-            frames=(b"jpeg",),
-            height=8,
-            width=8,
-            timestamps=np.zeros(1),
-            duration=4.0,
-            captions=(Caption(f"cat {index}.", 0, 2), Caption("untimed."), Caption("dog.", 2, 4)),
-            alternatives=alternatives,
+    records = []
+    for index, alternatives in enumerate(ALTERNATIVES):
+        captions = Caption(f"cat {index}.", 0, 2), Caption("untimed."), Caption("dog.", 2, 4)
+        records.append(
+            VideoRecord("id", (b"jpeg",), 8, 8, np.zeros(1), 4.0, captions, alternatives)
         )
-        for index, alternatives in enumerate(ALTERNATIVES)
-    ]
     write_manifest(path, Manifest("x", {"test": write_split(path, "test", records, name="x")}))
     return path
 

@@ -13,7 +13,6 @@ from mova_jax.data.shards import (
     write_split,
 )
 from mova_jax.data.shards.tfds_info import DATASET_INFO, VERSION
-from mova_jax.data.storyboard.generate import ensure
 from tests.data.shards.test_records import record
 
 
@@ -65,17 +64,6 @@ def test_tfds_reads_what_we_wrote(tmp_path):
             assert _same(theirs[i], ours[i]) and _same(named[i], ours[i])
     assert builder.info.redistribution_info.license == "none"
     assert "tensorflow" not in sys.modules
-
-
-def test_storyboard_is_a_tfds_data_set_too(tmp_path):
-    import tensorflow_datasets as tfds
-
-    counts = {"train": 3, "ood_domain": 2}
-    folder = ensure(tmp_path / "s", 1, counts, 0, image_size=32, vocab_size=514)
-    builder = tfds.builder_from_directory(folder)
-    assert {name: split.num_examples for name, split in builder.info.splits.items()} == counts
-    ours, theirs = open_split(folder, "ood_domain"), builder.as_data_source("ood_domain")
-    assert all(_same(theirs[i], ours[i]) for i in range(2))
 
 
 def test_metadata_depends_on_nothing_but_the_content(tmp_path):

@@ -1,4 +1,4 @@
-"""Tests of the embedded data: it is the same everywhere, and what is said of a video is true."""
+"""Tests of the embedded data: the same everywhere, and with true captions."""
 
 import collections
 import filecmp
@@ -45,7 +45,7 @@ def everything(videos):
     return [video for some in videos.values() for video in some]
 
 
-def _told(record, truth):
+def _named(record, truth):
     """(caption, event) of the named events."""
     return zip(record.captions, [e for e in truth["events"] if e["named"]], strict=True)
 
@@ -104,7 +104,7 @@ def test_ood_time_is_mostly_empty_and_in_another_order(videos):
 
 def test_sentences_are_timed_inside_the_video_and_events_never_overlap(everything):
     for record, truth in everything:
-        for caption, event in _told(record, truth):
+        for caption, event in _named(record, truth):
             assert (caption.start, caption.end) == (event["start"], event["end"])
             assert 0 <= caption.start < caption.end <= record.duration
         events = truth["events"]
@@ -119,7 +119,7 @@ def _says(text, names):
 def test_every_sentence_names_what_is_seen(everything):
     for record, truth in everything:
         words = LEXICONS[truth["domain"]]
-        for caption, event in _told(record, truth):
+        for caption, event in _named(record, truth):
             text = caption.text
             looks = [
                 (event["subject"], event["colour"]),
@@ -139,7 +139,7 @@ def test_every_short_caption_names_every_named_event(everything):
         for text in record.alternatives:
             sentences = text.rstrip(".").split(". ")
             assert len(sentences) == len(record.captions)
-            for sentence, (_, event) in zip(sentences, _told(record, truth), strict=True):
+            for sentence, (_, event) in zip(sentences, _named(record, truth), strict=True):
                 names = [f"{event['colour']} {n}" for n in words.subjects[event["subject"]]]
                 assert _says(sentence, names), sentence
         assert len(record.alternatives[0].split()) < len(record.caption.split()) or (
@@ -174,7 +174,7 @@ def test_remarks_are_true(everything):
     counts = {"four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
     checked = collections.Counter()
     for record, truth in everything:
-        for caption, event in _told(record, truth):
+        for caption, event in _named(record, truth):
             seconds = event["end"] - event["start"]
             if match := re.search(r"(?:for|in) (?:about )?(\w+) seconds", caption.text):
                 checked["seconds"] += match[1] in counts
@@ -218,9 +218,9 @@ def test_every_concept_and_every_pair_can_be_met_in_training():
 def test_the_colours_of_a_video_are_on_the_screen(videos):
     """Where the truth says that a subject is seen, its colour covers what it has to."""
     for record, truth in videos["train"][:20]:
-        for frame, told in zip(record.frames, truth["frames"], strict=True):
+        for frame, shown in zip(record.frames, truth["frames"], strict=True):
             image = decode_image(frame).astype(np.float32)
-            colours = {subject["colour"] for subject in told["subjects"]}
+            colours = {subject["colour"] for subject in shown["subjects"]}
             for name in COLOURS:
                 rgb = colour_of(name, truth["domain"])
                 pixels = int((np.abs(image - rgb).max(-1) < 24).sum())
@@ -264,7 +264,7 @@ def test_the_bytes_do_not_depend_on_the_workers(folder, tmp_path, workers):
     assert filecmp.cmpfiles(folder, other, names, shallow=False) == (names, [], [])
 
 
-def test_a_whole_folder_is_used_again_and_another_one_made_anew(tmp_path, monkeypatch):
+def test_a_whole_folder_is_used_again_and_any_other_is_replaced(tmp_path, monkeypatch):
     folder = ensure(tmp_path / "story", 0, {"train": 2}, workers=0)
     with monkeypatch.context() as patch:
         patch.setattr(f"{GENERATE}._make", None)  # would fail
