@@ -24,6 +24,7 @@ from mova_jax.config import Config, from_config_dict
 from mova_jax.losses import ring
 from mova_jax.losses.objective import loss_of_embeddings
 from mova_jax.models.mova import Mova
+from mova_jax.parallel import collectives, sharding
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.typing import TextEmbedding, VideoEmbedding
 
@@ -57,11 +58,11 @@ def embeddings(config: Config, tokens: int) -> tuple[VideoEmbedding, TextEmbeddi
 
 def compiled(config: Config, mesh, tokens: int, dense: bool):
     """Loss and gradient as a program for the mesh, and what it is called with."""
-    group = None if dense else mesh_lib.replica_group(mesh)
-    video, text, valid = jax.device_put(embeddings(config, tokens), mesh_lib.batch_sharding(mesh))
+    group = None if dense else collectives.replica_group(mesh)
+    video, text, valid = jax.device_put(embeddings(config, tokens), sharding.batch_sharding(mesh))
     model = Mova(config.model, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(model)
-    params = jax.device_put(params, mesh_lib.replicated(mesh))
+    params = jax.device_put(params, sharding.replicated(mesh))
 
     def loss_of(params, frames, pooled, words, sentence):
         model = nnx.merge(graphdef, params)

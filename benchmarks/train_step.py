@@ -22,6 +22,7 @@ import numpy as np
 from configs.base import get_config
 from mova_jax.config import Config, from_config_dict
 from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
 from mova_jax.training.state import make_train_spec
 from mova_jax.training.step import make_train_step
 
@@ -103,7 +104,7 @@ def main() -> None:
     mesh = mesh_lib.make_mesh()
     spec = make_train_spec(config, mesh)
     state = spec.initial()
-    batch = mesh_lib.put_batch(mesh, random_batch(config, args.tokens))
+    batch = sharding.put_batch(mesh, random_batch(config, args.tokens))
     start = time.perf_counter()
     compiled = make_train_step(spec, mesh).lower(state, batch).compile()
     compile_s = time.perf_counter() - start

@@ -68,8 +68,8 @@ def _run(
     from jax.errors import JaxRuntimeError
 
     from mova_jax.data.shards import ShardError
-    from mova_jax.parallel import mesh
-    from mova_jax.parallel.processes import LOST, is_main, lost_process
+    from mova_jax.parallel.mesh import MeshError
+    from mova_jax.parallel.processes import LOST, is_main, lost_process, start_processes
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.run import run
     from mova_jax.training.workdir import RunError
@@ -78,7 +78,7 @@ def _run(
     gc.freeze()
     gc.enable()
     try:
-        mesh.start_processes(args.coordinator, args.processes, args.process)
+        start_processes(args.coordinator, args.processes, args.process)
         if not _one_of_several():
             # Among several JAX aborts when one is gone, and says so; stacks would bury it.
             faulthandler.enable()
@@ -87,7 +87,7 @@ def _run(
         return run(config, workdir, steps)
     except (
         ConfigError,
-        mesh.MeshError,
+        MeshError,
         RunError,
         ShardError,
         CheckpointError,

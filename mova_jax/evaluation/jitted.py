@@ -18,7 +18,7 @@ from mova_jax.config import Eval, Losses
 from mova_jax.losses import objective
 from mova_jax.losses import scores as scores_lib
 from mova_jax.models.build import ModelSpec
-from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
 from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
 
 
@@ -34,14 +34,14 @@ class EvalFns:
             settings: `config.eval`.
             mesh: to run on.
         """
-        shards = mesh_lib.batch_shards(mesh)
+        shards = sharding.batch_shards(mesh)
         self.rows = -(-settings.batch_size // shards) * shards
         self._context = spec.config.text.context
         functions = _Functions(spec, objective.pair_scoring(losses, settings.pool))
-        whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
-        params = mesh_lib.state_sharding(mesh, spec.abstract_params)
-        sharded = mesh_lib.activation_sharding(mesh)
-        compiled = functools.partial(mesh_lib.on_devices, output=whole)
+        whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        params = sharding.state_sharding(mesh, spec.abstract_params)
+        sharded = sharding.activation_sharding(mesh)
+        compiled = functools.partial(sharding.jit_host_arrays, output=whole)
         self._encode = compiled(sharded(functions.encode), (params, split))
         self._encode_text = compiled(sharded(functions.encode_text), (params, split, split))
         self._pairs = compiled(functions.pairs, (params, split, whole))

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from mova_jax.losses import ring
 from mova_jax.losses.contrast import BatchRows, masked_term
+from mova_jax.losses.replica_group import SingleReplica
 from mova_jax.losses.scores import normalise
 from mova_jax.typing import Term
 
@@ -65,7 +66,7 @@ def frame_contrast(
     positive = (frames * parts).sum(-1)
     threshold = positive - margin if form == "relative" else jnp.full_like(positive, margin)
     total, count = _negatives(
-        group or ring.SingleReplica(), frames, parts, valid, threshold, negatives == "all"
+        group or SingleReplica(), frames, parts, valid, threshold, negatives == "all"
     )
     cost = total / jnp.maximum(count, 1)
     if form == "hinge":

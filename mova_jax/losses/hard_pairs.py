@@ -21,7 +21,7 @@ def chunk_of(group, pairs: int, floats: int) -> int:
     """Pairs to score at once: what one visit brings on average, as far as there is room.
 
     Args:
-        group: `losses.ring.SingleReplica`, or what splits the batch.
+        group: `losses.replica_group.ReplicaGroup`.
         pairs: of a replica's videos with the captions they chose.
         floats: float32 numbers that one pair needs, forwards and backwards.
     """
@@ -40,7 +40,7 @@ def score_chosen(
     """Scores of this replica's videos with captions of the whole batch. Inside `group.shard_map`.
 
     Args:
-        group: `losses.ring.SingleReplica`, or what splits the batch.
+        group: `losses.replica_group.ReplicaGroup`.
         fn: `(whole, videos[m ...], captions[m ...]) -> score[m]`, row by row, float32. It may not
             close over traced arrays.
         whole: pytree, such as parameters.
@@ -62,10 +62,11 @@ def score_chosen(
     firsts = jnp.arange(group.size + 1, dtype=flat.dtype) * here
     begins = (flat[:, None] < firsts).sum(0, dtype=jnp.int32)
     lists = flat, order, begins
-    videos = group.in_turn(videos)
-    found = _ring(group, fn, whole, videos, captions, lists, k, chunk)
-    group.done(found)
-    return found.reshape(chosen.shape)
+
+    def ring(videos):
+        return _ring(group, fn, whole, videos, captions, lists, k, chunk)
+
+    return group.ordered(ring, videos).reshape(chosen.shape)
 
 
 def _ring(group, fn, whole, videos, captions, lists, k: int, chunk: int):

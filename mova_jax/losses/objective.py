@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mova_jax.losses import contrast, ring
+from mova_jax.losses import contrast
 from mova_jax.losses import scores as scores_lib
 from mova_jax.losses.context import TermContext
 from mova_jax.losses.microbatch import embeddings
+from mova_jax.losses.replica_group import SingleReplica
 from mova_jax.losses.terms import TERMS, active_terms, mask_densities
 from mova_jax.typing import Batch, ConceptMasks, Term, TextEmbedding, VideoEmbedding
 
@@ -34,7 +35,7 @@ def objective(model, batch: Batch, cfg, group=None):
         batch: videos and their captions, row by row; `HostFrames` go through the towers by
             microbatches (`losses/microbatch.py`).
         cfg: `config.losses`.
-        group: the replicas that share the batch (`parallel.mesh.replica_group`); None: one.
+        group: the replicas that share the batch (`parallel.collectives.replica_group`); None: one.
 
     Returns:
         The loss (float32 scalar), and a dict of scalars: each term without its weight, the open
@@ -57,7 +58,7 @@ def loss_of_embeddings(
     scales = {"scale": model.scale}
     if model.cfg.modular_scale:
         scales["modular_scale"] = model.modular_scale
-    group = group or ring.SingleReplica()
+    group = group or SingleReplica()
     replicated, sharded = (model.mask_networks(), scales), (video, text, example_mask)
     sums = group.shard_map(partial(_sums, group, cfg, tuple(weights)), replicated, sharded)
     means = jax.tree.map(lambda term: term.mean, sums, is_leaf=lambda x: isinstance(x, Term))

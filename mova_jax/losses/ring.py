@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
 # In place of -inf for what takes no part, so that differences and gradients stay finite.
 NOTHING = -1e30
@@ -28,53 +27,6 @@ NOTHING = -1e30
 # which then computes nothing twice (1 GB), or else a tile of pairs (128 MB). Larger tiles are no
 # faster: even one video with a caption is a matrix product of as many rows as it has frames.
 WHOLE_FLOATS, TILE_FLOATS = 2**28, 2**25
-
-
-class SingleReplica:
-    """The whole batch in one place: what `MeshReplicaGroup` is for a batch that is split."""
-
-    size = 1
-
-    def rank(self) -> Int[Array, ""] | int:
-        """The number of this replica, from 0; inside of `map`."""
-        return 0
-
-    def ring_shift(self, tree: Any) -> Any:
-        """What the replica before this one hands on; inside of `map`."""
-        return tree
-
-    def psum(self, tree: Any) -> Any:
-        """The sum over all replicas; inside of `map`."""
-        return tree
-
-    def all_gather(self, tree: Any) -> Any:
-        """The rows of all replicas, in the order of the batch; inside of `map`.
-
-        Args:
-            tree: of float arrays `[r ...]`, each of which is an exchange of its own.
-        """
-        return tree
-
-    def in_turn(self, tree: Any) -> Any:
-        """What goes into an exchange of replicas, where exchanges have to wait for each other."""
-        return tree
-
-    def done(self, tree: Any) -> None:
-        """What came out of one; the next one waits for it."""
-
-    def pvary(self, tree: Any) -> Any:
-        """Marks arrays that are made alike everywhere as each replica's own; inside of `map`."""
-        return tree
-
-    def shard_map(self, fn: Callable, whole: Any, split: Any) -> Any:
-        """Runs `fn(whole, split)` at each replica.
-
-        Args:
-            fn: returns what is the same everywhere, such as sums.
-            whole: pytree that each replica gets entire. Its gradients are summed over replicas.
-            split: pytree of which each replica gets its rows.
-        """
-        return fn(whole, split)
 
 
 class Stats(NamedTuple):
@@ -213,10 +165,11 @@ def reduce_pairs(
     rows, columns = rows_of(videos), rows_of(captions)
     if group.size == 1 and tile == (rows, columns):
         return fn(whole, videos, captions)
-    videos = group.in_turn(videos)
-    tiles = _split(videos, tile.videos), _split(captions, tile.captions)
-    by_video, by_caption = _ring(group, fn, whole, *tiles)
-    group.done((by_video, by_caption))
+
+    def ring(videos):
+        return _ring(group, fn, whole, _split(videos, tile.videos), _split(captions, tile.captions))
+
+    by_video, by_caption = group.ordered(ring, videos)
     return _join(by_video, rows), _join(by_caption, columns)
 
 

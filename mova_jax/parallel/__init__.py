@@ -1,1 +1,1 @@
-"""Devices and processes: the mesh, what is sharded how, collectives."""
+"""Devices and processes: the mesh, shardings, collectives, multi-process helpers."""

@@ -28,8 +28,10 @@ import jax.numpy as jnp
 
 from mova_jax.config import Config
 from mova_jax.cost.flops import frozen_towers
-from mova_jax.losses import microbatch, ring
+from mova_jax.losses import microbatch
 from mova_jax.losses.hard_sfdm import chunks_per_visit
+from mova_jax.losses.replica_group import SingleReplica
+from mova_jax.parallel import collectives, sharding
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.state import TrainSpec, make_train_spec
 from mova_jax.training.step import make_train_step
@@ -120,10 +122,10 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
         ValueError: when mesh or batch do not fit the devices.
     """
     mesh = mesh_lib.make_mesh(config.mesh, devices=devices)
-    mesh_lib.check_batches(mesh, config)
+    sharding.check_batches(mesh, config)
     spec = make_train_spec(config, mesh)
     state = spec.shapes
-    batch, shards = abstract_batch(config, tokens), mesh_lib.batch_shards(mesh)
+    batch, shards = abstract_batch(config, tokens), sharding.batch_shards(mesh)
     offloaded = _bytes(batch.frames) if isinstance(batch.frames, HostFrames) else 0.0
     traced = make_train_step(spec, mesh).trace(state, batch)
     return Step(
@@ -142,7 +144,7 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
 def _trips(spec: TrainSpec, mesh: jax.sharding.Mesh, tokens: int) -> float:
     """Mean trip count of the loops over hard pairs, from the shapes of one replica's rows."""
     config = spec.config
-    rows = config.train.batch_size // mesh_lib.batch_shards(mesh)
+    rows = config.train.batch_size // sharding.batch_shards(mesh)
     train = dataclasses.replace(config.train, batch_size=rows, microbatch=0)
     batch = abstract_batch(dataclasses.replace(config, train=train), tokens)
 
@@ -151,7 +153,7 @@ def _trips(spec: TrainSpec, mesh: jax.sharding.Mesh, tokens: int) -> float:
         return model.mask_networks(), *microbatch.embeddings(model, batch)
 
     shapes = jax.eval_shape(run, spec.shapes.params, batch)
-    group = mesh_lib.replica_group(mesh) or ring.SingleReplica()
+    group = collectives.replica_group(mesh) or SingleReplica()
     return chunks_per_visit(config.losses, group, *shapes)
 
 

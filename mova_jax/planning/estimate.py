@@ -10,7 +10,7 @@ from typing import Any
 from mova_jax.config import Config
 from mova_jax.cost.chips import PRICES, Chip
 from mova_jax.cost.flops import Cost, model_flops
-from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
 from mova_jax.planning import collectives, hbm_traffic, hlo, jaxpr_flops
 from mova_jax.planning.advice import advice
 from mova_jax.planning.compile import CompileResult, Step, versions
@@ -83,7 +83,7 @@ def _what(step: Step, request: PlanRequest, devices: list[Any]) -> dict[str, Any
         "slices": request.topology.slices,
         "mesh": dict(step.mesh.shape),
         "batch": config.train.batch_size,
-        "batch_per_device": config.train.batch_size / mesh_lib.batch_shards(step.mesh),
+        "batch_per_device": config.train.batch_size / sharding.batch_shards(step.mesh),
         "frames": config.data.frames,
         "tokens": request.tokens,
         "vocabulary": config.model.text.vocab_size,

@@ -22,7 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from mova_jax.config import Config
-from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
 from mova_jax.parallel.processes import lost_process
 from mova_jax.training.state import TrainSpec, TrainState
 
@@ -267,5 +267,5 @@ def abstract_state(spec: TrainSpec, mesh: jax.sharding.Mesh) -> TrainState:
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         spec.shapes,
-        mesh_lib.state_sharding(mesh, spec.shapes),
+        sharding.state_sharding(mesh, spec.shapes),
     )

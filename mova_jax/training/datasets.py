@@ -18,7 +18,7 @@ from mova_jax.data.sources import is_tfds
 from mova_jax.data.storyboard.concepts import SPLITS
 from mova_jax.data.storyboard.generate import ensure
 from mova_jax.data.tokenizer import Tokenizer
-from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
 
 STORYBOARD = "storyboard"
 STORYBOARD_SEED = 1  # the same for every `config.seed`, so that galleries can be compared
@@ -52,7 +52,7 @@ def train_batches(
         tokenizer: of the captions.
         mesh: gives each process its share of the global batch.
     """
-    index, count = mesh_lib.process_share(mesh)
+    index, count = sharding.process_share(mesh)
     return train_dataset(
         _mixture(config, folder),
         "train",

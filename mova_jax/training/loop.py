@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from mova_jax.config import Config
-from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
 from mova_jax.parallel.processes import AnyProcessFlag
 from mova_jax.training.bad_records import BadRecords
 from mova_jax.training.checkpoint import Checkpoints
@@ -179,7 +179,7 @@ class Loop:
         wait_s = time.monotonic() - start
         if self._bad_records:
             self._bad_records.observe(arrays)
-        batch = mesh_lib.put_batch(self._mesh, arrays, self._config.train.microbatch)
+        batch = sharding.put_batch(self._mesh, arrays, self._config.train.microbatch)
         videos, frames = batch.frame_mask.shape
         work = Work(videos, videos * frames, wait_s)
         return _PrefetchedBatch(batch, arrays["video_id"], self._batches.get_state(), work)

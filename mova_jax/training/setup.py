@@ -15,6 +15,7 @@ from mova_jax.data.storyboard.generate import TOKENIZER
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
 from mova_jax.parallel.processes import barrier, is_main
 from mova_jax.training import workdir as workdir_lib
 from mova_jax.training.checkpoint import Checkpoints
@@ -68,7 +69,7 @@ def build_context(
         tokenizer = Tokenizer(vocabulary, config.model.text.context)
         config = _with_vocabulary(config, tokenizer)
         mesh = mesh_lib.make_mesh(config.mesh)
-        mesh_lib.check_batches(mesh, config)
+        sharding.check_batches(mesh, config)
         spec = make_train_spec(config, mesh)
         batches = train_batches(config, folder, tokenizer, mesh)
         weights = init_weights(config, spec, workdir)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int
 from mova_jax.config import Config
 from mova_jax.models.build import ModelSpec, make_model_spec
 from mova_jax.models.mova import Mova
-from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
 from mova_jax.training.optim import group_factors, make_optimizer, split_trained
 from mova_jax.utils.trees import merged
 
@@ -78,6 +78,6 @@ def make_train_spec(config: Config, mesh: jax.sharding.Mesh) -> TrainSpec:
     shapes = jax.eval_shape(state_of, abstract)
     initial = jax.jit(
         lambda: state_of(model_spec.init_params(config.seed)),
-        out_shardings=mesh_lib.state_sharding(mesh, shapes),
+        out_shardings=sharding.state_sharding(mesh, shapes),
     )
     return TrainSpec(config, model_spec, optimizer, factors, shapes, initial)

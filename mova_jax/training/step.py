@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from mova_jax.losses.objective import objective
-from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import collectives, sharding
 from mova_jax.training.optim import schedule, split_trained
 from mova_jax.training.state import TrainSpec, TrainState
 from mova_jax.typing import Batch
@@ -32,12 +32,12 @@ def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
     """
     cfg = spec.config
     rate = schedule(cfg.optim, cfg.train.steps)
-    group = mesh_lib.replica_group(mesh)
-    state_sharding = mesh_lib.state_sharding(mesh, spec.shapes)
-    batch_sharding = mesh_lib.fields_sharding(mesh, cfg.train.microbatch)
+    group = collectives.replica_group(mesh)
+    state_sharding = sharding.state_sharding(mesh, spec.shapes)
+    batch_sharding = sharding.fields_sharding(mesh, cfg.train.microbatch)
 
     def loss_of(trained, frozen, batch):
-        with mesh_lib.activation_sharding(mesh):
+        with sharding.activation_sharding(mesh):
             model = spec.model(merged(trained, frozen))
             return objective(model, batch, cfg.losses, group)
 
@@ -45,7 +45,7 @@ def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
         jax.jit,
         donate_argnums=0,
         in_shardings=(state_sharding, batch_sharding),
-        out_shardings=(state_sharding, mesh_lib.replicated(mesh)),
+        out_shardings=(state_sharding, sharding.replicated(mesh)),
     )
     def train_step(state: TrainState, batch: Batch):
         trained, frozen = split_trained(spec.factors, state.params)

@@ -3,6 +3,7 @@
 import jax
 
 from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
 from mova_jax.training.datasets import image_batch_size, image_steps
 from mova_jax.training.setup import RunContext
 from mova_jax.training.state import TrainState
@@ -15,7 +16,7 @@ def start_summary(context: RunContext, state: TrainState) -> str:
     """Model, data, batch, mesh and workdir of a run that is about to start."""
     config, mesh = context.config, context.mesh
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    per_device = config.train.batch_size // mesh_lib.batch_shards(mesh)
+    per_device = config.train.batch_size // sharding.batch_shards(mesh)
     return "\n".join(
         [
             f"Training {parameters:,} parameters, objective {config.objective}, "
@@ -48,7 +49,7 @@ def _state_lines(mesh: jax.sharding.Mesh, state: TrainState) -> list[str]:
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     local = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     lines = [f"  state    {total / 1e6:,.1f} MB, {local / 1e6:,.1f} MB on each device"]
-    if whole := mesh_lib.whole_dimensions(mesh, parameter_names(state.params)):
+    if whole := sharding.indivisible_dimensions(mesh, parameter_names(state.params)):
         largest = max(whole, key=whole.get)
         lines.append(f"  whole    {len(whole)} sizes that do not divide, such as {largest}")
     return lines

@@ -27,6 +27,7 @@ from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.evaluation.retrieval import WEIGHTS, retrieval_metrics
 from mova_jax.losses import objective
 from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
 from mova_jax.training.state import make_train_spec
 from mova_jax.typing import TextEmbedding
 from tests import tiny
@@ -178,7 +179,7 @@ def test_one_caption_a_video_gives_the_figures_it_gave(folder, by_one):
     """Bit for bit: the evaluation of one caption a video, stated again in one piece."""
     evaluator, spec, params, figures = by_one
     config, mesh = spec.config, mesh_lib.make_mesh()
-    rows, whole, split = 8, mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
+    rows, whole, split = 8, sharding.replicated(mesh), sharding.batch_sharding(mesh)
     settings = settings_of(config, config.eval.frames)
     tokenizer = evaluator.tokenizer
 
@@ -198,7 +199,7 @@ def test_one_caption_a_video_gives_the_figures_it_gave(folder, by_one):
     for arrays in eval_batches(folder, "test", tokenizer, settings, rows):
         room = ((0, 0), (0, 40 - arrays["tokens"].shape[1]))
         arrays |= {name: np.pad(arrays[name], room) for name in ("tokens", "token_mask")}
-        parts.append(encode(params, mesh_lib.put_batch(mesh, arrays)))
+        parts.append(encode(params, sharding.put_batch(mesh, arrays)))
     videos = len(COUNTS)
     video, text = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:videos], *parts)
     longest = text.token_mask.sum(1).max()

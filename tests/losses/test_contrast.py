@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mova_jax.losses import contrast, ring
+from mova_jax.losses import contrast
+from mova_jax.losses.replica_group import SingleReplica
 from mova_jax.typing import Term
 
 B, K = 4, 3
@@ -34,7 +35,7 @@ def of_scores(loss):
     def term(scores, scale, example_mask):
         rows = jnp.arange(len(scores))
         logits = contrast.logit_stats(
-            ring.SingleReplica(), lambda x, *_: x, scores, rows, rows, scale, example_mask
+            SingleReplica(), lambda x, *_: x, scores, rows, rows, scale, example_mask
         )
         return loss(logits, example_mask)
 

@@ -7,6 +7,7 @@ import pytest
 
 from mova_jax.losses import context, hard_sfdm, ring
 from mova_jax.losses.objective import loss_of_embeddings, objective
+from mova_jax.parallel import collectives, sharding
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.planning import hlo
 from mova_jax.typing import TextEmbedding, VideoEmbedding
@@ -65,13 +66,13 @@ def split(devices, name="full", **options):
 
     def loss_of(model, video, text):
         valid = video.frame_mask.any(-1)
-        return loss_of_embeddings(model, video, text, valid, cfg, mesh_lib.replica_group(mesh))
+        return loss_of_embeddings(model, video, text, valid, cfg, collectives.replica_group(mesh))
 
     program = compiled(loss_of)
 
     def call(garbage=7.0, run=True):
-        rows = jax.device_put(embeddings(garbage), mesh_lib.batch_sharding(mesh))
-        return program(jax.device_put(model, mesh_lib.replicated(mesh)), *rows, run=run)
+        rows = jax.device_put(embeddings(garbage), sharding.batch_sharding(mesh))
+        return program(jax.device_put(model, sharding.replicated(mesh)), *rows, run=run)
 
     return call
 
@@ -185,11 +186,11 @@ def test_towers_in_microbatches_change_nothing(devices, microbatch):
 
     def result(microbatch):
         def loss_of(model, batch):
-            return objective(model, batch, cfg, mesh_lib.replica_group(mesh))
+            return objective(model, batch, cfg, collectives.replica_group(mesh))
 
         run = tiny.jit(jax.value_and_grad(loss_of, has_aux=True))
-        batch = mesh_lib.put_batch(mesh, tiny.batch_arrays(ROWS), microbatch)
-        return run(jax.device_put(model, mesh_lib.replicated(mesh)), batch)
+        batch = sharding.put_batch(mesh, tiny.batch_arrays(ROWS), microbatch)
+        return run(jax.device_put(model, sharding.replicated(mesh)), batch)
 
     tiny.assert_near(result(microbatch), result(0), 1e-5)
 

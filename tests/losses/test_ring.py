@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from mova_jax.losses import hard_pairs, ring
+from mova_jax.losses.replica_group import SingleReplica
+from mova_jax.parallel import collectives
 from mova_jax.parallel import mesh as mesh_lib
 from tests import tiny
 
@@ -16,8 +18,8 @@ B, D, K = 24, 3, 4  # videos, width, captions a video chooses
 
 def replicas_of(devices):
     if devices == "2x2x2":  # four replicas of two devices, to which the compiler gives the rest
-        return mesh_lib.replica_group(mesh_lib.make_mesh(data=2, fsdp=2, tensor=2))
-    return mesh_lib.replica_group(mesh_lib.make_mesh(data=devices)) or ring.SingleReplica()
+        return collectives.replica_group(mesh_lib.make_mesh(data=2, fsdp=2, tensor=2))
+    return collectives.replica_group(mesh_lib.make_mesh(data=devices)) or SingleReplica()
 
 
 def inputs():
@@ -178,7 +180,7 @@ def test_scores_of_chosen_pairs(devices, chunk):
 def test_tiles_fill_the_room_there_is(monkeypatch):
     monkeypatch.setattr(ring, "WHOLE_FLOATS", 9000)
     monkeypatch.setattr(ring, "TILE_FLOATS", 1000)
-    one, two = ring.SingleReplica(), replicas_of(2)
+    one, two = SingleReplica(), replicas_of(2)
     assert ring.tile_of(one, 30, 10) == (30, 30)
     assert ring.tile_of(two, 30, 10) == (3, 30)
     assert ring.tile_of(two, 8, 10) == (8, 8)

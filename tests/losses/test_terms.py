@@ -13,6 +13,7 @@ from mova_jax.losses import terms
 from mova_jax.losses.contrast import masked_term
 from mova_jax.losses.objective import objective
 from mova_jax.losses.terms import TERMS, TermSpec, active_terms, mask_densities
+from mova_jax.parallel import collectives, sharding
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.typing import ConceptMasks
 from tests import tiny
@@ -63,13 +64,13 @@ LENGTHS = TermSpec(
 
 def loss_and_gradient(devices: int, **options):
     mesh, cfg = mesh_lib.make_mesh(data=devices), tiny.config(**options).losses
-    group = mesh_lib.replica_group(mesh)
+    group = collectives.replica_group(mesh)
 
     def loss_of(model, batch):
         return objective(model, batch, cfg, group)
 
-    batch = mesh_lib.put_batch(mesh, tiny.batch_arrays())
-    model = jax.device_put(tiny.model(**options), mesh_lib.replicated(mesh))
+    batch = sharding.put_batch(mesh, tiny.batch_arrays())
+    model = jax.device_put(tiny.model(**options), sharding.replicated(mesh))
     return tiny.jit(jax.value_and_grad(loss_of, has_aux=True))(model, batch)
 
 

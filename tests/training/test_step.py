@@ -11,6 +11,7 @@ import pytest
 
 from mova_jax.losses.objective import objective
 from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
 from mova_jax.training.optim import schedule
 from mova_jax.training.state import make_train_spec
 from mova_jax.training.step import make_train_step
@@ -41,12 +42,12 @@ def compiled(shape, **options):
     mesh, spec = spec_on(shape, **options)
     step = lowered(shape, **options).compile(tiny.QUICK)
     start = jax.device_get(tiny.initial(spec))  # the step donates its state
-    state_sharding = mesh_lib.state_sharding(mesh, spec.shapes)
+    state_sharding = sharding.state_sharding(mesh, spec.shapes)
     return mesh, lambda: jax.device_put(start, state_sharding), step
 
 
 def batch_of(mesh, seed):
-    return mesh_lib.put_batch(mesh, tiny.batch_arrays(ROWS, seed))
+    return sharding.put_batch(mesh, tiny.batch_arrays(ROWS, seed))
 
 
 def train(shape, steps=3, **options):
@@ -109,9 +110,9 @@ def test_the_state_is_donated_and_keeps_its_sharding():
     old = start()
     new, metrics = step(old, batch_of(mesh, 0))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
-    placed = jax.tree.leaves(mesh_lib.state_sharding(mesh, new))
-    for leaf, sharding in zip(jax.tree.leaves(new), placed, strict=True):
-        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    placed = jax.tree.leaves(sharding.state_sharding(mesh, new))
+    for leaf, expected in zip(jax.tree.leaves(new), placed, strict=True):
+        assert leaf.sharding.is_equivalent_to(expected, leaf.ndim)
     assert not new.params["vision"]["projection"]["kernel"].sharding.is_fully_replicated
     assert all(value.sharding.is_fully_replicated for value in metrics.values())
 
@@ -124,7 +125,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_from_then_on(name):
     healthy = parameter_names(good.params)[name]
     *path, last = name.split("/")
     functools.reduce(dict.__getitem__, path, state.params)[last] = jax.device_put(
-        np.full_like(healthy, np.nan), mesh_lib.replicated(mesh)
+        np.full_like(healthy, np.nan), sharding.replicated(mesh)
     )
     before = jax.device_get(state)
     bad, metrics = step(state, batch_of(mesh, 1))
@@ -137,7 +138,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_from_then_on(name):
         np.testing.assert_array_equal(a, b)
     # Even with healthy parameters again, later steps wait for a restore.
     functools.reduce(dict.__getitem__, path, bad.params)[last] = jax.device_put(
-        healthy, mesh_lib.replicated(mesh)
+        healthy, sharding.replicated(mesh)
     )
     after, metrics = step(bad, batch_of(mesh, 2))
     assert metrics["finite"] == 1.0 and not after.finite and after.step == 1
@@ -265,5 +266,5 @@ def test_padded_rows_are_allowed():
     arrays = tiny.batch_arrays(ROWS)
     for name in ("frame_mask", "token_mask"):
         arrays[name][5:] = False
-    state, metrics = step(start(), mesh_lib.put_batch(mesh, arrays))
+    state, metrics = step(start(), sharding.put_batch(mesh, arrays))
     assert metrics["finite"] == 1.0 and jnp.isfinite(metrics["loss"]) and state.step == 1

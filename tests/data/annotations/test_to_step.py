@@ -23,7 +23,7 @@ from mova_jax.data.annotations.registry import DATASETS
 from mova_jax.data.images import encode_jpeg
 from mova_jax.data.shards import read_manifest
 from mova_jax.data.tokenizer import train_tokenizer
-from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
 from mova_jax.training.setup import build_context
 from mova_jax.training.step import make_train_step
 from mova_jax.utils.trees import parameter_names
@@ -284,10 +284,10 @@ def _train(context, videos):
     arrays = next(batches)
     assert sorted(arrays["video_id"].tolist()) == list(range(videos))
     _check_pairs(arrays, context.tokenizer)
-    start, step = compiled(context, mesh_lib.put_batch(context.mesh, arrays))
-    state = jax.device_put(start, mesh_lib.replicated(context.mesh))
+    start, step = compiled(context, sharding.put_batch(context.mesh, arrays))
+    state = jax.device_put(start, sharding.replicated(context.mesh))
     for _ in range(2):  # the rate of the first step is 0
-        state, metrics = step(state, mesh_lib.put_batch(context.mesh, arrays))
+        state, metrics = step(state, sharding.put_batch(context.mesh, arrays))
         assert metrics["finite"] == 1 and np.isfinite(metrics["loss"])
         arrays = next(batches)
     batches.close()

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from mova_jax import config as config_lib
-from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel.mesh import make_mesh
+from mova_jax.parallel.processes import start_processes
 from mova_jax.training.checkpoint import Checkpoints, abstract_state
 from mova_jax.training.state import make_train_spec
 from mova_jax.utils.metric_log import read_metrics
 from mova_jax.utils.trees import parameter_names
 from tests import tiny
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FLAGS = tiny.RUN | {"eval.timelines": 0}
 
 
@@ -93,7 +94,7 @@ def figures(workdir: Path) -> list[dict[str, float]]:
 def saved(workdir: Path, **mesh: int) -> dict[str, np.ndarray]:
     """The parameters of the last checkpoint by name, restored onto a mesh of this process."""
     config = config_lib.from_json((workdir / "config.json").read_text())
-    made = mesh_lib.make_mesh(**mesh)
+    made = make_mesh(**mesh)
     checkpoints = Checkpoints(workdir, config)
     try:
         state = checkpoints.restore_last(abstract_state(make_train_spec(config, made), made)).state
@@ -200,3 +201,11 @@ def test_a_sigterm_to_one_process_stops_all_at_the_same_step_and_others_resume(t
     last = Run(tmp_path / "stopped", 1, steps=24, devices=1, data=1)
     assert last.codes() == [0], last.output()
     assert_close(figures(tmp_path / "stopped"), figures(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    "given", [("host:1", 0, -1), ("", 2, 0), ("host:1", 2, 2), ("host:1", 2, -1)]
+)
+def test_processes_are_described_whole_or_not_at_all(given):
+    with pytest.raises(ValueError, match="or none of the three"):
+        start_processes(*given)
