@@ -1,12 +1,12 @@
-"""`prepare` under Apache Beam: the same records and shards, made on the machines of a cluster.
+"""`prepare` on a cluster, with Apache Beam; records and shards are the same as on one machine.
 
     python -m mova_jax.prepare --input gs://B/clips/captions.jsonl --output gs://B/shards \\
         --runner=DataflowRunner --beam=--project=P --beam=--region=R --beam=--temp_location=gs://B/tmp
 
-Two pipelines, one over videos, one over shards, of the functions that a single machine runs. They
-hand over through the output folder, so a pipeline that failed is gone on with like any other call.
-The work is written there too, because what a pipeline may carry itself is small (10 MB on
-Dataflow). Every machine needs this package and has to see the videos and the output folder.
+One pipeline makes the records, a second one the shards, with the functions that a single machine
+uses. They communicate through the output folder, so a failed pipeline can be resumed like any other
+call. Tasks are written there too, because a pipeline itself carries little (10 MB on Dataflow).
+Every machine needs this package and access to the videos and the output folder.
 """
 
 import functools
@@ -29,53 +29,50 @@ def decode_and_pack(
     tasks: Sequence[Task],
     known: dict[str, ItemResult],
     output: Folder,
-    form: DecodeOptions,
-    options: Sequence[str],
+    options: DecodeOptions,
+    pipeline_options: Sequence[str],
 ) -> tuple[dict[str, ItemResult], ShardPlan]:
-    """Makes all records and shards that are not there.
+    """Makes all records and shards that do not exist yet.
 
     Args:
         tasks: of all items, in order.
-        known: what became of those that are done.
+        known: results of the items that are done, by key.
         output: the output folder.
-        form: how videos become records.
-        options: of the pipelines, as on Beam's command line; `--runner=...` among them.
+        options: how videos become records.
+        pipeline_options: as on Beam's command line, `--runner=...` among them.
 
     Returns:
-        What became of each key, and the plan of the shards.
+        The result of each key, and the plan of the shards.
 
     Raises:
         ShardError: when a pipeline fails, or its workers do not see the output folder.
     """
-    partial = PartialOutput(output)
-    todo = [task for task in tasks if task.key not in known]
-    chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
-    work = functools.partial(run_task, partial=partial, form=form)
-    _run(
-        "decode",
-        [[to_json(task) for task in chunk] for chunk in chunks],
-        _Decode(work),
-        output,
-        options,
-    )
-    done = partial.outcomes({task.key for task in todo} & partial.keys())
-    outcomes = known | partial.retry_results() | done
+    partial_output = PartialOutput(output)
+    todo = [task for task in tasks if task.cache_key not in known]
+    chunks = [
+        [to_json(task) for task in todo[start : start + _CHUNK]]
+        for start in range(0, len(todo), _CHUNK)
+    ]
+    work = functools.partial(run_task, partial_output=partial_output, options=options)
+    _run("decode", chunks, _Decode(work), output, pipeline_options)
+    done = {task.cache_key for task in todo} & partial_output.keys()
+    results = known | partial_output.retry_results() | partial_output.results(done)
     plan = ShardPlan()
-    for task in tasks:
-        if task.key not in outcomes:
+    for key, item in tasks:
+        if key not in results:
             raise ShardError(
-                f"The pipeline ended without a word on {task.item.id!r} in {output}: every worker "
+                f"The pipeline ended without a word on {item.id!r} in {output}: every worker "
                 "has to see the output; give a folder that all share, or a URL such as gs://..."
             )
-        if size := outcomes[task.key].size:
-            plan.add(task.item.split, task.key, size)
-    shards = [keys for split in plan.shards.values() for keys in split]
-    _run("pack", [[keys] for keys in shards], partial.pack, output, options)
-    return outcomes, plan
+        if size := results[key].size:
+            plan.add(item.split, key, size)
+    shards = [[keys] for split in plan.shards.values() for keys in split]
+    _run("pack", shards, partial_output.pack, output, pipeline_options)
+    return results, plan
 
 
 class _Decode:
-    """From the JSON of a task to a record in the output folder."""
+    """Makes the record of a task that is given as JSON. Can be pickled."""
 
     def __init__(self, work: Callable[[Task], ItemResult]):
         self._work = work
@@ -85,7 +82,7 @@ class _Decode:
 
 
 def _run(name: str, chunks: list[list], work: Callable, output: Folder, options) -> None:
-    """Calls `work` on every entry of every chunk, wherever there is room for it."""
+    """Calls `work` on every entry of every chunk, in a pipeline."""
     if not chunks:
         return
     with reraise_as_shard_error(f"The work cannot be written to {output}"):
@@ -100,7 +97,7 @@ def _run(name: str, chunks: list[list], work: Callable, output: Folder, options)
                 | apache_beam.Reshuffle()
                 | name >> apache_beam.Map(functools.partial(_work_on, work))
             )
-    except Exception as error:  # of each runner another kind
+    except Exception as error:  # every runner raises its own
         raise ShardError(f"The Beam pipeline {name!r} failed: {str(error)[:1000]}") from error
 
 
@@ -109,7 +106,7 @@ def _read(output: Folder, name: str, number: int) -> list:
 
 
 def _work_on(work: Callable, entry) -> None:
-    work(entry)  # what it returns stands in the output folder
+    work(entry)  # the result is in the output folder
 
 
 def _file(name: str, number: int) -> str:

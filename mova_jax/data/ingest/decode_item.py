@@ -1,15 +1,16 @@
-"""Items to records, on several processes.
+"""Decodes items to records, in several processes.
 
+    work = functools.partial(decode_item, fps=1.0, short_side=224)
     for item, (record, reason, warnings) in decode_all(items, work, workers=4): ...
 
-with `work = functools.partial(decode_item, fps=1.0, short_side=224)`. The results come in the order
-of the items. Nothing that is wrong with one video stops the others: it becomes the reason why that
-video has no record.
+Results come in the order of the items. A video that fails does not stop the others: its result has
+a reason in place of a record.
 """
 
 import collections
 import concurrent.futures
 import contextlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -30,7 +31,7 @@ DIED = "the decoder's process died on it (a crash, or no memory)"
 
 
 class Decoded(NamedTuple):
-    """What became of an item: a record, or the reason why there is none."""
+    """A decoded item: its record, or the reason why it has none."""
 
     record: VideoRecord | None
     reason: str
@@ -38,7 +39,7 @@ class Decoded(NamedTuple):
 
 
 def decode_item(item: Item, fps: float, short_side: int, codec: str = "jpeg") -> Decoded:
-    """Decodes one item to a record; what goes wrong becomes a reason, so that the rest goes on."""
+    """Decodes one item to a record; every error becomes a reason."""
     try:
         return decode_or_raise(item, fps, short_side, codec)
     except Exception as error:
@@ -46,18 +47,18 @@ def decode_item(item: Item, fps: float, short_side: int, codec: str = "jpeg") ->
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says against a video."""
+    """The reason to store for an error."""
     if isinstance(error, video_reader.DecodeError):
         return str(error)
     return f"{type(error).__name__}: {error}"
 
 
 def decode_or_raise(item: Item, fps: float, short_side: int, codec: str) -> Decoded:
-    """`decode_item` for callers that look at what went wrong.
+    """Like `decode_item`, but raises errors.
 
     Raises:
         DecodeError: the video cannot be decoded.
-        OSError: it cannot be read, or not be copied from its URL.
+        OSError: it cannot be read, or cannot be copied from its URL.
     """
     encode = CODECS[codec]
     frames, image, shape = [], None, (0, 0)
@@ -89,7 +90,7 @@ def decode_or_raise(item: Item, fps: float, short_side: int, codec: str) -> Deco
 
 
 def _place(item: Item, duration: float) -> tuple[tuple[Caption, ...], list[str]]:
-    """Moves times from the file's clock to the cut's, and keeps them within it."""
+    """Converts the times of sentences to the clock of the cut; drops sentences outside of it."""
     placed, warnings = [], []
     is_cut = (item.start, item.end) != (0.0, math.inf)
     for caption in item.captions:
@@ -118,14 +119,14 @@ def decode_all(
 ) -> Iterator[tuple[Any, Any]]:
     """Yields (item, work(item)) in the order of the items.
 
-    With more than one worker, an item on which a worker process dies costs that item only.
+    With more than one worker, an item that kills its process is the only one that fails.
 
     Args:
-        items: consumed as workers get free.
+        items: consumed as workers become free.
         work: a function of a module, or a partial of one.
-        workers: processes; 0 or 1 for none beside this one.
-        died: the result of an item on which its process died.
-        ahead: how many items a worker may be before the one that is waited for.
+        workers: processes; 0 or 1 works in this process.
+        died: the result of an item that killed its process.
+        ahead: how many items a worker may be ahead of the one that is yielded next.
     """
     items = iter(items)
     if workers <= 1:
@@ -135,10 +136,8 @@ def decode_all(
     pending: collections.deque = collections.deque()
     try:
         while True:
-            for item in items:
+            for item in itertools.islice(items, ahead * workers - len(pending)):
                 pending.append((item, _submit(pool, work, item)))
-                if len(pending) >= ahead * workers:
-                    break
             if not pending:
                 return
             item, future = pending.popleft()
@@ -157,7 +156,7 @@ def decode_all(
 
 
 def _submit(pool, work: Callable[[Any], Any], item: Any) -> concurrent.futures.Future:
-    """A future in any case: one of a broken pool fails like those that broke with it."""
+    """Submits an item; in a broken pool, its future fails like those that were pending."""
     try:
         return pool.submit(work, item)
     except BrokenProcessPool as error:
@@ -167,7 +166,7 @@ def _submit(pool, work: Callable[[Any], Any], item: Any) -> concurrent.futures.F
 
 
 def _one_by_one(items: list[Any], work: Callable[[Any], Any], died: Any):
-    """Works on items in one process, so that it is known which of them a process dies on."""
+    """Works on items in a pool of one process, to find the item that kills its process."""
     pool = _pool(1)
     try:
         for item in items:

@@ -1,10 +1,10 @@
-"""A decoded frame as an RGB array: upright, in square pixels, in the size that is asked for.
+"""Decoded frames to RGB arrays: upright, in square pixels, in the requested size.
 
-    convert = Converter(short_side=224, pixel_aspect=16 / 11, matrix=None)
+    convert = FrameConverter(short_side=224, pixel_aspect=16 / 11, matrix=None)
     convert(frame)          # u8[H W 3]
-    convert.warnings()      # what was not in order with the frames so far
+    convert.warnings()      # about the frames so far
 
-Pixels are made square before a picture is turned: the aspect is that of the pixels as stored.
+Pixels are made square before a picture is turned: the aspect is that of the stored pixels.
 """
 
 import numpy as np
@@ -17,10 +17,10 @@ _EXIF: dict[int, Matrix] = {  # the orientations of EXIF
 _HDR = {16: "HDR (PQ)", 18: "HDR (HLG)"}  # by transfer characteristic, ITU-T H.273
 
 
-class Converter:
-    """Frames to RGB arrays; all get the size and turn of the first, whatever comes later.
+class FrameConverter:
+    """Converts frames to RGB arrays, all with the size and the turn of the first frame.
 
-    Alpha is dropped. Frames of high dynamic range are not tone-mapped, which is a warning.
+    Alpha is dropped. High dynamic range is not tone-mapped, which gives a warning.
     """
 
     def __init__(self, short_side: int, pixel_aspect: float, matrix: Matrix | None):
@@ -28,18 +28,18 @@ class Converter:
 
         Args:
             short_side: pixels of the smaller side; smaller frames keep their size, 0 keeps all.
-            pixel_aspect: width of a stored pixel by its height, before any turn.
-            matrix: how frames are turned; None takes what the first of them says.
+            pixel_aspect: width of a stored pixel divided by its height, before any turn.
+            matrix: how frames are turned; None takes the matrix of the first frame.
         """
         self._short_side, self._matrix = short_side, matrix
-        # What no camera makes is a damaged header, and would fill the memory.
+        # Other values are a damaged header, and would need much memory.
         self._pixel_aspect = pixel_aspect if 0.1 <= pixel_aspect <= 10 else 1.0
         self._size: tuple[int, int] | None = None
         self._stored: set[tuple[int, int]] = set()
         self._transfers: set[int] = set()
 
     def __call__(self, frame) -> np.ndarray:
-        """One frame as u8[H W 3], contiguous, upright."""
+        """Converts one frame to u8[H W 3], contiguous and upright."""
         if self._matrix is None:
             self._matrix = _display_matrix(frame)
         if self._size is None:
@@ -53,7 +53,7 @@ class Converter:
         return np.ascontiguousarray(_upright(small.to_ndarray(), *self._matrix))
 
     def warnings(self) -> list[str]:
-        """What was not in order with the pictures."""
+        """Warnings about the frames so far."""
         notes = [
             f"its colours are {name} and were not brought to the usual range"
             for transfer, name in _HDR.items()
@@ -65,7 +65,7 @@ class Converter:
 
 
 def _upright(image: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
-    """Turns and mirrors u8[H W 3] so that what is at (x, y) comes to (a x + c y, b x + d y)."""
+    """Turns and mirrors u8[H W 3], so that the pixel at (x, y) moves to (a x + c y, b x + d y)."""
     if abs(b) > abs(a):
         image, a, d = image.swapaxes(0, 1), c, b
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
@@ -74,7 +74,7 @@ def _upright(image: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
 def _display_matrix(frame) -> Matrix:
     try:
         data = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # side data of a kind that PyAV does not know, of which it then shows none
+    except ValueError:  # PyAV shows no side data where it does not know one of them
         return [_EXIF[1], _EXIF[8], _EXIF[3], _EXIF[6]][round(frame.rotation / 90) % 4]
     if data is None:
         return _EXIF[1]
@@ -83,11 +83,11 @@ def _display_matrix(frame) -> Matrix:
 
 
 def exif_matrix(path: str) -> Matrix | None:
-    """How an image is to be turned or mirrored by its EXIF; None where that cannot be read."""
+    """The turn or mirror that the EXIF of an image asks for; None where it cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return _EXIF.get(image.getexif().get(0x112), _EXIF[1])
-    except Exception:  # Pillow raises a dozen kinds at what it does not know
+    except Exception:  # Pillow raises many kinds for files that it does not know
         return None

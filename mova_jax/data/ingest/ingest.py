@@ -1,16 +1,16 @@
-"""A folder of videos with annotations to frame shards: what `python -m mova_jax.prepare` does.
+"""Turns videos with annotations into frame shards; `python -m mova_jax.prepare` calls it.
 
-In:  captions.jsonl, or what `annotations.registry.read_dataset` made of a data set's own files.
-Out: shards of every split, `tokenizer/`, the manifest with all that was skipped and why, and
-     `missing.txt`, where a data set names videos that were not found:
+In:  captions.jsonl, or the result of `annotations.registry.read_dataset` for a known data set.
+Out: shards of every split, `tokenizer/`, the manifest with every skipped entry and its reason, and
+     `missing.txt` where a data set names videos that were not found:
 
     manifest = ingest("clips/captions.jsonl", "shards", IngestSettings(fps=1.0), workers=4)
     manifest = ingest(read_dataset("msvd", "captions", "videos"), "shards", IngestSettings())
 
-The output is the same, byte for byte, for any number of workers, under Beam, and however often it
-was stopped on the way: every video becomes a record of its own (`tasks.py`), records are packed to
-shards in the order of the items (`unfinished.py`), and all gets its name at the end (`output.py`).
-Until then it is in `.partial` of the output folder, from where the next call goes on.
+The output is the same, byte for byte, for any number of workers, under Beam, and after any number
+of interruptions: each video becomes one record (`tasks.py`), records are packed into shards in the
+order of the items (`partial_output.py`), and files get their names at the end (`publish.py`). Until
+then they are in `.partial` of the output folder, from which the next call resumes.
 """
 
 import collections
@@ -21,7 +21,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mova_jax.data import storage
@@ -59,21 +59,21 @@ from mova_jax.utils.progress_bar import bar_of, show_frames
 
 TOKENIZER = "tokenizer"
 MISSING = "missing.txt"  # split and id of every video without a file, a line each
-_AHEAD = 64  # items a worker may be before the one that is waited for: results are small
+_AHEAD = 64  # items a worker may be ahead of the next result; results are small
 
 
 @dataclasses.dataclass(frozen=True)
 class IngestSettings:
-    """What is asked of `ingest`.
+    """Settings of `ingest`.
 
     Attributes:
         fps: frames a second.
-        short_side: of the stored frames, pixels; 0 keeps the videos' own size.
+        short_side: of the stored frames, pixels; 0 keeps the size of the video.
         codec: how frames are stored, a key of `images.CODECS`.
-        splits: share of each split, for videos that name none.
-        vocab_size: of the tokenizer that is learned.
+        splits: share of each split, for videos without one.
+        vocab_size: of the tokenizer that is trained on the captions.
         tokenizer: folder of a pretrained CLIP tokenizer to use instead, or ''.
-        max_tokens: longer captions are counted in the manifest.
+        max_tokens: the manifest counts longer captions.
         name: of the data set.
         licence: a note for the manifest.
     """
@@ -89,10 +89,10 @@ class IngestSettings:
     licence: str = ""
 
     def check(self) -> None:
-        """Finds settings that cannot work before any video is read.
+        """Checks the settings before any video is read.
 
         Raises:
-            InputError: names the setting, what it is and what it must be.
+            InputError: names the setting, its value and what it must be.
         """
         names = [split for split, _ in self.splits]
         shares = [share for _, share in self.splits]
@@ -133,11 +133,11 @@ def ingest(
     """Makes frame shards of the videos of a JSONL or of a data set.
 
     Args:
-        annotations: the JSONL, in whose folder the videos lie; or a data set that was read.
-        folder: of the shards, a path or a URL; made when absent, must be empty but for what an
-            earlier call left unfinished.
-        settings: what is asked for.
-        workers: processes that decode, 0 or 1 for none beside this one.
+        annotations: the JSONL, which is in the folder of the videos; or a data set that was read.
+        folder: of the shards, a path or a URL; must not exist, be empty, or hold nothing but the
+            unfinished work of an earlier call.
+        settings: of the shards.
+        workers: processes that decode, 0 or 1 for this process alone.
         progress: whether to show a bar on stderr.
         beam: options of an Apache Beam pipeline that decodes in place of the workers.
 
@@ -145,34 +145,29 @@ def ingest(
         The manifest, as it is in the folder.
 
     Raises:
-        InputError: on settings or annotations of which nothing can be made.
-        ShardError: when the folder is in use or cannot be written. What was done stays in its
-            `.partial`, and the next call goes on from there.
+        InputError: when the settings are wrong, or no video can be used.
+        ShardError: when the folder is in use or cannot be written. Finished work stays in its
+            `.partial`, and the next call resumes from there.
     """
     settings.check()
     reading = annotations if isinstance(annotations, Reading) else _read_jsonl(annotations)
     if not reading.items:  # before anything is touched: the videos may just not be mounted
         raise _nothing_usable(reading, reading.skipped)
     items = assign_splits(reading.items, settings.splits)
-    form = DecodeOptions(settings.fps, settings.short_side, settings.codec)
+    options = DecodeOptions(settings.fps, settings.short_side, settings.codec)
     with open_output(os.fspath(folder)) as output:
-        partial = PartialOutput(output)
-        tasks = tasks_of(items, form)
+        tasks = tasks_of(items, options)
         with reraise_as_shard_error(f"{folder} cannot be written"):
-            known = partial.restore([(task.item.split, task.key) for task in tasks])
+            known = PartialOutput(output).restore([(item.split, key) for key, item in tasks])
         if known and progress:
             print(f"{len(known):,} of {len(tasks):,} videos are done already.", file=sys.stderr)
         if beam:
-            from mova_jax.data.ingest.beam import (
-                decode_and_pack,  # only those who ask for it have it
-            )
+            from mova_jax.data.ingest import beam as beam_lib  # an optional dependency
 
-            outcomes, plan = decode_and_pack(tasks, known, output, form, beam)
+            results, plan = beam_lib.decode_and_pack(tasks, known, output, options, beam)
         else:
-            work = functools.partial(run_task, partial=partial, form=form)
-            outcomes, plan = _decode_and_pack(tasks, known, partial, work, workers, progress)
-        pairs = [(task.item, outcomes[task.key]) for task in tasks]
-        return _finish(output, reading, settings, pairs, outcomes, plan)
+            results, plan = _decode_and_pack(tasks, known, output, options, workers, progress)
+        return _finish(output, reading, settings, tasks, results, plan)
 
 
 def _read_jsonl(path: str | os.PathLike) -> Reading:
@@ -187,54 +182,59 @@ def _read_jsonl(path: str | os.PathLike) -> Reading:
     return Reading(items, skipped, source=str(path), hint=hint)
 
 
-def _decode_and_pack(tasks: Sequence[Task], known, partial: PartialOutput, work, workers, progress):
-    """Makes all records and shards; returns what became of each key, and the plan of the shards."""
-    plan = ShardPlan()
-    outcomes: dict[str, ItemResult] = {}
-    todo = [task for task in tasks if task.key not in known]
+def _decode_and_pack(
+    tasks: Sequence[Task],
+    known: dict[str, ItemResult],
+    output: storage.Folder,
+    options: DecodeOptions,
+    workers: int,
+    progress: bool,
+) -> tuple[dict[str, ItemResult], ShardPlan]:
+    """Makes all records and shards; returns the result of each key and the plan of the shards."""
+    partial_output = PartialOutput(output)
+    work = functools.partial(run_task, partial_output=partial_output, options=options)
+    todo = [task for task in tasks if task.cache_key not in known]
     new = decode_all(todo, work, workers, died=ItemResult(reason=DIED), ahead=_AHEAD)
     bar = bar_of("videos", len(tasks), disable=not progress, initial=len(tasks) - len(todo))
+    plan = ShardPlan()
+    results: dict[str, ItemResult] = {}
     with contextlib.closing(new), bar:
-        for task in tasks:
-            result = known.get(task.key)
+        for key, item in tasks:
+            result = known.get(key)
             if result is None:
                 _, result = next(new)
                 show_frames(bar, result.frames)
-            outcomes[task.key] = result
-            if result.size and (full := plan.add(task.item.split, task.key, result.size)):
-                partial.pack(full)
+            results[key] = result
+            if result.size and (full := plan.add(item.split, key, result.size)):
+                partial_output.pack(full)
         for keys in plan.open_shards().values():
-            partial.pack(keys)
-    return outcomes, plan
+            partial_output.pack(keys)
+    return results, plan
 
 
-def _finish(output, reading: Reading, settings: IngestSettings, pairs, outcomes, plan) -> Manifest:
-    """Tokenizer, list of what is missing, manifest; and all get their names."""
-    skipped = list(reading.skipped)
-    warnings = []
-    texts = collections.defaultdict(list)
-    for item, result in pairs:
+def _finish(
+    output: storage.Folder,
+    reading: Reading,
+    settings: IngestSettings,
+    tasks: Sequence[Task],
+    results: dict[str, ItemResult],
+    plan: ShardPlan,
+) -> Manifest:
+    """Writes tokenizer, list of missing videos and manifest, and publishes everything."""
+    skipped, warnings = list(reading.skipped), []
+    texts = collections.defaultdict(list)  # by split
+    for key, item in tasks:
+        result = results[key]
         if not result.size:
             skipped.append({"id": item.id, "reason": result.reason})
             continue
         texts[item.split] += result.texts
         warnings += [{"id": item.id, "reason": note} for note in result.warnings]
     if not plan.shards:
-        if not PartialOutput(output).has_records():  # of another command
+        if not PartialOutput(output).has_records():  # those of a command with other options stay
             discard(output)
         raise _nothing_usable(reading, skipped)
-    names, splits = {}, {}
-    for split in sorted(plan.shards):
-        infos = []
-        stem = stem_of(settings.name, split)
-        for index, keys in enumerate(plan.shards[split]):
-            packed = PartialOutput(output).pack(keys)  # it is, this says how
-            file = shard_file(stem, index, len(plan.shards[split]))
-            infos.append(ShardInfo(file, len(keys), packed.size, packed.sha256))
-            names[shard_name(keys)] = file
-        splits[split] = _split_info(
-            [outcomes[key] for keys in plan.shards[split] for key in keys], infos
-        )
+    splits, names = _name_shards(output, settings.name, plan)
     with tempfile.TemporaryDirectory(prefix="mova_jax-") as staged:
         staged = Path(staged)
         truncated = _write_tokenizer(texts, staged / TOKENIZER, settings)
@@ -253,6 +253,24 @@ def _finish(output, reading: Reading, settings: IngestSettings, pairs, outcomes,
     return manifest
 
 
+def _name_shards(
+    output: storage.Folder, name: str, plan: ShardPlan
+) -> tuple[dict[str, SplitInfo], dict[str, str]]:
+    """The splits for the manifest, and the final name of every shard by its current one."""
+    splits, names = {}, {}
+    for split, shards in sorted(plan.shards.items()):
+        infos, results = [], []
+        for index, keys in enumerate(shards):
+            packed = PartialOutput(output).pack(keys)  # is packed; reads its description
+            file = shard_file(stem_of(name, split), index, len(shards))
+            infos.append(ShardInfo(file, len(keys), packed.size, packed.sha256))
+            names[shard_name(keys)] = file
+            results += packed.results.values()
+        frames, captions = sum(r.frames for r in results), sum(r.captions for r in results)
+        splits[split] = SplitInfo(len(results), frames, captions, tuple(infos))
+    return splits, names
+
+
 def _nothing_usable(reading: Reading, skipped: Sequence[dict[str, str]]) -> InputError:
     reasons = "; ".join(f"{entry['id']}: {entry['reason']}" for entry in skipped[:3])
     return InputError(
@@ -260,11 +278,6 @@ def _nothing_usable(reading: Reading, skipped: Sequence[dict[str, str]]) -> Inpu
         + (f": {reasons}" if reasons else "")
         + f"); {reading.hint}."
     )
-
-
-def _split_info(outcomes: Iterable[ItemResult], shards: list[ShardInfo]) -> SplitInfo:
-    frames, captions = zip(*((o.frames, o.captions) for o in outcomes), strict=True)
-    return SplitInfo(len(frames), sum(frames), sum(captions), tuple(shards))
 
 
 def _write_missing(reading: Reading, path: Path) -> None:
@@ -276,14 +289,14 @@ def _write_missing(reading: Reading, path: Path) -> None:
 
 def _as_json(settings: IngestSettings, reading: Reading) -> dict:
     fields = dataclasses.asdict(settings)
-    del fields["name"], fields["licence"]  # they have their own places
+    del fields["name"], fields["licence"]  # fields of the manifest itself
     if counts := counts_of(reading):
         fields["dataset"] = counts
     return {**fields, "splits": dict(settings.splits)}
 
 
 def _write_tokenizer(texts: dict[str, list[str]], folder: Path, settings: IngestSettings) -> int:
-    """Learns it from the first split (train) or copies it; returns how many texts it cuts."""
+    """Trains it on the first split (train) or copies it; returns how many texts it truncates."""
     try:
         if settings.tokenizer:
             copy_tokenizer(settings.tokenizer, folder)

@@ -1,18 +1,18 @@
-"""What `prepare` has done so far, kept in `.partial` of its output until all is done.
+"""The unfinished work of `prepare`, in `.partial` of its output folder until all is done.
 
-    items/KEY.record, items/KEY.json          a record that is in no shard yet; what became of it
-    shards/DIGEST.array_record, DIGEST.json   a whole shard; its keys, and what became of them
+    items/KEY.record, items/KEY.json          a record that is in no shard yet; its ItemResult
+    shards/DIGEST.array_record, DIGEST.json   a complete shard; the ItemResults of its records
 
-A KEY names all that a record depends on (`tasks.py`), a DIGEST the keys in a shard in their order,
-so what has the right name is right, whoever made it, and when. The .json is written last: what has
-none is not there. Any number of processes, on any machines, may write at the same time.
+KEY is a hash of all that a record depends on (`tasks.py`), DIGEST a hash of the keys in a shard, in
+their order. So a file with the right name has the right content, whoever wrote it and when. The
+.json is written last: without it, the record or shard counts as missing. Any number of processes on
+any machines may write at the same time.
 """
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Container, Iterable, Iterator, Sequence
-from typing import Any
 
 from mova_jax.data.shards import (
     SHARD_BYTES,
@@ -28,21 +28,21 @@ PARTIAL = ".partial"
 _ITEMS = f"{PARTIAL}/items"
 _SHARDS = f"{PARTIAL}/shards"
 _RECORD, _SHARD, _DONE = ".record", ".array_record", ".json"
-_PASSING = ".passing"  # in place of .json: a reason that may not be there at the next call
-_READ_AT_ONCE = 16  # records, which bounds the memory
+_RETRY = ".retry"  # in place of .json: the next call tries this item again
+_READ_AT_ONCE = 16  # records; bounds the memory
 
 
 @dataclasses.dataclass(frozen=True)
 class ItemResult:
-    """What became of an item: a record, or the reason why there is none.
+    """The result of one item: its record, or the reason why it has none.
 
     Attributes:
         reason: why there is no record, or ''.
-        warnings: on the record.
+        warnings: about the record.
         texts: its caption and its alternatives.
-        frames: their number.
+        frames: number of frames.
         captions: number of sentences.
-        size: of the record, bytes.
+        size: of the record, bytes; 0 when there is none.
         sha256: of the record.
     """
 
@@ -56,17 +56,17 @@ class ItemResult:
 
     @classmethod
     def of(cls, data: bytes, frames: int, captions: int, texts, warnings) -> "ItemResult":
-        """The outcome that is a record."""
+        """The result of an item that has a record."""
         digest = hashlib.sha256(data).hexdigest()
         return cls("", tuple(warnings), tuple(texts), frames, captions, len(data), digest)
 
     def to_json(self) -> bytes:
-        """As it is stored."""
+        """The result as it is stored."""
         return json.dumps(dataclasses.asdict(self)).encode()
 
     @classmethod
     def from_json(cls, data: bytes | dict) -> "ItemResult | None":
-        """As it was stored; None when that was cut off by a loss of power."""
+        """Reads a stored result; None when a loss of power has cut it off."""
         try:
             fields = data if isinstance(data, dict) else json.loads(data)
             lists = {name: tuple(fields[name]) for name in ("warnings", "texts")}
@@ -76,16 +76,31 @@ class ItemResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class Packed:
-    """A whole shard: what is in it in order, its size and its hash."""
+class PackedShard:
+    """A complete shard: the results of its records by key, in order; its bytes; its hash."""
 
-    outcomes: dict[str, ItemResult]
+    results: dict[str, ItemResult]
     size: int
     sha256: str
 
+    def to_json(self) -> bytes:
+        """The description as it is stored."""
+        results = {key: dataclasses.asdict(result) for key, result in self.results.items()}
+        return json.dumps({"outcomes": results, "size": self.size, "sha256": self.sha256}).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "PackedShard | None":
+        """Reads a stored description; None when a loss of power has cut it off."""
+        try:
+            fields = json.loads(data)
+            results = {k: ItemResult.from_json(v) for k, v in fields["outcomes"].items()}
+            return cls(results, fields["size"], fields["sha256"]) if all(results.values()) else None
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+
 
 class ShardPlan:
-    """Shares records out over shards: by their order and their sizes, and nothing else."""
+    """Assigns records to shards by their order and their sizes alone."""
 
     def __init__(self):
         """Starts with no shard."""
@@ -93,7 +108,7 @@ class ShardPlan:
         self._bytes: dict[str, int] = {}
 
     def add(self, split: str, key: str, size: int) -> list[str]:
-        """Adds the next record of a split; returns the keys of its shard if that is full now."""
+        """Adds the next record of a split; returns the keys of its shard if that is now full."""
         shards = self.shards.setdefault(split, [])
         if split not in self._bytes:
             shards.append([])
@@ -111,45 +126,44 @@ class ShardPlan:
 
 
 class PartialOutput:
-    """The records and shards that are done; can be pickled."""
+    """The finished records and shards of an unfinished output folder. Can be pickled."""
 
     def __init__(self, folder: Folder):
         """Takes the output folder."""
         self._folder = folder
 
     def restore(self, items: Sequence[tuple[str, str]]) -> dict[str, ItemResult]:
-        """Takes stock of what earlier calls left, and removes what none of them finished.
+        """Finds the work of earlier calls, and removes files that they left incomplete.
 
-        What is finished stays, also what these items do not ask for: they may be fewer than was
-        meant, by a folder that is not mounted or a slip of the pen.
+        Finished work that these items do not use stays: a folder of videos may not be mounted, or
+        an option may be mistyped.
 
         Args:
             items: split and key of every item, in order.
 
         Returns:
-            What became of those that are done.
+            The results of the items that are done, by key.
         """
         wanted = {key for _, key in items}
         records = self.keys(_RECORD)
-        alone = {
+        unpacked = {
             key: result
-            for key, result in self.outcomes(wanted & self.keys()).items()
+            for key, result in self.results(wanted & self.keys()).items()
             if not result.size or key in records
         }
-        packed = self._whole_shards()
-        known = dict(alone)
-        for shard in packed.values():
-            known |= {key: result for key, result in shard.outcomes.items() if key in wanted}
-        certain = set(map(_digest, _certain_shards(items, known)))
-        for digest, shard in list(packed.items()):
-            if digest not in certain and wanted & shard.outcomes.keys():
-                if not self._unpack(digest, packed.pop(digest), alone):
-                    return self.restore(items)  # it was damaged, and is gone
-        in_shards = {key for shard in packed.values() for key in shard.outcomes}
-        damaged = wanted - known.keys()
-        self._remove_others(_ITEMS, self.keys() - in_shards - damaged)
-        self._remove_others(_SHARDS, packed)
-        return known
+        shards = self._complete_shards()
+        done = dict(unpacked)
+        for shard in shards.values():
+            done |= {key: result for key, result in shard.results.items() if key in wanted}
+        final = set(map(_digest, _final_shards(items, done)))
+        for digest, shard in list(shards.items()):
+            if digest not in final and wanted & shard.results.keys():
+                if not self._unpack(digest, shards.pop(digest), unpacked):
+                    return self.restore(items)  # the shard was damaged and has been removed
+        packed = {key for shard in shards.values() for key in shard.results}
+        self._remove_others(_ITEMS, self.keys() - packed - (wanted - done.keys()))
+        self._remove_others(_SHARDS, shards)
+        return done
 
     def has_records(self) -> bool:
         """Whether there is a video that need not be decoded again."""
@@ -157,40 +171,40 @@ class PartialOutput:
         return any(name.endswith((_RECORD, _SHARD)) for name in names)
 
     def is_empty(self) -> bool:
-        """Whether nothing was done that another call could go on from."""
+        """Whether there is no work from which another call could resume."""
         return not any(map(self._folder.names, (_ITEMS, _SHARDS)))
 
     def result(self, key: str) -> ItemResult | None:
-        """What became of an item that is in no shard yet; None when it is not done."""
+        """The result of an item that is in no shard yet; None when the item is not done."""
         try:
             return ItemResult.from_json(self._folder.read(f"{_ITEMS}/{key}{_DONE}"))
         except FileNotFoundError:
             return None
 
-    def keys(self, end: str = _DONE) -> set[str]:
+    def keys(self, suffix: str = _DONE) -> set[str]:
         """The items that are done and in no shard yet."""
         names = self._folder.names(_ITEMS)
-        return {name.removesuffix(end) for name in names if name.endswith(end)}
+        return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
 
-    def outcomes(self, keys: Iterable[str], end: str = _DONE) -> dict[str, ItemResult]:
-        """What became of many, each of which must be there."""
+    def results(self, keys: Iterable[str], suffix: str = _DONE) -> dict[str, ItemResult]:
+        """The results of items that are done and in no shard, without those that are damaged."""
         keys = list(keys)
-        texts = self._folder.read_all(f"{_ITEMS}/{key}{end}" for key in keys)
+        texts = self._folder.read_all(f"{_ITEMS}/{key}{suffix}" for key in keys)
         found = zip(keys, map(ItemResult.from_json, texts), strict=True)
         return {key: result for key, result in found if result}
 
     def retry_results(self) -> dict[str, ItemResult]:
-        """Reasons of this call that another call will not know."""
-        return self.outcomes(self.keys(_PASSING), _PASSING)
+        """The failures of this call that the next call tries again."""
+        return self.results(self.keys(_RETRY), _RETRY)
 
-    def keep(self, key: str, result: ItemResult, data: bytes, may_pass: bool = False) -> None:
-        """Stores what became of an item, and its record.
+    def store(self, key: str, result: ItemResult, data: bytes, retry: bool = False) -> None:
+        """Stores the result of an item, and its record.
 
         Args:
             key: of the item.
-            outcome: what became of it.
+            result: of the item.
             data: the record; b'' when there is none.
-            may_pass: whether another call is to try again.
+            retry: whether the next call tries again.
 
         Raises:
             ShardError: when it cannot be stored.
@@ -198,96 +212,91 @@ class PartialOutput:
         with reraise_as_shard_error(f"A record cannot be written to {self._folder}"):
             if result.size:
                 self._folder.write(f"{_ITEMS}/{key}{_RECORD}", data)
-            end = _PASSING if may_pass else _DONE
-            self._folder.write(f"{_ITEMS}/{key}{end}", result.to_json())
+            self._folder.write(f"{_ITEMS}/{key}{_RETRY if retry else _DONE}", result.to_json())
 
-    def pack(self, keys: Sequence[str]) -> Packed:
-        """Makes a shard of records, which are then in the shard alone; or finds it made.
+    def pack(self, keys: Sequence[str]) -> PackedShard:
+        """Moves records into a shard, or returns the shard that has been made of them already.
 
         Raises:
             ShardError: when it cannot be stored, or a record is damaged.
         """
-        digest = _digest(keys)
-        done = f"{_SHARDS}/{digest}{_DONE}"
+        done = f"{_SHARDS}/{_digest(keys)}{_DONE}"
         try:
-            return _packed_of(json.loads(self._folder.read(done)))
+            if shard := PackedShard.from_json(self._folder.read(done)):
+                return shard
         except FileNotFoundError:
             pass
         with reraise_as_shard_error(f"A shard cannot be written to {self._folder}"):
-            outcomes = self.outcomes(keys)
-            if lost := set(keys) - outcomes.keys():
+            results = self.results(keys)
+            if lost := set(keys) - results.keys():
                 raise ShardError(f"{self._folder}/{_ITEMS}/{min(lost)} is damaged; run again.")
             with self._folder.writing(shard_name(keys)) as path:
-                info = write_shard(path, self._records(outcomes))
-            packed = Packed(outcomes, info.bytes, info.sha256)
-            self._folder.write(done, json.dumps(dataclasses.asdict(packed)).encode())
+                info = write_shard(path, self._records(results))
+            shard = PackedShard(results, info.bytes, info.sha256)
+            self._folder.write(done, shard.to_json())
             self._remove_items(keys)
-        return packed
+        return shard
 
-    def _records(self, outcomes: dict[str, ItemResult]) -> Iterator[bytes]:
-        keys = list(outcomes)
+    def _records(self, results: dict[str, ItemResult]) -> Iterator[bytes]:
+        keys = list(results)
         for start in range(0, len(keys), _READ_AT_ONCE):
             some = keys[start : start + _READ_AT_ONCE]
             records = self._folder.read_all(f"{_ITEMS}/{key}{_RECORD}" for key in some)
             for key, data in zip(some, records, strict=True):
-                self._check(key, outcomes[key], data)
+                self._check(key, results[key], data)
                 yield data
 
     def _check(self, key: str, result: ItemResult, data: bytes) -> None:
-        """Refuses bytes that are not what was stored, as a loss of power can leave them."""
+        """Refuses a record that is not what was stored, as a loss of power can leave it."""
         if hashlib.sha256(data).hexdigest() != result.sha256:
             self._remove_items([key])
             raise ShardError(
                 f"A record in {self._folder}/{_ITEMS} was damaged and is removed; run again."
             )
 
-    def _whole_shards(self) -> dict[str, Packed]:
-        packed = {}
+    def _complete_shards(self) -> dict[str, PackedShard]:
+        """Shards with a readable .json and the size that it names, by digest."""
+        shards = {}
         for name in self._folder.names(_SHARDS):
-            digest = name.removesuffix(_DONE)
-            if digest == name:
-                continue
-            try:
-                shard = _packed_of(json.loads(self._folder.read(f"{_SHARDS}/{name}")))
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue  # cut off by a loss of power
-            if self._folder.size(f"{_SHARDS}/{digest}{_SHARD}") == shard.size:
-                packed[digest] = shard
-        return packed
+            if name.endswith(_DONE):
+                digest = name.removesuffix(_DONE)
+                shard = PackedShard.from_json(self._folder.read(f"{_SHARDS}/{name}"))
+                if shard and self._folder.size(f"{_SHARDS}/{digest}{_SHARD}") == shard.size:
+                    shards[digest] = shard
+        return shards
 
-    def _unpack(self, digest: str, shard: Packed, alone: Container[str]) -> bool:
-        """Takes the records out of a shard that is none any more; whether it was sound."""
-        sound = True
+    def _unpack(self, digest: str, shard: PackedShard, unpacked: Container[str]) -> bool:
+        """Stores the records of a shard as items and removes the shard; False if it is damaged."""
+        intact = True
         try:
             with self._folder.reading(f"{_SHARDS}/{digest}{_SHARD}") as path:
-                records = dict(zip(shard.outcomes, read_shard(path), strict=True))
+                records = dict(zip(shard.results, read_shard(path), strict=True))
         except (RuntimeError, IndexError, ValueError):
-            records, sound = {}, False
+            records, intact = {}, False
         for key, data in records.items():
-            if key not in alone:
-                self.keep(key, shard.outcomes[key], data)
-        # In this order, for a shard with its .json counts as whole.
-        for end in (_DONE, _SHARD):
-            self._folder.remove([f"{_SHARDS}/{digest}{end}"])
-        return sound
+            if key not in unpacked:
+                self.store(key, shard.results[key], data)
+        # The .json first, here and below: a file with its .json counts as complete.
+        for suffix in (_DONE, _SHARD):
+            self._folder.remove([f"{_SHARDS}/{digest}{suffix}"])
+        return intact
 
     def _remove_items(self, keys: Iterable[str]) -> None:
         keys = list(keys)
-        for end in (_DONE, _RECORD):  # in this order, too
-            self._folder.remove(f"{_ITEMS}/{key}{end}" for key in keys)
+        for suffix in (_DONE, _RECORD):
+            self._folder.remove(f"{_ITEMS}/{key}{suffix}" for key in keys)
 
     def _remove_others(self, where: str, useful: Iterable[str]) -> None:
-        ends = (_RECORD, _SHARD, _DONE)
-        keep = {f"{name}{end}" for name in useful for end in ends}
+        keep = {f"{name}{suffix}" for name in useful for suffix in (_RECORD, _SHARD, _DONE)}
         others = [name for name in self._folder.names(where) if name not in keep]
-        for done in (True, False):  # in this order, here as well
+        for is_done in (True, False):
             self._folder.remove(
-                f"{where}/{name}" for name in others if name.endswith(_DONE) == done
+                f"{where}/{name}" for name in others if name.endswith(_DONE) == is_done
             )
 
 
 def shard_name(keys: Sequence[str]) -> str:
-    """Where in the output folder the shard of these records is, until it gets its own name."""
+    """The name of the shard of these records in the output folder, until it is published."""
     return f"{_SHARDS}/{_digest(keys)}{_SHARD}"
 
 
@@ -295,20 +304,13 @@ def _digest(keys: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
 
 
-def _packed_of(fields: dict[str, Any]) -> Packed:
-    outcomes = {key: ItemResult.from_json(value) for key, value in fields["outcomes"].items()}
-    return Packed(**fields | {"outcomes": outcomes})
-
-
-def _certain_shards(
-    items: Sequence[tuple[str, str]], known: dict[str, ItemResult]
-) -> list[list[str]]:
-    """The shards that there will be whatever becomes of the items that are not done."""
+def _final_shards(items: Sequence[tuple[str, str]], done: dict[str, ItemResult]) -> list[list[str]]:
+    """The shards that do not depend on the results of the items that are still to be done."""
     plan, shards, ended = ShardPlan(), [], set()
     for split, key in items:
-        if key not in known:
+        if key not in done:
             ended.add(split)
-        elif known[key].size and split not in ended:
-            shards.append(plan.add(split, key, known[key].size))
+        elif done[key].size and split not in ended:
+            shards.append(plan.add(split, key, done[key].size))
     shards += [keys for split, keys in plan.open_shards().items() if split not in ended]
     return [keys for keys in shards if keys]

@@ -1,11 +1,11 @@
-"""The output folder of `prepare`: one writer at a time, and whole or not there.
+"""The output folder of `prepare`: one writer at a time, published completely or not at all.
 
     with open_output("shards") as folder:            # or a URL
-        ...                                          # all work is in PARTIAL, see unfinished.py
+        ...                                          # the work is in PARTIAL (partial_output.py)
         publish(folder, {".partial/shards/1f.array_record": "clips-train..."}, staged)
 
-Files get their names at the end, the manifest last. Which ones do is written down before, so that a
-call that was killed in between is undone by the next one.
+Files get their names at the end, the manifest last. The list of these names is written first, so
+that the next call can undo a publication that was killed.
 """
 
 import contextlib
@@ -20,24 +20,24 @@ from mova_jax.data.storage import Folder
 from mova_jax.utils.lock import lock
 
 _MOVES = f"{PARTIAL}/moves.json"
-_MOVES_AT_ONCE = 8  # of use where a store is far away
+_MOVES_AT_ONCE = 8  # helps with a remote store
 
 
 class InUse(ShardError):
-    """Another process is at work in the folder."""
+    """Another process is writing to the folder."""
 
 
 @contextlib.contextmanager
 def open_output(path: str) -> Iterator[Folder]:
-    """The folder, for this process alone; as it was where nothing was done when the block ends.
+    """Opens the folder for this process alone; removes what it created if no work was done.
 
     Raises:
-        ShardError: when another process has it, it holds something else, or cannot be written.
+        ShardError: when another process uses it, it holds other files, or cannot be written.
     """
     with contextlib.ExitStack() as stack:
         with reraise_as_shard_error(f"{path} cannot be written"):
             folder = Folder(path)
-            new = folder.make()
+            is_new = folder.make()
             try:
                 stack.enter_context(lock(folder.path))
             except BlockingIOError as error:
@@ -48,7 +48,7 @@ def open_output(path: str) -> Iterator[Folder]:
             if folder.size(MANIFEST) < 0:
                 _undo(folder)
             elif folder.size(_MOVES) >= 0:
-                discard(folder)  # of a call that was killed when all was done
+                discard(folder)  # a call was killed right after it had published
             if others := [name for name in folder.names() if name != PARTIAL]:
                 what = "has shards already" if MANIFEST in others else "is not empty"
                 raise ShardError(f"{path} {what} and stays as it is; give another output folder.")
@@ -57,11 +57,11 @@ def open_output(path: str) -> Iterator[Folder]:
         finally:
             with contextlib.suppress(OSError):
                 if PartialOutput(folder).is_empty():
-                    discard(folder, new)
+                    discard(folder, is_new)
 
 
 def is_unfinished(path: str) -> bool:
-    """Whether a call left something in the folder from which the next one can go on."""
+    """Whether the folder holds work from which the next call can resume."""
     try:
         return not PartialOutput(Folder(path)).is_empty()
     except OSError:
@@ -69,7 +69,7 @@ def is_unfinished(path: str) -> bool:
 
 
 def discard(folder: Folder, also_itself: bool = False) -> None:
-    """Removes what an unfinished call keeps, and the folder where it is empty then."""
+    """Removes unfinished work, and on request the folder itself if it is then empty."""
     folder.remove_folder(PARTIAL)
     if also_itself:
         folder.remove_if_empty()
@@ -80,11 +80,11 @@ def publish(folder: Folder, shards: dict[str, str], staged: Path) -> None:
 
     Args:
         folder: of the output.
-        shards: where each is in the folder, and its name.
-        staged: a folder on this machine with all other files.
+        shards: current name of each shard in the folder, and its final name.
+        staged: a local folder with all other files.
 
     Raises:
-        ShardError: when one cannot be stored; those that were are taken back.
+        ShardError: when a file cannot be stored; everything is then undone.
     """
     files = [file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file()]
     files.sort(key=lambda name: (name == MANIFEST, name))
@@ -104,10 +104,10 @@ def publish(folder: Folder, shards: dict[str, str], staged: Path) -> None:
 
 
 def _undo(folder: Folder) -> None:
-    """Takes back the names that a call gave that did not come to its end.
+    """Undoes a publication that did not finish.
 
     Raises:
-        ShardError: when it is not known which.
+        ShardError: when the list of its files is damaged.
     """
     try:
         moves = json.loads(folder.read(_MOVES))
@@ -122,7 +122,7 @@ def _undo(folder: Folder) -> None:
     for place, name in moved.items():
         if folder.size(name) >= 0:
             folder.move(name, place)
-    # Files that were being written when the call was killed are still under a temporary name.
+    # A killed call also leaves the temporary name of the file that it was writing.
     asides = [name for name in folder.names() if name.startswith(".") and name.endswith(PARTIAL)]
     folder.remove({*written, *asides} - {PARTIAL})
     for name in {name.partition("/")[0] for name in written if "/" in name}:

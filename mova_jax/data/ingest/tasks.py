@@ -1,10 +1,10 @@
-"""An item as a task: the record that has to be there at the end, under a name of its own.
+"""Tasks: one record to make, under a key that names all it depends on.
 
-    tasks = tasks_of(items, settings)
-    do(tasks[0], unfinished, settings)      # in any process, on any machine that sees the videos
+    tasks = tasks_of(items, options)
+    run_task(tasks[0], partial_output, options)    # in any process that sees the videos
 
-A task's key is made of all that its record depends on, and of nothing else, so that a record which
-is there under that key is the one that would be made. `to_json` and `from_json` take tasks to other
+The key is a hash of everything that the record depends on and of nothing else, so a stored record
+with that key is the one that the task would make. `to_json` and `from_json` carry tasks to other
 machines.
 """
 
@@ -25,8 +25,8 @@ from mova_jax.data.ingest.decode_item import decode_or_raise, reason_of
 from mova_jax.data.ingest.partial_output import ItemResult, PartialOutput
 from mova_jax.data.shards import SCHEMA_VERSION, Caption, ShardError, serialize
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-# Of which the pixels of a frame, and the bytes it is stored as, depend.
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+# Their versions decide the pixels of a frame and the bytes that store it.
 _LIBRARIES = ("av", "simplejpeg")
 
 
@@ -36,7 +36,7 @@ class DecodeOptions:
 
     Attributes:
         fps: frames a second.
-        short_side: of the frames, pixels; 0 keeps the videos' own.
+        short_side: of the frames, pixels; 0 keeps the size of the video.
         codec: a key of `images.CODECS`.
     """
 
@@ -48,19 +48,19 @@ class DecodeOptions:
 class Task(NamedTuple):
     """An item and the key of its record."""
 
-    key: str
+    cache_key: str
     item: Item
 
 
-def tasks_of(items: Iterable[Item], form: DecodeOptions) -> list[Task]:
-    """The task of each item; looks at size and time of each video, and opens none.
+def tasks_of(items: Iterable[Item], options: DecodeOptions) -> list[Task]:
+    """The task of each item; reads size and time of each video, but opens none.
 
     Raises:
         OSError: when a folder at a URL cannot be listed.
     """
     listing = functools.cache(lambda url: storage.Folder(url).stamps())  # once a folder
-    versions = {library: importlib.metadata.version(library) for library in _LIBRARIES}
-    common = {"schema": SCHEMA_VERSION, **versions, **dataclasses.asdict(form)}
+    libraries = {library: importlib.metadata.version(library) for library in _LIBRARIES}
+    common = {"schema": SCHEMA_VERSION, **libraries, **dataclasses.asdict(options)}
     tasks = []
     for item in items:
         version = _version_of(item, listing)
@@ -71,7 +71,7 @@ def tasks_of(items: Iterable[Item], form: DecodeOptions) -> list[Task]:
 
 
 def _version_of(item: Item, listing: Callable[[str], dict[str, str]]) -> str:
-    """A text that changes with an item's video; '' when there is none."""
+    """A text that changes when the video of an item changes; '' when there is no video."""
     if storage.is_url(item.path):
         return listing(os.fspath(item.path).removesuffix(f"/{item.video}")).get(item.video, "")
     try:
@@ -81,48 +81,48 @@ def _version_of(item: Item, listing: Callable[[str], dict[str, str]]) -> str:
     return f"{info.st_size}-{info.st_mtime_ns}"
 
 
-def run_task(task: Task, partial: PartialOutput, form: DecodeOptions) -> ItemResult:
-    """Makes the record of a task and keeps it, unless it is there.
+def run_task(task: Task, partial_output: PartialOutput, options: DecodeOptions) -> ItemResult:
+    """Makes and stores the record of a task, unless it is stored already.
 
-    What goes wrong with the video becomes a reason. It is remembered, unless another try may go
-    well.
+    A failure of the video becomes the reason of the result. The reason is stored too, unless
+    another try may succeed.
 
     Raises:
         ShardError: when the record cannot be stored.
     """
-    known = partial.result(task.key)
-    if known:
+    if known := partial_output.result(task.cache_key):
         return known
-    data, may_pass = b"", False
+    data, retry = b"", False
     try:
-        record, reason, warnings = decode_or_raise(task.item, form.fps, form.short_side, form.codec)
-        if record is None:
-            result = ItemResult(reason=reason)
-        else:
+        decoded = decode_or_raise(task.item, options.fps, options.short_side, options.codec)
+        if record := decoded.record:
             data = serialize(record)
             texts = (record.caption, *record.alternatives)
-            result = ItemResult.of(data, len(record.frames), len(record.captions), texts, warnings)
+            counts = len(record.frames), len(record.captions)
+            result = ItemResult.of(data, *counts, texts, decoded.warnings)
+        else:
+            result = ItemResult(reason=decoded.reason)
     except Exception as error:
         causes = (error, error.__cause__)
-        if any(isinstance(cause, OSError) and cause.errno in _FULL for cause in causes):
+        if any(isinstance(cause, OSError) and cause.errno in _DISK_FULL for cause in causes):
             raise ShardError(f"{task.item.id}: {error}; make room, and run again.") from error
-        may_pass = any(isinstance(cause, OSError | MemoryError) for cause in causes)
+        retry = any(isinstance(cause, OSError | MemoryError) for cause in causes)
         result = ItemResult(reason=reason_of(error))
-    partial.keep(task.key, result, data, may_pass)
+    partial_output.store(task.cache_key, result, data, retry)
     return result
 
 
 def to_json(task: Task) -> list[Any]:
-    """A task in JSON's values."""
+    """A task as values that JSON knows."""
     fields = task.item._asdict() | {"path": os.fspath(task.item.path)}
     fields["captions"] = [dataclasses.astuple(caption) for caption in task.item.captions]
-    return [task.key, fields]
+    return [task.cache_key, fields]
 
 
 def from_json(values: list[Any]) -> Task:
     """The task of `to_json`."""
-    key, fields = values
+    cache_key, fields = values
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     fields["captions"] = tuple(Caption(*values) for values in fields["captions"])
     path = fields["path"]
-    return Task(key, Item(**fields | {"path": path if storage.is_url(path) else Path(path)}))
+    return Task(cache_key, Item(**fields | {"path": path if storage.is_url(path) else Path(path)}))

@@ -1,12 +1,12 @@
-"""Video files to frames at a steady rate. The only user of the video library.
+"""Decodes video files to frames at a steady rate. Only this file imports PyAV.
 
-In:  a path of anything FFmpeg decodes (an image counts as a video of one frame).
-Out: what is on the screen at 0, 1/fps, 2/fps ... seconds, as uint8 RGB, upright, in square pixels:
+In:  the path of anything that FFmpeg decodes (an image is a video of one frame).
+Out: the frames on the screen at 0, 1/fps, 2/fps ... seconds, uint8 RGB, upright, in square pixels:
 
     video = decode_video("clip.mp4", fps=1.0, short_side=224)
     video.frames, video.timestamps, video.duration, video.warnings
 
-The time of a frame is its own time stamp; what headers say of rate and duration is not relied on.
+The time of a frame is its own time stamp; rate and duration in the header are not trusted.
 """
 
 import contextlib
@@ -19,21 +19,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mova_jax.data.ingest.frame_converter import Converter, exif_matrix
+from mova_jax.data.ingest.frame_converter import FrameConverter, exif_matrix
 
 MAX_FRAMES = 100_000
 
-# Forms that name other files, which may lie anywhere.
+# Formats that name other files, which may be anywhere.
 _PLAYLISTS = {"hls", "concat", "dash", "applehttp"}
 
-# Containers round times, some to milliseconds: a frame counts from so many seconds before its time.
+# Containers round times, some to milliseconds: a frame counts this many seconds before its time.
 _SLACK = 6e-4
-# Seconds between the starts of sound and picture that are worth a warning.
+# Seconds from the start of the sound to that of the picture that are worth a warning.
 _LATE = 0.5
-# Seconds back in time after which frames are another recording, and no longer badly ordered.
+# A step back by more seconds is the start of another recording, not a badly ordered frame.
 _JUMP = 1.0
-# Not every file can find the last key frame before a time; then one looks further back, and at last
-# from the start (None). In seconds.
+# Not every file can find the last key frame before a cut: tried are these seconds before the cut,
+# and at last the start of the file (None).
 _BACK = (0.0, 10.0, None)
 
 
@@ -42,7 +42,7 @@ class DecodeError(Exception):
 
 
 class Video(NamedTuple):
-    """Frames u8[f H W 3], their times f32[f] and the duration, seconds; what was not in order."""
+    """Frames u8[f H W 3], their times f32[f] and the duration in seconds, and warnings."""
 
     frames: np.ndarray
     timestamps: np.ndarray
@@ -51,7 +51,7 @@ class Video(NamedTuple):
 
 
 class _Span(NamedTuple):
-    """A decoded frame, and from when to when it is on the screen (seconds)."""
+    """A decoded frame, and when it appears on the screen and is replaced (seconds)."""
 
     frame: Any
     start: float
@@ -70,13 +70,13 @@ def decode_video(
 
     Args:
         path: the file.
-        fps: frames a second; a frame shown longer than 1/fps is repeated.
+        fps: frames a second; a frame that is shown longer than 1/fps is repeated.
         short_side: pixels of the smaller side; smaller videos keep their size, 0 keeps all.
         start: of the cut, seconds; time stamps count from here.
         end: of the cut, seconds.
 
     Returns:
-        At least one frame. A damaged file gives what can be decoded, and a warning.
+        At least one frame. A damaged file gives the frames that can be decoded, and a warning.
 
     Raises:
         DecodeError: no such file, an empty one, not a video, no video stream, no frame decoded.
@@ -91,8 +91,8 @@ def decode_video(
 class VideoReader:
     """`decode_video` frame by frame, for videos that do not fit in memory.
 
-    Frame k belongs to time k / fps. The same array comes twice in a row where a frame is repeated.
-    `duration` and `warnings` are known after the last frame.
+    Frame k belongs to time k / fps. A repeated frame is the same array again. `duration` and
+    `warnings` are known after the last frame.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class VideoReader:
         self._check_file()
         try:
             for back in _BACK if self._start else (None,):
-                with self._opened() as container:
+                with self._open() as container:
                     frames = _Frames(container)
                     spans = self._spans(frames, back)
                     first = next(spans, None)
@@ -133,11 +133,11 @@ class VideoReader:
             raise DecodeError(f"not a video that can be decoded ({what})") from error
 
     @contextlib.contextmanager
-    def _opened(self):
+    def _open(self):
         import av
 
-        # Only files: a playlist in disguise must not reach out to the network. Titles that are not
-        # UTF-8, as old cameras write them, must not cost the video.
+        # Only files: a disguised playlist must not open network connections. Old cameras write
+        # titles that are not UTF-8, which is no reason to refuse the video.
         options = {"protocol_whitelist": "file"}
         with av.open(str(self._path), options=options, metadata_errors="replace") as container:
             if playlist := _PLAYLISTS & set(container.format.name.split(",")):
@@ -152,13 +152,13 @@ class VideoReader:
             raise DecodeError("the file is empty")
 
     def _spans(self, frames: "_Frames", back: float | None) -> Iterator[_Span]:
-        """Frames and when they are shown; from `back` seconds before the cut, or from the start."""
+        """Frames with their times, from `back` seconds before the cut, or from the start (None)."""
         timed = iter(frames)
         if back is not None:
             next(timed, None)  # the first frame sets the clock
             if not frames.seek(self._start - back):
                 return
-            # What is decoded before a key frame may lack what it refers to.
+            # Frames before the first key frame may refer to frames that were not decoded.
             timed = itertools.dropwhile(lambda pair: not pair[0].key_frame, frames)
         before, time = None, 0.0
         for frame, now in timed:
@@ -171,10 +171,10 @@ class VideoReader:
             yield _Span(before, time, time + max(last, 2 * _SLACK))
 
     def _sample(self, frames: "_Frames", first: _Span | None, spans) -> Iterator[np.ndarray]:
-        """The image on the screen at each multiple of 1/fps within the cut."""
+        """Yields the image on the screen at each multiple of 1/fps within the cut."""
         if first is None:
             raise DecodeError("no frame could be decoded")
-        convert = Converter(self._short_side, frames.pixel_aspect, frames.matrix)
+        convert = FrameConverter(self._short_side, frames.pixel_aspect, frames.matrix)
         if first.start > max(_LATE, self._start):
             late = f"its picture starts {first.start:.1f} s after its sound"
             self.warnings.append(f"{late}; the first frame stands until then")
@@ -203,19 +203,19 @@ class VideoReader:
 class _Frames:
     """Decoded frames of the first video stream in order of presentation, each with its time.
 
-    Times are seconds on the clock of the file, which starts with the first of its streams: where
-    the sound starts first, the first frame comes later than 0.
+    Times are seconds since the first of the file's streams starts: where the sound starts first,
+    the first frame comes later than 0.
     """
 
     def __init__(self, container):
         self._container = container
         self._stream = stream = _video_stream(container)
-        stream.thread_count = 1  # videos are decoded in parallel, not their frames
+        stream.thread_count = 1  # videos are decoded in parallel, not the frames of one
         self.step = 1 / float(stream.average_rate or 25)
         self.pixel_aspect = float(stream.sample_aspect_ratio or 1)
-        # It stores times of decoding only; those of presentation are a guess, and wrong for H.264.
+        # AVI stores decoding times only; PyAV's guess of presentation times is wrong for H.264.
         self._is_avi = container.format.name == "avi"
-        self.still = container.format.name.endswith("_pipe")  # shown for as long as one likes
+        self.still = container.format.name.endswith("_pipe")  # an image, which has no duration
         self.matrix = exif_matrix(container.name) if self.still else None
         self._zero: float | None = None
         self._damaged = self._jumps = 0
@@ -231,12 +231,12 @@ class _Frames:
             if self._zero is None:
                 self._zero = self._clock(raw)
             elif raw is None and time is None:
-                raw = math.inf  # not known after a jump: too late, so that one looks further back
+                raw = math.inf  # unknown after a seek: too late, so that the next seek goes further
             if raw is not None:
                 now = raw - self._zero + shift
             else:
                 now = 0.0 if time is None else time + self.step
-            if time is not None and now < time - _JUMP:  # recordings that were put together
+            if time is not None and now < time - _JUMP:  # another recording was appended
                 self._jumps += 1
                 shift += time + self.step - now
                 now = time + self.step
@@ -244,7 +244,7 @@ class _Frames:
             yield frame, now
 
     def _clock(self, first: float | None) -> float:
-        """What the first frame's time stamp, or the file, has where its clock is at 0."""
+        """The time stamp (seconds) at which the clock of the file starts."""
         start = self._stream.start_time
         if start is None or (self._is_avi and not self._damaged):
             return first or 0.0
@@ -253,10 +253,10 @@ class _Frames:
         return start if together is None else min(start, together / 1e6)
 
     def seek(self, time: float) -> bool:
-        """Goes to a key frame, most often one before `time`; False where the file does not."""
+        """Seeks to a key frame, usually one before `time`; False when the file cannot seek."""
         import av
 
-        if self._container.format.name == "mpeg":  # its times are wrong for a while after a jump
+        if self._container.format.name == "mpeg":  # its times are wrong for a while after a seek
             return False
         try:
             ticks = int((self._zero + max(0.0, time)) / self._stream.time_base)
@@ -266,7 +266,7 @@ class _Frames:
         return True
 
     def warnings(self, end: float | None) -> list[str]:
-        """What was not in order, up to `end` seconds (None where a cut ends before)."""
+        """Warnings about the frames up to `end` seconds (None where a cut ends before the file)."""
         notes = []
         if self._damaged:
             notes.append(f"{self._damaged} damaged packets were skipped")
@@ -279,7 +279,7 @@ class _Frames:
 
 
 def _is_cut_short(path: Path) -> bool:
-    """Whether an MP4 ends within a box; the index, without which it is nothing, is often last."""
+    """Whether an MP4 ends within a box; its index, which decoding needs, is often the last one."""
     size, position = path.stat().st_size, 0
     with path.open("rb") as file:
         while position + 8 <= size:
@@ -289,7 +289,7 @@ def _is_cut_short(path: Path) -> bool:
                 return False
             length = int.from_bytes(header[:4])
             length = int.from_bytes(header[8:]) if length == 1 else length
-            if length < 8:  # 0 reaches to the end
+            if length < 8:  # 0 means up to the end
                 return False
             position += length
     return position != size
@@ -317,7 +317,7 @@ def _decoded(container, stream) -> Iterator[Any]:
             yield from packet.decode()
         except av.error.InvalidDataError:
             yield None
-        except IndexError:  # a packet of a stream that appears on the way, which PyAV does not know
+        except IndexError:  # a packet of a stream that the header does not have
             packets = container.demux(stream)
-        except av.error.EOFError:  # the decoder was emptied before the above
+        except av.error.EOFError:  # the decoder was flushed before the IndexError
             return

@@ -83,7 +83,7 @@ def test_a_pipeline_goes_on_from_what_another_call_did(made, annotations, tmp_pa
     _same_files(made, folder)
 
 
-def test_a_reason_that_may_pass_is_told_and_tried_again(annotations, tmp_path, monkeypatch):
+def test_a_temporary_failure_is_reported_and_tried_again(annotations, tmp_path, monkeypatch):
     from mova_jax.data.ingest import tasks
 
     def fail(*args):
@@ -98,7 +98,7 @@ def test_a_reason_that_may_pass_is_told_and_tried_again(annotations, tmp_path, m
     assert read_manifest(folder).splits["train"].videos == 5
 
 
-def test_workers_that_write_elsewhere_are_told(annotations, tmp_path, monkeypatch):
+def test_workers_that_write_elsewhere_are_an_error(annotations, tmp_path, monkeypatch):
     """On another machine the same path is another folder."""
     monkeypatch.setattr("mova_jax.data.ingest.beam._run", lambda *args: None)
     with pytest.raises(ShardError, match=r"'0\.mp4' in .*every worker has to see the output"):
