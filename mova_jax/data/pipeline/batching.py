@@ -25,7 +25,7 @@ ArrayDict = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class PipelineSettings:
-    """How records become batches.
+    """Settings of the pipeline.
 
     Attributes:
         frames: frames of a video (f).

@@ -22,7 +22,7 @@ DATASET_INFO = "dataset_info.json"
 VERSION = f"{SCHEMA_VERSION}.0.0"  # of the data set, for TFDS
 DESCRIPTION = (
     "Videos with captions: a sequence of encoded frames, their times in seconds, sentences with "
-    "start and end in seconds (both -1 where nobody said when), and further captions of the whole "
+    "start and end in seconds (both -1 where unknown), and further captions of the whole "
     "video."
 )
 _SHARD_NAME = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"

@@ -129,7 +129,7 @@ def _draw_timeline(rng, style: Style) -> tuple[list[tuple[int, int]], int]:
 
 
 def _draw_named(rng, count: int) -> list[bool]:
-    """Which events the caption names: at least two; in a third of the videos not all."""
+    """Whether the caption names each event: at least two, and in a third of the videos not all."""
     named = [True] * count
     if count > 2 and rng.random() < 0.45:
         named[int(rng.integers(count))] = False

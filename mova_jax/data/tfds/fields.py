@@ -20,7 +20,7 @@ from mova_jax.data.tfds.names import FIELDS
 
 _TEXTS = ("a Text or a Sequence of Text", {("text", 0), ("text", 1), ("bytes", 0), ("bytes", 1)})
 _TIMES = ("a number of seconds for each caption", {("number", 0), ("number", 1)})
-# What the feature of a field may be: in words, and as (kind, rank) of a `Leaf`.
+# The features that a field takes: in words, and as (kind, rank) of a `Leaf`.
 _FORMS = {
     "frames": (
         "an Image, a Sequence of Image or of encoded images, a Video, or uint8 [frames, H, W, 3]",

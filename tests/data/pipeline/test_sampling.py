@@ -1,4 +1,4 @@
-"""Tests of what is taken of a record: frames and words, their bounds and distributions."""
+"""Tests of the frames and captions chosen from a record: bounds and distributions."""
 
 import collections
 import dataclasses
@@ -32,7 +32,7 @@ def _record(captions=("A dog runs.", "It stops."), alternatives=()):
 
 
 def _frames(available, frames, policy="even", rng=None):
-    """Of a video with a frame a second."""
+    """Frames of a video with one frame a second."""
     return choose_frames(np.arange(available, dtype=np.float32), frames, policy, rng)
 
 

@@ -216,7 +216,7 @@ def test_every_concept_and_every_pair_can_be_met_in_training():
 
 
 def test_the_colours_of_a_video_are_on_the_screen(videos):
-    """Where the truth says that a subject is seen, its colour covers what it has to."""
+    """A colour is visible in a frame exactly when the truth has a subject of it there."""
     for record, truth in videos["train"][:20]:
         for frame, shown in zip(record.frames, truth["frames"], strict=True):
             image = decode_image(frame).astype(np.float32)

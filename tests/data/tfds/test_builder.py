@@ -57,7 +57,7 @@ def test_wrong_settings_are_refused_before_a_video_is_read(clips, tmp_path):
         _build(clips, tmp_path, fps=-1.0)
 
 
-def test_a_split_of_which_nothing_can_be_used_is_told_with_its_reason(tmp_path):
+def test_a_split_without_any_usable_video_is_refused_with_the_reasons(tmp_path):
     (tmp_path / "a.mp4").write_text("no video")
     (tmp_path / "captions.jsonl").write_text('{"video": "a.mp4", "caption": "x", "split": "test"}')
     with pytest.raises(Exception, match="No video of split 'test' could be used: a"):
