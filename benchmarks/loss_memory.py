@@ -33,7 +33,7 @@ def configuration(args: argparse.Namespace) -> Config:
     """The base configuration with mask networks and embeddings of one width."""
     made = get_config(f"objective={args.objective},batch={args.batch},frames={args.frames}")
     made.model.embed_dim = made.model.text.width = args.width
-    made.model.text.heads = made.model.tmn.heads = made.model.cmn.heads = 2
+    made.model.text.heads = 2
     made.model.text.vocab_size = 8
     made.losses.hard_pairs = args.hard_pairs
     if args.hard_pairs:

@@ -27,11 +27,8 @@ SIZES = {
     "model.text.context": L,
     "model.text.vocab_size": VOCAB,
     "model.embed_dim": D,
-    "model.head_layers": 1,
     "model.frame_positions": 5,
     "model.tmn.layers": 2,
-    "model.tmn.heads": 2,
-    "model.cmn.heads": 2,
     # Logits at the start are near the bias: at 0 some masks are open and some are closed.
     "model.masks.init_bias": 0.0,
     "data.frames": F,
@@ -57,7 +54,6 @@ RUN = SIZES | {
     "train.checkpoint_every": 2,
     "eval.batch_size": 8,
     "eval.splits": ("test",),
-    "eval.timelines": 1,
 }
 
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from mova_jax.config.build import converted, flatten, from_config_dict
 from mova_jax.config.errors import ConfigError, nearest
 from mova_jax.config.schema import KEYS, SECTIONS, Config
+from mova_jax.config.upgrade import DROPPED
 
 _INDENT = {"initial_indent": 6 * " ", "subsequent_indent": 6 * " "}
 _BOOLS = {"true": True, "1": True, "": True, "false": False, "0": False}
@@ -181,6 +182,9 @@ def _parse_overrides(texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     """The values by dotted key, and the problems."""
     values, problems = {}, []
     for key, text in texts.items():
+        if key in DROPPED:
+            problems.append(f"{key} is no key any more: it is always {DROPPED[key]}")
+            continue
         if key not in KEYS:
             problems.append(f"unknown key {key}{nearest(key, KEYS)}")
             continue

@@ -20,8 +20,6 @@ MODELS = {
         "model.text.heads": 8,
         "model.embed_dim": 512,
         "model.activation": "quick_gelu",
-        "model.tmn.heads": 8,
-        "model.cmn.heads": 8,
     },
 }
 MODELS["b16"] = MODELS["b32"] | {"model.vision.patch_size": 16}
@@ -36,8 +34,6 @@ MODELS["l14"] = {
     "model.text.heads": 12,
     "model.embed_dim": 768,
     "model.activation": "quick_gelu",
-    "model.tmn.heads": 12,
-    "model.cmn.heads": 12,
 }
 MODELS["l14_336"] = MODELS["l14"] | {"model.vision.image_size": 336}
 
@@ -77,7 +73,6 @@ OBJECTIVES = {
         "losses.hard_pairs": 0,
         "model.modular_scale": 100.0,
         "model.scale": 100.0,
-        "losses.warmup_steps": 0,
         "optim.groups": (("(vision|text|logit_scale)/?.*", 1e-3), (".*", 1.0)),
         "optim.learning_rate": 1e-4,
     },

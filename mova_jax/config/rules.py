@@ -79,24 +79,13 @@ def _dfsm_sees_all_pairs(v: dict[str, Any]) -> list[str]:
     ]
 
 
-def _image_batch(v: dict[str, Any]) -> list[str]:
-    size, pairs = v["train.image_batch_size"], v["losses.hard_pairs"]
-    if not v["train.image_share"] or not size or size > max(1, pairs):
-        return []
-    return [
-        f"train.image_batch_size: got {size}, expected 0 (four times train.batch_size), or more "
-        f"than 1 and than losses.hard_pairs {pairs}"
-    ]
-
-
 def _microbatch(v: dict[str, Any]) -> list[str]:
-    rows, sizes = v["train.microbatch"], (v["train.batch_size"], v["train.image_batch_size"])
-    if not rows or not any(size % rows for size in sizes):
+    rows, size = v["train.microbatch"], v["train.batch_size"]
+    if not rows or size % rows == 0:
         return []
     return [
         f"train.microbatch: got {rows}, expected 0 (all rows at once), or what divides "
-        f"train.batch_size {sizes[0]}"
-        + (f" and train.image_batch_size {sizes[1]}" if sizes[1] else "")
+        f"train.batch_size {size}"
     ]
 
 
@@ -156,8 +145,6 @@ RULES = (
     _at_most("model.text.frozen_positions", "model.text.context", below=True),
     _heads("model.vision.heads", "model.vision.width"),
     _heads("model.text.heads", "model.text.width"),
-    _heads("model.tmn.heads", "model.text.width"),
-    _heads("model.cmn.heads", "model.text.width"),
     _token_buckets,
     _mixture,
     _needs("masks", _has_masks, "masks: set them to 0, or choose a model.tmn.layout"),
@@ -165,7 +152,6 @@ RULES = (
     _dfsm_sees_all_pairs,
     _at_most("losses.hard_pairs", "train.batch_size", below=True),
     _at_most("optim.warmup_steps", "train.steps", below=True),
-    _image_batch,
     _microbatch,
     _mesh_sizes,
     _groups,

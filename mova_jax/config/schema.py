@@ -99,8 +99,6 @@ class TemporalMask:
         choices=("select", "cross", "joint", "tokens", "none"),
     )
     layers: int = key(2, "reads of the caption (select) or transformer blocks", low=1)
-    token_layers: int = key(0, "blocks over the tokens before the reads (select)", low=0)
-    heads: int = key(3, "attention heads", low=1)
     detach_tokens: bool = key(False, "stop the gradient into the text encoder")
 
 
@@ -109,7 +107,6 @@ class ConceptMask:
     """The concept mask network (CMN): the concepts of a frame that the part asks for."""
 
     kind: str = key("pool", "attention pooling over tokens, or none", choices=("pool", "none"))
-    heads: int = key(3, "attention heads", low=1)
     sees_frame: bool = key(False, "query by the frame too; masks may then identify a video")
     detach_tokens: bool = key(True, "stop the gradient into the text encoder")
 
@@ -119,7 +116,6 @@ class Masks:
     """Both mask networks."""
 
     kind: str = key("hard", "0 or 1 (straight-through), or the sigmoid", choices=("hard", "soft"))
-    temperature: float = key(1.0, "divides the logits", low=1e-6)
     init_bias: float = key(2.0, "added to the logits; above 0 masks start open")
 
 
@@ -142,7 +138,6 @@ class Model:
         choices=("none", "dots", "full"),
     )
     global_head: str = key("mean", "frames to one vector", choices=("mean", "seq_transformer"))
-    head_layers: int = key(4, "blocks of seq_transformer", low=1)
     frame_positions: int = key(8, "rows of position tables; frames lie between rows", low=1)
     scale: float = key(14.3, "of the global scores, at the start", low=1e-6, high=100.0)
     modular_scale: float = key(
@@ -175,10 +170,6 @@ class Losses:
         choices=("aligned", "softmax", "mean", "joint"),
     )
     hard_pairs: int = key(0, "captions in sfdm, a video's hardest; 0: all of the batch", low=0)
-    pool_scale: float = key(10.0, "of the softmax over frames", low=0.0)
-    pair_block: int = key(0, "videos that meet the captions of a device at once", low=0)
-    warmup_steps: int = key(0, "steps over which the modular weights rise from 0", low=0)
-    detach_towers: bool = key(False, "keep the modular gradients out of the towers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,8 +201,6 @@ class Data:
         0.25, "of training captions, where a video has short ones", low=0.0, high=1.0
     )
     worker_processes: int = key(0, "that read and decode; 0: threads of this process do", low=0)
-    threads: int = key(2, "that read and decode", low=0)
-    prefetch: int = key(4, "batches ready ahead", low=1)
     train_videos: int = key(10000, "of the generated data", low=2)
     eval_videos: int = key(256, "of each other split of the generated data", low=2)
 
@@ -223,12 +212,6 @@ class Optim:
     learning_rate: float = key(5e-4, "peak of the schedule", low=0.0)
     warmup_steps: int = key(50, "steps from 0 to the peak", low=0)
     final_fraction: float = key(0.02, "of the peak, at the end of the cosine", low=0.0, high=1.0)
-    b1: float = key(0.9, "of Adam", low=0.0, high=0.999999)
-    b2: float = key(0.98, "of Adam", low=0.0, high=0.999999)
-    eps: float = key(1e-6, "of Adam", low=1e-12)
-    moment_dtype: str = key(
-        "float32", "of the first moment", choices=("float32", "bfloat16"), before="float32"
-    )
     weight_decay: float = key(0.05, "of matrices; vectors and scalars have none", low=0.0)
     clip_norm: float = key(1.0, "of the whole gradient; 0: no clipping", low=0.0)
     groups: tuple = key(
@@ -261,7 +244,6 @@ class Train:
         high=1.0,
         before=0.0,
     )
-    image_batch_size: int = key(0, "frames", low=0, before=0)
     log_every: int = key(10, "steps", low=1)
     eval_every: int = key(400, "steps to a validation, which may save the best", low=1)
     checkpoint_every: int = key(100, "steps to a checkpoint for a resume", low=1)
@@ -273,8 +255,6 @@ class Eval:
 
     frames: int = key(32, "a video", low=1)
     batch_size: int = key(64, "videos or captions at once", low=1)
-    gallery: int = key(0, "videos of a split that are used; 0: all", low=0)
-    timelines: int = key(4, "test videos drawn in the report", low=0)
     splits: tuple = key(
         ("test", "ood_time", "ood_domain"), "at the end of the run, those that the data has"
     )

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from mova_jax.losses.terms import TERMS, active_terms
+from mova_jax.models.heads import LAYERS as HEAD_LAYERS
 
 TOWERS = ("vision", "text")
 
@@ -98,11 +99,11 @@ def model_flops(
         if tower in frozen:
             parts[tower] = Cost(parts[tower].forward)
     if model.global_head == "seq_transformer":
-        parts["global_head"] = b * blocks(model.head_layers, f, d)
+        parts["global_head"] = b * blocks(HEAD_LAYERS, f, d)
     modular = {name: TERMS[name] for name in active_terms(losses, model) if TERMS[name].modular}
     if not modular:
         return parts
-    reached = {tower: not (losses.detach_towers or tower in frozen) for tower in TOWERS}
+    reached = {tower: tower not in frozen for tower in TOWERS}
     own, every = Pairs(b, b, b), _scored_pairs(losses, modular.values(), b)
     for pairs in filter(None, (own, every)):
         parts["tmn"] += _tmn(model, pairs, f, tokens, reached["vision"])
@@ -161,8 +162,7 @@ def _tmn_captions(model, l: int, reached: bool) -> Cost:
     into = reached and not cfg.detach_tokens
     match cfg.layout:
         case "select":
-            reads = cfg.layers * product(l, w, 2 * w, 2 if cfg.token_layers or into else 1)
-            return blocks(cfg.token_layers, l, w) + reads
+            return cfg.layers * product(l, w, 2 * w, 2 if into else 1)
         case "cross":
             return cfg.layers * product(l, w, 2 * w, 2 if into else 1)
         case "tokens":

@@ -102,7 +102,7 @@ class Evaluator:
             and `leak/...`. `gallery_captions` is greater than
             `gallery` where every caption of a video is a query.
         """
-        embedded = self.embed(params, split, self.config.eval.gallery)
+        embedded = self.embed(params, split)
         count = len(embedded.timestamps)
         matching = self._scores_of(params, embedded, functools.partial(rows_of, embedded.text))
         own = CachedScores(matching, self.rows, min(LEAK_GALLERY, count))

@@ -44,11 +44,6 @@ class TermContext:
     text: TextEmbedding
     example_mask: Bool[Array, "r"]  # False for rows of padding
 
-    def detached(self) -> "TermContext":
-        """The same without a gradient into the towers; shared results are computed separately."""
-        video, text = jax.lax.stop_gradient((self.video, self.text))
-        return dataclasses.replace(self, video=video, text=text)
-
     @property
     def frame_mask(self) -> Bool[Array, "r f"]:
         """Valid frames of valid examples."""

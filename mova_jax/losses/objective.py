@@ -77,18 +77,17 @@ def _sums(group, cfg, names: tuple[str, ...], replicated, sharded) -> dict[str, 
     """The terms by name, and the watched ones, as `Term`s of the whole batch."""
     (networks, scales), (video, text, example_mask) = replicated, sharded
     context = TermContext(group, cfg, networks, scales, video, text, example_mask)
-    modular = context.detached() if cfg.detach_towers else context
     sums = {}
     for name in names:
         spec = TERMS[name]
         part = "modular_losses" if spec.modular else "global_loss"
         with jax.named_scope(part), jax.named_scope(name):
-            sums[name] = spec.fn(modular if spec.modular else context)
+            sums[name] = spec.fn(context)
     with jax.named_scope("global_loss"):
         recall = contrast.in_batch_recall_at_1(context.global_logits, example_mask)
     watched = {"in_batch_r1": recall}
     if networks.has_masks and any(TERMS[name].modular for name in names):
-        watched |= mask_densities(modular)
+        watched |= mask_densities(context)
     return group.psum(sums | {_WATCHED: watched})
 
 

@@ -29,7 +29,7 @@ class TermSpec:
     # What a model must have for the term; models without it leave the term out.
     needs: Literal["", "masks", "modular_scale"] = ""
     weight: float = 0.0  # when `config.losses` has no key of the term's name
-    modular: bool = True  # whether `detach_towers` stops its gradient into the towers
+    modular: bool = True  # whether it reads frames and masks, not the global embeddings alone
     # Whether it reads `pair_logits`, by `config.losses`: for the count of FLOPs.
     scores_pairs: Callable[[Any], bool] = lambda cfg: False
     # Matrix products `(rows, inner, columns)` of its own, by `config.losses` and the sizes b, f, d

@@ -6,6 +6,8 @@ from jaxtyping import Array, Bool, Float
 
 from mova_jax.models import layers
 
+LAYERS, HEAD_WIDTH = 4, 64  # of CLIP4Clip's seqTransf
+
 
 def masked_mean(x: Float[Array, "... f d"], mask: Bool[Array, "... f"]) -> Float[Array, "... d"]:
     """Mean over the valid frames; 0 where there is none."""
@@ -29,17 +31,14 @@ class SequenceHead(nnx.Module):
         """Makes the head.
 
         Args:
-            cfg: `config.model`: embed_dim, head_layers, frame_positions.
+            cfg: `config.model`: embed_dim, activation, frame_positions.
             rngs: source of the initial weights.
             dtype: type of the matrix products.
         """
         width = cfg.embed_dim
         self.positions = layers.table(cfg.frame_positions, width, std=0.01, rngs=rngs)
-        # CLIP4Clip's head has heads of 64 dimensions.
-        heads = max(1, width // 64)
-        self.blocks = layers.Stack(
-            width, heads, cfg.head_layers, cfg.activation, rngs=rngs, dtype=dtype
-        )
+        heads = max(1, width // HEAD_WIDTH)
+        self.blocks = layers.Stack(width, heads, LAYERS, cfg.activation, rngs=rngs, dtype=dtype)
         self.dtype = dtype
 
     def __call__(

@@ -18,17 +18,14 @@ from jaxtyping import Array, Bool, Float
 from mova_jax.models import layers
 
 
-def straight_through(
-    logits: Float[Array, "..."], kind: str, temperature: float
-) -> Float[Array, "..."]:
+def straight_through(logits: Float[Array, "..."], kind: str) -> Float[Array, "..."]:
     """A mask in 0..1 from its logits (docs/method.md, 2, the parent's code).
 
     Args:
         logits: any shape.
         kind: `hard` gives exactly 0 or 1 with the gradient of the sigmoid; `soft` the sigmoid.
-        temperature: divides the logits; below 1 the sigmoid is steeper.
     """
-    soft = jax.nn.sigmoid(logits.astype(jnp.float32) / temperature)
+    soft = jax.nn.sigmoid(logits.astype(jnp.float32))
     if kind == "soft":
         return soft
     return (soft >= 0.5).astype(jnp.float32) + (soft - jax.lax.stop_gradient(soft))
@@ -115,11 +112,7 @@ class SelectTMN(_TemporalMaskNetwork):
 
     def __init__(self, cfg, *, rngs: nnx.Rngs, dtype):
         super().__init__(cfg, cfg.embed_dim, rngs=rngs, dtype=dtype)
-        width, heads = cfg.text.width, cfg.tmn.heads
-        if cfg.tmn.token_layers:
-            self.token_blocks = layers.Stack(
-                width, heads, cfg.tmn.token_layers, cfg.activation, rngs=rngs, dtype=dtype
-            )
+        width, heads = cfg.text.width, cfg.text.heads
         self.readers = nnx.List(
             [CrossAttention(width, heads, rngs=rngs, dtype=dtype) for _ in range(cfg.tmn.layers)]
         )
@@ -131,8 +124,6 @@ class SelectTMN(_TemporalMaskNetwork):
     def prepare(self, tokens: Float[Array, "c l w"], token_mask: Bool[Array, "c l"]):
         """Keys and values of each read, shared by all frames of all videos."""
         x = self.tokens_in(tokens)
-        if hasattr(self, "token_blocks"):
-            x = self.token_blocks(x, layers.full_mask(token_mask))
         return tuple(reader.prepare(x) for reader in self.readers)
 
     def __call__(
@@ -154,7 +145,7 @@ class DecoderBlock(nnx.Module):
     """Self-attention over frames, cross-attention to tokens, MLP; all with residuals."""
 
     def __init__(self, cfg, *, rngs: nnx.Rngs, dtype):
-        width, heads, depth = cfg.text.width, cfg.tmn.heads, cfg.tmn.layers
+        width, heads, depth = cfg.text.width, cfg.text.heads, cfg.tmn.layers
         out_std = width**-0.5 * (2 * depth) ** -0.5
         self.norm_frames = layers.LayerNorm(width, rngs=rngs)
         self.frames = layers.SelfAttention(width, heads, out_std=out_std, rngs=rngs, dtype=dtype)
@@ -198,7 +189,7 @@ class JointTMN(_TemporalMaskNetwork):
         super().__init__(cfg, cfg.embed_dim, rngs=rngs, dtype=dtype)
         self.blocks = layers.Stack(
             cfg.text.width,
-            cfg.tmn.heads,
+            cfg.text.heads,
             cfg.tmn.layers,
             cfg.activation,
             rngs=rngs,
@@ -227,7 +218,7 @@ class TokenTMN(_TemporalMaskNetwork):
         super().__init__(cfg, 0, rngs=rngs, dtype=dtype)
         width, std = cfg.text.width, cfg.text.width**-0.5
         self.token_blocks = layers.Stack(
-            width, cfg.tmn.heads, cfg.tmn.layers, cfg.activation, rngs=rngs, dtype=dtype
+            width, cfg.text.heads, cfg.tmn.layers, cfg.activation, rngs=rngs, dtype=dtype
         )
         self.query = layers.linear(width, width, std=std, rngs=rngs, dtype=dtype)
         self.key = layers.linear(width, width, std=std, rngs=rngs, dtype=dtype)
@@ -257,7 +248,7 @@ class ConceptMaskNetwork(nnx.Module):
     def __init__(self, cfg, *, rngs: nnx.Rngs, dtype):
         """Makes the network from `config.model`."""
         width, std = cfg.text.width, cfg.text.width**-0.5
-        self.blocks = layers.Stack(width, cfg.cmn.heads, 1, cfg.activation, rngs=rngs, dtype=dtype)
+        self.blocks = layers.Stack(width, cfg.text.heads, 1, cfg.activation, rngs=rngs, dtype=dtype)
         self.query = layers.linear(cfg.embed_dim, width, std=std, rngs=rngs, dtype=dtype)
         if cfg.cmn.sees_frame:
             self.query_frame = layers.linear(

@@ -87,7 +87,7 @@ class MaskNetworks(nnx.Module):
         if hasattr(self, "cmn"):
             with jax.named_scope("cmn"):
                 logits = self.cmn(part, frames, caption.concept, caption.token_mask)
-            video = straight_through(logits, self.cfg.masks.kind, self.cfg.masks.temperature)
+            video = straight_through(logits, self.cfg.masks.kind)
         return ConceptMasks(text=text, video=video, part=part, text_mask_density=kept)
 
     def _text_part(self, frames, frame_mask, caption):
@@ -97,7 +97,7 @@ class MaskNetworks(nnx.Module):
             return text, text.mean(-1), caption.pooled * text
         with jax.named_scope("tmn"):
             logits = self.tmn(frames, frame_mask, caption.temporal, caption.token_mask)
-        mask = straight_through(logits, self.cfg.masks.kind, self.cfg.masks.temperature)
+        mask = straight_through(logits, self.cfg.masks.kind)
         if self.cfg.tmn.layout != "tokens":
             return mask, mask.mean(-1), caption.pooled * mask
         # The part is what the kept tokens say: their projections' mean in place of zt * m^T.

@@ -96,11 +96,10 @@ def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
 def check_batches(mesh: Mesh, config: Config) -> None:
     """Raises MeshError when a batch of training does not divide over the mesh.
 
-    Not checked: an image batch size of 0, for which the run chooses a multiple of
-    `train.batch_size`, and the batches of an evaluation, which are padded.
+    Not checked: batches of images, which are multiples of `train.batch_size`, and those of an
+    evaluation, which are padded.
     """
-    names = ["batch_size", "microbatch"] + ["image_batch_size"] * bool(config.train.image_share)
-    for name in names:
+    for name in ("batch_size", "microbatch"):
         check_batch_size(mesh, getattr(config.train, name), f"train.{name}")
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mova_jax.config import Config
+from mova_jax.data.pipeline.batching import PipelineSettings
 
 TIGHT = 0.05  # share of memory free, below which another caption length may not fit
 HOST = 8 * 2**30  # bytes of offloaded frames per device that the host of a TPU can hold
@@ -52,9 +53,7 @@ def _fewer_rows(config: Config, made: dict[str, Any]) -> int:
     now = train.microbatch or train.batch_size
     most = max(shards, now // 4)
     divide = [
-        rows
-        for rows in range(shards, min(most + 1, now), shards)
-        if train.batch_size % rows == 0 and train.image_batch_size % rows == 0
+        rows for rows in range(shards, min(most + 1, now), shards) if train.batch_size % rows == 0
     ]
     return max(divide, default=0)
 
@@ -78,11 +77,11 @@ def _of_a_program_that_fits(config: Config, made: dict[str, Any]) -> list[str]:
     if memory["free"] is not None and memory["free"] < TIGHT * memory["usable"]:
         lines.append("the memory is nearly full: a newer compiler may want a little more")
     if memory["host"] > HOST:
-        ahead = config.data.prefetch
+        ahead = PipelineSettings.prefetch
         lines.append(
             f"the host holds {(3 + ahead) * memory['host'] / 2**30:.0f} GiB of frames for each "
             "device, of the batch at hand, the next, that as it was read, and "
-            f"data.prefetch={ahead} more: has it as much?"
+            f"{ahead} that are read ahead: has it as much?"
         )
     if not bounds:
         return lines

@@ -73,12 +73,7 @@ def image_steps(config: Config) -> int:
 
 
 def image_batch_size(config: Config, folder: Path | str) -> int:
-    """Frames in an image step: the largest multiple of the batch size that train can fill.
-
-    At most four times the batch size; `train.image_batch_size` takes precedence.
-    """
-    if config.train.image_batch_size:
-        return config.train.image_batch_size
+    """Frames in an image step: four times the batch size, or the multiple that train can fill."""
     sizes = [times * config.train.batch_size for times in (4, 3, 2, 1)]
     mixture = _mixture(config, folder)
     return next((size for size in sizes if can_fill(mixture, "train", size)), sizes[-1])

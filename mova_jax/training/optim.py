@@ -2,12 +2,13 @@
 
 import re
 
-import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
 from mova_jax.config import Optim
 from mova_jax.utils.trees import parameter_names, unflatten
+
+B1, B2, EPS = 0.9, 0.98, 1e-6  # of Adam, as in CLIP4Clip
 
 
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
@@ -93,10 +94,9 @@ def _adamw(cfg: Optim, rate) -> optax.GradientTransformation:
 
     return optax.adamw(
         rate,
-        b1=cfg.b1,
-        b2=cfg.b2,
-        eps=cfg.eps,
-        mu_dtype=jnp.dtype(cfg.moment_dtype),
+        b1=B1,
+        b2=B2,
+        eps=EPS,
         weight_decay=cfg.weight_decay,
         mask=matrices,
     )

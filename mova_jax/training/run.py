@@ -26,6 +26,8 @@ from mova_jax.training.utilization import Utilization
 from mova_jax.training.workdir import REPORT, RunError
 from mova_jax.utils.metric_log import METRICS_FILE, MetricWriter, read_metrics
 
+TIMELINES = 4  # videos that the report draws
+
 
 def run(config: Config, workdir: str | os.PathLike, profile_steps: tuple[int, int] = (0, 0)) -> int:
     """Trains, evaluates and reports; resumes where an earlier call stopped.
@@ -167,8 +169,8 @@ def _finish(context: RunContext) -> None:
             writer.write(config.train.steps, {f"{split}/{k}": v for k, v in metrics.items()})
     shown = (splits or ["validation"])[0]
     timelines = []
-    if config.eval.timelines and shown in context.splits:
-        timelines = context.evaluator.timelines(params, shown, config.eval.timelines)
+    if shown in context.splits:
+        timelines = context.evaluator.timelines(params, shown, TIMELINES)
     if is_main():
         write_report(context.workdir, timelines)
     barrier("the report is written")

@@ -21,13 +21,10 @@ REPORT = "report.html"
 # numbers only by the order of sums.
 RESUMABLE_KEYS = (
     "data.cache",
-    "data.threads",
     "data.worker_processes",
-    "data.prefetch",
     "train.checkpoint_every",
     "train.microbatch",
     "eval.batch_size",
-    "eval.timelines",
     "model.remat",
     "mesh.data",
     "mesh.fsdp",

@@ -14,7 +14,7 @@ from mova_jax.config.schema import REQUIRED, SECTIONS
 from tests.config.problems import problems_of
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST = 92
+MOST = 77
 # Any number is legal, any text is legal.
 FREE = {"seed", "model.masks.init_bias", "objective", "init_from", "data.source", "data.cache"}
 

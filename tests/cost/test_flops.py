@@ -26,10 +26,10 @@ def both(cfg, devices=1):
         ("global_only", {}),
         ("frame_weighting", {}),
         ("cmn_only", {}),
-        ("token_mask", {"model__tmn__token_layers": 1}),
+        ("token_mask", {}),
         ("paper", {}),
         ("full", {"model__tmn__layout": "joint", "model__cmn__sees_frame": True}),
-        ("full", {"model__tmn__token_layers": 1, "model__tmn__detach_tokens": True}),
+        ("full", {"model__tmn__detach_tokens": True}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(map(str, value)),
 )

@@ -169,12 +169,6 @@ def test_masks_leak_and_grounding_are_those_of_the_first_captions(figures, by_on
     assert figures["global/t2v/mnr"] != first["global/t2v/mnr"]
 
 
-def test_a_limit_of_the_gallery_takes_the_captions_of_its_videos(folder):
-    evaluator, _, params = make(folder, "global_only", eval__gallery=3)
-    figures = evaluator.evaluate(params, "test")
-    assert (figures["gallery"], figures["gallery_captions"]) == (3, 6)
-
-
 def test_one_caption_a_video_gives_the_figures_it_gave(folder, by_one):
     """Bit for bit: the evaluation of one caption a video, stated again in one piece."""
     evaluator, spec, params, figures = by_one

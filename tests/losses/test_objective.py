@@ -217,18 +217,3 @@ def test_hard_pairs_are_the_hardest_and_all_of_them_are_all():
     )
     tiny.assert_near(same, whole)
     assert hardest[1]["sfdm"] < whole[1]["sfdm"]  # fewer wrong captions to be confused with
-
-
-# -- levers
-
-
-def test_detached_towers_get_the_gradient_of_the_contrast_alone():
-    cfg = tiny.config(losses__detach_towers=True, losses__contrast=0.0).losses
-    _, gradient = gradient_of(tiny.model(), tiny.batch(), cfg)
-    for tower in (gradient.vision, gradient.text):
-        assert not any(leaf.any() for leaf in jax.tree.leaves(tower))
-    for part in (gradient.tmn, gradient.cmn, gradient.modular_logit_scale):
-        assert any(np.abs(leaf).max() > 1e-5 for leaf in jax.tree.leaves(part))
-    _, everything = gradient_of(tiny.model(), tiny.batch(), tiny.config().losses)
-    for tower in (everything.vision, everything.text):
-        assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(tower))

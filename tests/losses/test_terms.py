@@ -94,14 +94,6 @@ def test_a_term_in_the_table_is_in_the_loss_its_gradient_and_the_metrics(monkeyp
     assert np.abs(half_gradient.text.projection.kernel[...]).max() > 1e-3
 
 
-def test_a_term_in_the_table_keeps_its_gradient_out_of_detached_towers(monkeypatch):
-    monkeypatch.setitem(TERMS, "lengths", LENGTHS)
-    alone = dict.fromkeys((f"losses__{name}" for name in TERMS if name != "lengths"), 0.0)
-    _, gradient = loss_and_gradient(1, losses__detach_towers=True, **alone)
-    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient.text))
-    assert any(leaf.any() for leaf in jax.tree.leaves(gradient.tmn))
-
-
 def test_a_term_in_the_table_is_in_the_flops(monkeypatch):
     cfg = tiny.config("no_sfdm", losses__dfsm=0.0)
     before = model_flops(cfg, tiny.L)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from flax import nnx
 
-from mova_jax.models.heads import MeanHead, SequenceHead, global_head, masked_mean
+from mova_jax.models.heads import LAYERS, MeanHead, SequenceHead, global_head, masked_mean
 from tests import tiny
 from tests.models import torch_clip
 
-WIDTH, HEADS, LAYERS = 128, 2, 2  # heads of 64, as in CLIP4Clip
+WIDTH, HEADS = 128, 2  # heads of 64, as in CLIP4Clip
 MASK = tiny.masks_of_lengths([3, 1, 2, 0], 3)
 
 
@@ -32,7 +32,6 @@ def test_masked_mean_and_mean_head_by_hand():
 def sequence_head():
     cfg = tiny.config(
         model__embed_dim=WIDTH,
-        model__head_layers=LAYERS,
         model__global_head="seq_transformer",
         model__activation="quick_gelu",
     ).model

@@ -24,29 +24,27 @@ PARTS = RNG.normal(size=(C, F, D)).astype(np.float32)
 
 def test_hard_masks_are_zeros_and_ones_with_the_gradient_of_the_sigmoid():
     logits = jnp.array([-3.0, -1e-3, 0.0, 1e-3, 5.0])
-    mask = straight_through(logits, "hard", 1.0)
+    mask = straight_through(logits, "hard")
     np.testing.assert_array_equal(mask, [0.0, 0.0, 1.0, 1.0, 1.0])
     weights = jnp.array([1.0, 2, 3, 4, 5])
-    gradient = jax.grad(lambda x: (weights * straight_through(x, "hard", 1.0)).sum())(logits)
+    gradient = jax.grad(lambda x: (weights * straight_through(x, "hard")).sum())(logits)
     sigmoid = 1 / (1 + np.exp(-np.asarray(logits)))
     np.testing.assert_allclose(gradient, weights * sigmoid * (1 - sigmoid), rtol=1e-5)
 
 
-def test_soft_masks_are_the_sigmoid_of_logits_over_temperature():
-    # sigmoid(ln 3) = 3/4 with slope 3/16, over the temperature of 1/2 twice that.
-    value, slope = jax.value_and_grad(lambda x: straight_through(x, "soft", 0.5))(np.log(3.0) / 2)
-    np.testing.assert_allclose([value, slope], [0.75, 3 / 8], rtol=1e-6)
-    hard = jax.grad(lambda x: straight_through(x, "hard", 0.5))(np.log(3.0) / 2)
-    np.testing.assert_allclose(hard, 3 / 8, rtol=1e-6)
+def test_soft_masks_are_the_sigmoid_of_logits():
+    # sigmoid(ln 3) = 3/4 with slope 3/16.
+    value, slope = jax.value_and_grad(lambda x: straight_through(x, "soft"))(np.log(3.0))
+    np.testing.assert_allclose([value, slope], [3 / 4, 3 / 16], rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_masks_of_bfloat16_and_of_far_logits_are_exact_and_finite(kind):
     logits = jnp.array([-1e4, -200.0, 200.0, 1e4])
-    mask = straight_through(logits.astype(jnp.bfloat16), kind, 1.0)
+    mask = straight_through(logits.astype(jnp.bfloat16), kind)
     assert mask.dtype == jnp.float32
     np.testing.assert_allclose(mask, [0, 0, 1, 1], atol=1e-30)
-    gradient = jax.grad(lambda x: straight_through(x, kind, 1.0).sum())(logits)
+    gradient = jax.grad(lambda x: straight_through(x, kind).sum())(logits)
     np.testing.assert_allclose(gradient, 0.0, atol=1e-30)
 
 

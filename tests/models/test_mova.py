@@ -65,7 +65,7 @@ def test_masks_of_tokens_give_the_mean_of_the_tokens_they_keep():
         logits = model.tmn(
             video.frames[b], video.frame_mask[b], captions.temporal[b], batch.token_mask[b]
         )
-        kept = np.asarray(straight_through(logits, "hard", 1.0)) * np.asarray(batch.token_mask[b])
+        kept = np.asarray(straight_through(logits, "hard")) * np.asarray(batch.token_mask[b])
         said = np.asarray(text.tokens[b]) @ projection
         for f in range(F):
             mean = said[kept[f] == 1].mean(0) if kept[f].any() else np.zeros(D)

@@ -21,7 +21,6 @@ from mova_jax.utils.trees import parameter_names
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = tiny.RUN | {"eval.timelines": 0}
 
 
 class Run:
@@ -34,7 +33,7 @@ class Run:
         changes = {"data.cache": workdir.parent / "cache", "train.steps": steps}
         changes |= {"train.eval_every": max(2, steps // 2)}
         changes |= {f"mesh.{axis}": size for axis, size in mesh.items()} | (keys or {})
-        flags = [f"--config.{name}={value}" for name, value in (FLAGS | changes).items()]
+        flags = [f"--config.{name}={value}" for name, value in (tiny.RUN | changes).items()]
         command = [sys.executable, "-m", "mova_jax.main", "--config=configs/base.py"]
         xla = os.environ["XLA_FLAGS"].replace(
             "device_count=8", f"device_count={devices or 8 // processes}"
@@ -110,7 +109,7 @@ def allowed(name: str, value: float) -> float:
     scores nearly tie, and a tie that goes the other way moves a query by one place. One query of
     the gallery may do so.
     """
-    one, kind = 1 / FLAGS["data.eval_videos"], name.rpartition("/")[2]
+    one, kind = 1 / tiny.RUN["data.eval_videos"], name.rpartition("/")[2]
     steps = {"r1": 100 * one, "r5": 100 * one, "r10": 100 * one, "mdr": 0.5, "mnr": one}
     steps |= {"r1_low": 200 * one, "r1_high": 200 * one, "pairs": one, "own_masks": one}
     steps |= dict.fromkeys(("hit", "auc", "miou"), one)

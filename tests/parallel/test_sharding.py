@@ -35,12 +35,9 @@ def test_batches_have_to_divide_over_the_devices():
 def test_all_that_a_run_trains_on_at_once_has_to_divide():
     mesh = make_mesh(data=4)
     sharding.check_batches(mesh, tiny.config(train__batch_size=8, eval__batch_size=3))
-    changes = {"train__batch_size": 12, "train__image_batch_size": 18}
-    sharding.check_batches(mesh, tiny.config(**changes))  # no step is on images
     for name, wrong in (
         ("batch_size", {"train__batch_size": 6}),
         ("microbatch", {"train__batch_size": 12, "train__microbatch": 6}),
-        ("image_batch_size", changes | {"train__image_share": 0.5}),
     ):
         with pytest.raises(ValueError, match=rf"train\.{name} is .* over 4 devices"):
             sharding.check_batches(mesh, tiny.config(**wrong))
@@ -133,7 +130,6 @@ def recipe_of(size, tmn, mesh, **changes):
             "model.text.frozen_positions": 20,
             "model.global_head": "seq_transformer",
             "model.tmn.layout": tmn,
-            "model.tmn.token_layers": 1,
             "model.cmn.sees_frame": True,
             **changes,
         }

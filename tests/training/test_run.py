@@ -25,7 +25,6 @@ def config(cache, **changes):
         "data.cache": str(cache),
         "train.steps": STEPS,
         "train.image_share": 0.4,  # 2 steps: one test stops before their end, one after
-        "train.image_batch_size": 16,
         "train.eval_every": 4,
         "optim.ema": 0.7,
         "mesh.fsdp": 2,

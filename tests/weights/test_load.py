@@ -99,7 +99,7 @@ def test_smartclips_mask_network_is_refused_with_a_bias(tmp_path):
 def test_heads_of_openais_code_have_64_dimensions(tmp_path):
     tensors = clips.openai(clips.reference().state_dict())
     torch.save(tensors, tmp_path / "clip.pt")
-    wide = {"model__text__width": 128, "model__tmn__heads": 2, "model__cmn__heads": 2}
+    wide = {"model__text__width": 128}
     right = problems_of(tmp_path / "clip.pt", like_of(**wide))  # two heads: only shapes are wrong
     wrong = problems_of(tmp_path / "clip.pt", like_of(**wide, model__text__heads=4))
     assert set(wrong) - set(right) == {"the text tower has 2 heads: got model.text.heads 4"}

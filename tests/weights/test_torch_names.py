@@ -19,13 +19,12 @@ MODELS = [{"objective": name} for name in OBJECTIVES] + [
     {"model__tmn__layout": layout, "model__global_head": "seq_transformer"} for layout in LAYOUTS
 ]
 MODELS += [
-    {"model__tmn__token_layers": 2, "model__text__layers": 3, "model__vision__layers": 2},
+    {"model__text__layers": 3, "model__vision__layers": 2},
     {
         "model__embed_dim": tiny.W,
         "model__cmn__sees_frame": True,
         "model__text__frozen_positions": 2,
     },
-    {"objective": "frame_weighting", "model__head_layers": 2},
 ]
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from mova_jax.models import heads
 from mova_jax.weights.files import WeightsError
 from mova_jax.weights.layouts import to_flax
 from tests import tiny
@@ -138,8 +139,9 @@ def head_of(context=21, make=clips.open_clip, **changes):
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_head_starts_from_the_first_text_blocks_and_positions(layers):
-    started, ours, tensors, changed = head_of(model__head_layers=layers, **SQUARE)
+def test_the_head_starts_from_the_first_text_blocks_and_positions(layers, monkeypatch):
+    monkeypatch.setattr(heads, "LAYERS", layers)
+    started, ours, tensors, changed = head_of(**SQUARE)
     assert len(started) == 13  # twelve of the blocks, and the positions
     for name, value in started.items():
         rows = 5 if name == "head/positions" else layers
@@ -150,12 +152,13 @@ def test_the_head_starts_from_the_first_text_blocks_and_positions(layers):
     assert "head/positions started from the first text positions" in changed
 
 
-def test_a_head_that_does_not_fit_keeps_its_random_values_and_says_so():
-    for changes in (
-        {},  # of width 8, where the text tower has 16
-        SQUARE | {"model__text__heads": 2},
-        SQUARE | {"model__head_layers": 3},  # of a text tower of two
+def test_a_head_that_does_not_fit_keeps_its_random_values_and_says_so(monkeypatch):
+    for layers, changes in (
+        (1, {}),  # of width 8, where the text tower has 16
+        (1, SQUARE | {"model__text__heads": 2}),
+        (3, SQUARE),  # of a text tower of two
     ):
+        monkeypatch.setattr(heads, "LAYERS", layers)
         started, *_, changed = head_of(**changes)
         assert not any(name.startswith("head/blocks") for name in started)
         assert any(line.startswith("head/blocks keep their random start") for line in changed)

@@ -68,9 +68,7 @@ def settings_of(config: Config, frames: int) -> PipelineSettings:
         short_caption_share=config.data.short_caption_share,
         caption_policy=config.data.caption_policy,
         frame_policy=config.data.frame_policy,
-        threads=config.data.threads,
         worker_processes=config.data.worker_processes,
-        prefetch=config.data.prefetch,
     )
 
 

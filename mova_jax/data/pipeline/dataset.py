@@ -195,9 +195,9 @@ def train_dataset(
     source = ConcatSource([open_source(each, split) for each, _ in mixture])
     buckets = settings.buckets if process_count == 1 else settings.buckets[-1:]
 
-    def batches(load: LoadExample, rows: int, key: str) -> grain.MapDataset:
+    def batches(load: LoadExample, rows: int) -> grain.MapDataset:
         total = rows * process_count
-        _check_enough(source, weights, total, key)
+        _check_enough(source, weights, total)
         order = Order(list(map(len, source.sources)), weights=weights, batch=total, seed=seed)
         make = MakeBatch(source, load.settings, tokenizer.pad_id, buckets, rows, tolerant=True)
         return (
@@ -211,12 +211,12 @@ def train_dataset(
         )
 
     load = LoadExample(source, tokenizer, settings, tolerant=True)
-    videos = batches(load, batch_size, "train.batch_size")
+    videos = batches(load, batch_size)
     stages = [(0, videos)]
     if image_steps:
         one_frame = dataclasses.replace(settings, frames=1)
         load = LoadImage(source, tokenizer, one_frame, tolerant=True)
-        images = batches(load, image_batch_size, "train.image_batch_size")
+        images = batches(load, image_batch_size)
         stages = [(0, images), (image_steps, videos)]
     return TrainDataset(source, stages, settings)
 
@@ -232,7 +232,7 @@ def can_fill(mixture: Mixture, split: str, batch: int) -> bool:
     return all(count >= needed for count, needed in zip(counts, max_in_window, strict=True))
 
 
-def _check_enough(source: ConcatSource, weights: Sequence[float], batch: int, key: str) -> None:
+def _check_enough(source: ConcatSource, weights: Sequence[float], batch: int) -> None:
     """A batch cannot hold a record twice, so each source needs its share of a batch in records."""
     for part, max_in_window in zip(
         source.sources, WeightedInterleave(weights).max_in_window(batch), strict=True
@@ -240,7 +240,7 @@ def _check_enough(source: ConcatSource, weights: Sequence[float], batch: int, ke
         if len(part) < max_in_window:
             raise ValueError(
                 f"{part!r} has {len(part)} records, too few for a global batch of {batch}, which "
-                f"takes {max_in_window} of it: lower {key}, or give it more videos"
+                f"takes {max_in_window} of it: lower train.batch_size, or give it more videos"
             )
 
 

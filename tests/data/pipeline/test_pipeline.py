@@ -239,7 +239,7 @@ def test_resume_is_exact_on_either_side_of_the_images(folder, tokenizer, positio
 
 
 def test_a_split_too_small_for_a_batch_of_images_is_an_error(folder, tokenizer):
-    with pytest.raises(ValueError, match=r"global batch of 24.*: lower train\.image_batch_size"):
+    with pytest.raises(ValueError, match=r"global batch of 24.*: lower train\.batch_size"):
         _train(folder, tokenizer, images=(3, 24))
 
 
