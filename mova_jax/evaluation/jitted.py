@@ -15,8 +15,15 @@ import jax
 import numpy as np
 
 from mova_jax.config import Eval, Losses
-from mova_jax.losses import objective
-from mova_jax.losses import scores as scores_lib
+from mova_jax.losses.scores import (
+    Pool,
+    global_scores,
+    normalise,
+    own_mask_scores,
+    pair_parts,
+    pair_scores,
+    search_pool,
+)
 from mova_jax.models.build import ModelSpec
 from mova_jax.parallel import sharding
 from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
@@ -37,7 +44,7 @@ class EvalFns:
         shards = sharding.batch_shards(mesh)
         self.rows = -(-settings.batch_size // shards) * shards
         self._context = spec.config.text.context
-        functions = _Functions(spec, objective.pair_scoring(losses, settings.pool))
+        functions = _Functions(spec, search_pool(losses, settings))
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         params = sharding.state_sharding(mesh, spec.abstract_params)
         sharded = sharding.activation_sharding(mesh)
@@ -95,8 +102,8 @@ class EvalFns:
 class _Functions:
     """What is compiled; pure functions of parameters and arrays."""
 
-    def __init__(self, spec: ModelSpec, scoring: objective.PairScoring):
-        self._model, self._config, self._scoring = spec.model, spec.config, scoring
+    def __init__(self, spec: ModelSpec, pool: Pool):
+        self._model, self._config, self._pool = spec.model, spec.config, pool
 
     def encode(self, params, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
         model = self._model(params)
@@ -108,24 +115,23 @@ class _Functions:
 
     def pairs(self, params, video: VideoEmbedding, text: TextEmbedding):
         model = self._model(params)
-        scores = {"global": objective.global_scores(video, text)}
+        scores = {"global": global_scores(video, text)}
         if self._config.modular_scale:
             captions = model.prepare(text)
-            pairs = objective.pair_scores(model, video, captions, self._scoring)
-            scores["modular"] = pairs.score
+            scores["modular"] = pair_scores(model, video, captions, pool=self._pool)
         return scores
 
     def matched(self, params, video: VideoEmbedding, text: TextEmbedding):
         model = self._model(params)
-        frame = scores_lib.normalise(video.frames) @ scores_lib.normalise(text.pooled)[..., None]
+        frame = normalise(video.frames) @ normalise(text.pooled)[..., None]
         cosines = {"frame": frame[..., 0], "modular": frame[..., 0]}
         if not model.has_masks:
             return cosines, None
         masks = model.own_masks(video, model.prepare(text))
-        return cosines | {"modular": scores_lib.pair_parts(video.frames, masks).cosine}, masks
+        return cosines | {"modular": pair_parts(video.frames, masks).cosine}, masks
 
     def own_scores(self, video: VideoEmbedding, masks: ConceptMasks):
-        return objective.own_mask_scores(video, masks, self._scoring)
+        return own_mask_scores(video, masks, video.frame_mask, pool=self._pool)
 
 
 _TOKENS = ("tokens", "token_mask")

@@ -26,7 +26,7 @@ from mova_jax.config.presets import OBJECTIVES
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.export import external_backends as external
 from mova_jax.export.parity import Backend, Inputs, Outputs, Sizes
-from mova_jax.losses import objective, scores
+from mova_jax.losses import scores
 from mova_jax.models.build import make_model_spec
 from mova_jax.training.load_run import load_run
 from mova_jax.utils.trees import parameter_shapes, unflatten
@@ -84,8 +84,8 @@ def open_run(path: Path) -> Backend:
     """A run's best model, in this package."""
     run = load_run(path)
     model, end = run.config.model, Tokenizer(run.tokenizer).eot_id
-    scoring = objective.pair_scoring(run.config.losses, run.config.eval.pool)
-    outputs = _outputs(model, run.params, scoring, run.blend_weight)
+    pool = scores.search_pool(run.config.losses, run.config.eval)
+    outputs = _outputs(model, run.params, pool, run.blend_weight)
     return Backend(f"{path} (JAX)", _sizes(model, end), outputs, complete=True)
 
 
@@ -93,8 +93,8 @@ def open_export_in_jax(path: Path) -> Backend:
     """An export for PyTorch, read back into this package."""
     config = external.read_config(path)
     model = config_lib.section(Model, config["model"])
-    scoring = objective.PairScoring(config["score_pool"])
-    outputs = _outputs(model, _load_params(path, model), scoring, config["blend_weight"])
+    params = _load_params(path, model)
+    outputs = _outputs(model, params, config["score_pool"], config["blend_weight"])
     sizes = external.export_sizes(path, config)
     return Backend(f"{path} (JAX)", sizes, outputs, complete=True)
 
@@ -130,14 +130,14 @@ def _load_params(path: Path, model: Model):
 
 
 def _outputs(
-    cfg: Model, params, scoring: objective.PairScoring | None = None, blend_weight: float = 0.0
+    cfg: Model, params, pool: scores.Pool | None = None, blend_weight: float = 0.0
 ) -> Callable[[Inputs], Outputs]:
     """A model's outputs, computed in float32 as by the other libraries.
 
     Args:
         cfg: `config.model`.
         params: nested dict.
-        scoring: None gives the outputs of a CLIP alone.
+        pool: of the modular score; None gives the outputs of a CLIP alone.
         blend_weight: of the modular score.
     """
     cfg = dataclasses.replace(cfg, dtype="float32")
@@ -153,13 +153,13 @@ def _outputs(
         found = {"zv": video.frames, "video": video.pooled, "y": text.tokens, "zt": text.pooled}
         found["scale"] = model.scale
         found["logits"] = model.scale * unit(video.frames[:, 0]) @ unit(text.pooled).T
-        found["global"] = objective.global_scores(video, text)
-        if scoring is None:
+        found["global"] = scores.global_scores(video, text)
+        if pool is None:
             return found
         captions = model.prepare(text)
         if cfg.modular_scale:
             found["modular scale"] = model.modular_scale
-            found["modular"] = objective.pair_scores(model, video, captions, scoring).score
+            found["modular"] = scores.pair_scores(model, video, captions, pool=pool)
             found["blend"] = found["global"] + blend_weight * found["modular"]
         if not model.has_masks:
             found["timeline"] = (unit(video.frames) * unit(text.pooled)[:, None]).sum(-1)

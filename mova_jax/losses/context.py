@@ -96,8 +96,7 @@ class TermContext:
         captions, pool = self.captions, self.cfg.pool
 
         def tile(networks, video, captions):
-            masks_fn = networks.masks if networks.has_masks else None
-            return pair_scores(masks_fn, video, captions, pool=pool).score
+            return pair_scores(networks, video, captions, pool=pool)
 
         with jax.named_scope("pairs"):
             arguments = self.networks, self.video, captions

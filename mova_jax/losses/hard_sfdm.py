@@ -4,12 +4,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mova_jax.losses import hard_pairs
 from mova_jax.losses.context import FRAME_FLOATS, TOKEN_FLOATS, TermContext, captions_fit
 from mova_jax.losses.contrast import BatchRows, candidate_cross_entropy
-from mova_jax.losses.scores import cosines, hard_candidates, matched_scores, normalise
+from mova_jax.losses.scores import cosines, matched_scores, normalise
 from mova_jax.typing import Term, TextEmbedding, VideoEmbedding
 
 
@@ -37,10 +37,37 @@ def hard_sfdm(context: TermContext) -> Term:
     return candidate_cross_entropy(scores, scale, valid[candidates], context.example_mask)
 
 
+def hard_candidates(
+    scores: Float[Array, "b c"], k: int, matching: Int[Array, "b"]
+) -> Int[Array, "b k+1"]:
+    """Each video's matching caption, then the k others that score highest; no gradient.
+
+    Captions with score -inf (padding) come last; the matching caption is never among the others.
+
+    Args:
+        scores: `[b c]` of a cheap score, such as the global cosine.
+        k: number of others, at most c - 1.
+        matching: `[b]` index of the video's own caption.
+
+    Returns:
+        `[b k+1]` indices into c: the matching caption in column 0, the others by falling score.
+
+    Raises:
+        ValueError: when there are fewer than k other captions.
+    """
+    count = scores.shape[1]
+    if not 0 <= k < count:
+        raise ValueError(f"k is {k}, but {count} captions leave 0 to {count - 1} others to choose")
+    matching = matching.astype(jnp.int32)[:, None]
+    scores = jax.lax.stop_gradient(scores).astype(jnp.float32)
+    others = jnp.maximum(scores, jnp.finfo(jnp.float32).min)
+    others = jnp.where(matching == jnp.arange(count), -jnp.inf, others)
+    return jnp.concatenate([matching, jax.lax.top_k(others, k)[1].astype(jnp.int32)], axis=1)
+
+
 def _stored_scores(pool: str, networks, video: VideoEmbedding, captions) -> Float[Array, "m"]:
     """Scores of pairs whose captions are prepared already."""
-    masks_fn = networks.masks if networks.has_masks else None
-    return matched_scores(masks_fn, video, captions, pool=pool)
+    return matched_scores(networks, video, captions, pool=pool)
 
 
 def _recomputed_scores(pool: str, networks, video, text: TextEmbedding) -> Float[Array, "m"]:

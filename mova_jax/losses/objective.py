@@ -10,19 +10,18 @@ Everything that forms pairs runs inside `group.shard_map` on each replica's rows
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from mova_jax.losses import contrast
-from mova_jax.losses import scores as scores_lib
 from mova_jax.losses.context import TermContext
 from mova_jax.losses.microbatch import embeddings
 from mova_jax.losses.replica_group import SingleReplica
 from mova_jax.losses.terms import TERMS, active_terms, mask_densities
-from mova_jax.typing import Batch, ConceptMasks, Term, TextEmbedding, VideoEmbedding
+from mova_jax.typing import Batch, Term, TextEmbedding, VideoEmbedding
 
 _WATCHED = "watched"  # key of what is logged besides the terms
 
@@ -89,33 +88,3 @@ def _sums(group, cfg, names: tuple[str, ...], replicated, sharded) -> dict[str, 
     if networks.has_masks and any(TERMS[name].modular for name in names):
         watched |= mask_densities(context)
     return group.psum(sums | {_WATCHED: watched})
-
-
-class PairScoring(NamedTuple):
-    """How a pair's score is made from its frames."""
-
-    pool: str
-
-
-def pair_scoring(cfg, pool: str = "training") -> PairScoring:
-    """The pairing of `config.losses`; an evaluation may name another pool than training has."""
-    return PairScoring(cfg.pool if pool == "training" else pool)
-
-
-def pair_scores(model, video: VideoEmbedding, captions, scoring: PairScoring):
-    """`scores.pair_scores` by the model's masks; by the frames alone where it has none."""
-    return scores_lib.pair_scores(
-        model.masks if model.has_masks else None, video, captions, pool=scoring.pool
-    )
-
-
-def global_scores(video: VideoEmbedding, text: TextEmbedding) -> Float[Array, "b c"]:
-    """Cosines of the global embeddings of all videos with all captions."""
-    return scores_lib.cosines(video.pooled, scores_lib.normalise(text.pooled))
-
-
-def own_mask_scores(
-    video: VideoEmbedding, masks: ConceptMasks, scoring: PairScoring
-) -> Float[Array, "b c"]:
-    """Score of every video under each caption's own masks, those it has with its own video."""
-    return scores_lib.own_mask_scores(video, masks, video.frame_mask, pool=scoring.pool)

@@ -16,17 +16,16 @@ inputs. A vector without length (an empty mask) has cosine 0 with everything, an
 gradient.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from mova_jax.typing import ConceptMasks, VideoEmbedding
+from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
 
 Pool = Literal["aligned", "softmax", "mean", "joint"]
-MasksFn = Callable[[Float[Array, "f d"], Bool[Array, "f"], Any], ConceptMasks]
 
 # Sharpness of the `softmax` pool: the factor on a frame's cosine in its weight.
 SOFTMAX_SCALE = 10.0
@@ -97,13 +96,6 @@ def _length(vectors: Float[Array, "... d"]) -> Float[Array, "..."]:
     """Lengths; 0 with gradient 0 for a vector without any."""
     squared = jnp.square(vectors).sum(-1)
     return squared * _inverse_length(squared)
-
-
-class PairScores(NamedTuple):
-    """Scores of every video with every caption."""
-
-    score: Float[Array, "b c"]
-    cosine: Float[Array, "b c f"]  # of each frame, 0 for padded frames
 
 
 def own_mask_parts(frames: Float[Array, "b f d"], masks: ConceptMasks) -> CosineParts:
@@ -221,63 +213,63 @@ def pool_frames(
     raise ValueError(f"pool is {pool!r}; choose one of 'aligned', 'softmax', 'mean', 'joint'")
 
 
-def pair_scores(
-    masks_fn: MasksFn | None,
-    video: VideoEmbedding,
-    captions: Any,
-    *,
-    pool: Pool,
-) -> PairScores:
-    """Scores of videos with captions, by masks that are made for each pair (docs/method.md, 3).
+def search_pool(losses, evaluation) -> Pool:
+    """The pool that an evaluation scores pairs with: its own, or that of the loss.
 
     Args:
-        masks_fn: `(frames[f d], frame_mask[f], caption) -> ConceptMasks[f d]` for one video and one
-          caption, whose leaves have lost their axis c. Frames reach it with zeros where padded.
-          None: no masks at all, so cos(zv, zt), which leaves the weighting of frames alone.
+        losses: `config.losses`.
+        evaluation: `config.eval`, whose pool may be `training`.
+    """
+    return losses.pool if evaluation.pool == "training" else evaluation.pool
+
+
+def global_scores(video: VideoEmbedding, text: TextEmbedding) -> Float[Array, "b c"]:
+    """Cosines of the global embeddings of all videos with all captions."""
+    return cosines(video.pooled, normalise(text.pooled))
+
+
+def pair_scores(
+    networks, video: VideoEmbedding, captions: Any, *, pool: Pool
+) -> Float[Array, "b c"]:
+    """Scores of all videos with all captions, by the masks of each pair (docs/method.md, 3).
+
+    Args:
+        networks: `MaskNetworks`, or the whole model. Frames reach them with zeros where padded.
+            Without masks the cosines are cos(zv, zt), which leaves the weighting of frames alone.
         video: `frames[b f d]`, `frame_mask[b f]`.
-        captions: pytree whose leaves have a leading axis c; without `masks_fn` its attribute
-          `pooled[c d]` is zt.
+        captions: from `networks.prepare`, a pytree whose leaves have a leading axis c.
         pool: see `pool_frames`.
 
     Returns:
-        `score[b c]`, `cosine[b c f]`, float32.
+        `[b c]`, float32.
     """
-    one_pair = _pair_scorer(masks_fn, pool)
+    frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
+    one_pair = partial(_pair_score, networks, pool)
 
     def one_video(frames, frame_mask):
         sums = frame_sums(frames, frame_mask)
         return jax.vmap(one_pair, in_axes=(None, None, None, 0))(frames, frame_mask, sums, captions)
 
-    frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
     return jax.vmap(one_video)(frames, video.frame_mask)
 
 
 def matched_scores(
-    masks_fn: MasksFn | None,
-    video: VideoEmbedding,
-    captions: Any,
-    *,
-    pool: Pool,
+    networks, video: VideoEmbedding, captions: Any, *, pool: Pool
 ) -> Float[Array, "b"]:
     """`pair_scores` of each video with the caption of the same row alone."""
     frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
     sums = frame_sums(frames, video.frame_mask)
-    one_pair = _pair_scorer(masks_fn, pool)
-    return jax.vmap(one_pair)(frames, video.frame_mask, sums, captions).score
+    one_pair = partial(_pair_score, networks, pool)
+    return jax.vmap(one_pair)(frames, video.frame_mask, sums, captions)
 
 
-def _pair_scorer(masks_fn: MasksFn | None, pool: Pool):
-    """The function that scores one video, padded frames zero, with one caption."""
-
-    def one_pair(frames, frame_mask, sums, caption):
-        if masks_fn is None:
-            parts = _unmasked_parts(frames, caption.pooled)
-        else:
-            parts = pair_parts(frames, masks_fn(frames, frame_mask, caption))
-        score = pool_frames(parts, frame_mask, pool, sums)
-        return PairScores(score, jnp.where(frame_mask, parts.cosine, 0.0))
-
-    return one_pair
+def _pair_score(networks, pool: Pool, frames, frame_mask, sums: FrameSums, caption):
+    """The score of one video, whose padded frames are zero, with one caption."""
+    if networks.has_masks:
+        parts = pair_parts(frames, networks.masks(frames, frame_mask, caption))
+    else:
+        parts = _unmasked_parts(frames, caption.pooled)
+    return pool_frames(parts, frame_mask, pool, sums)
 
 
 def _unmasked_parts(frames: Float[Array, "f d"], text_pooled: Float[Array, "d"]) -> CosineParts:
@@ -286,31 +278,3 @@ def _unmasked_parts(frames: Float[Array, "f d"], text_pooled: Float[Array, "d"])
     video_sq = jnp.square(frames).sum(-1)
     text_sq = jnp.broadcast_to(jnp.square(text_pooled).sum(), video_sq.shape)
     return CosineParts(_einsum("fd,d->f", frames, text_pooled), video_sq, text_sq)
-
-
-def hard_candidates(
-    scores: Float[Array, "b c"], k: int, own: Int[Array, "b"] | None = None
-) -> Int[Array, "b k+1"]:
-    """Each video's own caption, then its k highest-scoring others; no gradient.
-
-    Captions that shall come last (padding) get -inf; the own caption is never among the others.
-
-    Args:
-        scores: `[b c]` of a cheap score, such as the global cosine.
-        k: how many others, at most c - 1.
-        own: `[b]` index of the own caption; None: caption b belongs to video b.
-
-    Returns:
-        `[b k+1]` indices into c, the own caption at column 0, the others by falling score.
-
-    Raises:
-        ValueError: when there are fewer than k other captions.
-    """
-    videos, count = scores.shape
-    if not 0 <= k < count:
-        raise ValueError(f"k is {k}, but {count} captions leave 0 to {count - 1} others to choose")
-    own = (jnp.arange(videos) if own is None else own).astype(jnp.int32)[:, None]
-    scores = jax.lax.stop_gradient(scores).astype(jnp.float32)
-    others = jnp.maximum(scores, jnp.finfo(jnp.float32).min)
-    others = jnp.where(own == jnp.arange(count), -jnp.inf, others)
-    return jnp.concatenate([own, jax.lax.top_k(others, k)[1].astype(jnp.int32)], axis=1)

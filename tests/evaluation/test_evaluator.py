@@ -10,8 +10,7 @@ import pytest
 from mova_jax.data.storyboard.generate import TOKENIZER, ensure
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
-from mova_jax.losses import objective
-from mova_jax.losses import scores as scores_lib
+from mova_jax.losses.scores import frame_sums, pair_parts, pool_frames, search_pool
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.state import make_train_spec
 from tests import tiny
@@ -59,7 +58,7 @@ def by_hand(full):
     embedded = evaluator.embed(params, "test")
     cfg = spec.config
     model = spec.model(jax.tree.map(jnp.asarray, jax.device_get(params)))
-    how = objective.pair_scoring(cfg.losses, cfg.eval.pool)
+    pool = search_pool(cfg.losses, cfg.eval)
     captions = model.prepare(embedded.text)
     scores = np.zeros((VIDEOS, VIDEOS))
     for b in range(VIDEOS):
@@ -67,9 +66,9 @@ def by_hand(full):
             caption = jax.tree.map(lambda leaf, c=c: leaf[c], captions)
             mask = embedded.video.frame_mask[b]
             masks = model.masks(embedded.video.frames[b], mask, caption)
-            parts = scores_lib.pair_parts(embedded.video.frames[b], masks)
-            sums = scores_lib.frame_sums(embedded.video.frames[b], mask)
-            scores[b, c] = scores_lib.pool_frames(parts, mask, how.pool, sums)
+            parts = pair_parts(embedded.video.frames[b], masks)
+            sums = frame_sums(embedded.video.frames[b], mask)
+            scores[b, c] = pool_frames(parts, mask, pool, sums)
     return scores
 
 

@@ -25,7 +25,7 @@ from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 from mova_jax.evaluation.embedding_cache import CachedScores, PackedCaptions, with_progress
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.evaluation.retrieval import WEIGHTS, retrieval_metrics
-from mova_jax.losses import objective
+from mova_jax.losses.scores import global_scores, pair_scores, search_pool
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.parallel import sharding
 from mova_jax.training.state import make_train_spec
@@ -105,12 +105,12 @@ def dense(folder, evaluator, spec, params):
         tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
 
     def score(params, tokens, mask):
-        model, how = spec.model(params), objective.pair_scoring(config.losses, config.eval.pool)
+        model, pool = spec.model(params), search_pool(config.losses, config.eval)
         text = model.encode_text(tokens, mask)
-        scores = {"global": objective.global_scores(video, text)}
+        scores = {"global": global_scores(video, text)}
         if config.model.modular_scale:
             captions = model.prepare(text)
-            scores["modular"] = objective.pair_scores(model, video, captions, how).score
+            scores["modular"] = pair_scores(model, video, captions, pool=pool)
         return scores
 
     return jax.tree.map(np.asarray, tiny.jit(score)(params, tokens, mask))
@@ -183,9 +183,9 @@ def test_one_caption_a_video_gives_the_figures_it_gave(folder, by_one):
         return video, model.encode_text(batch.tokens, batch.token_mask)
 
     def score(params, video, text):
-        model, how = spec.model(params), objective.pair_scoring(config.losses, config.eval.pool)
-        pairs = objective.pair_scores(model, video, model.prepare(text), how)
-        return {"global": objective.global_scores(video, text), "modular": pairs.score}
+        model, pool = spec.model(params), search_pool(config.losses, config.eval)
+        pairs = pair_scores(model, video, model.prepare(text), pool=pool)
+        return {"global": global_scores(video, text), "modular": pairs}
 
     encode = jax.jit(encode, in_shardings=(whole, split), out_shardings=whole)
     score = jax.jit(score, in_shardings=(whole, split, whole), out_shardings=whole)

@@ -18,8 +18,7 @@ from safetensors.torch import save_file
 
 from mova_jax.config import KEYS, flatten
 from mova_jax.export import torch_model
-from mova_jax.losses import objective
-from mova_jax.losses import scores as scores_lib
+from mova_jax.losses.scores import global_scores, pair_parts, pair_scores, search_pool
 from mova_jax.models import layers
 from mova_jax.typing import Batch
 from mova_jax.utils.trees import parameter_names
@@ -99,11 +98,11 @@ def jax_outputs(model, batch, cfg):
         masks = model.own_masks(video, captions)
         found = {"zv": video.frames, "pooled": video.pooled, "y": text.tokens, "zt": text.pooled}
         found |= {"masks.text": masks.text, "masks.video": masks.video, "masks.part": masks.part}
-        found["timeline"] = scores_lib.pair_parts(video.frames, masks).cosine
-        found["global"] = objective.global_scores(video, text)
+        found["timeline"] = pair_parts(video.frames, masks).cosine
+        found["global"] = global_scores(video, text)
         if cfg.model.modular_scale:
-            scoring = objective.pair_scoring(cfg.losses, cfg.eval.pool)
-            found["modular"] = objective.pair_scores(model, video, captions, scoring).score
+            pool = search_pool(cfg.losses, cfg.eval)
+            found["modular"] = pair_scores(model, video, captions, pool=pool)
             found["blend"] = found["global"] + BLEND * found["modular"]
         return weighted_sum(found), found
 
@@ -131,7 +130,7 @@ def config_of(variant):
     cfg = tiny.config(**changes(variant))
     made = {"format": "mova_jax", "format_version": 2, "blend_weight": BLEND}
     made["model"] = dataclasses.asdict(cfg.model)
-    made["score_pool"] = objective.pair_scoring(cfg.losses, cfg.eval.pool).pool
+    made["score_pool"] = search_pool(cfg.losses, cfg.eval)
     return json.loads(json.dumps(made))
 
 

@@ -1,6 +1,7 @@
 """Similarities against plain references that form every pair, in values and gradients."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -231,7 +232,7 @@ def test_aligned_with_open_masks_is_the_global_score_of_mean_frames():
     unit = video.frames / jnp.linalg.norm(video.frames, axis=-1, keepdims=True)
     total = jnp.where(video.frame_mask[..., None], unit, 0.0).sum(1)
     expected = cosine_reference(total[:, None], captions.pooled[None])
-    assert_same(pair_scores(None, video, captions, pool="aligned").score, expected)
+    assert_same(pair_scores(None, video, captions, pool="aligned"), expected)
 
 
 def test_empty_mask_counts_nothing_in_joint_and_as_zero_in_mean():
@@ -289,9 +290,14 @@ def attend_masks(network, frames, frame_mask, caption):
     return concept_masks(hard.at[1].set(0.0), video, caption.pooled)
 
 
-def pair_scores(network, video, captions, **kwargs):
-    masks_fn = None if network is None else functools.partial(attend_masks, network)
-    return scores_lib.pair_scores(masks_fn, video, captions, **kwargs)
+def networks_of(network, masks=attend_masks):
+    """What scores need of mask networks; none at all without parameters."""
+    has_masks = network is not None
+    return types.SimpleNamespace(has_masks=has_masks, masks=functools.partial(masks, network))
+
+
+def pair_scores(network, video, captions, pool):
+    return scores_lib.pair_scores(networks_of(network), video, captions, pool=pool)
 
 
 def pair_vectors(network, video, captions):
@@ -326,10 +332,8 @@ def test_pair_scores_equal_the_dense_form_in_values_and_gradients(pool):
         return scores_reference(*pair_vectors(*args), valid, pool, args[1].frames)
 
     got = pair_scores(*pair_inputs(), pool=pool)
-    assert_same(got.score, dense(*pair_inputs()))
-    cosines = jnp.where(valid, cosine_reference(*pair_vectors(*pair_inputs())), 0.0)
-    assert_same(got.cosine, cosines)
-    cheap = gradient(lambda *args: pair_scores(*args, pool=pool).score)
+    assert_same(got, dense(*pair_inputs()))
+    cheap = gradient(lambda *args: pair_scores(*args, pool=pool))
     assert_same(cheap, gradient(dense), rtol=1e-3)
     assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(cheap))
 
@@ -338,23 +342,20 @@ def test_pair_scores_equal_the_dense_form_in_values_and_gradients(pool):
 def test_matched_scores_are_the_diagonal(masked):
     network, video, captions = pair_inputs()
     video = jax.tree.map(lambda leaf: leaf[:C], video)
-    masks_fn = functools.partial(attend_masks, network) if masked else None
-    got = scores_lib.matched_scores(masks_fn, video, captions, pool="softmax")
     network = network if masked else None
-    assert_same(got, jnp.diagonal(pair_scores(network, video, captions, pool="softmax").score))
+    got = scores_lib.matched_scores(networks_of(network), video, captions, pool="softmax")
+    assert_same(got, jnp.diagonal(pair_scores(network, video, captions, pool="softmax")))
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_without_masks_is_the_cosine_of_frame_and_caption(pool):
-    def ones(frames, frame_mask, caption):
+def test_without_masks_is_the_score_under_open_masks(pool):
+    def ones(_, frames, frame_mask, caption):
         return concept_masks(jnp.ones_like(frames), jnp.ones_like(frames), caption.pooled)
 
     _, video, captions = pair_inputs()
     plain = pair_scores(None, video, captions, pool=pool)
-    masked = scores_lib.pair_scores(ones, video, captions, pool=pool)
+    masked = scores_lib.pair_scores(networks_of((), ones), video, captions, pool=pool)
     assert_same(plain, masked)
-    expected = cosine_reference(video.frames[:, None], captions.pooled[None, :, None])
-    assert_same(plain.cosine, jnp.where(video.frame_mask[:, None], expected, 0.0))
 
 
 @pytest.mark.parametrize("garbage", [1e30, jnp.nan])
@@ -365,7 +366,7 @@ def test_padded_frames_are_never_read(garbage):
     def total(network, frames, pooled):
         moved = VideoEmbedding(frames, video.frame_mask, video.pooled)
         text = TextEmbedding(captions.tokens, captions.token_mask, pooled)
-        return weigh(pair_scores(network, moved, text, pool="softmax").score)
+        return weigh(pair_scores(network, moved, text, pool="softmax"))
 
     results = [
         jax.value_and_grad(total, argnums=(0, 1, 2))(network, frames, captions.pooled)
@@ -383,41 +384,10 @@ def test_bfloat16_inputs_give_float32_scores():
         lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x, small
     )
     got = pair_scores(None, *small[1:], pool="softmax")
-    assert got.score.dtype == got.cosine.dtype == jnp.float32
+    assert got.dtype == jnp.float32
     assert_same(got, pair_scores(None, *same[1:], pool="softmax"), atol=1e-6)
     frames, *other_leaves = jax.tree.map(lambda x: x.astype(jnp.bfloat16), own_inputs())
     parts = own_parts(frames, *other_leaves)
     assert {part.dtype for part in parts} == {jnp.dtype(jnp.float32)}
     exact = own_parts(*jax.tree.map(lambda x: x.astype(jnp.float32), (frames, *other_leaves)))
     assert_same(parts, exact, atol=1e-6)
-
-
-# -- candidates
-
-
-def test_hard_candidates_worked_by_hand():
-    scores = jnp.array([[0.9, 0.1, 0.5, 0.4], [0.3, 0.0, 0.2, 0.8], [0.1, 0.2, 0.9, 0.3]])
-    got = scores_lib.hard_candidates(scores, 2)
-    np.testing.assert_array_equal(got, [[0, 2, 3], [1, 3, 0], [2, 3, 1]])
-    got = scores_lib.hard_candidates(scores, 1, own=jnp.array([3, 0, 2]))
-    np.testing.assert_array_equal(got, [[3, 0], [0, 3], [2, 3]])
-
-
-def test_hard_candidates_put_padding_last_and_the_own_caption_first_only():
-    scores = jnp.full((3, 3), -jnp.inf).at[:, 1].set(0.0)
-    got = scores_lib.hard_candidates(scores, 2)
-    assert np.all(np.sort(got, axis=1) == np.arange(3))
-    assert got[0].tolist() == [0, 1, 2] and got[2].tolist() == [2, 1, 0]
-
-
-def test_hard_candidates_pass_no_gradient_and_refuse_too_many():
-    scores = normal(0, 3, 3)
-
-    def total(scores):
-        picked = scores_lib.hard_candidates(scores, 1)
-        return jnp.take_along_axis(scores, picked, axis=1).sum()
-
-    gradient = jax.grad(total)(scores)
-    assert np.all((gradient == 0) | (gradient == 1)) and gradient.sum() == 6
-    with pytest.raises(ValueError, match="k is 3, but 3 captions"):
-        scores_lib.hard_candidates(scores, 3)

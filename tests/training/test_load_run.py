@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from mova_jax.losses import objective
+from mova_jax.losses.scores import global_scores, pair_scores
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.checkpoint import CheckpointError, Checkpoints
 from mova_jax.training.load_run import load_run
@@ -35,7 +35,7 @@ def test_a_checkpoint_of_an_earlier_version_loads_and_computes_the_same():
         text = model.encode_text(tokens, token_mask)
         captions = model.prepare(text)
         masks = model.own_masks(video, captions)
-        how = objective.pair_scoring(run.config.losses)
+        pool = run.config.losses.pool
         return {
             "zv": video.frames,
             "pooled": video.pooled,
@@ -43,8 +43,8 @@ def test_a_checkpoint_of_an_earlier_version_loads_and_computes_the_same():
             "zt": text.pooled,
             "text_mask": masks.text,
             "video_mask": masks.video,
-            "global_scores": objective.global_scores(video, text),
-            "modular_scores": objective.pair_scores(model, video, captions, how).score,
+            "global_scores": global_scores(video, text),
+            "modular_scores": pair_scores(model, video, captions, pool=pool),
         }
 
     got = outputs(*(golden[k] for k in ("frames", "frame_mask", "tokens", "token_mask")))
