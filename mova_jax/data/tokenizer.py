@@ -20,17 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tokenizers import (
-    AddedToken,
-    Regex,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
-from tokenizers import Tokenizer as Bpe
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mova_jax.utils.atomic import write_text
 
@@ -179,10 +170,10 @@ def _read_vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]
     return vocab, [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
 
 
-def _clip_bpe(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Bpe:
+def _clip_bpe(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> tokenizers.Tokenizer:
     """CLIP's tokenizer of a vocabulary, as transformers' `CLIPTokenizer` builds it.
 
-    Built here because the import of transformers takes longer than all else that a run imports.
+    Built here, for the import of transformers takes most of a second.
     """
     model = models.BPE(
         vocab=dict(vocab),
@@ -191,13 +182,17 @@ def _clip_bpe(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Bp
         continuing_subword_prefix="",
         end_of_word_suffix=_WORD_END,
     )
-    bpe = Bpe(model)
+    bpe = tokenizers.Tokenizer(model)
     bpe.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        [
+            normalizers.NFC(),
+            normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
     )
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True),
+            pre_tokenizers.Split(tokenizers.Regex(_SPLIT), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
@@ -205,7 +200,9 @@ def _clip_bpe(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Bp
         (_EOT, vocab[_EOT]), (_BOS, vocab[_BOS]), trim_offsets=False, add_prefix_space=False
     )
     bpe.decoder = decoders.ByteLevel()
-    bpe.add_special_tokens([AddedToken(token, normalized=False) for token in (_BOS, _EOT)])
+    bpe.add_special_tokens(
+        [tokenizers.AddedToken(token, normalized=False) for token in (_BOS, _EOT)]
+    )
     return bpe
 
 
@@ -253,7 +250,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
     _save(_clip_bpe(vocab, merges), Path(folder))
 
 
-def _save(bpe: Bpe, folder: Path) -> None:
+def _save(bpe: tokenizers.Tokenizer, folder: Path) -> None:
     write_text(folder / "tokenizer_config.json", json.dumps(_CONFIG, indent=2) + "\n")
     # Last, for a folder with this file has a tokenizer.
     write_text(folder / "tokenizer.json", bpe.to_str(pretty=True))

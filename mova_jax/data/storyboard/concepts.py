@@ -10,29 +10,9 @@ import dataclasses
 SPLITS = ("train", "validation", "test", "ood_time", "ood_domain")
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
-SUBJECTS = (
-    "circle",
-    "square",
-    "triangle",
-    "star",
-    "cross",
-    "ring",
-    "heart",
-    "arrow",
-    "fish",
-    "crescent",
-)
-PLACES = (
-    "meadow",
-    "beach",
-    "night sky",
-    "desert",
-    "brick wall",
-    "sea",
-    "snow",
-    "checkered floor",
-    "forest",
-    "city",
+SUBJECTS = tuple("circle square triangle star cross ring heart arrow fish crescent".split())
+PLACES = tuple(
+    "meadow,beach,night sky,desert,brick wall,sea,snow,checkered floor,forest,city".split(",")
 )
 MOTIONS = ("left", "right", "up", "down")
 ACTIONS = (*MOTIONS, "grow", "shrink", "spin", "blink", "bounce", "change", "meet")

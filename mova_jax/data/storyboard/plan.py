@@ -218,17 +218,11 @@ def _draw_distractors(rng, style: Style, frames: int) -> tuple[Distractor, ...]:
         start = int(rng.integers(-3, frames - 1))
         begin = rng.uniform(inner, 64 - inner, 2)
         finish = np.clip(begin + rng.uniform(-20, 20, 2), inner, 64 - inner)
-        distractors.append(
-            Distractor(
-                max(start, 0),
-                min(start + length, frames),
-                pick(rng, DISTRACTOR_SHAPES),
-                pick(rng, DISTRACTOR_COLOURS),
-                float(rng.uniform(*style.distractor_radius)),
-                tuple(begin.tolist()),
-                tuple(finish.tolist()),
-            )
-        )
+        looks = pick(rng, DISTRACTOR_SHAPES), pick(rng, DISTRACTOR_COLOURS)
+        radius = float(rng.uniform(*style.distractor_radius))
+        path = tuple(begin.tolist()), tuple(finish.tolist())
+        end = min(start + length, frames)
+        distractors.append(Distractor(max(start, 0), end, *looks, radius, *path))
     return tuple(distractors)
 
 

@@ -181,20 +181,12 @@ def _pair(event: Event, domain: str, p: np.ndarray, y: np.ndarray) -> list[Track
     else:
         gap = (touching + 2) * np.clip(1.5 * p - 0.25, 0, 1)
         other = event.subject, event.colour
-    still = np.zeros_like(p)
-    return [
-        Track(
-            event.start,
-            shape,
-            SIDE / 2 + side * gap,
-            y,
-            still + r,
-            still,
-            np.tile(colour(name, domain), (len(p), 1)),
-            visible(event),
-        )
-        for side, (shape, name) in ((-1, (event.subject, event.colour)), (1, other))
-    ]
+    still, seen = np.zeros_like(p), visible(event)
+    pair = []
+    for side, (shape, name) in ((-1, (event.subject, event.colour)), (1, other)):
+        x, rgb = SIDE / 2 + side * gap, np.tile(colour(name, domain), (len(p), 1))
+        pair.append(Track(event.start, shape, x, y, still + r, still, rgb, seen))
+    return pair
 
 
 SHAPES["fish, mirrored"] = lambda x, y: _fish(-x, y)
@@ -207,16 +199,8 @@ def _distractor_track(distractor: Distractor) -> Track:
     rgb = np.tile(np.asarray(DISTRACTOR_RGB[distractor.colour], np.float32), (n, 1))
     radius = np.full(n, distractor.radius)
     angle = 0.4 * np.arange(n)
-    return Track(
-        distractor.start,
-        distractor.shape,
-        path[:, 0],
-        path[:, 1],
-        radius,
-        angle,
-        rgb,
-        np.ones(n, bool),
-    )
+    seen = np.ones(n, bool)
+    return Track(distractor.start, distractor.shape, *path.T, radius, angle, rgb, seen)
 
 
 # -------------------------------------------------------------------------------------- drawing
