@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mova_jax.utils.metric_log import read_metrics
+from mova_jax.utils.metric_log import METRICS_FILE, last_metrics
 
 OBJECTIVES = ("full", "frame_weighting", "global_only")
 # (title, name in the metrics without the split, factor)
@@ -86,10 +86,8 @@ def train_all(runs: list[tuple[Path, str, int]], jobs: int, more: list[str]) -> 
 
 def figures(workdir: Path, split: str) -> dict[str, float]:
     """The last value of every metric of a split; empty for a run that is not complete."""
-    path, found, prefix = workdir / "metrics.jsonl", {}, f"{split}/"
-    for row in read_metrics(path) if path.exists() else []:
-        found |= {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
-    return found
+    metrics, prefix = last_metrics(workdir / METRICS_FILE), f"{split}/"
+    return {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
 
 
 def cell(values: list[float]) -> str:

@@ -42,13 +42,6 @@ def kill_at(process: subprocess.Popen, workdir: Path, step: int) -> None:
     process.wait()
 
 
-def figures(workdir: Path) -> list[dict[str, float]]:
-    return [
-        {name: value for name, value in row.items() if not name.startswith("time/")}
-        for row in read_metrics(workdir / "metrics.jsonl")
-    ]
-
-
 @pytest.mark.slow
 def test_a_run_killed_at_three_random_steps_ends_with_the_same_metrics(tmp_path):
     seed = random.randrange(2**32)
@@ -59,4 +52,4 @@ def test_a_run_killed_at_three_random_steps_ends_with_the_same_metrics(tmp_path)
         process = start(tmp_path / "killed", tmp_path / "cache")
         kill_at(process, tmp_path / "killed", step)
     assert start(tmp_path / "killed", tmp_path / "cache").wait() == 0
-    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+    assert tiny.logged_metrics(tmp_path / "killed") == tiny.logged_metrics(tmp_path / "whole")

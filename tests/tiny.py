@@ -1,6 +1,7 @@
 """A model and batches of the smallest sizes at which every axis has another length."""
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from configs.base import get_config
 from mova_jax.config import Config, from_config_dict
 from mova_jax.models.mova import Mova
 from mova_jax.typing import Batch
+from mova_jax.utils.metric_log import METRICS_FILE, read_metrics
 
 B, F, L, D, W = 4, 3, 6, 8, 16  # videos, frames, tokens, joint width, text tower's width
 SIZE, VOCAB = 8, 11  # pixels, tokens
@@ -133,3 +135,11 @@ def batch_arrays(b: int = B, seed: int = 0) -> dict[str, np.ndarray]:
 def batch(b: int = B, seed: int = 0) -> Batch:
     """`batch_arrays` on the device."""
     return Batch(**{name: jnp.asarray(x) for name, x in batch_arrays(b, seed).items()})
+
+
+def logged_metrics(workdir: Path) -> list[dict[str, float]]:
+    """The metric log of a run without the rates, which depend on the clock."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith("time/")}
+        for row in read_metrics(workdir / METRICS_FILE)
+    ]

@@ -20,7 +20,7 @@ from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.checkpoint import abstract_state, restore_model
 from mova_jax.training.state import make_train_spec
 from mova_jax.training.workdir import CONFIG, RunError, tokenizer_folder
-from mova_jax.utils.metric_log import METRICS_FILE, read_metrics
+from mova_jax.utils.metric_log import METRICS_FILE, last_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +46,7 @@ class LoadedRun:
 
     def metrics(self) -> dict[str, float]:
         """The last value of each metric of the run; empty without `metrics.jsonl`."""
-        path, found = self.workdir / METRICS_FILE, {}
-        for row in read_metrics(path) if path.exists() else []:
-            found |= row
-        return found
+        return last_metrics(self.workdir / METRICS_FILE)
 
 
 def load_run(workdir: str | os.PathLike) -> LoadedRun:

@@ -8,7 +8,7 @@ from mova_jax.training.datasets import image_batch_size, image_steps
 from mova_jax.training.setup import RunContext
 from mova_jax.training.state import TrainState
 from mova_jax.training.workdir import REPORT
-from mova_jax.utils.metric_log import METRICS_FILE, read_metrics
+from mova_jax.utils.metric_log import METRICS_FILE, last_metrics
 from mova_jax.utils.trees import parameter_names
 
 
@@ -59,10 +59,7 @@ def final_summary(context: RunContext) -> str:
     """The main results of each tested split, read from the metric log."""
     from mova_jax.report.run_metrics import gallery_description  # brings matplotlib (0.2 s)
 
-    metrics: dict[str, float] = {}
-    for row in read_metrics(context.workdir / METRICS_FILE):
-        metrics |= row
-    lines = []
+    metrics, lines = last_metrics(context.workdir / METRICS_FILE), []
     for split in context.config.eval.splits:
         if f"{split}/t2v/r1" in metrics:
             prefix = f"{split}/"

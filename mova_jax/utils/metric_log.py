@@ -58,6 +58,14 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
     return rows
 
 
+def last_metrics(path: str | os.PathLike) -> dict[str, float]:
+    """The last value of each metric of a `metrics.jsonl`; empty when there is no such file."""
+    found: dict[str, float] = {}
+    for row in read_metrics(path) if pathlib.Path(path).exists() else []:
+        found |= row
+    return found
+
+
 def _current(name: str) -> str:
     """The name under which a metric is written now."""
     group, slash, last = name.rpartition("/")

@@ -83,13 +83,6 @@ class Run:
         return "\n".join(log.read_text()[-2000:] for log in self.logs)
 
 
-def figures(workdir: Path) -> list[dict[str, float]]:
-    return [
-        {name: value for name, value in row.items() if not name.startswith("time/")}
-        for row in read_metrics(workdir / "metrics.jsonl")
-    ]
-
-
 def saved(workdir: Path, **mesh: int) -> dict[str, np.ndarray]:
     """The parameters of the last checkpoint by name, restored onto a mesh of this process."""
     config = config_lib.from_json((workdir / "config.json").read_text())
@@ -140,7 +133,7 @@ def test_two_processes_have_the_metrics_of_one(tmp_path):
     assert one.codes() == [0], one.output()
     two = Run(tmp_path / "two", 2, steps=4, keys=keys | {"train.microbatch": 8})
     assert two.codes() == [0, 0], two.output()
-    assert_close(figures(tmp_path / "two"), figures(tmp_path / "one"))
+    assert_close(tiny.logged_metrics(tmp_path / "two"), tiny.logged_metrics(tmp_path / "one"))
     expected = saved(tmp_path / "one", data=1)
     for name, value in saved(tmp_path / "two", data=1).items():
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-4, err_msg=name)
@@ -156,7 +149,7 @@ def test_four_processes_have_the_metrics_of_one(tmp_path):
     for name, processes in (("one", 1), ("four", 4)):
         run = Run(tmp_path / name, processes, steps=4)
         assert set(run.codes()) == {0}, run.output()
-    assert_close(figures(tmp_path / "four"), figures(tmp_path / "one"))
+    assert_close(tiny.logged_metrics(tmp_path / "four"), tiny.logged_metrics(tmp_path / "one"))
 
 
 @pytest.mark.slow
@@ -176,7 +169,7 @@ def test_a_lost_process_ends_the_other_and_a_restart_resumes(tmp_path):
     assert "Current thread" not in reason  # no stacks of all threads
     again = Run(tmp_path / "killed", 2, steps=24)
     assert again.codes() == [0, 0], again.output()
-    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+    assert tiny.logged_metrics(tmp_path / "killed") == tiny.logged_metrics(tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -199,7 +192,7 @@ def test_a_sigterm_to_one_process_stops_all_at_the_same_step_and_others_resume(t
         assert set(run.codes()) == {128 + signal.SIGTERM}, run.output()
     last = Run(tmp_path / "stopped", 1, steps=24, devices=1, data=1)
     assert last.codes() == [0], last.output()
-    assert_close(figures(tmp_path / "stopped"), figures(tmp_path / "whole"))
+    assert_close(tiny.logged_metrics(tmp_path / "stopped"), tiny.logged_metrics(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from mova_jax.config import from_config_dict
 from mova_jax.training import run as run_lib
 from mova_jax.training.loop import Loop
 from mova_jax.training.workdir import RunError
-from mova_jax.utils.metric_log import read_metrics
 from tests import tiny
 
 STEPS = 6
@@ -46,21 +45,13 @@ def complete(cache, tmp_path_factory):
     return workdir
 
 
-def figures(workdir):
-    """All metrics but those of the clock."""
-    return [
-        {k: v for k, v in row.items() if not k.startswith("time/")}
-        for row in read_metrics(workdir / "metrics.jsonl")
-    ]
-
-
 def test_a_run_leaves_what_its_workdir_promises(complete):
     for name in ("config.json", "metrics.jsonl", "report.html", "plots", "checkpoints"):
         assert (complete / name).exists(), name
     assert (complete / "checkpoints" / "tokenizer" / "tokenizer.json").exists()
     saved = json.loads((complete / "config.json").read_text())
     assert saved["model"]["text"]["vocab_size"] > 0
-    rows = figures(complete)
+    rows = tiny.logged_metrics(complete)
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, STEPS + 1))
     assert [row["step"] for row in rows if "validation/t2v/r1" in row] == [4, STEPS]
     # One frame a video among 16, then 3 frames a video among 8.
@@ -91,7 +82,7 @@ def run_stopped(made, workdir, stop_at, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Loop, "_flush_metrics", flush_and_signal)
         assert run_lib.run(made, workdir) == 128 + signal.SIGTERM
-    assert figures(workdir)[-1]["step"] < STEPS
+    assert tiny.logged_metrics(workdir)[-1]["step"] < STEPS
 
 
 @pytest.mark.parametrize("stop_at", [1, 3])
@@ -100,7 +91,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 ):
     run_stopped(config(cache), tmp_path, stop_at, monkeypatch)
     assert run_lib.run(config(cache), tmp_path) == 0
-    assert figures(tmp_path) == figures(complete)
+    assert tiny.logged_metrics(tmp_path) == tiny.logged_metrics(complete)
 
 
 def test_a_resumed_run_in_microbatches_equals_one_that_never_stopped(cache, tmp_path, monkeypatch):
@@ -110,7 +101,7 @@ def test_a_resumed_run_in_microbatches_equals_one_that_never_stopped(cache, tmp_
     run_stopped(made, tmp_path / "stopped", 1, monkeypatch)
     assert run_lib.run(made, tmp_path / "stopped") == 0
     assert run_lib.run(made, tmp_path / "whole") == 0
-    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
+    assert tiny.logged_metrics(tmp_path / "stopped") == tiny.logged_metrics(tmp_path / "whole")
 
 
 def test_a_loss_that_is_not_finite_stops_and_saves_the_state_before(cache, tmp_path, monkeypatch):
@@ -135,7 +126,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_state_before(cache, tmp_p
     assert "not finite at step 3" in str(error.value)
     assert str(error.value).count("train-0000") == 8  # the ids of the batch
     assert (tmp_path / "checkpoints" / "last" / "2").is_dir()
-    assert [row["step"] for row in figures(tmp_path) if "train/loss" in row] == [1, 2]
+    assert [row["step"] for row in tiny.logged_metrics(tmp_path) if "train/loss" in row] == [1, 2]
 
 
 def test_another_configuration_is_refused_by_key(complete, cache):
@@ -154,7 +145,7 @@ def test_a_lost_report_is_written_again_without_evaluating_again(complete, cache
     (workdir / "report.html").unlink()
     assert run_lib.run(config(cache), workdir) == 0
     assert (workdir / "report.html").exists()
-    assert figures(workdir) == figures(complete)
+    assert tiny.logged_metrics(workdir) == tiny.logged_metrics(complete)
 
 
 def test_a_batch_that_train_cannot_fill_is_refused_and_the_workdir_stays_free(cache, tmp_path):
