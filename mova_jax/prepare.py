@@ -1,15 +1,15 @@
-"""Makes frame shards of videos and captions, and looks into shards.
+"""Makes frame shards of videos and captions, and inspects shards.
 
     python -m mova_jax.prepare --input clips/captions.jsonl --output shards
     python -m mova_jax.prepare activitynet --videos V --annotations A --output shards
     python -m mova_jax.prepare inspect shards
 
-In:  a JSONL beside the videos, one video a line; or the files of a data set as its owner publishes
-     them (docs/data.md), and the folder of its videos. `--help` lists fields and names.
+In:  a JSONL in the folder of the videos, one video a line; or the files of a data set as its owner
+     publishes them (docs/data.md), and the folder of its videos. `--help` lists fields and names.
 Out: a folder for `--config=configs/base.py:data=shards`: shards, tokenizer, and manifest.json with
-     all that was skipped and why.
+     every skipped entry and its reason.
 
-All of these may be at URLs, too. Stopped in whatever way, the same command goes on where it was.
+All of these may be URLs. However the command is stopped, the same command resumes its work.
 
 Exit code: 0 when every entry went in, 3 when some were skipped, 1 when it could not be finished,
 130 when it was interrupted.
@@ -23,7 +23,9 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from mova_jax.config import ConfigError, load
 from mova_jax.data.annotations import FIELDS, InputError, Reading
 from mova_jax.data.annotations.counts import count_lines
 from mova_jax.data.annotations.registry import DATASETS, read_dataset
@@ -36,19 +38,16 @@ from mova_jax.data.storage import is_url
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
 _GOES_ON = "what is done is kept in {}/.partial, and the same command goes on from there."
 _SHOWN = 10  # skipped videos in the summary
-# `train.batch_size` of a recipe, which the train split has to fill; 256 where none is given.
-_BATCHES = {"configs/base.py": 32, "configs/warmup.py": 1024}
+_BASE = "configs/base.py"  # the recipe of data sets that have none
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code, see the module."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv[:1] == ["inspect"]:
-        from mova_jax.data.inspect import (
-            command as inspect_command,  # pictures and plots, which nothing else here needs
-        )
+        from mova_jax.data.inspect import command  # draws images, which nothing else here does
 
-        return inspect_command.main(argv[1:])
+        return command.main(argv[1:])
     args = _arguments(argv)
     dataset = DATASETS.get(args.dataset)
     settings = IngestSettings(
@@ -73,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"prepare: {_GOES_ON.format(args.output)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        kept = is_url(args.output) or is_unfinished(args.output)  # no waiting for a store now
-        what = _GOES_ON.format(args.output) if kept else "nothing was done yet."
+        # A remote store may be slow to answer, and an interrupted user does not wait.
+        resumes = is_url(args.output) or is_unfinished(args.output)
+        what = _GOES_ON.format(args.output) if resumes else "nothing was done yet."
         print(f"prepare: interrupted; {what}", file=sys.stderr)
         return INTERRUPTED
     print(summary(manifest, args.output))
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def summary(manifest: Manifest, folder: str) -> str:
-    """What went in, what did not, and what to do next, for the eye."""
+    """Lines for the terminal: counts, warnings, skipped videos, and the next command."""
     lines = [f"{'split':<12}{'videos':>9}{'frames':>11}{'captions':>10}"]
     for split in sorted({*manifest.splits, *manifest.settings["splits"]}):
         info = manifest.splits.get(split, SplitInfo(0, 0, 0, ()))
@@ -102,13 +102,14 @@ def summary(manifest: Manifest, folder: str) -> str:
 
 
 def next_command(manifest: Manifest, folder: str) -> str:
-    """The command that trains on the shards, in a workdir of their own."""
+    """The command that trains on the shards, in a new workdir."""
     dataset = DATASETS.get(manifest.settings.get("dataset", {}).get("name"))
-    recipe = (dataset.recipe if dataset else "") or "configs/base.py"
-    argument = f"{recipe}:data={folder}" + (",init=CLIP" if recipe != "configs/base.py" else "")
+    recipe = (dataset.recipe if dataset else "") or _BASE
+    argument = f"{recipe}:data={folder}" + (",init=CLIP" if recipe != _BASE else "")
     train = manifest.splits.get("train", SplitInfo(0, 0, 0, ())).videos
-    if train < _BATCHES.get(recipe, 256):
-        argument += f",batch={max(2, train)}"
+    with contextlib.suppress(ConfigError):  # an installed package has no recipes
+        if train < load(str(Path(__file__).parents[1] / recipe)).train.batch_size:
+            argument += f",batch={max(2, train)}"
     workdir = os.path.join("runs", os.path.basename(os.path.abspath(folder)))
     return shlex.join(
         ["python", "-m", "mova_jax.main", f"--config={argument}", f"--workdir={workdir}"]
@@ -116,10 +117,10 @@ def next_command(manifest: Manifest, folder: str) -> str:
 
 
 def _beam_options(args: argparse.Namespace) -> list[str]:
-    """The options of a pipeline, none where this machine does the work.
+    """The options of a Beam pipeline; none when this machine does the work.
 
     Raises:
-        InputError: when Beam is asked for and is not installed.
+        InputError: when Beam is needed and not installed.
     """
     if args.runner and not importlib.util.find_spec("apache_beam"):
         raise InputError(
@@ -150,9 +151,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Makes frame shards of videos and captions.",
         epilog=f"Fields of a line of the JSONL:\n{FIELDS}\n\n"
         f"Data sets, and what --annotations has to hold (docs/data.md):\n{known}\n\n"
-        "`inspect SHARDS` as the first words looks into finished shards.\n\n"
-        "--input, --videos, --annotations and --output may be URLs (gs://, s3://). Stopped in\n"
-        "whatever way, the same command goes on where it was.\n\n"
+        "`inspect SHARDS` as the first words inspects finished shards.\n\n"
+        "--input, --videos, --annotations and --output may be URLs (gs://, s3://). However the\n"
+        "command is stopped, the same command resumes its work.\n\n"
         "Exit code: 0 when every entry went in, 3 when some were skipped, 1 when it could not be\n"
         "finished, 130 when it was interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -163,12 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--videos", metavar="FOLDER", help="of the data set's videos, at any depth")
     add("--annotations", metavar="FOLDER", help="of the data set's own files (that of the videos)")
     add("--input", metavar="JSONL", help="your own videos: one a line, see below")
-    add(
-        "--output",
-        required=True,
-        metavar="FOLDER",
-        help="of the shards; absent, empty or unfinished",
-    )
+    add("--output", required=True, metavar="FOLDER",
+        help="of the shards; absent, empty or unfinished")  # fmt: skip
     add("--fps", type=float, default=default.fps, help="frames a second (%(default)s)")
     add("--short_side", type=int, default=default.short_side, metavar="PIXELS",
         help="of the stored frames, 0 for the videos' own (%(default)s)")  # fmt: skip
@@ -177,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--splits", type=_splits, default=default.splits, metavar="NAME=SHARE,...",
         help="for entries that name no split (train=0.8,validation=0.1,test=0.1)")  # fmt: skip
     add("--vocab_size", type=int, default=default.vocab_size, metavar="TOKENS",
-        help="of the tokenizer that is learned from the captions (%(default)s)")  # fmt: skip
+        help="of the tokenizer that is trained on the captions (%(default)s)")  # fmt: skip
     add("--tokenizer", default="", metavar="FOLDER", help="a CLIP tokenizer to use instead")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
         help="processes that decode; the result does not depend on it (%(default)s)")  # fmt: skip
@@ -187,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--beam", action="append", default=[], metavar="OPTION",
         help="of the runner, may be repeated: --beam=--project=P")  # fmt: skip
     add("--name", help=f"of the data set (its own, or {default.name})")
-    add("--licence", metavar="TEXT", help="a note kept in the manifest (the data set's own)")
+    add("--licence", metavar="TEXT", help="a note for the manifest (the data set's own)")
     return parser
 
 

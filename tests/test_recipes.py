@@ -11,6 +11,7 @@ import pytest
 from mova_jax import prepare
 from mova_jax.config import flatten, from_config_dict, load
 from mova_jax.data.annotations.registry import DATASETS
+from mova_jax.data.shards import Manifest, SplitInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "base")
@@ -36,16 +37,20 @@ def _commands(name):
     return [shlex.split(line.strip()) for line in lines if line.strip().startswith("python -m ")]
 
 
-def test_there_is_one_for_every_published_data_set():
-    published = {"warmup" if name == "sharegpt4v" else name for name in DATASETS}
-    assert published - {"csv", "subtitles", "msrvtt_full"} == set(RECIPES) - {"paper"}
-
-
-def test_prepare_names_the_recipe():
-    for recipe, batch in prepare._BATCHES.items():
-        assert _config(Path(recipe).stem)["train.batch_size"] == batch
+def test_every_recipe_but_that_of_the_paper_belongs_to_a_data_set():
     named = {dataset.recipe for dataset in DATASETS.values()} - {""}
     assert named == {f"configs/{name}.py" for name in RECIPES if name != "paper"}
+
+
+@pytest.mark.parametrize(("dataset", "batch"), [("", 32), ("msvd", 256), ("sharegpt4v", 1024)])
+def test_prepare_prints_a_smaller_batch_for_a_train_split_that_cannot_fill_the_recipe(
+    dataset, batch
+):
+    settings = {"dataset": {"name": dataset}}
+    for videos, argument in ((batch, ""), (batch - 1, f",batch={batch - 1}")):
+        manifest = Manifest("m", {"train": SplitInfo(videos, 1, 1, ())}, settings)
+        command = prepare.next_command(manifest, "shards")
+        assert re.search(r":data=shards(,init=CLIP)?(\S*) ", command)[2] == argument
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -84,7 +89,7 @@ def test_the_commands_are_right(name):
         assert importlib.util.find_spec(command[2]), command
         if command[2] == "mova_jax.prepare":
             dataset = prepare._arguments(command[3:]).dataset
-            assert dataset == ("sharegpt4v" if name == "warmup" else name)
+            assert DATASETS[dataset].recipe == f"configs/{name}.py"
         for flag in command:
             if flag.startswith("--config="):
                 from_config_dict(load(f"{ROOT}/{flag.removeprefix('--config=')}"))
