@@ -1,7 +1,7 @@
-"""What is said of videos: readers of your own files and of published data sets.
+"""Readers of annotations: your own files and published data sets.
 
-Every reader makes `Item`s and reasons against what it leaves out (`items.py`). `jsonl.py` reads
-your own JSONL, `registry.py` knows the data sets by name, one module each.
+Every reader makes `Item`s, and gives reasons for the entries that it skips (`items.py`). `jsonl.py`
+reads your own JSONL, `registry.py` knows the data sets by name, one module each.
 """
 
 from mova_jax.data.annotations.items import (

@@ -3,11 +3,11 @@
     train.json, val_1.json   {"v_<id>": {"duration": 82.7, "timestamps": [[0.8, 19.9], ...],
                               "sentences": ["...", ...]}}
 
-The caption of a video is all its sentences in order. `val_1` is what papers test on, so it is the
-split `test`; `val_2` has other captions of videos of `val_1` and is not read. There is no further
-split to select on. Files are called by the key, or without its `v_`.
+The caption of a video is all its sentences in order. Papers test on `val_1`, so it is the split
+`test`; `val_2` has other captions of the videos of `val_1` and is not read. There is no further
+split for model selection. Files are named by the key, with or without its `v_`.
 
-Counts: collaborative-experts, misc/datasets/activity-net/README.md. Form: CLIP4Clip,
+Counts: collaborative-experts, misc/datasets/activity-net/README.md. Format: CLIP4Clip,
 dataloaders/dataloader_activitynet_retrieval.py.
 """
 

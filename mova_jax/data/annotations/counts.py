@@ -1,10 +1,10 @@
-"""How many entries a data set should have, how many its annotations name, how many were found.
+"""Counts of a data set: the entries that it should have, that its annotations name, and found ones.
 
-`counts_of` goes into the manifest's settings under "dataset", `count_lines` reads it for the eye:
+`counts_of` goes into the manifest's settings under "dataset", `count_lines` prints it:
 
     train: 10,009 videos expected, 9,980 found; 29 files missing, listed in shards/missing.txt
 
-`queries` in it says by which captions papers search the data set: by one a video, or by all.
+`queries` in it says which captions papers use as queries: one a video, or all of them.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from mova_jax.data.annotations.items import Reading
 
 
 def counts_of(reading: Reading) -> dict[str, Any]:
-    """The counts of a data set by split, as JSON; empty for annotations that are nobody's set."""
+    """The counts of a data set by split, as JSON; empty for annotations of no known data set."""
     if not reading.named:
         return {}
     return {
@@ -28,11 +28,11 @@ def counts_of(reading: Reading) -> dict[str, Any]:
 
 
 def count_lines(counts: dict[str, Any], listed_in: str) -> list[str]:
-    """A line for each split whose numbers are known or are not as they should be.
+    """A line for each split with published counts, or with entries that were not found.
 
     Args:
         counts: of `counts_of`.
-        listed_in: the file that names what is missing.
+        listed_in: the file that lists missing videos.
     """
     lines = []
     for split in sorted({*counts["expected"], *counts["named"]} if counts else ()):
@@ -40,7 +40,7 @@ def count_lines(counts: dict[str, Any], listed_in: str) -> list[str]:
             counts[key].get(split, 0) for key in ("expected", "named", "found", "missing")
         )
         if not expected and found == named:
-            continue  # nothing is known that it could be held against
+            continue  # there is no published count to compare with
         known = f"{expected:,} {counts['unit']} expected" if expected else f"{named:,} named"
         line = f"{split or 'all'}: {known}, {found:,} found"
         if expected and named != expected:

@@ -5,16 +5,15 @@
           "num_segments": 6, "annotation_id": 1, "dl_link": "..."}, ...]
 
 A time is a pair of segments of 5 seconds, from the start of the first to the end of the second, as
-one annotator marked it; the pair that most of them marked is taken. Annotators saw the first 30
-seconds only, so only these are used. The caption is all sentences of a video in the order of the
-file.
+marked by one annotator; the most frequent pair is used. Annotators saw the first 30 seconds only,
+so only these are used. The caption is all sentences of a video in the order of the file.
 
-The same video can stand there under two extensions (`.mov`, `.mp4`): 1,094 names of val are 1,065
-videos, 1,037 of test are 1,004. The name without its extension is the id, and all sentences go
-together.
+A video may be listed with two extensions (`.mov`, `.mp4`): 1,094 names of val are 1,065 videos,
+1,037 of test are 1,004. The name without its extension is the id, and its sentences are joined.
 
-Form: github.com/LisaAnne/LocalizingMoments, README.md and data/. Counts: of val and test from those
-files; of train (8,395) from the paper, by collaborative-experts, misc/datasets/didemo/README.md.
+Format: github.com/LisaAnne/LocalizingMoments, README.md and data/. Counts: of val and test from
+those files; of train (8,395) from the paper, by collaborative-experts,
+misc/datasets/didemo/README.md.
 """
 
 import collections

@@ -1,7 +1,7 @@
-"""Reads the forms in which annotations are published: JSON, tables, lists, plain pickles.
+"""Reads the formats of published annotations: JSON, tables, lists, plain pickles.
 
-A file that is not of the expected form as a whole is one `InputError`, which says what was got and
-what was expected; what is wrong with one entry is left to the readers.
+A file of another format raises one `InputError`, which says what was got and what was expected.
+Faults of single entries are left to the readers of the data sets.
 """
 
 import csv
@@ -15,12 +15,10 @@ from typing import Any, TextIO
 
 from mova_jax.data.annotations.items import InputError
 
-_LONGEST_CELL = (
-    10_000_000  # characters; one quote that is never closed would take in the whole file
-)
+_LONGEST_CELL = 10_000_000  # characters; a quote that is never closed would read the whole file
 
-# Comes after a table, as a row of its own if all quotes are closed. Files cannot hold it: null
-# bytes in them count as spaces.
+# Appended to a table: it is a row of its own if all quotes are closed. No file can contain it,
+# because null bytes are read as spaces.
 _END = "\0end"
 
 
@@ -30,7 +28,7 @@ def one_of(folder: Path, *names: str, alone: bool = False) -> Path:
     Args:
         folder: of the annotations.
         names: of the files.
-        alone: whether the file is all there is, so that it may be named in place of the folder.
+        alone: whether one file suffices, so that `folder` may also be that file.
 
     Raises:
         InputError: when there is none.
@@ -49,7 +47,7 @@ def one_of(folder: Path, *names: str, alone: bool = False) -> Path:
 
 
 def check(file: Path, fits: bool, expected: str, got: Any) -> None:
-    """Refuses a file that is of another form.
+    """Refuses a file of another format.
 
     Raises:
         InputError: when it does not fit.
@@ -60,7 +58,7 @@ def check(file: Path, fits: bool, expected: str, got: Any) -> None:
 
 
 def read_json(file: Path) -> tuple[Any, list[str]]:
-    """A JSON file, and the keys that one of its objects has twice; the first of them counts.
+    """Reads a JSON file; of a key that an object has twice, the first counts, and it is returned.
 
     Raises:
         InputError: when it cannot be read or is not JSON.
@@ -96,8 +94,7 @@ def read_table(
         optional: columns that may be there.
 
     Yields:
-        The number of the line, the cells of the named columns, and what is wrong with the row
-        ('' when nothing is).
+        The number of the line, the cells of the named columns, and the fault of the row or ''.
 
     Raises:
         InputError: when it cannot be read, has other columns, or is not a table.
@@ -171,14 +168,14 @@ def read_lines(file: Path) -> list[str]:
 
 
 class _Plain(pickle.Unpickler):
-    """Reads containers, texts and numbers, which need no code: a pickle can ask for any code."""
+    """Reads containers, texts and numbers only, because a pickle can run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which may run code")
 
 
 def read_plain_pickle(file: Path) -> Any:
-    """A pickle of dicts, lists, tuples, sets, texts, bytes and numbers; nothing in it is run.
+    """Reads a pickle of dicts, lists, tuples, sets, texts, bytes and numbers; runs no code of it.
 
     Texts of Python 2 are read as UTF-8.
 
@@ -190,7 +187,7 @@ def read_plain_pickle(file: Path) -> Any:
             return _Plain(stream, encoding="utf-8", errors="replace").load()
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error}).") from error
-    except Exception as error:  # a damaged pickle raises a dozen kinds
+    except Exception as error:  # a damaged pickle raises many kinds
         raise InputError(
             f"{file} is not a pickle of plain lists and texts and was not read ({error})."
         ) from error

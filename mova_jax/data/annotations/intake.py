@@ -1,4 +1,4 @@
-"""What every data set's reader does with an entry: check it, find its file, keep it or say why not.
+"""Checks the entries of a data set, finds their files, and collects items and skipped entries.
 
 A data set is a module with a `DATASET`, whose `read(annotations, intake)` calls `intake.add` for
 every entry in the order of the files:
@@ -34,14 +34,14 @@ class Dataset:
     Attributes:
         name: lower case letters, digits, underscores.
         read: reads the files of a folder into an `Intake`; raises InputError when a file is missing
-            or is not of the form its owner publishes.
-        files: what `--annotations` has to hold, for messages and help.
-        expected: entries of each split as published, where that is known (docs/data.md).
-        unit: what `expected` counts: videos, or sentences.
+            or has another format than its owner publishes.
+        files: the files that `--annotations` must contain, for messages and help.
+        expected: published number of entries of each split, where known (docs/data.md).
+        unit: of `expected`: videos, or sentences.
         licence: a note for the manifest.
-        extensions: of the files.
+        extensions: of the video (or image) files.
         recipe: the config that trains on it.
-        queries: by which captions papers search it: `caption`, one a video, or `all` of a video.
+        queries: the captions that papers use as queries: `caption`, one a video, or `all`.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Intake:
     """Collects the entries of a data set."""
 
     def __init__(self, dataset: Dataset, videos: VideoFolder):
-        """Starts with nothing."""
+        """Starts empty."""
         self._dataset, self._videos = dataset, videos
         self._items: dict[str, Item] = {}
         self._entries: dict[str, str] = {}  # the split of every id, used or not
@@ -80,17 +80,17 @@ class Intake:
         end: float | None = None,
         count: int = 1,
     ) -> None:
-        """Takes an entry, or notes why it cannot be used.
+        """Adds an entry, or skips it with a reason.
 
         Args:
             name: the id, unique in the data set.
             captions: the sentences in order: texts, or (text, start, end) in seconds of the file.
             alternatives: further captions of the whole video.
-            split: its split; '' where it is shared out later.
-            files: names its file may have; the id where there are none.
+            split: its split; '' when it is assigned later.
+            files: possible names of its file; by default the id.
             start: of the cut, seconds.
             end: of the cut, seconds.
-            count: how many of `Dataset.unit` it is.
+            count: its number of `Dataset.unit`.
         """
         name = clean(str(name))
         try:
@@ -111,7 +111,7 @@ class Intake:
             self.skip(name, error)
 
     def skip(self, name: str, reason: object) -> None:
-        """Notes why an entry cannot be used."""
+        """Skips an entry, with the reason."""
         self._skipped.append(skipped_entry(name, reason))
 
     def _item(self, name, captions, alternatives, split, files, start, end) -> Item:
@@ -148,7 +148,7 @@ class Intake:
         )
 
     def reading(self) -> Reading:
-        """All that was taken and left out."""
+        """The items and the skipped entries so far."""
         return Reading(
             items=list(self._items.values()),
             skipped=self._skipped,
@@ -164,10 +164,10 @@ class Intake:
 
 
 def seconds(text: str | None, name: str) -> float | None:
-    """A number of seconds in a table; None where the cell is empty.
+    """Reads a cell with seconds; None when it is empty.
 
     Raises:
-        ValueError: when it is something else.
+        ValueError: when it is no number.
     """
     if text is None or not text.strip():
         return None

@@ -1,8 +1,8 @@
-"""What every reader of annotations yields: items, and the reasons against the entries left out.
+"""The results of all readers of annotations: items, and skipped entries with their reasons.
 
-An `Item` is one video, or one cut of a video, with its captions. Here are also the checks that all
-readers share (texts, times, names of splits), and `assign_splits`, which shares items out over
-splits where their owner names none.
+An `Item` is one video, or one cut of a video, with its captions. The checks that all readers share
+(texts, times, names of splits) are here too, and `assign_splits`, which distributes items over
+splits where the annotations name none.
 """
 
 import collections
@@ -18,47 +18,47 @@ import numpy as np
 
 from mova_jax.data.shards import Caption
 
-SHOWN = 300  # characters of an id or a reason, which repeat what may be megabytes
-LONGEST = 1e7  # seconds; what is beyond is no time in a video
-QUERIES = CAPTION, ALL = "caption", "all"  # what asks for a video: its caption, or all it has
+SHOWN = 300  # characters of an id or a reason, which may quote megabytes
+LONGEST = 1e7  # seconds; larger numbers are no time in a video
+QUERIES = CAPTION, ALL = "caption", "all"  # the queries for a video: its caption, or all captions
 SPLIT_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 _SPLIT_NAMES = {"val": "validation", "valid": "validation", "validate": "validation"}
 
 
 class InputError(Exception):
-    """Input or settings from which nothing can be made; the message says what to do."""
+    """Input or settings that cannot be used; the message says what to do."""
 
 
 class Item(NamedTuple):
-    """A usable entry: a video or a cut of it, with what is said of it."""
+    """A usable entry: a video, or a cut of it, with its captions."""
 
     id: str
-    video: str  # relative path, without detours
-    path: Path | str  # a text where it is a URL
+    video: str  # normalised relative path
+    path: Path | str  # a str when it is a URL
     captions: tuple[Caption, ...]  # with the times of the file
     alternatives: tuple[str, ...]
     start: float
     end: float
-    split: str  # '' when to be shared out
+    split: str  # '' when it is assigned later
     warnings: tuple[str, ...]
 
 
 @dataclasses.dataclass
 class Reading:
-    """What a reader made of a set of annotations.
+    """The result of reading annotations.
 
     Attributes:
         items: the usable entries, in order.
         skipped: {"id", "reason"} of the others.
-        source: what was read, for messages.
-        hint: what an entry must look like, for the message when none is usable.
-        expected: entries that each split should have, as its owner published them.
-        named: entries that the annotations have, by split.
-        found: those of them that are usable and have a file.
-        missing: ids whose file is not in the videos folder, by split.
-        unit: what is counted.
-        queries: whether `caption` or `all` captions of a video ask for it, where it is tested.
+        source: name of the annotations, for messages.
+        hint: the form of an entry, for the message when none is usable.
+        expected: published number of entries of each split.
+        named: number of entries in the annotations, by split.
+        found: number of those that are usable and have a file.
+        missing: ids without a file in the videos folder, by split.
+        unit: of these numbers.
+        queries: the queries in evaluation: the `caption` of a video, or `all` its captions.
     """
 
     items: list[Item] = dataclasses.field(default_factory=list)
@@ -74,10 +74,10 @@ class Reading:
 
 
 def split_name(split: Any) -> str:
-    """The name of a split as it is used here; '' where none is given.
+    """The normalised name of a split; '' where none is given.
 
     Raises:
-        ValueError: when it cannot be one.
+        ValueError: when it is no name of a split.
     """
     name = split or ""
     name = _SPLIT_NAMES.get(name, name) if isinstance(name, str) else None
@@ -87,10 +87,10 @@ def split_name(split: Any) -> str:
 
 
 def cut_of(start: Any, end: Any) -> tuple[float, float]:
-    """The part of a video that is used; None stands for its start or its end.
+    """The part of a video that is used, in seconds; None means its start or its end.
 
     Raises:
-        ValueError: when these are no seconds in order.
+        ValueError: when these are no times in order.
     """
     start, end = 0.0 if start is None else start, math.inf if end is None else end
     if not (is_time(start) and (end == math.inf or is_time(end)) and start < end):
@@ -99,7 +99,7 @@ def cut_of(start: Any, end: Any) -> tuple[float, float]:
 
 
 def sentence_of(text: str, start: Any = None, end: Any = None) -> tuple[Caption, str]:
-    """A sentence with its times, and what was wrong with the times ('' when nothing was)."""
+    """A sentence with its times, and the fault of the times or ''."""
     timed = is_time(start) and is_time(end) and start < end
     times = (float(start), float(end)) if timed else (-1.0, -1.0)
     wrong = ""
@@ -123,20 +123,20 @@ def clean(text: str) -> str:
 
 
 def valid_unicode(text: str) -> str:
-    """The text without half characters, which JSON can express and files cannot hold."""
+    """The text without lone surrogates, which JSON can express and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
 
 
 def skipped_entry(name: str, reason: object) -> dict[str, str]:
-    """An entry of `Reading.skipped`, cut to what a person reads."""
+    """An entry of `Reading.skipped`, cut to a readable length."""
     return {"id": str(name)[:SHOWN], "reason": str(reason)[:SHOWN]}
 
 
 def assign_splits(items: Iterable[Item], shares: Iterable[tuple[str, float]]) -> list[Item]:
-    """Shares out the items that name no split, by a hash of the video's path.
+    """Distributes the items without a split over splits, by a hash of the path of the video.
 
-    So a video stays in its split when others are added, and cuts of one video stay together. A
-    split that nothing fell into gets one video of the largest, as long as that has two.
+    So a video keeps its split when others are added, and cuts of one video stay together. An empty
+    split gets one video of the largest split, if that has at least two.
     """
     items, shares = list(items), list(shares)
     named = {item.video: item.split for item in items if item.split}

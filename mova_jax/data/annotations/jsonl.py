@@ -1,7 +1,7 @@
 """Your own videos: a JSONL, one video or one cut of a video a line.
 
 In:  captions.jsonl, with the fields of `FIELDS`.
-Out: `read_annotations` gives the usable lines as `Item`s and the reasons against the others.
+Out: `read_annotations` returns the usable lines as `Item`s, and the reasons of the skipped ones.
 """
 
 import json
@@ -31,8 +31,8 @@ FIELDS = """\
   alternatives  optional, further captions of the whole video: a list of texts
   id            optional, unique; otherwise the path (and the cut)
   start, end    optional, seconds: use only this part of the video. The times of sentences are
-                always those of the file; sentences outside of the part are left out
-  split         optional; otherwise shared out by --splits, cuts of one video together
+                always those of the file; sentences outside of the part are dropped
+  split         optional; otherwise assigned by --splits, cuts of one video together
 Other fields are ignored."""
 
 
@@ -43,7 +43,7 @@ def read_annotations(
 
     Args:
         path: of the file.
-        folder: of the videos, a path or a URL; that of the file where it is not given.
+        folder: of the videos, a path or a URL; by default that of the file.
 
     Returns:
         The usable lines in order, and {"id", "reason"} of the others.
@@ -123,7 +123,7 @@ def _item(name: str, fields: dict[str, Any], folder: str | os.PathLike) -> Item:
 
 
 def _captions(fields: dict[str, Any]):
-    """The sentences, the alternatives and what was not in order about them."""
+    """The sentences, the alternatives, and warnings about them."""
     whole, listed = fields.get("caption"), fields.get("captions")
     others = fields.get("alternatives") or []
     if not isinstance(whole, str | None) or not isinstance(listed, list | None):

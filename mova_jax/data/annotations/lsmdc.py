@@ -6,10 +6,10 @@
 Tab-separated, without a header; times are "hh.mm.ss.mmm" in the movie. A clip goes from the
 extracted start to the extracted end; the aligned times, within it, are those of the sentence. The
 test set is the 1,000 clips of the challenge. A clip can have several lines: further sentences are
-alternatives, as other code has them as pairs of their own. Files are called by the clip id, in
-folders by movie or not.
+alternatives (other code makes pairs of them). Files are named by the clip id, in folders by movie
+or not.
 
-Form and numbers of sentences: the owners' readme of the challenge; the 1,000 of the test set:
+Format and numbers of sentences: the owners' readme of the challenge; the 1,000 of the test set:
 collaborative-experts, misc/datasets/lsmdc/README.md.
 """
 
@@ -45,7 +45,7 @@ def read(annotations: Path, intake: Intake) -> None:
 
 
 def _sentence(row: list[str]) -> tuple:
-    """The text of a line, with its times in the clip where they can be."""
+    """The text of a line, with its times in the clip if these are valid."""
     begin, end, first, last = map(_seconds, row[1:5])
     if None in (begin, end, first, last) or not first <= begin < end <= last:
         return (row[5],)

@@ -10,8 +10,8 @@ each. There is no validation split. `msrvtt_full` is the owner's division by "sp
 validate, test) and needs the JSON alone; there every caption is a query. The first caption of a
 video is its caption, the other 19 are alternatives.
 
-Form: CLIP4Clip, dataloaders/dataloader_msrvtt_retrieval.py, and the data set's own readme. Counts:
-github.com/danieljf24/hybrid_space, dataset/README.md.
+Format: CLIP4Clip, dataloaders/dataloader_msrvtt_retrieval.py, and the data set's own readme.
+Counts: github.com/danieljf24/hybrid_space, dataset/README.md.
 """
 
 import collections
@@ -29,7 +29,7 @@ def read_1k_a(annotations: Path, intake: Intake) -> None:
     _, captions = _read_json(one_of(annotations, _JSON), intake)
     train = read_table(one_of(annotations, _TRAIN), ["video_id"])
     test = read_table(one_of(annotations, _TEST), ["video_id", "sentence"])
-    # The test set first: a video that stands in both is a leak, and must not be trained on.
+    # The test set first, so that a video in both lists is tested on and not trained on.
     for _, row, wrong in test:
         if wrong:
             intake.skip(row["video_id"], f"{_TEST}: {wrong}")
@@ -47,7 +47,7 @@ def read_full(annotations: Path, intake: Intake) -> None:
 
 
 def _read_json(file: Path, intake: Intake):
-    """Pairs of video and split, and the captions of each video."""
+    """The (video, split) pairs, and the captions of each video."""
     data, _ = read_json(file)
     fits = isinstance(data, dict) and all(
         isinstance(data.get(name), list) for name in ("videos", "sentences")

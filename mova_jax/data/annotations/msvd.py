@@ -4,9 +4,9 @@
     train_list.txt, val_list.txt, test_list.txt one video id a line
 
 The tokens of a caption are joined by spaces. The first caption of a video is its caption, the
-others are alternatives. The pickle is read without running anything in it.
+others are alternatives. Reading the pickle runs no code of it.
 
-Form: CLIP4Clip, dataloaders/dataloader_msvd_retrieval.py. Counts: collaborative-experts,
+Format: CLIP4Clip, dataloaders/dataloader_msvd_retrieval.py. Counts: collaborative-experts,
 misc/datasets/msvd/README.md, where the lists come from.
 """
 

@@ -2,7 +2,7 @@
 
     reading = read_dataset("activitynet", annotations="captions", videos="videos")
 
-A new one is a module with a `DATASET` (see `intake.py`) and a line here.
+A new one is a module with a `DATASET` (see `intake.py`) and its line here.
 """
 
 import contextlib
@@ -53,12 +53,11 @@ def read_dataset(name: str, annotations: str | os.PathLike, videos: str | os.Pat
 
     Args:
         name: a key of `DATASETS`.
-        annotations: the folder of the files as their owner publishes them, or the one file; a path
-            or a URL.
+        annotations: the folder of the published files, or the one file; a path or a URL.
         videos: the folder of the videos, at any depth; a path or a URL.
 
     Raises:
-        InputError: when a folder or a file is missing, or a file is of another form.
+        InputError: when a folder or a file is missing, or a file has another format.
     """
     dataset = DATASETS[name]
     intake = Intake(dataset, VideoFolder(videos, dataset.extensions))
@@ -71,7 +70,7 @@ def read_dataset(name: str, annotations: str | os.PathLike, videos: str | os.Pat
 
 @contextlib.contextmanager
 def _on_this_machine(annotations: str | os.PathLike) -> Iterator[Path]:
-    """The annotations themselves, or a copy of those at a URL, without the videos beside them."""
+    """The local annotations, or a copy of those at a URL without other files in their folder."""
     if not storage.is_url(annotations):
         yield Path(annotations)
         return

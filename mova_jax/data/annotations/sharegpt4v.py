@@ -4,11 +4,11 @@
         [{"id": "...", "image": "coco/train2017/000000000009.jpg",
           "conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}]
 
-`--annotations` is the folder (the first of the two that is there is read) or a file of this form.
-The caption is the first answer of "gpt". `image` is a path in the folder of the images, laid out as
-the owners say (coco/, sam/, llava/ ...). There are no splits: `--splits` shares the images out.
+`--annotations` is the folder (the first of the two files that exists is read) or a file of this
+format. The caption is the first answer of "gpt". `image` is a path in the folder of the images, in
+the owners' layout (coco/, sam/, llava/ ...). There are no splits: `--splits` assigns the images.
 
-Form: the owners' docs/Data.md, and LLaVA's conversations, which it follows. The counts there are
+Format: the owners' docs/Data.md, and LLaVA's conversations, which it follows. The counts there are
 rounded (102K, 1,246K): none is checked.
 """
 
@@ -42,7 +42,7 @@ def read(annotations: Path, intake: Intake) -> None:
 
 
 def _caption(entry) -> tuple[str, str]:
-    """The image of an entry, and what the model said of it first."""
+    """The image of an entry, and the first answer about it."""
     image = entry.get("image") if isinstance(entry, dict) else None
     if not isinstance(image, str) or not image:
         raise ValueError("it has no `image`")

@@ -1,9 +1,9 @@
-"""Your own videos with subtitles beside them: WebVTT or SRT, a cue is a sentence with its times.
+"""Your own videos with subtitle files: WebVTT or SRT, a cue is a sentence with its times.
 
     a.mp4  a.vtt        or  a.srt, or with a language: a.en.vtt
 
-`--annotations` is the folder of the subtitles, that of the videos where it is not given. Where a
-video has several, the first by name counts. Markup, positions and notes are left out.
+`--annotations` is the folder of the subtitles, by default that of the videos. Of several files for
+one video the first by name counts. Markup, positions and notes are dropped.
 """
 
 import html
@@ -53,7 +53,7 @@ def parse(data: bytes) -> list[tuple[str, float, float]]:
     for block in re.split(r"\n[ \t]*\n", text):
         lines = block.strip("\n").split("\n")
         for number, line in enumerate(lines):
-            # A cue may have a name or a number above its times, never text.
+            # A cue may have a name or a number above its times, but no text.
             if number < 2 and (found := _CUE.match(line)):
                 words = html.unescape(_MARKUP.sub("", " ".join(lines[number + 1 :]))).strip()
                 start, end = _seconds(found.groups()[:4]), _seconds(found.groups()[4:])

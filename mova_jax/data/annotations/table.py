@@ -4,10 +4,10 @@
     caption   one text
     start,end optional, seconds: only this part of the video is used
     id        optional; otherwise the video (and the cut)
-    split     optional; otherwise shared out by --splits
+    split     optional; otherwise assigned by --splits
 
-Further rows of the same id give further captions of it (alternatives). `--annotations` is the CSV,
-or a folder with one.
+Further rows with the same id are alternative captions. `--annotations` is the CSV, or a folder with
+one CSV.
 """
 
 from pathlib import Path

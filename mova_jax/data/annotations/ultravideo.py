@@ -3,10 +3,10 @@
     short.csv, long.csv    columns clip_id, Summarized Description, Detailed Description, Brief
                            Description (and url, fps, scores and others, which are not used)
 
-Either file will do; with both, both are read. The summarized description is the caption, the brief
-one an alternative; the detailed one is the caption where there is no summary. `clip_id` is the
-name of the file with its extension; the owners' zips come in several sizes, of which the folder
-should hold one. There are no published splits: `--splits` shares the clips out.
+One of the files suffices; if there are two, both are read. The summarized description is the
+caption, the brief one an alternative; the detailed one is the caption where there is no summary.
+`clip_id` is the name of the file with its extension; the owners' zips come in several sizes, of
+which the folder should contain one. There are no published splits: `--splits` assigns the clips.
 
 Columns of short.csv: public code that reads it. That long.csv has the same columns is assumed.
 Sources differ on the number of clips (42 to 50 thousand short, 17 thousand long): none is checked.

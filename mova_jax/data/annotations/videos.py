@@ -1,10 +1,10 @@
-"""Finds the files of a data set by the names its annotations give, inside one folder.
+"""Finds the files of a data set in one folder, by the names in its annotations.
 
     videos = VideoFolder("MSVD/YouTubeClips")
     videos.find("-4wsuPCjDBc_5_15").path            # .../-4wsuPCjDBc_5_15.avi
     videos.find("coco/train2017/000000000009.jpg")  # a path in the folder is a name, too
 
-No name leads out of the folder: neither `../` nor an absolute path, nor a link that lies in it.
+No name leads out of the folder: neither `../`, nor an absolute path, nor a link inside of it.
 """
 
 import collections
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from mova_jax.data import storage
 from mova_jax.data.annotations.items import InputError
 
-# In the order of preference, where a name has several files. DiDeMo alone has most of these.
+# In the order of preference when a name has several files. DiDeMo alone uses most of them.
 VIDEO_EXTENSIONS = (
     ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv",
     ".3gp", ".3g2", ".mts", ".m2ts", ".ts", ".ogv",
@@ -26,7 +26,7 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".
 
 
 class Found(NamedTuple):
-    """A file: its path, the path inside of the folder, and how many others have its name."""
+    """A file: its path, its path inside the folder, and the number of others with its name."""
 
     path: Path | str
     inside: str
@@ -34,10 +34,10 @@ class Found(NamedTuple):
 
 
 class VideoFolder:
-    """All videos (or images) under a folder, read once."""
+    """All videos (or images) under a folder, listed once."""
 
     def __init__(self, folder: str | os.PathLike, extensions: tuple[str, ...] = VIDEO_EXTENSIONS):
-        """Lists the folder, a path or a URL, and what lies in it.
+        """Lists the folder, a path or a URL, with all folders in it.
 
         Raises:
             InputError: when there is no such folder or it cannot be read.
@@ -83,7 +83,7 @@ class VideoFolder:
         return inside.count("/"), self._extensions.index(extension), inside
 
     def find(self, *names: str) -> Found:
-        """The file of the first name that has one; a wrong or missing extension does not matter.
+        """The file of the first name that has one; extensions may be wrong or missing.
 
         Raises:
             ValueError: when a name leads out of the folder.
@@ -103,15 +103,15 @@ class VideoFolder:
 
 
 def _files_of(folder: storage.Folder) -> Iterator[tuple[str, bool]]:
-    """Files below a folder by their path in it, and whether each is a link that leads out of it.
+    """Yields the path of each file below a folder, and whether it is a link that leads out.
 
-    Folders that are links are not entered, for a link may lead to a folder it lies in.
+    Linked folders are not entered, because a link may lead to one of its own parents.
 
     Raises:
         NotADirectoryError: when there is no such folder.
     """
     if not folder.is_local:
-        yield from ((inside, False) for inside in folder.stamps())  # one listing for all
+        yield from ((inside, False) for inside in folder.stamps())
         return
     if not os.path.isdir(folder.path):
         raise NotADirectoryError(folder.path)

@@ -4,8 +4,8 @@
                     scores, which are not used)
 
 The detailed caption is the caption, the brief one an alternative. A clip is `<ID>.mp4`, already cut
-out of its source. The owners publish no splits: `--splits` shares the clips out. Which clips the
-paper of the method tests on is not known.
+out of its source. The owners publish no splits: `--splits` assigns the clips. The paper of the
+method does not say which clips it tests on.
 
 Columns, names of files: the data set's card, and code that prepares it for video generation. The
 card says "over 1.09 million" clips; the exact number could not be confirmed, so none is checked.

@@ -4,9 +4,9 @@
     shards/DIGEST.array_record, DIGEST.json   a complete shard; the ItemResults of its records
 
 KEY is a hash of all that a record depends on (`tasks.py`), DIGEST a hash of the keys in a shard, in
-their order. So a file with the right name has the right content, whoever wrote it and when. The
-.json is written last: without it, the record or shard counts as missing. Any number of processes on
-any machines may write at the same time.
+their order. So a file with the right name has the right content, no matter which process wrote it.
+The .json is written last: without it, the record or shard counts as missing. Any number of
+processes on any machines may write at the same time.
 """
 
 import dataclasses

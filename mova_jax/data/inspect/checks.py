@@ -1,10 +1,10 @@
-"""Reads every record of a split, and says what is wrong with shards and records; the rest goes on.
+"""Reads every record of a split and reports faults of shards and records without stopping.
 
     faults = []
     for shard, position, record in read_records(folder, manifest.splits["train"], faults):
         faults += [Fault(shard, position, reason) for reason in record_faults(record)]
 
-Shards may come from a stranger: nothing here trusts their contents, or prints them as they are.
+Shards may come from a stranger: nothing here trusts their contents or prints them unchanged.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ import numpy as np
 from mova_jax.data.images import decode_image, image_size, is_ppm
 from mova_jax.data.shards import ShardInfo, SplitInfo, VideoRecord, parse
 
-# A header of some bytes may claim 65535 x 65535 pixels, which would fill the memory.
+# A small file may claim 65535 x 65535 pixels, which would fill the memory.
 MAX_PIXELS = 2**26
-# Times are stored as float32, and come from clocks that are finer.
+# Times are stored as float32; the clocks they come from are finer.
 _TOLERANCE = 1e-3
 
 
 class Fault(NamedTuple):
-    """What is wrong, and where: a file or a split, and the number of the record in it or None."""
+    """A fault: its file or split, the number of the record in it or None, and the reason."""
 
     place: str
     record: int | None
@@ -45,13 +45,13 @@ def plain(text: str, limit: int = 200) -> str:
 def read_records(
     folder: Path, info: SplitInfo, faults: list[Fault], hashes: bool = False
 ) -> Iterator[tuple[str, int, VideoRecord]]:
-    """Reads a split from its first to its last record, over all that is damaged.
+    """Reads a split from its first to its last record, past all that is damaged.
 
     Args:
         folder: of the shards.
         info: of the split, from the manifest.
-        faults: what is wrong with shards, and records that cannot be read, are added to it.
-        hashes: whether to compute the sha256 of each shard too.
+        faults: collects damaged shards and records that cannot be read.
+        hashes: whether to check the sha256 of each shard too.
 
     Yields:
         Name of the shard, number of the record in it, the record.
@@ -71,7 +71,7 @@ def _read_shard(path: Path, shard: ShardInfo, faults: list[Fault], hashes: bool)
             wrong(reason)
         if not path.is_file():
             return
-        # Each record by itself, so that a damaged one does not touch the next.
+        # Each record by itself, so that a damaged one does not affect the next.
         reader = ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
         if not reader.ok():
             wrong(
@@ -109,17 +109,17 @@ def _file_faults(path: Path, shard: ShardInfo, hashes: bool) -> Iterator[str]:
 
 
 def record_faults(record: VideoRecord, run: Callable = map) -> list[str]:
-    """Finds what is wrong with a record that can be read; decodes all of its frames.
+    """Checks a record, and decodes all of its frames.
 
     Args:
         record: to be checked.
         run: `map`, or that of an executor whose threads decode.
 
     Returns:
-        A reason for each kind of fault, empty when all is well.
+        A reason for each kind of fault; empty when there is none.
     """
     reasons = [] if record.id.strip() else ["has no id"]
-    reasons += _picture_faults(record, run)
+    reasons += _frame_faults(record, run)
     reasons += _time_faults(record)
     if not record.captions:
         reasons.append("has no caption")
@@ -131,16 +131,14 @@ def record_faults(record: VideoRecord, run: Callable = map) -> list[str]:
     return reasons
 
 
-def _picture_faults(record: VideoRecord, run: Callable) -> list[str]:
+def _frame_faults(record: VideoRecord, run: Callable) -> list[str]:
     if not record.frames:
         return ["has no frames"]
-    # A picture that stands still is stored again and again.
-    different = list(dict.fromkeys(record.frames))
+    different = list(dict.fromkeys(record.frames))  # a still image is stored many times
     size = (record.height, record.width)
-    reasons = dict(
-        zip(different, run(lambda data: frame_fault(data, size), different), strict=True)
-    )
-    bad = [(i, reasons[jpeg]) for i, jpeg in enumerate(record.frames) if reasons[jpeg]]
+    found = run(lambda data: frame_fault(data, size), different)
+    reasons = dict(zip(different, found, strict=True))
+    bad = [(i, reasons[data]) for i, data in enumerate(record.frames) if reasons[data]]
     if not bad:
         return []
     first, reason = bad[0]
@@ -148,7 +146,7 @@ def _picture_faults(record: VideoRecord, run: Callable) -> list[str]:
 
 
 def frame_fault(data: bytes, size: tuple[int, int]) -> str:
-    """Why a frame is not a whole JPEG or PPM of (height, width) pixels, or ''."""
+    """The reason why a frame is not a complete JPEG or PPM of (height, width) pixels, or ''."""
     kind = "PPM" if is_ppm(data) else "JPEG"
     try:
         height, width = image_size(data)
@@ -185,10 +183,10 @@ def _time_faults(record: VideoRecord) -> list[str]:
 
 
 def count_faults(split: str, info: SplitInfo, counted: tuple[int, int, int]) -> list[Fault]:
-    """Compares what a manifest says of a split with (videos, frames, captions) that were read."""
+    """Compares the counts of the manifest with the (videos, frames, captions) that were read."""
     records = sum(shard.records for shard in info.shards)
     pairs = [("videos", info.videos, records)]
-    # Where records are lost, that is the fault to report, and not that they are missing here.
+    # Unreadable records are reported already; their frames and captions are not missing as well.
     if counted[0] == records:
         pairs += [("frames", info.frames, counted[1]), ("captions", info.captions, counted[2])]
     return [

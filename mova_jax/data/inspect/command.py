@@ -1,12 +1,12 @@
-"""Looks into a shard folder: figures, a contact sheet, and a check of every record.
+"""Inspects a shard folder: statistics, a contact sheet, and a check of every record.
 
     python -m mova_jax.prepare inspect shards
     python -m mova_jax.prepare inspect shards --sheet sheet.png --verify
 
 In:  a folder that `prepare` made, or the embedded data.
-Out: figures of each split, and what the manifest says of licence, warnings and skipped videos; with
-     --sheet a picture of some videos of each split; with --verify what is wrong with files, records
-     and frames.
+Out: statistics of each split, and licence, warnings and skipped videos from the manifest; with
+     --sheet an image of some videos of each split; with --verify the faults of files, records and
+     frames.
 
 Exit code: 0 when all is right, 1 when something is wrong or cannot be read, 2 for wrong flags.
 """
@@ -40,11 +40,11 @@ RIGHT, WRONG, INTERRUPTED = 0, 1, 130
 SHEET = "contact_sheet.png"
 _SHOWN = 5  # warnings and skipped videos
 _FAULTS_SHOWN = 100
-_MAX_VIDEOS = 100  # of a split on a sheet: higher pictures are hard to open
+_MAX_VIDEOS = 100  # of a split on a sheet: higher images are hard to open
 
 
 class Inspected(NamedTuple):
-    """What was seen of one split: its figures, strips for the sheet, and what is wrong."""
+    """The result for one split: its statistics, strips for the sheet, and faults."""
 
     figures: SplitFigures
     strips: list[Strip]
@@ -52,7 +52,7 @@ class Inspected(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command and returns its exit code, see the module; wrong flags end the process."""
+    """Runs the command and returns its exit code, see the module; wrong flags raise SystemExit."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.sheet and not Path(args.sheet).absolute().parent.is_dir():
@@ -88,7 +88,7 @@ def _inspect(args: argparse.Namespace, manifest: Manifest) -> int:
         print(table({plain(split): one.figures for split, one in seen.items()}))
     print("\n".join([tokenizer_note, *_notes(manifest)]))
     print("\n".join(_verdict(faults, seen, args.verify)))
-    if args.sheet:  # last, for it may fail, and nothing that was found must be lost by that
+    if args.sheet:  # last, because it may fail and everything found is then printed already
         save_sheet(_sheet(manifest, folder, seen), args.sheet)
         print(f"contact sheet: {args.sheet}")
     return WRONG if faults else RIGHT
@@ -108,14 +108,14 @@ def inspect_split(
         folder: of the shards.
         split: its name.
         info: of the split, from the manifest.
-        tokenizer: that never cuts, or None to leave token lengths out.
+        tokenizer: without a limit on the length; None leaves token lengths out.
         strips: videos for the contact sheet, evenly spaced over the split.
-        verify: whether to check hashes, counts, and all that a record holds; a shard or record
+        verify: whether to check hashes, counts and the contents of records; a shard or record
             that cannot be read is a fault in any case.
     """
     seen = Inspected(SplitFigures(), [], [])
     wanted = set(even_numbers(info.videos, strips).tolist()) if strips else set()
-    first: dict[str, str] = {}  # where an id was seen first
+    first: dict[str, str] = {}  # the first place of each id
     records = read_records(folder, info, seen.faults, hashes=verify)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         bar = bar_of(plain(split, 24), info.videos, records)
@@ -136,7 +136,7 @@ def inspect_split(
 
 
 def _tokenizer(folder: Path) -> tuple[Tokenizer | None, str, list[Fault]]:
-    """The folder's tokenizer if there is one, a line about it, and a fault if it is broken."""
+    """The tokenizer of the folder, a line about it, and a fault if it is broken."""
     try:
         tokenizer = Tokenizer(folder, max_tokens=sys.maxsize)
     except FileNotFoundError:
@@ -157,7 +157,7 @@ def _strip(record: VideoRecord, tokens: int | None) -> Strip:
         facts.append(f"{tokens} tokens")
     if timed := sum(caption.timed for caption in record.captions):
         facts.append(f"{timed} timed sentences")
-    # A damaged record may lack some.
+    # A damaged record may lack frames or times.
     frames = list(zip(record.timestamps, record.frames, strict=False))
     picked = [frames[i] for i in even_numbers(len(frames), COLUMNS)]
     return Strip(
@@ -182,7 +182,7 @@ def _sheet(manifest: Manifest, folder: Path, seen: dict[str, Inspected]):
 
 
 def _notes(manifest: Manifest) -> list[str]:
-    """What the manifest says beside its counts."""
+    """Settings, licence, warnings and skipped videos of the manifest."""
     settings = ", ".join(
         f"{key}={value}" for key, value in manifest.settings.items() if value != ""
     )
@@ -199,14 +199,14 @@ def _notes(manifest: Manifest) -> list[str]:
 
 
 def _verdict(faults: list[Fault], seen: dict[str, Inspected], verify: bool) -> list[str]:
-    """The last lines: what is wrong, or that nothing is."""
+    """The last lines: the faults, or that there are none."""
     if faults:
         lines = [f"wrong: {len(faults):,}", *(f"  {fault}" for fault in faults[:_FAULTS_SHOWN])]
         if len(faults) > _FAULTS_SHOWN:
             lines.append(f"  and {len(faults) - _FAULTS_SHOWN:,} more")
         return [
             *lines,
-            "Copy what is wrong anew, or make it again with python -m mova_jax.prepare.",
+            "Copy what is wrong again, or make it again with python -m mova_jax.prepare.",
         ]
     if not verify:
         return ["all records can be read; --verify checks hashes, counts, times and every frame"]

@@ -1,10 +1,10 @@
-"""A contact sheet: one picture to look at data, a strip of frames for each video.
+"""A contact sheet: one image of a data set, with a strip of frames for each video.
 
     strip = Strip("a.mp4", "12.0 s, 12 frames", "A cat sits.", ((0.0, jpeg), (4.0, jpeg)))
     save_sheet(draw_sheet("clips", [Section("train", [strip])]), "sheet.png")
 
-To the left of a strip stand its title, a note and the beginning of the caption; below each frame
-its time. The font is Pillow's own, so that the sheet is the same on every machine.
+Title, note and the beginning of the caption are to the left of a strip, the time is below each
+frame. The font is Pillow's own, so that the sheet is the same on every machine.
 """
 
 import bisect
@@ -12,13 +12,13 @@ import functools
 import os
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
 from mova_jax.data.images import decode_image
 from mova_jax.data.inspect.checks import frame_fault
+from mova_jax.utils.atomic import replacing
 
 COLUMNS = 6  # frames of a strip
 MARGIN, GAP = 28, 8
@@ -30,7 +30,7 @@ WIDTH = 2 * MARGIN + TEXT_WIDTH + 3 * GAP + COLUMNS * (BOX[0] + GAP) - GAP
 _CAPTION_LINES, _CAPTION_STEP = 5, 18
 _PAPER, _TILE, _RULE = "#ffffff", "#f1f2f4", "#e1e3e6"
 _INK, _GREY, _DIM, _ALARM = "#16181d", "#3d424b", "#6c727d", "#b3261e"
-# What captions have most of what the font does not have.
+# The most frequent characters of captions that the font lacks.
 _TYPED = str.maketrans(
     {"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "×": "x", "ß": "ss"}
 )
@@ -42,7 +42,7 @@ class Strip(NamedTuple):
     Attributes:
         title: one line, cut when too long.
         note: one line in small print.
-        caption: as much of it as five lines hold.
+        caption: cut after five lines.
         size: (height, width) that every frame must have, pixels.
         frames: (seconds, JPEG) of at most `COLUMNS` frames.
     """
@@ -62,12 +62,12 @@ class Section(NamedTuple):
 
 
 def draw_sheet(title: str, note: str, sections: Sequence[Section]) -> Image.Image:
-    """Draws the sheet, `WIDTH` pixels wide and as high as it must be.
+    """Draws the sheet, `WIDTH` pixels wide and as high as necessary.
 
     Args:
         title: of the sheet.
-        note: in small print below it.
-        sections: from top to bottom; a frame that is damaged is shown as such.
+        note: in small print below the title.
+        sections: from top to bottom; damaged frames are marked.
     """
     strips = sum(len(section.strips) for section in sections)
     height = HEADER + SECTION * len(sections) + STRIP * strips + MARGIN
@@ -87,38 +87,33 @@ def draw_sheet(title: str, note: str, sections: Sequence[Section]) -> Image.Imag
 
 
 def save_sheet(sheet: Image.Image, path: str | os.PathLike) -> None:
-    """Writes the sheet as PNG, in one go.
+    """Writes the sheet as PNG.
 
     Raises:
-        OSError: when it cannot be written; what was there before is then as it was.
+        OSError: when it cannot be written; an older file then stays as it was.
     """
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        sheet.save(partial, format="PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as aside:
+        sheet.save(aside, format="PNG")
 
 
 def frame_box(top: int, column: int) -> tuple[int, int, int, int]:
-    """Where a frame lies: (left, top, right, bottom) for a strip that begins at `top`."""
+    """The box (left, top, right, bottom) of a frame, for a strip that begins at `top`."""
     left = MARGIN + TEXT_WIDTH + 3 * GAP + column * (BOX[0] + GAP)
     return left, top + 14, left + BOX[0], top + 14 + BOX[1]
 
 
 def wrap(text: str, size: int, width: int, lines: int) -> list[str]:
-    """Breaks a text into lines of at most `width` pixels, at spaces where there are any.
+    """Breaks a text into lines of at most `width` pixels, at spaces where possible.
 
     Args:
         text: without line breaks.
         size: of the font.
         width: pixels.
-        lines: at most so many; the last ends in an ellipsis when text is left over.
+        lines: maximum; the last one ends in an ellipsis when text is left over.
     """
 
     def fits(text: str, ending: str = "") -> int:
-        """How many characters of a text fit into a line."""
+        """The number of characters that fit into a line."""
         measure = lambda end: _font(size).getlength(text[:end] + ending)  # noqa: E731
         return bisect.bisect_right(range(1, min(len(text), width) + 1), width, key=measure)
 
@@ -153,7 +148,7 @@ def _draw_strip(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int, strip: 
 
 
 def _paste(sheet: Image.Image, box: tuple[int, int, int, int], jpeg: bytes) -> None:
-    """Puts a frame into the middle of its box, as large as the box allows."""
+    """Draws a frame in the middle of its box, as large as the box allows."""
     image = Image.fromarray(decode_image(jpeg))
     scale = min(BOX[0] / image.width, BOX[1] / image.height)
     size = [max(1, round(side * scale)) for side in image.size]
@@ -163,7 +158,7 @@ def _paste(sheet: Image.Image, box: tuple[int, int, int, int], jpeg: bytes) -> N
 
 
 def _write(draw, place, text: str, size: int, ink: str, width: int, lines: int = 1) -> None:
-    """Writes a text, cut where it leaves its room."""
+    """Draws a text, cut to its width and number of lines."""
     for row, line in enumerate(wrap(_drawable(text), size, width, lines)):
         draw.text((place[0], place[1] + row * _CAPTION_STEP), line, ink, _font(size))
 
@@ -174,7 +169,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _drawable(text: str) -> str:
-    """The text in letters that the font has, where they have a plain form (é is drawn as e)."""
+    """The text with plain letters where the font has no others (é is drawn as e)."""
     text = unicodedata.normalize("NFKD", text.translate(_TYPED).replace("…", "\0"))
     plain = "".join(letter for letter in text if not unicodedata.combining(letter))
     return plain.replace("\0", "…")

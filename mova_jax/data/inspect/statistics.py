@@ -1,4 +1,4 @@
-"""Figures of the splits of a shard folder: counts, durations, sizes, lengths of captions.
+"""Statistics of the splits of a shard folder: counts, durations, sizes, lengths of captions.
 
 figures = SplitFigures()
 figures.add(record, tokens=len(tokenizer.encode(record.caption).ids))
@@ -13,22 +13,22 @@ import numpy as np
 
 from mova_jax.data.shards import VideoRecord
 
-LIMITS = (77, 248)  # tokens: the longest caption of CLIP, and of Long-CLIP
-_SIZES = 4  # frame sizes with a row of their own
+LIMITS = (77, 248)  # tokens: the context of CLIP, and of Long-CLIP
+_SIZES = 4  # the most frequent frame sizes have rows of their own
 
 
 @dataclasses.dataclass
 class SplitFigures:
-    """Sums over the records of a split, one number a video where the spread matters.
+    """Counts of a split, with one number a video where the distribution matters.
 
     Attributes:
         durations: of the videos, seconds.
-        frames: of each video.
-        tokens: of each video's whole caption, start and end of text included; empty when unknown.
-        sizes: videos of each (width, height), pixels.
-        sentences: captions of all videos.
-        timed: of these, how many have times.
-        alternatives: further captions of all videos.
+        frames: number of frames of each video.
+        tokens: length of each video's whole caption, with start and end; empty when unknown.
+        sizes: number of videos by (width, height) in pixels.
+        sentences: number of sentences of all videos.
+        timed: number of sentences with times.
+        alternatives: number of alternative captions of all videos.
     """
 
     durations: list[float] = dataclasses.field(default_factory=list)
@@ -40,7 +40,7 @@ class SplitFigures:
     alternatives: int = 0
 
     def add(self, record: VideoRecord, tokens: int | None) -> None:
-        """Counts a record in; `tokens` is the length of its whole caption, None when unknown."""
+        """Adds a record; `tokens` is the length of its whole caption, None when unknown."""
         self.durations.append(record.duration)
         self.frames.append(len(record.frames))
         self.sizes[record.width, record.height] += 1
@@ -52,12 +52,12 @@ class SplitFigures:
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        """Videos, frames and captions, as a manifest counts them."""
+        """Numbers of videos, frames and sentences, as in a manifest."""
         return len(self.durations), sum(self.frames), self.sentences
 
 
 def table(splits: dict[str, SplitFigures]) -> str:
-    """The figures of one or more splits as text, one column a split; '-' for what is not known."""
+    """The statistics as text, one column a split; '-' where nothing is known."""
     sizes = sum((figures.sizes for figures in splits.values()), collections.Counter())
     common = [size for size, _ in sizes.most_common(_SIZES)]
     others = len(sizes) - len(common)
@@ -74,11 +74,11 @@ def table(splits: dict[str, SplitFigures]) -> str:
 def _rows(
     figures: SplitFigures, common: Sequence[tuple[int, int]], others: int
 ) -> Iterator[tuple[str, str]]:
-    """Names of the rows, and what stands in the column of one split.
+    """Yields the rows of one split: the name and the cell.
 
     Args:
         figures: of the split.
-        common: (width, height) with a row of their own.
+        common: frame sizes (width, height) with rows of their own.
         others: number of further sizes, which share a row.
     """
     videos, frames, sentences = figures.counts
@@ -108,9 +108,9 @@ def _rows(
 
 
 def _most(lengths: Sequence[int]) -> int:
-    """The smallest length that 90 % do not exceed."""
+    """The smallest length that 90 % of the captions do not exceed."""
     return int(np.quantile(lengths, 0.9, method="inverted_cdf"))
 
 
-def _cell(numbers: Sequence, figure: Callable, form: str) -> str:
-    return format(figure(numbers), form) if numbers else "-"
+def _cell(numbers: Sequence, figure: Callable, format_spec: str) -> str:
+    return format(figure(numbers), format_spec) if numbers else "-"
