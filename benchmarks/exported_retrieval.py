@@ -64,7 +64,7 @@ def scores_here(run: LoadedRun, folder: Path, split: str) -> dict[str, np.ndarra
     """Scores `[b c]` by this package."""
     tokenizer = Tokenizer(run.tokenizer, run.config.model.text.context)
     evaluator = Evaluator(run.spec, run.config, mesh_lib.make_mesh(data=1), folder, tokenizer)
-    scores = evaluator.scores(run.params, split)
+    scores = evaluator.context(run.params, split).dense_scores()
     if "modular" in scores:
         scores["blend"] = scores["global"] + np.float32(run.blend_weight) * scores["modular"]
     return scores

@@ -144,6 +144,11 @@ class Model:
         14.3, "of the modular scores, at the start; 0: there are none", low=0.0, high=100.0
     )
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether there is a mask network."""
+        return self.tmn.layout != "none" or self.cmn.kind != "none"
+
 
 @dataclasses.dataclass(frozen=True)
 class Losses:

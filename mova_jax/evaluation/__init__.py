@@ -1,1 +1,1 @@
-"""Retrieval ranks, grounding against timed sentences, and the report of a run."""
+"""Evaluations of a model on a split: retrieval, masks, leak, grounding, timelines."""

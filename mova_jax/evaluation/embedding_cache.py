@@ -1,13 +1,13 @@
-"""What waits on the host while blocks of videos meet blocks of captions on the devices.
+"""Host-side caches for blockwise retrieval.
 
-`Split` has the videos of a split, each with its caption. `PackedCaptions` has the captions where
-there are many more of them than videos; `CachedScores` the scores that are read twice.
+`SplitEmbeddings` has the videos of a split, each with its first caption. `PackedCaptions` has all
+captions where a video has several; `CachedScores` has the scores that are read twice.
 
-Room for captions: the towers give `[c l w]` states, which for the 59,800 captions of MSR-VTT would
-be 5.9 GB in float32 at 48 tokens of width 512. Their own tokens, about a dozen each, are 1.5 GB,
-so padding is left out here and put back, as the zeros it was, for the block that is scored. To
-encode each block anew for every block of videos would need no room, and 12 % more FLOPs (B/16,
-blocks of 64 and 64, 64 frames, 48 tokens).
+The towers give `[c l w]` states, which for the 59,800 captions of MSR-VTT would be 5.9 GB in
+float32 at 48 tokens of width 512. Without padding they are 1.5 GB (about a dozen tokens each), so
+padding is removed here and restored, as zeros, for the block that is scored. Encoding each block
+of captions again for every block of videos would need no memory, but 12 % more FLOPs (B/16, blocks
+of 64 and 64, 64 frames, 48 tokens).
 """
 
 from collections.abc import Callable
@@ -29,15 +29,15 @@ class SplitEmbeddings(NamedTuple):
 
 
 class PackedCaptions:
-    """Embeddings of captions without their padding, filled block by block, read by slices."""
+    """Embeddings of captions without their padding, written and read by slices."""
 
     def __init__(self, tokens: Int[np.ndarray, "c"], length: int, with_tokens: bool = True):
-        """Makes the room for captions.
+        """Allocates nothing yet.
 
         Args:
-            tokens: how many each of them has.
-            length: l of the blocks that are read. One for all: the same text then has the same
-                score in every block, so that equal captions of two videos tie.
+            tokens: the number of tokens of each caption.
+            length: l of the blocks that are read. It is the same for all, so that a text has the
+                same score in every block and equal captions of two videos tie.
             with_tokens: False for models whose scores need the pooled vectors alone; blocks then
                 have l = 0.
         """
@@ -48,7 +48,7 @@ class PackedCaptions:
         self._pooled: np.ndarray | None = None  # f[c d]
 
     def put(self, captions: slice, text: TextEmbedding) -> None:
-        """Keeps the embeddings of some captions, `[c l w]` with l as needed by the longest."""
+        """Stores the embeddings of some captions, `[c l w]` with l at least the longest of them."""
         if self._states is None:
             self._states = np.empty((self._start[-1], text.tokens.shape[-1]), text.tokens.dtype)
             self._pooled = np.empty((len(self._tokens), text.pooled.shape[-1]), text.pooled.dtype)
@@ -57,7 +57,7 @@ class PackedCaptions:
         self._pooled[captions] = text.pooled
 
     def rows(self, captions: slice) -> TextEmbedding:
-        """Some captions at the common length, zeros where padded."""
+        """Some captions, padded with zeros to the common length."""
         mask = self._mask(captions, self._length)
         tokens = np.zeros((*mask.shape, self._states.shape[-1]), self._states.dtype)
         tokens[mask] = self._states[self._start[captions.start] : self._start[captions.stop]]
@@ -68,7 +68,7 @@ class PackedCaptions:
 
 
 class CachedScores:
-    """A `score_block` that keeps the blocks of the first videos with the first captions."""
+    """A `score_block` that caches the blocks of the first videos with the first captions."""
 
     def __init__(self, score_block: ScoreBlock, rows: int, count: int):
         """Wraps a `score_block`.
@@ -76,39 +76,39 @@ class CachedScores:
         Args:
             score_block: of blocks that start at multiples of `rows`.
             rows: videos and captions of a block.
-            count: of both, that are kept.
+            count: videos and captions that are cached, from the first.
         """
         self._score_block, self._rows, self._count = score_block, rows, count
-        self._kept: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        self._cached: dict[tuple[int, int], dict[str, np.ndarray]] = {}
 
     def __call__(self, videos: slice, captions: slice) -> dict[str, np.ndarray]:
         """Scores `[b c]` by name."""
         key = videos.start, captions.start
-        if key in self._kept:
-            return self._kept[key]
+        if key in self._cached:
+            return self._cached[key]
         scores = self._score_block(videos, captions)
         if max(key) < self._count:
-            self._kept[key] = scores
+            self._cached[key] = scores
         return scores
 
     def square(self, name: str) -> Float[np.ndarray, "b c"]:
-        """Scores of the first `count` videos with as many captions."""
-        # The blocks of a sweep: at the end of the gallery they are cut by whoever asks for them.
+        """Scores of the first `count` videos with the first `count` captions."""
+        # Whole blocks, as a sweep over the gallery asks for: only those are in the cache.
         starts = range(0, self._count, self._rows)
         blocks = [slice(start, start + self._rows) for start in starts]
         scores = np.block([[self(v, c)[name] for c in blocks] for v in blocks])
         return scores[: self._count, : self._count]
 
 
-def with_progress(score_block: ScoreBlock, done: Callable[[int], object]) -> ScoreBlock:
-    """A `score_block` that says how many pairs were scored, of each block once."""
+def with_progress(score_block: ScoreBlock, update: Callable[[int], object]) -> ScoreBlock:
+    """A `score_block` that reports the number of pairs in each new block to `update`."""
     seen: set[tuple[int, int]] = set()
 
     def scored(videos: slice, captions: slice):
         scores = score_block(videos, captions)
         if (key := (videos.start, captions.start)) not in seen:
             seen.add(key)
-            done((videos.stop - videos.start) * (captions.stop - captions.start))
+            update((videos.stop - videos.start) * (captions.stop - captions.start))
         return scores
 
     return scored

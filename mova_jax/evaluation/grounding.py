@@ -1,18 +1,17 @@
-"""Does the score of a sentence over time point at the seconds the sentence tells of?
+"""Does the score of a sentence over time point at the seconds that the sentence describes?
 
-In: for each timed sentence its score on every sampled frame of its video, and its true span in
-seconds. Out: flat figures, each beside what needs no model:
+Each timed sentence is scored on every sampled frame of its video. Metrics, each with its baseline:
 
-    grounding/hit     how often the best frame lies within the span
-                      (a random frame: grounding/chance)
-    grounding/auc     how often a frame inside scores above one outside
-                      (no model: 0.5)
-    grounding/miou    overlap in time of the predicted segment with the span
-                      (the whole video as the answer: grounding/miou_whole;
-                       the sampled frames within the span: grounding/miou_ceiling)
+    hit     how often the best frame is within the true span
+            (chance: a random frame)
+    auc     how often a frame inside scores above one outside
+            (no model: 0.5)
+    miou    overlap in time of the predicted segment with the span
+            (miou_whole: the whole video as the answer;
+             miou_ceiling: the sampled frames within the span)
 
-A frame lies within a span when `start <= timestamp < end`. As a segment of time, a sampled frame
-stands for all moments that are nearer to it than to any other sampled frame (`frame_edges`).
+A frame is within a span when `start <= timestamp < end`. As a segment of time, a sampled frame
+covers all moments that are nearer to it than to any other sampled frame (`frame_edges`).
 """
 
 from collections.abc import Iterable
@@ -20,6 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+from mova_jax.evaluation.context import EvalContext, Evaluation
 
 
 class SentenceScores(NamedTuple):
@@ -32,7 +33,7 @@ class SentenceScores(NamedTuple):
 
 
 class Grounding(NamedTuple):
-    """The figures of one sentence, all in 0 to 1; `auc` is nan when no frame lies outside."""
+    """The metrics of one sentence, all in 0 to 1; `auc` is nan when no frame is outside."""
 
     hit: float
     chance: float
@@ -40,6 +41,28 @@ class Grounding(NamedTuple):
     iou: float
     iou_whole: float
     iou_ceiling: float
+
+
+def grounding(context: EvalContext) -> dict[str, float]:
+    """`grounding/frame/...` by plain cosines and, with masks, `grounding/modular/...`."""
+    video, timestamps = context.embeddings.video, context.embeddings.timestamps
+    kinds = ("frame", "modular") if context.config.model.has_masks else ("frame",)
+    metrics = {}
+    for kind in kinds if context.timed_sentences else ():
+        found = grounding_metrics(
+            SentenceScores(
+                getattr(cosines, kind),
+                video.frame_mask[cosines.sentence.video],
+                timestamps[cosines.sentence.video],
+                (cosines.sentence.start, cosines.sentence.end),
+            )
+            for cosines in context.timed_sentences
+        )
+        metrics |= {f"grounding/{kind}/{name}": value for name, value in found.items()}
+    return metrics
+
+
+EVALUATION = Evaluation(grounding, "Grounding")
 
 
 def grounding_metrics(sentences: Iterable[SentenceScores]) -> dict[str, float]:
@@ -50,14 +73,14 @@ def grounding_metrics(sentences: Iterable[SentenceScores]) -> dict[str, float]:
         seconds, (start, end) in seconds).
 
     Returns:
-      `grounding/sentences`, the number that counted; `grounding/left_out`, the number whose span
-      holds no sampled frame; and, when any counted, the figures of the module's docstring.
+      `sentences`, the number that counted; `left_out`, the number whose span has no sampled
+      frame; and, when any counted, the metrics of the module's docstring.
     """
     results = [ground_sentence(*sentence) for sentence in sentences]
     counted = [result for result in results if result is not None]
     metrics = {
-        "grounding/sentences": float(len(counted)),
-        "grounding/left_out": float(len(results) - len(counted)),
+        "sentences": float(len(counted)),
+        "left_out": float(len(results) - len(counted)),
     }
     if not counted:
         return metrics
@@ -65,7 +88,7 @@ def grounding_metrics(sentences: Iterable[SentenceScores]) -> dict[str, float]:
     for name, values in zip(names, np.array(counted).T, strict=True):
         defined = values[~np.isnan(values)]
         if len(defined):
-            metrics[f"grounding/{name}"] = float(defined.mean())
+            metrics[name] = float(defined.mean())
     return metrics
 
 
@@ -77,16 +100,16 @@ def ground_sentence(
 ) -> Grounding | None:
     """Compares one sentence's scores with its span.
 
-    `hit`: the best frame lies within the span; frames that tie for best share the hit evenly.
-    `chance`: share of the frames that lie within, which is the expected hit of a random frame.
-    `auc`: probability that a frame within scores above one outside, ties half.
+    `hit`: the best frame is within the span; frames that tie for best share the hit evenly.
+    `chance`: share of the frames that are within, which is the expected hit of a random frame.
+    `auc`: probability that a frame within scores above one outside; ties count half.
     `iou`: overlap (intersection over union, in time) of the span with the predicted segment: the
     contiguous run of frames around the best one that score at least halfway between the
     sentence's lowest and highest score; averaged over frames that tie for best. A constant score
     predicts the whole video.
 
     Returns:
-      The figures, or None when the span holds no sampled frame.
+      The metrics, or None when the span has no sampled frame.
 
     Raises:
       FloatingPointError: for a score of a valid frame that is not finite.
@@ -121,10 +144,10 @@ def ground_sentence(
 
 
 def frame_edges(times: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f+1"]:
-    """Borders in seconds of the time each sampled frame stands for.
+    """Borders in seconds of the time that each sampled frame covers.
 
     Midway between neighbours; the first and the last frame reach as far outwards as inwards, but
-    not below 0. A single frame stands for half a second either way.
+    not below 0. A single frame covers half a second either way.
 
     Raises:
       ValueError: for timestamps that decrease.
@@ -145,7 +168,7 @@ def frame_edges(times: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f+1"]:
 def predicted_run(scores: Float[np.ndarray, "f"], peak: int) -> tuple[int, int]:
     """First and last frame of the contiguous run around frame `peak` above the midpoint.
 
-    The midpoint lies halfway between the lowest and the highest score; a frame that meets it
+    The midpoint is halfway between the lowest and the highest score; a frame that equals it
     belongs to the run.
     """
     low = np.flatnonzero(scores < (scores.min() + scores.max()) / 2)

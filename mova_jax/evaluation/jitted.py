@@ -1,15 +1,15 @@
-"""What an evaluation runs on the devices: the towers, scores of pairs, masks of matched pairs.
+"""The compiled functions of an evaluation: towers, scores of pairs, masks of matching pairs.
 
     fns = EvalFns(spec, config.losses, config.eval, mesh)
     video, text = fns.encode(params, batch_arrays)
     scores = fns.pairs(params, video, text)       # {"global": [b c], "modular": [b c]}
 
-Arrays of the host go in and come out. They are filled up to `rows` rows on the way, so that one
-compiled program serves all blocks, with the videos split over the mesh: `config.eval.batch_size`,
-or the next number that divides over it.
+Arguments and results are NumPy arrays on the host. Inputs are padded to `rows` rows, split over the
+mesh, so that one compiled program serves all blocks. `rows` is `config.eval.batch_size`, or the
+next number that the devices divide.
 """
 
-import functools
+from functools import partial
 
 import jax
 import numpy as np
@@ -44,27 +44,28 @@ class EvalFns:
         shards = sharding.batch_shards(mesh)
         self.rows = -(-settings.batch_size // shards) * shards
         self._context = spec.config.text.context
-        functions = _Functions(spec, search_pool(losses, settings))
+        pool = search_pool(losses, settings)
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         params = sharding.state_sharding(mesh, spec.abstract_params)
         sharded = sharding.activation_sharding(mesh)
-        compiled = functools.partial(sharding.jit_host_arrays, output=whole)
-        self._encode = compiled(sharded(functions.encode), (params, split))
-        self._encode_text = compiled(sharded(functions.encode_text), (params, split, split))
-        self._pairs = compiled(functions.pairs, (params, split, whole))
-        self._matched = compiled(sharded(functions.matched), (params, split, split))
-        self._own_scores = jax.jit(functions.own_scores)
+        compiled = partial(sharding.jit_host_arrays, output=whole)
+        self._encode = compiled(sharded(partial(_encode, spec)), (params, split))
+        self._encode_text = compiled(sharded(partial(_encode_text, spec)), (params, split, split))
+        self._pairs = compiled(partial(_pairs, spec, pool), (params, split, whole))
+        self._matching = compiled(sharded(partial(_matching, spec)), (params, split, split))
+        self._own_mask_scores = jax.jit(partial(_own_masks, pool))
 
     def encode(self, params, arrays: dict[str, np.ndarray]) -> tuple[VideoEmbedding, TextEmbedding]:
-        """The videos and captions of a batch, without the rows that fill it up.
+        """The videos and captions of a batch, without its padded rows.
 
         Args:
             params: of the model.
-            arrays: of `pipeline.eval_batches`, `rows` rows. Tokens are padded to the longest, so
-                that captions of all batches can stand together.
+            arrays: from `eval_batches`, `rows` rows. Tokens are padded to the context length, so
+                that the captions of all batches can be concatenated.
         """
         missing = self._context - arrays["tokens"].shape[1]
-        padded = {name: np.pad(arrays[name], ((0, 0), (0, missing))) for name in _TOKENS}
+        names = ("tokens", "token_mask")
+        padded = {name: np.pad(arrays[name], ((0, 0), (0, missing))) for name in names}
         batch = Batch(**arrays | padded)
         valid = int((arrays["video_id"] >= 0).sum())
         return _first(self._encode(params, batch), valid)
@@ -80,65 +81,60 @@ class EvalFns:
         scores = self._pairs(params, *_filled((video, text), self.rows))
         return {name: np.asarray(s)[: shape[0], : shape[1]] for name, s in scores.items()}
 
-    def matched(self, params, video: VideoEmbedding, text: TextEmbedding):
+    def matching_pairs(self, params, video: VideoEmbedding, text: TextEmbedding):
         """Frame cosines and masks of any number of videos, each with the caption of its row.
 
         Returns:
-            `{"frame": [r f], "modular": [r f]}`: cosine of frame and caption, and that under the
-            masks; and the `ConceptMasks` `[r f d]`, None for a model without.
+            `{"frame": [r f], "modular": [r f]}`: the cosine of frame and caption, plain and under
+            the masks (the same for a model without); and `ConceptMasks` `[r f d]` or None.
         """
         parts = []
         for start in range(0, len(text.pooled), self.rows):
             block = rows_of((video, text), slice(start, start + self.rows))
-            found = self._matched(params, *_filled(block, self.rows))
+            found = self._matching(params, *_filled(block, self.rows))
             parts.append(_first(found, len(block[1].pooled)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
-    def own_scores(self, video: VideoEmbedding, masks: ConceptMasks) -> np.ndarray:
+    def own_mask_scores(self, video: VideoEmbedding, masks: ConceptMasks) -> np.ndarray:
         """Scores `[b c]` of every video under the masks that caption c has with video c."""
-        return np.asarray(self._own_scores(video, masks))
+        return np.asarray(self._own_mask_scores(video, masks))
 
 
-class _Functions:
-    """What is compiled; pure functions of parameters and arrays."""
-
-    def __init__(self, spec: ModelSpec, pool: Pool):
-        self._model, self._config, self._pool = spec.model, spec.config, pool
-
-    def encode(self, params, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
-        model = self._model(params)
-        video = model.encode_video(batch.frames, batch.frame_mask)
-        return video, model.encode_text(batch.tokens, batch.token_mask)
-
-    def encode_text(self, params, tokens, token_mask) -> TextEmbedding:
-        return self._model(params).encode_text(tokens, token_mask)
-
-    def pairs(self, params, video: VideoEmbedding, text: TextEmbedding):
-        model = self._model(params)
-        scores = {"global": global_scores(video, text)}
-        if self._config.modular_scale:
-            captions = model.prepare(text)
-            scores["modular"] = pair_scores(model, video, captions, pool=self._pool)
-        return scores
-
-    def matched(self, params, video: VideoEmbedding, text: TextEmbedding):
-        model = self._model(params)
-        frame = normalise(video.frames) @ normalise(text.pooled)[..., None]
-        cosines = {"frame": frame[..., 0], "modular": frame[..., 0]}
-        if not model.has_masks:
-            return cosines, None
-        masks = model.own_masks(video, model.prepare(text))
-        return cosines | {"modular": pair_parts(video.frames, masks).cosine}, masks
-
-    def own_scores(self, video: VideoEmbedding, masks: ConceptMasks):
-        return own_mask_scores(video, masks, video.frame_mask, pool=self._pool)
+def _encode(spec: ModelSpec, params, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
+    model = spec.model(params)
+    video = model.encode_video(batch.frames, batch.frame_mask)
+    return video, model.encode_text(batch.tokens, batch.token_mask)
 
 
-_TOKENS = ("tokens", "token_mask")
+def _encode_text(spec: ModelSpec, params, tokens, token_mask) -> TextEmbedding:
+    return spec.model(params).encode_text(tokens, token_mask)
+
+
+def _pairs(spec: ModelSpec, pool: Pool, params, video: VideoEmbedding, text: TextEmbedding):
+    model = spec.model(params)
+    scores = {"global": global_scores(video, text)}
+    if spec.config.modular_scale:
+        captions = model.prepare(text)
+        scores["modular"] = pair_scores(model, video, captions, pool=pool)
+    return scores
+
+
+def _matching(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbedding):
+    model = spec.model(params)
+    frame = normalise(video.frames) @ normalise(text.pooled)[..., None]
+    cosines = {"frame": frame[..., 0], "modular": frame[..., 0]}
+    if not model.has_masks:
+        return cosines, None
+    masks = model.own_masks(video, model.prepare(text))
+    return cosines | {"modular": pair_parts(video.frames, masks).cosine}, masks
+
+
+def _own_masks(pool: Pool, video: VideoEmbedding, masks: ConceptMasks):
+    return own_mask_scores(video, masks, video.frame_mask, pool=pool)
 
 
 def rows_of(tree, rows):
-    """The rows of every array: a slice, or indices."""
+    """Some rows of every array, by a slice or indices."""
     return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
@@ -148,7 +144,7 @@ def _first(tree, count: int):
 
 
 def _filled(tree, rows: int):
-    """Arrays with their last row repeated up to `rows` rows, so that one program serves all."""
+    """Arrays padded to `rows` rows by repeating the last one."""
 
     def fill(leaf):
         missing = rows - len(leaf)

@@ -1,41 +1,60 @@
-"""The leak of identity: do masks find their video without the caption? (docs/method.md, 5)"""
+"""The leak of identity: do masks find their video without the caption? (docs/method.md, 5)
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+Every video is given an unrelated caption, that of the video half a gallery away. Above chance,
+1 / gallery, such a caption finds its video by the masks alone, not by language.
+"""
 
-from mova_jax.losses.contrast import masked_term
-from mova_jax.typing import Term
+import numpy as np
+from jaxtyping import Float
+
+from mova_jax.evaluation.context import CACHED_VIDEOS, EvalContext, Evaluation
+from mova_jax.evaluation.jitted import rows_of
 
 
-def identity_leak(scores: Float[Array, "b c"], example_mask: Bool[Array, "b"]) -> Term:
-    """Share of captions whose masks find their own video (docs/method.md, 5); no gradient.
+def leak(context: EvalContext) -> dict[str, float]:
+    """How often a swapped caption finds the video that it was given to, 0 to 1.
 
-    Fed with scores in which every caption was swapped for an unrelated one, chance is 1 / gallery
-    (the number of valid videos), and all above it was read from the masks, not from language.
-
-    A caption counts 1 when its own video scores strictly highest among the valid videos, 1 / n when
-    n videos (its own among them) share the highest score, which is what breaking the tie at random
-    would give on average, and 0 otherwise. Equal scores all over therefore give chance.
-
-    Args:
-        scores: `[b c]`, b == c, the own video of a caption on the diagonal.
-        example_mask: `[b]`.
+    The gallery has the first `CACHED_VIDEOS` videos, because all their masks are needed at once.
 
     Returns:
-        Sum over valid captions; their count.
-
-    Raises:
-        ValueError: when scores are not square.
+        `leak/own_masks`: every video is scored under the masks that a caption has with the video
+        that it was given to; `leak/pairs`: every video under its own masks with the caption, for a
+        model with modular scores; `leak/chance`. Empty for a single video.
     """
-    if scores.ndim != 2 or scores.shape[0] != scores.shape[1]:
-        raise ValueError(
-            f"scores have shape {scores.shape}; expected [b c] with b == c, caption i belonging to "
-            "video i: score every video of the batch with every caption of the batch"
-        )
-    scores = jax.lax.stop_gradient(scores).astype(jnp.float32)
-    own = jnp.diagonal(scores)
-    video_mask = example_mask[:, None]
-    beaten = ((scores > own) & video_mask).any(0)
-    sharing = ((scores == own) & video_mask).sum(0)
-    return masked_term(jnp.where(beaten, 0.0, 1 / sharing), example_mask)
+    count = min(CACHED_VIDEOS, context.num_videos)
+    if count < 2:
+        return {}
+    given = np.roll(np.arange(count), count // 2)
+    video = rows_of(context.embeddings.video, slice(count))
+    text = rows_of(context.embeddings.text, given)
+    _, masks = context.fns.matching_pairs(context.params, video, text)
+    metrics = {"leak/own_masks": identity_leak(context.fns.own_mask_scores(video, masks))}
+    if context.config.model.modular_scale:
+        pairs = context.matching_scores.square("modular")[:, given]
+        metrics["leak/pairs"] = identity_leak(pairs)
+    return metrics | {"leak/chance": 1 / count}
+
+
+def identity_leak(scores: Float[np.ndarray, "b b"]) -> float:
+    """Share of captions that find their own video, which is on the diagonal.
+
+    A caption counts 1 when its own video scores strictly highest, 1 / n when n videos (its own
+    among them) share the highest score, which is what breaking the tie at random would give on
+    average, and 0 otherwise. Equal scores everywhere therefore give chance.
+    """
+    scores = np.asarray(scores, np.float32)
+    own = np.diagonal(scores)
+    sharing = (scores == own).sum(0)
+    return float(np.where((scores > own).any(0), 0, np.float32(1) / sharing).mean(dtype=np.float32))
+
+
+EVALUATION = Evaluation(
+    leak,
+    "Leak",
+    labels={
+        "leak/own_masks": "leak, own masks, %",
+        "leak/pairs": "leak, pair masks, %",
+        "leak/chance": "leak by chance, %",
+    },
+    applies=lambda config: config.model.has_masks,
+)

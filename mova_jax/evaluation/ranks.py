@@ -1,9 +1,9 @@
 """Retrieval ranks counted block by block, with a stated rule for ties.
 
 In: a function that scores a block of videos against a block of captions (one or several named
-scores at once), and which video each caption belongs to. Out: for each named score the rank of
-every query, both ways. The matrix of all scores is never held; what is kept beside the counts is
-bounded by `KEPT_SCORES`.
+scores at once), and the video that each caption belongs to. Out: for each named score the rank of
+every query, in both directions. The matrix of all scores is never held; the scores that are kept
+between the two passes are bounded by `KEPT_SCORES`.
 
     rank = 1 + number of wrong answers that score strictly higher + half of those that tie
 
@@ -23,18 +23,22 @@ from jaxtyping import Float, Int, Shaped
 
 ScoreBlock = Callable[[slice, slice], Mapping[str, Shaped[np.ndarray, "b c"]]]
 
+Block = tuple[slice, slice]  # of videos, of captions
+KeptScores = dict[tuple[int, int], Mapping[str, np.ndarray]]  # of blocks, by their first rows
+PerQuery = tuple[np.ndarray, np.ndarray]  # a number of each caption, a number of each video
+
 KEPT_SCORES = 2**24  # scores of the first pass that are kept for the second: 64 MB of float32
 
 
 class Ranks(NamedTuple):
-    """The ranks of one way of searching: `values[q]` from 1 (best), among `gallery` answers."""
+    """The ranks of one direction of search: `values[q]` from 1 (best), among `gallery` answers."""
 
     values: Float[np.ndarray, "q"]
     gallery: int
 
 
 class RanksBothDirections(NamedTuple):
-    """Captions that search videos, and videos that search captions."""
+    """Captions that search videos (t2v), and videos that search captions (v2t)."""
 
     t2v: Ranks
     v2t: Ranks
@@ -50,27 +54,26 @@ def blockwise_ranks(
     """Ranks every caption among all videos, and every video among all captions.
 
     Two passes over blocks. The first reads the scores of the right pairs, the second compares all
-    wrong pairs with them, telling right from wrong by index. One pass would not do: the right
-    answer of a query may come in a later block than its rivals. And the score of a right pair
-    must not be computed on the side (say, row by row): another order of summation differs in the
-    last bit, which turns a tie into a win or a loss. So both passes call `score_block` on the same
-    slices. The first pass visits only blocks that hold a right pair, which are few when the
-    captions stand in the order of their videos, and keeps them, up to `KEPT_SCORES`.
+    wrong pairs with them. One pass is not enough: the right answer of a query may come in a later
+    block than its rivals. And the score of a right pair must not be computed separately (say, row
+    by row): another order of summation differs in the last bit, which turns a tie into a win or a
+    loss. So both passes call `score_block` on the same slices. The first pass visits only blocks
+    with a right pair, which are few when the captions are in the order of their videos, and keeps
+    their scores, up to `KEPT_SCORES`.
 
     Args:
       score_block: `(video_slice, caption_slice) -> {name: scores [b c]}`, higher is better; the
         same names for every block, float32 (bfloat16 makes ties that are none).
       num_videos: size of the video gallery.
-      video_of_caption: i32[c], the video each caption belongs to. A video may have several
-        captions: each is a query of its own, and as an answer to its video the best one counts
-        while its siblings are left out. A video without a caption is an answer but no query.
+      video_of_caption: i32[c], the video that each caption belongs to. A video may have several
+        captions: each is a query of its own; as answers to their video, the best one counts and
+        the others are left out. A video without a caption is an answer but no query.
       block_videos: videos in a block; the last block may be smaller.
       block_captions: captions in a block.
 
     Returns:
-      `{name: RanksBothDirections}`; `t2v.values` is f[c] in the order of the captions, `v2t.values`
-      is in the
-      order of the videos that have a caption.
+      `{name: RanksBothDirections}`; `t2v.values` is f[c] in the order of the captions,
+      `v2t.values` is in the order of the videos that have a caption.
 
     Raises:
       ValueError: for an empty gallery, an index out of range, or a block of another shape.
@@ -82,74 +85,93 @@ def blockwise_ranks(
             f"block sizes are {block_videos} videos and {block_captions} captions, "
             "expected at least 1 each"
         )
-    kept: dict[tuple[int, int], dict[str, np.ndarray]] = {}
-    best_t2v: dict[str, np.ndarray] = {}
-    best_v2t: dict[str, np.ndarray] = {}
-    room = KEPT_SCORES
+    blocks = list(_blocks(num_videos, len(owner), block_videos, block_captions))
+    right, kept = _right_scores(score_block, owner, num_videos, blocks)
+    above = _wrong_above(score_block, owner, right, blocks, kept)
+    has_caption = np.bincount(owner, minlength=num_videos) > 0
+    return {
+        name: RanksBothDirections(
+            Ranks(1 + t2v, num_videos), Ranks(1 + v2t[has_caption], len(owner))
+        )
+        for name, (t2v, v2t) in above.items()
+    }
 
-    for videos, captions in _blocks(num_videos, len(owner), block_videos, block_captions):
+
+def _right_scores(
+    score_block: ScoreBlock, owner: np.ndarray, num_videos: int, blocks: list[Block]
+) -> tuple[dict[str, PerQuery], KeptScores]:
+    """The first pass: by name, each caption's score with its video and each video's best one.
+
+    Returns:
+      The scores of the right pairs, and all scores of the first blocks that were visited.
+    """
+    right: dict[str, PerQuery] = {}
+    kept, room = {}, KEPT_SCORES
+    for videos, captions in blocks:
         rows, columns = _right_pairs(owner, videos, captions)
         if not len(rows):
             continue
         scores = _checked_scores(score_block, videos, captions)
         for name, block in scores.items():
-            right = block[rows, columns]
-            t2v = best_t2v.setdefault(name, np.zeros(len(owner), block.dtype))
-            v2t = best_v2t.setdefault(name, np.full(num_videos, -np.inf, block.dtype))
-            t2v[captions.start + columns] = right
-            np.maximum.at(v2t, videos.start + rows, right)
+            if name not in right:
+                lowest = np.full(num_videos, -np.inf, block.dtype)
+                right[name] = np.zeros(len(owner), block.dtype), lowest
+            t2v, v2t = right[name]
+            t2v[captions.start + columns] = block[rows, columns]
+            np.maximum.at(v2t, videos.start + rows, block[rows, columns])
         size = sum(block.size for block in scores.values())
         if size <= room:
             kept[videos.start, captions.start] = scores
             room -= size
+    return right, kept
 
-    above = {name: (np.zeros(len(owner)), np.zeros(num_videos)) for name in best_t2v}
-    for videos, captions in _blocks(num_videos, len(owner), block_videos, block_captions):
+
+def _wrong_above(
+    score_block: ScoreBlock,
+    owner: np.ndarray,
+    right: dict[str, PerQuery],
+    blocks: list[Block],
+    kept: KeptScores,
+) -> dict[str, PerQuery]:
+    """The second pass: by name, how many wrong answers rank above each query's right one."""
+    above = {name: (np.zeros(len(t2v)), np.zeros(len(v2t))) for name, (t2v, v2t) in right.items()}
+    for videos, captions in blocks:
         scores = kept.pop((videos.start, captions.start), None)
         if scores is None:
             scores = _checked_scores(score_block, videos, captions)
-        if scores.keys() != best_t2v.keys():
+        if scores.keys() != right.keys():
             raise ValueError(
                 f"score_block gave the names {sorted(scores)} for videos {_span(videos)} and "
-                f"captions {_span(captions)}, and {sorted(best_t2v)} before: give the same names "
+                f"captions {_span(captions)}, and {sorted(right)} before: give the same names "
                 "for every block"
             )
         wrong = owner[captions][None, :] != np.arange(videos.start, videos.stop)[:, None]
         for name, block in scores.items():
-            t2v, v2t = above[name]
-            t2v[captions] += _above(block, best_t2v[name][captions][None, :], wrong).sum(0)
-            v2t[videos] += _above(block, best_v2t[name][videos][:, None], wrong).sum(1)
-
-    asked = np.bincount(owner, minlength=num_videos) > 0
-    return {
-        name: RanksBothDirections(Ranks(1 + t2v, num_videos), Ranks(1 + v2t[asked], len(owner)))
-        for name, (t2v, v2t) in above.items()
-    }
+            t2v, v2t = right[name]
+            above[name][0][captions] += _above(block, t2v[captions][None, :], wrong).sum(0)
+            above[name][1][videos] += _above(block, v2t[videos][:, None], wrong).sum(1)
+    return above
 
 
 def summary(ranks: Ranks) -> dict[str, float]:
-    """The usual figures of one way of searching.
+    """The usual metrics of one direction of search.
 
     Returns:
       `r1`, `r5`, `r10`: percent of queries whose rank is at most 1, 5, 10; `mdr`, `mnr`: median
-      and mean rank, from 1; `gallery`: number of answers searched.
+      and mean rank, from 1.
     """
     values = ranks.values
     recall = {f"r{k}": 100.0 * float(np.mean(values <= k)) for k in (1, 5, 10)}
-    return recall | {
-        "mdr": float(np.median(values)),
-        "mnr": float(np.mean(values)),
-        "gallery": float(ranks.gallery),
-    }
+    return recall | {"mdr": float(np.median(values)), "mnr": float(np.mean(values))}
 
 
 def chance(gallery: float, right: float = 1.0) -> dict[str, float]:
-    """What guessing would give: the figures of `summary` expected of answers in random order.
+    """The expected metrics of `summary` for answers in random order.
 
     Args:
       gallery: number of answers.
       right: how many of them are right for a query, of which the best one counts and the others
-        are left out; their mean number where it differs between queries, which is near enough.
+        are left out; the mean where that differs between queries, which is close enough.
 
     Returns:
       `r1`, `r5`, `r10` in percent, `mdr`, `mnr`.
@@ -181,7 +203,7 @@ def _checked_owners(num_videos: int, video_of_caption: np.ndarray) -> np.ndarray
 
 def _blocks(
     num_videos: int, num_captions: int, block_videos: int, block_captions: int
-) -> Iterator[tuple[slice, slice]]:
+) -> Iterator[Block]:
     for v in range(0, num_videos, block_videos):
         for c in range(0, num_captions, block_captions):
             yield (
@@ -191,7 +213,7 @@ def _blocks(
 
 
 def _right_pairs(owner: np.ndarray, videos: slice, captions: slice) -> tuple[np.ndarray, ...]:
-    """Row and column, inside the block, of every caption that meets its own video there."""
+    """Row and column, inside the block, of each pair of a caption and its own video."""
     rows = owner[captions] - videos.start
     (columns,) = np.nonzero((rows >= 0) & (rows < videos.stop - videos.start))
     return rows[columns], columns
@@ -221,7 +243,7 @@ def _checked_scores(
 
 
 def _above(block: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """What each wrong pair adds to the rank: 1 when above the right one, 1/2 when level."""
+    """The rank that each wrong pair adds: 1 when above the right one, 1/2 when it ties."""
     return wrong * ((block > right) + 0.5 * (block == right))
 
 

@@ -1,14 +1,14 @@
-"""Retrieval figures of a model: its global score, its modular score, and the two blended.
+"""Retrieval metrics of a model: its global score, its modular score, and the two blended.
 
 In: the same `score_block` as `ranks.blockwise_ranks`, with a score named `global` and, for a model
-that has one, a score named `modular`. Out: a flat dict of figures, `global/t2v/r1`,
-`modular/v2t/mdr`, `blend/t2v/r10` ... (`t2v`: captions search videos, `v2t`: the reverse).
+that has one, a score named `modular`. Out: flat metrics, `global/t2v/r1`, `modular/v2t/mdr`,
+`blend/t2v/r10` ... (`t2v`: captions search videos, `v2t`: the reverse).
 
-The blend is `global + weight * modular`. Its weight is chosen on validation and kept for the test:
+The blend is `global + weight * modular`. Its weight is chosen on validation and used on the test:
 
     found = retrieval_metrics(score_validation, ..., blend_weights=WEIGHTS)
     weight = found["blend/weight"]
-    figures = retrieval_metrics(score_test, ..., blend_weights=(weight,), blocks=(128, 128))
+    metrics = retrieval_metrics(score_test, ..., blend_weights=(weight,), blocks=(128, 128))
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,37 @@ import numpy as np
 from jaxtyping import Int
 
 from mova_jax.evaluation import ranks as ranks_lib
+from mova_jax.evaluation.context import EvalContext, Evaluation
+from mova_jax.evaluation.embedding_cache import with_progress
 from mova_jax.evaluation.ranks import Ranks, RanksBothDirections, ScoreBlock
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 BLOCKS = (256, 256)
+
+
+def retrieval(context: EvalContext) -> dict[str, float]:
+    """The metrics of `retrieval_metrics`, by the queries of `config.eval.queries`.
+
+    `t2v/...` and `v2t/...` are added: those of the score of record, which is the blend or, for a
+    model without modular scores, the global score.
+    """
+    scores, owner = context.query_scores()
+    videos, rows, weight = context.num_videos, context.fns.rows, context.blend_weight
+    with context.progress("scores", videos * len(owner), "pair") as bar:
+        metrics = retrieval_metrics(
+            with_progress(scores, bar.update),
+            videos,
+            owner,
+            blend_weights=WEIGHTS if weight is None else (weight,),
+            blocks=(rows, rows),
+            interval_seed=context.config.seed if context.interval else None,
+        )
+    record = "blend/" if "blend/t2v/r1" in metrics else "global/"
+    ways = [name for name in metrics if name.startswith(record) and name.count("/") == 2]
+    return metrics | {name.removeprefix(record): metrics[name] for name in ways}
+
+
+EVALUATION = Evaluation(retrieval, "Retrieval")
 
 
 def retrieval_metrics(
@@ -32,23 +59,23 @@ def retrieval_metrics(
     blocks: tuple[int, int] = BLOCKS,
     interval_seed: int | None = None,
 ) -> dict[str, float]:
-    """Ranks all scores in one sweep and sums them up.
+    """Ranks all queries by every score, in one sweep over the pairs.
 
     Args:
       score_block: `(video_slice, caption_slice) -> {'global': [b c], 'modular': [b c]}`; without
         `modular` there is no blend either.
       num_videos: size of the video gallery.
-      video_of_caption: i32[c], the video each caption belongs to.
+      video_of_caption: i32[c], the video that each caption belongs to.
       blend_weights: with one weight, the blend is made with it. With several, the best is reported,
         which is right on validation, and cheating on a test set: that of the highest mean of R@1
-        over both ways, then of the lowest mean rank over both ways, then the smallest.
+        over both directions, then of the lowest mean rank over both, then the smallest.
       blocks: videos and captions in a block.
       interval_seed: when given, the bootstrap interval of R@1 is added as `r1_low`, `r1_high`.
 
     Returns:
-      `<score>/<way>/<figure>` for score in `global`, `modular`, `blend`, way in `t2v`, `v2t` and
-      figure in `r1`, `r5`, `r10` (percent), `mdr`, `mnr`; `blend/weight`; `gallery` (videos
-      searched by a caption) and `gallery_captions` (captions searched by a video).
+      `<score>/<direction>/<metric>` for score in `global`, `modular`, `blend`, direction in `t2v`,
+      `v2t` and metric in `r1`, `r5`, `r10` (percent), `mdr`, `mnr`; `blend/weight`; `gallery`
+      (videos searched by a caption) and `gallery_captions` (captions searched by a video).
     """
     swept = _sweep(score_block, num_videos, video_of_caption, blend_weights, blocks)
     named = {name: swept[name] for name in ("global", "modular") if name in swept}
@@ -58,14 +85,13 @@ def retrieval_metrics(
         named["blend"] = swept[_blend_name(weight)]
         metrics["blend/weight"] = weight
     for name, both in named.items():
-        for way, ranks in both._asdict().items():
-            figures = ranks_lib.summary(ranks)
-            del figures["gallery"]  # the same for every score: said once, below
+        for direction, ranks in both._asdict().items():
+            found = ranks_lib.summary(ranks)
             if interval_seed is not None:
-                asked_of = np.asarray(video_of_caption) if way == "t2v" else None
-                low, high = r1_interval(ranks, interval_seed, video_of_query=asked_of)
-                figures |= {"r1_low": low, "r1_high": high}
-            metrics |= {f"{name}/{way}/{key}": value for key, value in figures.items()}
+                owner = np.asarray(video_of_caption) if direction == "t2v" else None
+                low, high = r1_interval(ranks, interval_seed, video_of_query=owner)
+                found |= {"r1_low": low, "r1_high": high}
+            metrics |= {f"{name}/{direction}/{key}": value for key, value in found.items()}
     metrics["gallery"] = float(swept["global"].t2v.gallery)
     metrics["gallery_captions"] = float(swept["global"].v2t.gallery)
     return metrics
@@ -79,8 +105,8 @@ def r1_interval(
 ) -> tuple[float, float]:
     """The 95 % bootstrap interval of R@1 in percent, queries drawn with replacement.
 
-    It tells how far the figure depends on which queries there are. What another training seed
-    would change is not in it.
+    It shows how much R@1 depends on the choice of queries; the variance between training seeds is
+    not in it.
 
     Args:
       ranks: of the queries.
@@ -88,7 +114,7 @@ def r1_interval(
       samples: how often all are drawn.
       video_of_query: i32[q], where several captions of a video are queries: then videos are drawn,
         each with all its captions. Captions of one video are found or missed together, and an
-        interval that takes them as independent is too narrow.
+        interval that takes them as independent would be too narrow.
     """
     hit, queries = ranks.values <= 1, len(ranks.values)
     rng = np.random.default_rng(seed)

@@ -1,13 +1,16 @@
-"""What the report draws of one video: made by the evaluator, which draws nothing itself."""
+"""The score of each sentence over the frames of its video: what the report draws of a video."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mova_jax.data.pipeline.dataset import eval_batches, record_ids
+from mova_jax.evaluation.context import EvalContext
+
 
 class Timeline(NamedTuple):
-    """A video, its sentences, and what the model says of each frame; valid frames only."""
+    """A video, its sentences and their scores on its valid frames."""
 
     video_id: str
     frames: UInt8[np.ndarray, "f H W 3"]
@@ -17,3 +20,30 @@ class Timeline(NamedTuple):
     spans: Float[np.ndarray, "s 2"]  # seconds, -1 when untimed
     text_concepts: Float[np.ndarray, "f d"] | None = None  # mᵀ for the video's own caption
     video_concepts: Float[np.ndarray, "f d"] | None = None  # mⱽ
+
+
+def timelines(context: EvalContext) -> list[Timeline]:
+    """The timelines of all videos of a context that have a sentence; their frames are in memory."""
+    folder, split, count = context.folder, context.split, context.num_videos
+    masks = context.matching_masks
+    scored = context.sentence_cosines(timed_only=False)
+    arrays = next(eval_batches(folder, split, context.tokenizer, context.settings, count, count))
+    found = []
+    for row, name in enumerate(record_ids(folder, split, arrays["video_id"])):
+        valid = arrays["frame_mask"][row]
+        mine = [one for one in scored if one.sentence.video == row]
+        if not mine:
+            continue
+        found.append(
+            Timeline(
+                video_id=name,
+                frames=arrays["frames"][row][valid],
+                timestamps=arrays["timestamps"][row][valid],
+                sentences=tuple(one.sentence.text for one in mine),
+                scores=np.stack([one.modular[valid] for one in mine]),
+                spans=np.array([(one.sentence.start, one.sentence.end) for one in mine]),
+                text_concepts=None if masks is None else masks.text[row][valid],
+                video_concepts=None if masks is None else masks.video[row][valid],
+            )
+        )
+    return found

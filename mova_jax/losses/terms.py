@@ -125,7 +125,7 @@ def active_terms(cfg, model) -> dict[str, float]:
     """
     has = {
         "": True,
-        "masks": model.tmn.layout != "none" or model.cmn.kind != "none",
+        "masks": model.has_masks,
         "modular_scale": bool(model.modular_scale),
     }
     weights = {name: getattr(cfg, name, spec.weight) for name, spec in TERMS.items()}

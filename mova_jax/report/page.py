@@ -1,7 +1,7 @@
-"""The HTML of a run's report: its skeleton, its style, and the words beside each figure.
+"""The HTML of a report: its skeleton, its style, and the explanations of tables and images.
 
-In: plain text and image data URLs. Out: HTML text; everything but the argument of `section` and
-`document` that is HTML by name is escaped here.
+In: plain text and image data URLs. Out: HTML text. All arguments are escaped here, except those
+whose names end in `_html`.
 """
 
 import html
@@ -18,52 +18,53 @@ RETRIEVAL = (
 )
 RETRIEVAL_CURVES = (
     "Validation while training",
-    "Share of queries whose answer comes first, and among the first ten. The dotted line is what "
-    "guessing finds in this gallery. The blend should lie above both scores it is made of; where "
-    "it lies on the global line, the modular score adds nothing.",
+    "Share of queries whose answer comes first, and among the first ten. Dotted line: guessing, in "
+    "this gallery. The blend should be above both scores that it is made of; where it is on the "
+    "global line, the modular score adds nothing.",
 )
 GROUNDING = (
     "Each timed sentence is scored on every sampled frame of its own video, two ways: modular, the "
     "cosine of the frame and the sentence under the pair's own masks; and their plain cosine. Hit: "
-    "the best frame lies within the sentence's span; chance is a random frame. AUC: a frame inside "
+    "the best frame is within the sentence's span; chance is a random frame. AUC: a frame inside "
     "the span scores above one outside. mIoU: overlap in time of the span with the run of frames "
-    "around the best one that score above the midpoint of lowest and highest; beside it the whole "
-    "video as the answer, and the ceiling that the spacing of the sampled frames allows. Left out: "
-    "sentences without a time, or whose span holds no sampled frame."
+    "around the best one that score above the midpoint of lowest and highest; next to it the whole "
+    "video as the answer, and the ceiling set by the spacing of the sampled frames. Left out: "
+    "sentences without a time, or whose span has no sampled frame."
 )
 TIMELINES = (
     "When does each sentence hold? The video runs from left to right; below it, one sentence a "
     "row, its score on each frame, each row from its lowest to its highest score. "
     "Shaded: when the sentence is true. Dot: the best frame. Bar at the foot: the segment that the "
-    "score predicts. The line should rise where the ground is shaded, and the bar should lie under "
-    "the shade."
+    "score predicts. The line should rise where the background is shaded, and the bar should be "
+    "below the shade."
 )
 MASKS = (
-    "The masks choose, for each frame, which dimensions of the joint embedding count: mᵀ out of "
-    "the text, mⱽ out of the frame. Leak: every video is given an unrelated caption, and the leak "
-    "is how often such a caption finds the video it was given to; own masks: every video is seen "
-    "under the masks that the caption has with the video it was given to, which is what dfsm sees "
-    "when dfsm_masks is own; pair masks: each pair under its own, as retrieval does. Above chance, "
-    "the masks themselves give the pair away, and a falling modular loss has taught nothing about "
-    "language."
+    "The masks choose, for each frame, which dimensions of the joint embedding count: mᵀ for the "
+    "text, mⱽ for the frame. Open: share of the dimensions that a mask lets through. Leak: every "
+    "video is given an unrelated caption, and the leak is how often such a caption finds the video "
+    "that it was given to. Own masks: every video is scored under the masks that the caption has "
+    "with the video it was given to, as in dfsm when dfsm_masks is own; pair masks: each pair "
+    "under its own masks, as in retrieval. Above chance, the masks alone identify the pair, and a "
+    "falling modular loss has taught nothing about language."
 )
 MASK_CURVES = (
-    "Kept share and leak",
-    "Masks that stay near 100 % select nothing, near 0 % they leave nothing to compare. The leak "
+    "Open masks and leak",
+    "Masks that stay near 100 % select nothing; near 0 % they leave nothing to compare. The leak "
     "should stay at the dotted line.",
 )
 CONCEPTS = (
-    "One column a frame, one line a dimension, dark where it is kept. Both pictures list the "
-    "dimensions in one order, most kept by mᵀ on top. Full-length dark lines are dimensions that "
-    "every frame keeps; what changes from left to right is what the mask says about time."
+    "One column a frame, one line a dimension, dark where the mask is open. Both pictures list the "
+    "dimensions in the same order, those most often open in mᵀ on top. Full-length dark lines are "
+    "dimensions that are open on every frame; changes from left to right depend on time."
 )
+EVALUATION_CURVES = ("Validation while training", "")
 LOSS_CURVES = (
     "Losses by term",
     "The total is weighted, its terms are shown before weighting; each has its own scale. The "
     "faint line is the raw value, the full line its running mean, the number where it ends.",
 )
 WATCHED_CURVES = (
-    "Beside the losses",
+    "Other metrics of training",
     "In-batch R@1 is the global score's, on training batches. A gradient norm that grows without "
     "end, or a scale that sits at its limit of 100, asks for a smaller learning rate.",
 )
@@ -135,11 +136,11 @@ $sections
 
 
 def document(title: str, facts: list[tuple[str, str, str]], sections_html: list[str]) -> str:
-    """The whole page: a title, the figures at the top as (what, value, note), the sections."""
+    """The whole page: a title, the main results as (label, value, note), the sections."""
     cards = (
-        f"<div><span>{html.escape(what)}</span><b>{html.escape(value)}</b>"
+        f"<div><span>{html.escape(label)}</span><b>{html.escape(value)}</b>"
         f"<span>{html.escape(note)}</span></div>"
-        for what, value, note in facts
+        for label, value, note in facts
     )
     return PAGE.substitute(
         title=html.escape(title),
@@ -150,16 +151,16 @@ def document(title: str, facts: list[tuple[str, str, str]], sections_html: list[
 
 
 def section(title: str, text: str, parts_html: list[str]) -> str:
-    """A heading, a paragraph and the parts below; nothing at all without parts."""
-    if not parts_html:
+    """A heading, a paragraph and the parts that are not empty; '' without any."""
+    body = "\n".join(part for part in parts_html if part)
+    if not body:
         return ""
     paragraph = f"<p>{html.escape(text)}</p>" if text else ""
-    body = "\n".join(parts_html)
     return f"<section>\n<h2>{html.escape(title)}</h2>\n{paragraph}\n{body}\n</section>"
 
 
 def figure(url: str, title: str, text: str, *, alt: str = "", wide: bool = False) -> str:
-    """An image with a short explanation beside it; `wide` puts the words on top of it."""
+    """An image and a short explanation to its right, or above it when `wide`."""
     words = f"<p>{html.escape(text)}</p>" if text else ""
     caption = f"<figcaption><h3>{html.escape(title)}</h3>{words}</figcaption>"
     image = f'<div class="image"><img src="{url}" alt="{html.escape(alt or title)}"></div>'
@@ -174,7 +175,7 @@ def table(
     rows: list[list[str]],
     groups: list[tuple[str, int]] | None = None,
 ) -> str:
-    """A table; `groups` are (title, columns) above the header, `value|note` makes a small note."""
+    """A table; `groups` are (title, columns) above the header; `value|note` adds small print."""
     parts = [f"<caption>{html.escape(caption)}</caption>"] if caption else []
     if groups:
         spans = (f'<th colspan="{columns}">{html.escape(name)}</th>' for name, columns in groups)

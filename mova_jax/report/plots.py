@@ -1,7 +1,6 @@
-"""The figures of a run's report, as PNG bytes.
+"""The images of a report, as PNG bytes: curves, timelines and concept masks.
 
-In: curves by name (`Curve`: steps and values) and `Timeline`s. Out: bytes of a PNG on a light
-card, so that they read the same on a light and on a dark page. Nothing here touches files.
+They have a light background, so that they look the same on a light and a dark page.
 """
 
 import io
@@ -11,15 +10,15 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mova_jax.evaluation.grounding import frame_edges, predicted_run
 from mova_jax.evaluation.timeline import Timeline
+from mova_jax.report.run_metrics import Curve
 
 CARD, INK, FAINT, GRID = "#fcfcfa", "#2b2f36", "#8b9099", "#e4e5e1"
-SHADE = "#f2f0e8"  # of a part of the axis that is another kind of thing
+SHADE = "#f2f0e8"  # of the warm-up
 COLOURS = {"": "#44566c", "global": "#2f6db3", "modular": "#c9691c", "blend": "#1f8a63"}
 OTHERS = ("#7a55a6", "#b23a55", "#4d7f8c", "#8a7a2f")
 TRUTH = "#f3d68b"
@@ -53,20 +52,13 @@ STYLE = {
     "lines.solid_capstyle": "round",
 }
 WIDTH = 10.0  # inches of a figure that takes the whole page
-PANELS_WIDTH = 8.0  # and of one with words beside it, so that letters are equally large on the page
+PANELS_WIDTH = 8.0  # of one with text to its right, so that letters have the same size on the page
 MARGIN = 0.4
 THUMBNAILS = 12
 
 
-class Curve(NamedTuple):
-    """One metric over training."""
-
-    steps: Float[np.ndarray, "n"]
-    values: Float[np.ndarray, "n"]
-
-
 class Panel(NamedTuple):
-    """One small plot: its lines by label, and a level that needs no model (nan: none)."""
+    """One small plot: its lines by label, and the level of chance (nan: none)."""
 
     title: str
     lines: Mapping[str, Curve]
@@ -75,9 +67,9 @@ class Panel(NamedTuple):
 
 
 def small_multiples(panels: list[Panel], columns: int, warmup: int = 0) -> bytes:
-    """Panels side by side over training steps, each with its own scale, lines labelled in place.
+    """A grid of panels over training steps, each with its own scale and labels at its lines.
 
-    The first `warmup` steps, whose batches are of another kind, are shaded.
+    The first `warmup` steps, whose batches are of single frames, are shaded.
     """
     with matplotlib.rc_context(STYLE):
         columns = min(columns, len(panels))
@@ -98,8 +90,8 @@ def small_multiples(panels: list[Panel], columns: int, warmup: int = 0) -> bytes
 def timeline(item: Timeline) -> bytes:
     """The strip of frames, and below it each sentence with its score over time.
 
-    The true span is shaded, the best frame is dotted, and the bar at the foot is the segment that
-    the score predicts (`grounding.predicted_run`).
+    The true span is shaded, a dot is at the best frame, and the bar at the foot is the segment
+    that the score predicts (`grounding.predicted_run`).
     """
     edges = frame_edges(item.timestamps)
     texts = [textwrap.wrap(text, 132) or [""] for text in item.sentences]
@@ -119,10 +111,10 @@ def timeline(item: Timeline) -> bytes:
 
 
 def concepts(item: Timeline) -> bytes:
-    """Both concept masks as [d f] images under the frames they belong to.
+    """Both concept masks as [d f] images below the frames that they belong to.
 
-    Both images list the dimensions in one order: those that mᵀ keeps most often at the top, and
-    among equals those that mⱽ keeps most often.
+    Both images list the dimensions in the same order: those most often open in mᵀ at the top, and
+    among equals those most often open in mⱽ.
     """
     masks = {"mᵀ, from the text": item.text_concepts, "mⱽ, from the video": item.video_concepts}
     masks = {name: np.asarray(m, np.float32) for name, m in masks.items() if m is not None}
@@ -150,7 +142,7 @@ def concepts(item: Timeline) -> bytes:
             axes.tick_params(labelbottom=False)
             axes.set_yticks([])
             axes.set_ylabel(f"{mask.shape[1]} dimensions")
-            axes.set_title(f"{name}: keeps {100 * mask.mean():.0f} % of the dimensions")
+            axes.set_title(f"{name}: {100 * mask.mean():.0f} % of the dimensions open")
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("frame", labelpad=1)
         return _png(figure)
@@ -161,7 +153,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     spare = iter(OTHERS)
     for label, curve in panel.lines.items():
         colour = COLOURS.get(label) or next(spare, INK)
-        if len(curve.steps) > 60:  # noisy: the raw line faintly, its running mean on top
+        if len(curve.steps) > 60:  # noisy: a faint raw line, its running mean on top
             axes.plot(*curve, color=colour, alpha=0.25, linewidth=0.7)
             curve = _smooth(curve)
         axes.plot(*curve, color=colour, marker="o" if len(curve.steps) < 3 else None, markersize=3)
@@ -184,7 +176,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Writes the labels right of the axes at the height of their lines, pushed apart."""
+    """Writes labels right of the axes at the height of their lines, without overlap."""
     low, high = axes.get_ylim()
     floor = -1.0
     for value, label, colour in sorted(ends):
@@ -245,7 +237,7 @@ def _strip_height(item: Timeline) -> float:
 
 
 def _draw_strip(axes: Axes, item: Timeline, edges: np.ndarray) -> None:
-    """Thumbnails of equal width, each the frame whose stretch of the axis holds its middle."""
+    """Thumbnails of equal width, each the frame whose part of the axis has its middle."""
     count = min(THUMBNAILS, len(item.frames))
     borders = np.linspace(edges[0], edges[-1], count + 1)
     chosen = np.searchsorted(edges, (borders[:-1] + borders[1:]) / 2, side="right") - 1
@@ -260,7 +252,7 @@ def _draw_strip(axes: Axes, item: Timeline, edges: np.ndarray) -> None:
 
 
 def _smooth(curve: Curve) -> Curve:
-    """A running mean over a thirtieth of the run, shorter windows at both ends."""
+    """A running mean over a thirtieth of the run, with shorter windows at both ends."""
     half = max(1, len(curve.values) // 60)
     total = np.concatenate([[0.0], np.cumsum(curve.values)])
     index = np.arange(len(curve.values))

@@ -4,6 +4,7 @@ import jax
 
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.parallel import sharding
+from mova_jax.report.run_metrics import gallery_description
 from mova_jax.training.datasets import image_batch_size, image_steps
 from mova_jax.training.setup import RunContext
 from mova_jax.training.state import TrainState
@@ -57,8 +58,6 @@ def _state_lines(mesh: jax.sharding.Mesh, state: TrainState) -> list[str]:
 
 def final_summary(context: RunContext) -> str:
     """The main results of each tested split, read from the metric log."""
-    from mova_jax.report.run_metrics import gallery_description  # brings matplotlib (0.2 s)
-
     metrics, lines = last_metrics(context.workdir / METRICS_FILE), []
     for split in context.config.eval.splits:
         if f"{split}/t2v/r1" in metrics:

@@ -1,7 +1,5 @@
 """The evaluator against scores made pair by pair, and for any block size."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +7,13 @@ import pytest
 
 from mova_jax.data.storyboard.generate import TOKENIZER, ensure
 from mova_jax.data.tokenizer import Tokenizer
-from mova_jax.evaluation.evaluator import Evaluator
+from mova_jax.evaluation.context import Evaluation
+from mova_jax.evaluation.evaluator import EVALUATIONS, Evaluator
 from mova_jax.losses.scores import frame_sums, pair_parts, pool_frames, search_pool
 from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.report.report import write_report
 from mova_jax.training.state import make_train_spec
+from mova_jax.utils.metric_log import MetricWriter
 from tests import tiny
 
 VIDEOS = 8
@@ -55,7 +56,7 @@ def figures(full):
 def by_hand(full):
     """Modular scores [b c], one pair at a time and on one device."""
     evaluator, spec, params = full
-    embedded = evaluator.embed(params, "test")
+    embedded = evaluator.context(params, "test").embeddings
     cfg = spec.config
     model = spec.model(jax.tree.map(jnp.asarray, jax.device_get(params)))
     pool = search_pool(cfg.losses, cfg.eval)
@@ -74,7 +75,7 @@ def by_hand(full):
 
 def test_all_scores_at_once_are_those_of_pairs_scored_one_by_one(full, by_hand):
     evaluator, _, params = full
-    scores = evaluator.scores(params, "test")
+    scores = evaluator.context(params, "test").dense_scores()
     assert set(scores) == {"global", "modular"}
     np.testing.assert_allclose(scores["modular"], by_hand, atol=1e-5)
     assert scores["global"].shape == (VIDEOS, VIDEOS)
@@ -105,7 +106,7 @@ def test_the_score_of_record_is_the_blend_or_the_global_score(folder, figures):
 
 def test_kept_shares_are_means_over_the_valid_frames(full, figures):
     evaluator, spec, params = full
-    embedded = evaluator.embed(params, "test")
+    embedded = evaluator.context(params, "test").embeddings
     model = spec.model(params)
     masks = model.own_masks(embedded.video, model.prepare(embedded.text))
     valid = embedded.video.frame_mask
@@ -125,7 +126,6 @@ def test_blocks_do_not_matter(folder, figures):
 
 def test_rows_are_filled_up_to_the_devices_and_change_no_figure(folder, figures):
     evaluator, _, params = make(folder, mesh=mesh_lib.make_mesh(data=8), eval__batch_size=5)
-    assert evaluator.rows == 8
     other = evaluator.evaluate(params, "test", blend_weight=1.0)
     assert other == pytest.approx(figures, abs=1e-4)
 
@@ -142,8 +142,29 @@ def test_timelines_hold_the_sentences_with_their_spans_and_valid_frames(full):
         assert (item.spans[:, 0] < item.spans[:, 1]).all()
 
 
-def test_a_limit_of_the_gallery_is_kept(folder):
-    evaluator, spec, params = make(folder)
-    config = spec.config
-    evaluator.config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, gallery=5))
-    assert evaluator.evaluate(params, "test")["gallery"] == 5
+def test_an_evaluation_added_to_the_table_is_in_the_metrics_and_the_report(
+    folder, monkeypatch, tmp_path
+):
+    def spread(context):
+        assert context.split == "test" and len(context.timed_sentences) > 0
+        return {"spread/video": 0.125, "spread/seen": float(context.num_videos)}
+
+    labels = {"spread/video": "spread of videos, %", "spread/seen": "videos seen"}
+    monkeypatch.setitem(EVALUATIONS, "spread", Evaluation(spread, "Spread", "Wide?", labels))
+    monkeypatch.setitem(EVALUATIONS, "masked", Evaluation(spread, "", applies=lambda c: False))
+    evaluator, _, params = make(folder, "global_only")
+    metrics = evaluator.evaluate(params, "test")
+    assert metrics["spread/video"] == 0.125
+
+    (tmp_path / "config.json").write_text("{}")
+    with MetricWriter(tmp_path, tensorboard=False) as writer:
+        writer.write(3, {f"validation/{name}": value for name, value in metrics.items()})
+    text = write_report(tmp_path, []).read_text()
+    assert "<h2>Spread</h2>\n<p>Wide?</p>" in text
+    assert "<th>split</th><th>spread of videos, %</th><th>videos seen</th>" in text
+    assert f"<td>validation</td><td>12.5</td><td>{VIDEOS}.0</td>" in text
+    assert (tmp_path / "plots" / "evaluation_spread.png").exists()
+
+    monkeypatch.setitem(EVALUATIONS, "twice", Evaluation(lambda _: {"gallery": 0.0}, ""))
+    with pytest.raises(ValueError, match=r"twice: \['gallery'\]"):
+        evaluator.evaluate(params, "test")

@@ -75,9 +75,9 @@ def test_video_without_frames_outside_has_no_auc():
     assert found.hit == found.chance == 1.0 and np.isnan(found.auc)
     sentence = (np.array([0.1, 0.5]), np.ones(2, bool), np.arange(2.0), (0.0, 9.0))
     figures = grounding_metrics([sentence])
-    assert "grounding/auc" not in figures and figures["grounding/hit"] == 1.0
+    assert "auc" not in figures and figures["hit"] == 1.0
     partly = (np.array([0.1, 0.5]), np.ones(2, bool), np.arange(2.0), (1.0, 9.0))
-    assert grounding_metrics([sentence, partly])["grounding/auc"] == 1.0
+    assert grounding_metrics([sentence, partly])["auc"] == 1.0
 
 
 def test_averages_and_counts():
@@ -87,18 +87,18 @@ def test_averages_and_counts():
     untimed = (np.zeros(4), *frames, (-1.0, -1.0))
     between = (np.zeros(4), *frames, (1.2, 1.8))
     figures = grounding_metrics([hit, miss, untimed, between])
-    assert figures["grounding/sentences"] == 2 and figures["grounding/left_out"] == 2
-    assert figures["grounding/hit"] == 0.5
-    assert figures["grounding/chance"] == pytest.approx((2 / 4 + 1 / 4) / 2)
-    assert figures["grounding/auc"] == pytest.approx((0.75 + 1 / 3) / 2)
+    assert figures["sentences"] == 2 and figures["left_out"] == 2
+    assert figures["hit"] == 0.5
+    assert figures["chance"] == pytest.approx((2 / 4 + 1 / 4) / 2)
+    assert figures["auc"] == pytest.approx((0.75 + 1 / 3) / 2)
     # 0.5 to 1.5 on 1 to 3; 2.5 to 3.5 on 0 to 1.
-    assert figures["grounding/miou"] == pytest.approx((0.5 / 2.5 + 0) / 2)
+    assert figures["miou"] == pytest.approx((0.5 / 2.5 + 0) / 2)
 
 
 def test_nothing_timed_gives_the_counts_alone():
     untimed = (np.zeros(2), np.ones(2, bool), np.arange(2.0), (-1.0, -1.0))
-    assert grounding_metrics([untimed]) == {"grounding/sentences": 0, "grounding/left_out": 1}
-    assert grounding_metrics([]) == {"grounding/sentences": 0, "grounding/left_out": 0}
+    assert grounding_metrics([untimed]) == {"sentences": 0, "left_out": 1}
+    assert grounding_metrics([]) == {"sentences": 0, "left_out": 0}
 
 
 def test_predicted_run_stops_at_the_first_frame_below_the_midpoint():

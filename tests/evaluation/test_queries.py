@@ -93,15 +93,16 @@ def figures(full):
 def dense(folder, evaluator, spec, params):
     """Scores `[b c]` of all videos with all captions, in one piece, padded to the context."""
     config = spec.config
-    video = jax.tree.map(np.asarray, evaluator.embed(params, "test").video)
+    video = jax.tree.map(np.asarray, evaluator.context(params, "test").embeddings.video)
     source = open_split(folder, "test")
     records = [source[i] for i in range(len(source))]
     texts = [text for record in records for text in (record.caption, *record.alternatives)]
+    tokenizer = Tokenizer(folder / TOKENIZER, 40)
     assert len(texts) == len(OWNER)
     tokens = np.zeros((len(texts), 40), np.int32)
     mask = np.zeros((len(texts), 40), bool)
     for row, text in enumerate(texts):
-        ids = evaluator.tokenizer.encode(text).ids
+        ids = tokenizer.encode(text).ids
         tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
 
     def score(params, tokens, mask):
@@ -171,11 +172,11 @@ def test_masks_leak_and_grounding_are_those_of_the_first_captions(figures, by_on
 
 def test_one_caption_a_video_gives_the_figures_it_gave(folder, by_one):
     """Bit for bit: the evaluation of one caption a video, stated again in one piece."""
-    evaluator, spec, params, figures = by_one
+    _, spec, params, figures = by_one
     config, mesh = spec.config, mesh_lib.make_mesh()
     rows, whole, split = 8, sharding.replicated(mesh), sharding.batch_sharding(mesh)
     settings = settings_of(config, config.eval.frames)
-    tokenizer = evaluator.tokenizer
+    tokenizer = Tokenizer(folder / TOKENIZER, 40)
 
     def encode(params, batch):
         model = spec.model(params)

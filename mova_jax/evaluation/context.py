@@ -1,0 +1,189 @@
+"""The input of an evaluation: a model, a split, and results that several evaluations share.
+
+A shared result is a property: it is computed when the first evaluation reads it, once, and not at
+all when none does. All of them are NumPy arrays on the host; row i belongs to video i.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from mova_jax.config import Config
+from mova_jax.data.pipeline.batching import PipelineSettings, settings_of
+from mova_jax.data.pipeline.dataset import eval_batches
+from mova_jax.data.pipeline.queries import (
+    CAPTION,
+    Sentence,
+    eval_captions,
+    eval_sentences,
+    query_protocol,
+)
+from mova_jax.data.sources import splits_of
+from mova_jax.data.tokenizer import Tokenizer, bucket_length, pad_tokens
+from mova_jax.evaluation.embedding_cache import CachedScores, PackedCaptions, SplitEmbeddings
+from mova_jax.evaluation.jitted import EvalFns, rows_of
+from mova_jax.evaluation.ranks import ScoreBlock
+from mova_jax.typing import ConceptMasks, TextEmbedding
+from mova_jax.utils.progress_bar import bar_of
+
+CACHED_VIDEOS = 256  # first videos of a split whose scores with each other's captions are cached
+_LONG = 10.0  # seconds after which a bar is shown
+
+
+class SentenceCosines(NamedTuple):
+    """A sentence as a caption of its own, on the frames of its video."""
+
+    sentence: Sentence
+    frame: Float[np.ndarray, "f"]  # cosine of frame and sentence
+    modular: Float[np.ndarray, "f"]  # the same under the masks of the pair
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvalContext:
+    """A model with its parameters and the first videos of a split."""
+
+    config: Config
+    fns: EvalFns
+    folder: str | os.PathLike  # of the shards
+    tokenizer: Tokenizer
+    params: Any
+    split: str
+    limit: int = 0  # videos, from the first; 0 for all
+    blend_weight: float | None = None  # of the modular score; None chooses it on this split
+    interval: bool = False  # whether bootstrap intervals are wanted
+
+    @cached_property
+    def settings(self) -> PipelineSettings:
+        """How records become batches."""
+        return settings_of(self.config, self.config.eval.frames)
+
+    @property
+    def num_videos(self) -> int:
+        """The number of videos evaluated, b."""
+        return len(self.embeddings.timestamps)
+
+    @cached_property
+    def embeddings(self) -> SplitEmbeddings:
+        """Every video and its first caption; captions as long as the longest needs."""
+        parts, rows = [], self.fns.rows
+        batches = eval_batches(
+            self.folder, self.split, self.tokenizer, self.settings, rows, self.limit
+        )
+        count = splits_of(self.folder)[self.split]
+        with self.progress("videos", min(self.limit or count, count), "video") as bar:
+            for arrays in batches:
+                video, text = self.fns.encode(self.params, arrays)
+                parts.append(SplitEmbeddings(video, text, arrays["timestamps"][: len(text.pooled)]))
+                bar.update(len(text.pooled))
+        embeddings = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        return embeddings._replace(text=self._shortened(embeddings.text))
+
+    @cached_property
+    def matching_scores(self) -> CachedScores:
+        """Scores of blocks of videos with blocks of their first captions."""
+        block = self.score_block(lambda captions: rows_of(self.embeddings.text, captions))
+        return CachedScores(block, self.fns.rows, min(CACHED_VIDEOS, self.num_videos))
+
+    @cached_property
+    def matching_masks(self) -> ConceptMasks | None:
+        """Masks `[b f d]` of each video with its first caption; None for a model without masks."""
+        return self.fns.matching_pairs(self.params, self.embeddings.video, self.embeddings.text)[1]
+
+    @cached_property
+    def timed_sentences(self) -> list[SentenceCosines]:
+        """The sentences that have a time, on the frames of their videos."""
+        return self.sentence_cosines(timed_only=True)
+
+    def sentence_cosines(self, timed_only: bool) -> list[SentenceCosines]:
+        """Each sentence of the split, or each timed one, on the frames of its video."""
+        sentences = eval_sentences(
+            self.folder, self.split, self.tokenizer, self.num_videos, timed_only
+        )
+        found = []
+        for start in range(0, len(sentences), self.fns.rows):
+            block = sentences[start : start + self.fns.rows]
+            ids = [sentence.ids for sentence in block]
+            tokens = pad_tokens(ids, self.settings.buckets, self.tokenizer.pad_id)
+            text = self.fns.encode_text(self.params, *tokens)
+            video = rows_of(self.embeddings.video, [sentence.video for sentence in block])
+            cosines, _ = self.fns.matching_pairs(self.params, video, text)
+            frame, modular = cosines["frame"], cosines["modular"]
+            found += [SentenceCosines(s, frame[i], modular[i]) for i, s in enumerate(block)]
+        return found
+
+    def query_scores(self) -> tuple[ScoreBlock, Int[np.ndarray, "c"]]:
+        """Scores of blocks of videos with blocks of captions, and the video of each caption.
+
+        `config.eval.queries` says which captions these are: the first of each video, or all.
+        """
+        videos = self.num_videos
+        protocol = query_protocol(self.folder, self.config.eval.queries)
+        if protocol != CAPTION:
+            captions = eval_captions(self.folder, self.split, self.tokenizer, videos, protocol)
+            if len(captions.ids) > videos:
+                return self.score_block(self._packed(captions).rows), captions.video
+        return self.matching_scores, np.arange(videos)
+
+    def score_block(self, captions: Callable[[slice], TextEmbedding]) -> ScoreBlock:
+        """Scores of blocks of the videos with blocks of captions, `{name: [b c]}`."""
+
+        def scores(videos: slice, block: slice) -> dict[str, np.ndarray]:
+            video = rows_of(self.embeddings.video, videos)
+            return self.fns.pairs(self.params, video, captions(block))
+
+        return scores
+
+    def dense_scores(self) -> dict[str, Float[np.ndarray, "b c"]]:
+        """All scores of the videos with their first captions by name, for small splits only."""
+        starts = range(0, self.num_videos, self.fns.rows)
+        blocks = [slice(start, start + self.fns.rows) for start in starts]
+        rows = [[self.matching_scores(v, c) for c in blocks] for v in blocks]
+        return {name: np.block([[b[name] for b in row] for row in rows]) for name in rows[0][0]}
+
+    def progress(self, name: str, total: int, unit: str):
+        """A progress bar of the main process, shown when the work takes long."""
+        off = jax.process_index() > 0
+        return bar_of(f"{self.split}, {name}", total, unit=unit, delay=_LONG, disable=off)
+
+    def _packed(self, captions) -> PackedCaptions:
+        """The embeddings of all captions, without their padding."""
+        count, rows = len(captions.ids), self.fns.rows
+        length = bucket_length(int(captions.tokens.max()), self.settings.buckets)
+        model = self.config.model
+        read = model.has_masks and model.modular_scale > 0
+        packed = PackedCaptions(captions.tokens, length, with_tokens=read)
+        with self.progress("captions", count, "caption") as bar:
+            for start in range(0, count, rows):
+                block = slice(start, min(start + rows, count))
+                tokens = pad_tokens(captions.ids[block], (length,), self.tokenizer.pad_id)
+                packed.put(block, self.fns.encode_text(self.params, *tokens))
+                bar.update(block.stop - start)
+        return packed
+
+    def _shortened(self, text: TextEmbedding) -> TextEmbedding:
+        """The captions at the length of the longest: the cost of a pair grows with its tokens."""
+        longest = int(text.token_mask.sum(-1).max(initial=1))
+        length = bucket_length(longest, self.settings.buckets)
+        return dataclasses.replace(
+            text, tokens=text.tokens[:, :length], token_mask=text.token_mask[:, :length]
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One entry of `evaluator.EVALUATIONS`."""
+
+    # The metrics of a split by name; none where the split has nothing to measure.
+    fn: Callable[[EvalContext], dict[str, float]]
+    title: str  # of its section in the report
+    text: str = ""  # below the title: how to read the metrics
+    # Names of metrics and their labels in the report's table and curves, in this order. A label
+    # that ends in % has the metric times 100. Metrics without a label are only in metrics.jsonl.
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    applies: Callable[[Config], bool] = lambda config: True  # to the models of this config
