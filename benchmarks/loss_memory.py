@@ -71,12 +71,12 @@ def compiled(config: Config, mesh, tokens: int, dense: bool):
         return loss_of_embeddings(model, videos, captions, valid, config.losses, group)[0]
 
     leaves = params, video.frames, video.pooled, text.tokens, text.pooled
-    kept = ring.WHOLE_FLOATS
-    ring.WHOLE_FLOATS = 2**62 if dense else kept
+    kept = ring.STORED_FLOATS
+    ring.STORED_FLOATS = 2**62 if dense else kept
     try:
         program = jax.jit(jax.value_and_grad(loss_of, range(5))).lower(*leaves).compile()
     finally:
-        ring.WHOLE_FLOATS = kept
+        ring.STORED_FLOATS = kept
     return program, leaves
 
 

@@ -85,7 +85,7 @@ class TermContext:
             captions = self.networks.prepare(text)
             return captions if store else None, self.networks.own_masks(video, captions)
 
-        block = ring.rows_at_once(rows, FRAME_FLOATS * f * d + TOKEN_FLOATS * tokens * width)
+        block = ring.choose_block(rows, FRAME_FLOATS * f * d + TOKEN_FLOATS * tokens * width)
         with jax.named_scope("masks"):
             return map_blocks(one_block, (self.video, self.text), block)
 

@@ -78,7 +78,7 @@ def logit_stats(
         (replicated, scale),
         (videos, rows),
         (captions, rows),
-        ring.tile_of(group, len(example_mask), floats),
+        ring.choose_tile(group, len(example_mask), floats),
     )
     return LogitStats(
         matched=by_caption.total,
@@ -96,8 +96,8 @@ def _tile_stats(
     matched = valid & (rows.index[:, None] == columns.index)
     # Padding becomes 0 before the product, so that it stays out of the gradient of the scale.
     logits = scale * jnp.where(valid, scores.astype(jnp.float32), 0.0)
-    candidates = jnp.where(valid, logits, ring.NOTHING)
-    others = jax.lax.stop_gradient(jnp.where(matched, ring.NOTHING, candidates))
+    candidates = jnp.where(valid, logits, ring.NEG_INF)
+    others = jax.lax.stop_gradient(jnp.where(matched, ring.NEG_INF, candidates))
     by_video = ring.Stats(logsumexp=jax.nn.logsumexp(candidates, axis=1))
     by_caption = ring.Stats(
         total=jnp.where(matched, logits, 0.0).sum(0),
@@ -181,5 +181,5 @@ def candidate_cross_entropy(
     """
     candidate_mask = (candidate_mask | (jnp.arange(scores.shape[1]) == 0)) & example_mask[:, None]
     logits = scale * jnp.where(candidate_mask, scores.astype(jnp.float32), 0.0)
-    total = jax.nn.logsumexp(jnp.where(candidate_mask, logits, ring.NOTHING), axis=-1)
+    total = jax.nn.logsumexp(jnp.where(candidate_mask, logits, ring.NEG_INF), axis=-1)
     return masked_term(total - logits[:, 0], example_mask)

@@ -84,7 +84,7 @@ def _negatives(group, frames, parts, valid, threshold, every_index: bool):
         (),
         (frames, threshold, index),
         (parts, valid, index),
-        ring.tile_of(group, r, 4 * f * (f if every_index else 1)),
+        ring.choose_tile(group, r, 4 * f * (f if every_index else 1)),
     )
     total, count = by_video.total
     if every_index:

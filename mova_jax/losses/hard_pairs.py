@@ -1,171 +1,186 @@
-"""Scores of chosen pairs: each video with some captions, wherever in the batch they lie.
+"""Scores of chosen pairs: each video with a few captions, on any replica.
 
-As in `ring.py` captions stay and videos go around, here with their list of captions and the scores
-found so far. A replica scores the pairs of its visitors that name one of its captions, some at a
-time. How many these are depends on the data, all replicas together score each pair once; the
-backward pass does it again.
+As in `ring.py` captions stay and videos go around, here with the indices of their captions and the
+scores found so far. A replica scores those pairs of its visitors whose captions it has, a chunk at
+a time. Their number depends on the data; together the replicas score each pair once. The backward
+pass recomputes the scores.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mova_jax.losses.ring import FloatPartition, add, cast_like, rows_at_once, rows_of, zeros
+from mova_jax.losses.replica_group import ReplicaGroup
+from mova_jax.losses.ring import (
+    add,
+    cast_like,
+    choose_block,
+    combine,
+    partition,
+    ring_scan,
+    rows_of,
+    zero_sums,
+)
 
 
-def chunk_of(group, pairs: int, floats: int) -> int:
-    """Pairs to score at once: what one visit brings on average, as far as there is room.
+def choose_chunk(group: ReplicaGroup, pairs: int, floats: int) -> int:
+    """Pairs to score at once: the average of a visit, unless they need too much memory.
 
     Args:
-        group: `losses.replica_group.ReplicaGroup`.
-        pairs: of a replica's videos with the captions they chose.
-        floats: float32 numbers that one pair needs, forwards and backwards.
+        group: the replicas that share the batch.
+        pairs: of a replica's videos with their chosen captions.
+        floats: float32 numbers that one pair needs, forward and backward.
     """
-    return min(math.ceil(pairs / group.size), rows_at_once(pairs, floats))
+    return min(math.ceil(pairs / group.size), choose_block(pairs, floats))
 
 
 def score_chosen(
-    group,
+    group: ReplicaGroup,
     fn: Callable,
-    whole: Any,
+    replicated: Any,
     videos: Any,
     captions: Any,
     chosen: Int[Array, "r k"],
     chunk: int,
 ) -> Float[Array, "r k"]:
-    """Scores of this replica's videos with captions of the whole batch. Inside `group.shard_map`.
+    """Scores of this replica's videos with captions of the whole batch, inside `group.shard_map`.
 
     Args:
-        group: `losses.replica_group.ReplicaGroup`.
-        fn: `(whole, videos[m ...], captions[m ...]) -> score[m]`, row by row, float32. It may not
-            close over traced arrays.
-        whole: pytree, such as parameters.
+        group: the replicas that share the batch.
+        fn: `(replicated, videos[m ...], captions[m ...]) -> score[m]`, row by row, float32. It may
+            not close over traced arrays.
+        replicated: pytree, such as parameters.
         videos: pytree of rows `[r ...]`, this replica's.
-        captions: pytree of rows `[c ...]`, this replica's; every replica has as many.
-        chosen: `[r k]` numbers of captions in the whole batch.
-        chunk: pairs at a time. One chunk that holds all pairs of the only replica is differentiated
-            as it stands, without computing it twice.
+        captions: pytree of rows `[c ...]`, this replica's; all replicas have equally many.
+        chosen: `[r k]` indices of captions within the whole batch.
+        chunk: pairs at a time. JAX differentiates one chunk of all pairs of a single replica,
+            without recomputing it.
     """
-    k, pairs, here = chosen.shape[1], chosen.size, rows_of(captions)
-    if group.size == 1 and chunk >= pairs:
-        videos = jax.tree.map(lambda leaf: jnp.repeat(leaf, k, axis=0), videos)
-        captions = jax.tree.map(lambda leaf: leaf[chosen.reshape(-1)], captions)
-        return fn(whole, videos, captions).reshape(chosen.shape)
-    # The pairs in the order of the replicas that have their captions, and where each begins.
-    flat = chosen.reshape(-1)
-    numbers = group.pvary(jnp.arange(pairs, dtype=jnp.int32))
-    _, order = jax.lax.sort((flat, numbers), num_keys=1)
-    firsts = jnp.arange(group.size + 1, dtype=flat.dtype) * here
-    begins = (flat[:, None] < firsts).sum(0, dtype=jnp.int32)
-    lists = flat, order, begins
+    if group.size == 1 and chunk >= chosen.size:
+        videos = jax.tree.map(lambda leaf: jnp.repeat(leaf, chosen.shape[1], axis=0), videos)
+        captions = _take(captions, chosen.reshape(-1))
+        return fn(replicated, videos, captions).reshape(chosen.shape)
+    pairs = _sort_pairs(group, chosen, rows_of(captions))
 
     def ring(videos):
-        return _ring(group, fn, whole, videos, captions, lists, k, chunk)
+        return _ring(group, fn, chunk, replicated, videos, captions, pairs)
 
     return group.ordered(ring, videos).reshape(chosen.shape)
 
 
-def _ring(group, fn, whole, videos, captions, lists, k: int, chunk: int):
-    """`score_chosen` of pairs in a row `[r * k]`."""
-    trees = FloatPartition(whole), FloatPartition(videos), FloatPartition(captions)
-    here = rows_of(captions)
+class _Pairs(NamedTuple):
+    """The p = r * k pairs of a replica's videos, and which of `n` replicas has their captions."""
 
-    def chunks(visitors, body, carry):
-        """Runs `body(carry, pairs, rows, columns)` over the visitors' pairs that lie here."""
-        flat, order, begins = visitors
-        number = group.rank()
+    caption: Int[Array, "p"]  # index within the whole batch
+    order: Int[Array, "p"]  # pairs sorted by caption, and therefore by replica
+    starts: Int[Array, "n+1"]  # where in `order` the pairs of each replica start
 
-        def step(state):
-            place, carry = state
-            places = place + jnp.arange(chunk)
-            pairs = order[jnp.minimum(places, order.size - 1)]
-            columns = jnp.clip(flat[pairs] - number * here, 0, here - 1)
-            # What lies behind the end is computed, then dropped.
-            pairs = jnp.where(places < begins[number + 1], pairs, order.size)
-            return place + chunk, body(
-                carry, pairs, jnp.minimum(pairs // k, flat.size // k - 1), columns
+
+def _sort_pairs(group: ReplicaGroup, chosen: Int[Array, "r k"], captions: int) -> _Pairs:
+    """Sorts pairs by replica; each has this number of captions."""
+    flat = chosen.reshape(-1)
+    numbers = group.pvary(jnp.arange(flat.size, dtype=jnp.int32))
+    _, order = jax.lax.sort((flat, numbers), num_keys=1)
+    firsts = jnp.arange(group.size + 1, dtype=flat.dtype) * captions
+    return _Pairs(flat, order, (flat[:, None] < firsts).sum(0, dtype=jnp.int32))
+
+
+def _scan_chunks(group, chunk: int, pairs: _Pairs, rows: int, columns: int, body, carry):
+    """Runs `carry = body(carry, pair, row, column)` over the visitors' pairs on this replica.
+
+    Args:
+        group: the replicas that share the batch.
+        chunk: length of the index arrays that `body` gets: of pairs, of visiting videos, and of
+            this replica's captions. Padding of the last chunk has a pair index out of range.
+        pairs: the visitors'.
+        rows: number of visiting videos.
+        columns: number of this replica's captions.
+        body: see above.
+        carry: for the first chunk.
+    """
+    total, rank = pairs.order.size, group.rank()
+    end = pairs.starts[rank + 1]
+
+    def step(state):
+        start, carry = state
+        places = start + jnp.arange(chunk)
+        pair = pairs.order[jnp.minimum(places, total - 1)]
+        column = jnp.clip(pairs.caption[pair] - rank * columns, 0, columns - 1)
+        pair = jnp.where(places < end, pair, total)
+        row = jnp.minimum(pair // (total // rows), rows - 1)
+        return start + chunk, body(carry, pair, row, column)
+
+    return jax.lax.while_loop(lambda state: state[0] < end, step, (pairs.starts[rank], carry))[1]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _ring(group, fn, chunk, replicated, videos, captions, pairs: _Pairs) -> Float[Array, "p"]:
+    """`score_chosen` of sorted pairs."""
+    sizes = rows_of(videos), rows_of(captions)
+
+    def visit(visitors, local):
+        videos, pairs, scores = visitors
+
+        def body(scores, pair, row, column):
+            found = fn(replicated, _take(videos, row), _take(captions, column))
+            return scores.at[pair].set(found, mode="drop")
+
+        return (videos, pairs, _scan_chunks(group, chunk, pairs, *sizes, body, scores)), local
+
+    visitors = videos, pairs, zero_sums(group, pairs.caption)
+    return ring_scan(group, visit, visitors, ())[0][2]
+
+
+def _ring_forward(group, fn, chunk, *arguments):
+    return _ring(group, fn, chunk, *arguments), arguments
+
+
+def _ring_backward(group, fn, chunk, residuals, gradient):
+    *arguments, pairs = residuals
+    floats, (fixed, videos_rest, captions_rest) = partition(tuple(arguments))
+    replicated, videos, captions = floats
+    sizes = rows_of(arguments[1]), rows_of(arguments[2])
+
+    def visit(visitors, sums):
+        (videos, videos_rest, pairs, gradient), sum_v = visitors
+
+        def body(sums, pair, row, column):
+            rest = fixed, _take(videos_rest, row), _take(captions_rest, column)
+
+            def score(*floats):
+                return fn(*combine(floats, rest))
+
+            arguments = replicated, _take(videos, row), _take(captions, column)
+            cotangent = gradient.at[pair].get(mode="fill", fill_value=0.0)
+            found_r, found_v, found_c = jax.vjp(score, *arguments)[1](cotangent)
+            sum_r, sum_v, sum_c = sums
+            return (
+                add(sum_r, found_r),
+                _add_at(sum_v, row, found_v),
+                _add_at(sum_c, column, found_c),
             )
 
-        def more(state):
-            return state[0] < begins[number + 1]
+        sums = sums[0], sum_v, sums[1]
+        sum_r, sum_v, sum_c = _scan_chunks(group, chunk, pairs, *sizes, body, sums)
+        return (visitors[0], sum_v), (sum_r, sum_c)
 
-        return jax.lax.while_loop(more, step, (begins[number], carry))[1]
-
-    def scored(other_leaves, rows, columns):
-        def score(whole_f, video_f, caption_f):
-            video_r, caption_r = _take(other_leaves[1], rows), _take(other_leaves[2], columns)
-            leaves = (whole_f, other_leaves[0]), (video_f, video_r), (caption_f, caption_r)
-            return fn(*(tree.tree(*pair) for tree, pair in zip(trees, leaves, strict=True)))
-
-        return score
-
-    def forward(floats, other_leaves, lists):
-        whole_f, video_f, caption_f = floats
-
-        def visit(carry, _):
-            video_f, video_r, lists, scores = carry
-
-            def body(scores, pairs, rows, columns):
-                score = scored((other_leaves[0], video_r, other_leaves[2]), rows, columns)
-                found = score(whole_f, _take(video_f, rows), _take(caption_f, columns))
-                return scores.at[pairs].set(found, mode="drop")
-
-            scores = chunks(lists, body, scores)
-            return group.ring_shift((video_f, video_r, lists, scores)), None
-
-        [scores] = zeros(group, [lists[0]])
-        carry, _ = jax.lax.scan(visit, (video_f, other_leaves[1], lists, scores), length=group.size)
-        return carry[-1]
-
-    def backward(residuals, gradient):
-        (whole_f, video_f, caption_f), other_leaves, lists = residuals
-
-        def visit(carry, _):
-            (video_f, video_r, lists, gradient), sum_v, sum_w, sum_c = carry
-
-            def body(sums, pairs, rows, columns):
-                sum_w, sum_v, sum_c = sums
-                score = scored((other_leaves[0], video_r, other_leaves[2]), rows, columns)
-                leaves = whole_f, _take(video_f, rows), _take(caption_f, columns)
-                cotangent = gradient.at[pairs].get(mode="fill", fill_value=0.0)
-                by_whole, by_video, by_caption = jax.vjp(score, *leaves)[1](cotangent)
-                return (
-                    add(sum_w, by_whole),
-                    _put(sum_v, rows, by_video),
-                    _put(sum_c, columns, by_caption),
-                )
-
-            sum_w, sum_v, sum_c = chunks(lists, body, (sum_w, sum_v, sum_c))
-            visitors, sum_v = group.ring_shift(((video_f, video_r, lists, gradient), sum_v))
-            return (visitors, sum_v, sum_w, sum_c), None
-
-        sum_w, sum_v, sum_c = (zeros(group, x) for x in (whole_f, video_f, caption_f))
-        start = (video_f, other_leaves[1], lists, gradient), sum_v, sum_w, sum_c
-        (_, sum_v, sum_w, sum_c), _ = jax.lax.scan(visit, start, length=group.size)
-        gradients = zip((sum_w, sum_v, sum_c), residuals[0], strict=True)
-        return tuple(cast_like(g, x) for g, x in gradients), None, None
-
-    @jax.custom_vjp
-    def run(floats, other_leaves, lists):
-        return forward(floats, other_leaves, lists)
-
-    def run_forward(floats, other_leaves, lists):
-        return forward(floats, other_leaves, lists), (floats, other_leaves, lists)
-
-    run.defvjp(run_forward, backward)
-    return run(tuple(t.floats for t in trees), tuple(t.other_leaves for t in trees), lists)
+    sum_r, sum_v, sum_c = zero_sums(group, floats)
+    visitors = (videos, videos_rest, pairs, gradient), sum_v
+    (_, sum_v), (sum_r, sum_c) = ring_scan(group, visit, visitors, (sum_r, sum_c))
+    return *cast_like((sum_r, sum_v, sum_c), floats), None
 
 
-def _take(leaves: list, rows: Int[Array, "m"]) -> list:
-    return [leaf[rows] for leaf in leaves]
+_ring.defvjp(_ring_forward, _ring_backward)
 
 
-def _put(sums: list, rows: Int[Array, "m"], leaves: list) -> list:
-    return [
-        total.at[rows].add(leaf.astype(total.dtype))
-        for total, leaf in zip(sums, leaves, strict=True)
-    ]
+def _take(tree: Any, rows: Int[Array, "m"]) -> Any:
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+def _add_at(sums: Any, rows: Int[Array, "m"], gradients: Any) -> Any:
+    return jax.tree.map(lambda t, g: t.at[rows].add(g.astype(t.dtype)), sums, gradients)

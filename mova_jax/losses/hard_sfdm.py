@@ -80,7 +80,7 @@ def _chunk(cfg, group, video: VideoEmbedding, text: TextEmbedding, recompute: bo
     rows, f, d = video.frames.shape
     _, tokens, width = text.tokens.shape
     floats = FRAME_FLOATS * f * d + (TOKEN_FLOATS * tokens * width if recompute else 0)
-    return hard_pairs.chunk_of(group, rows * (cfg.hard_pairs + 1), floats)
+    return hard_pairs.choose_chunk(group, rows * (cfg.hard_pairs + 1), floats)
 
 
 def chunks_per_visit(cfg, group, networks, video: VideoEmbedding, text: TextEmbedding) -> float:

@@ -56,7 +56,7 @@ def test_a_loop_over_hard_pairs_counts_as_often_as_it_runs(monkeypatch, devices)
         cfg = tiny.config("paper", train__batch_size=16, losses__hard_pairs=k)
         once = both(cfg)[1].flops["cmn"]
         with monkeypatch.context() as patch:
-            patch.setattr(hard_pairs, "chunk_of", lambda *_: 2)
+            patch.setattr(hard_pairs, "choose_chunk", lambda *_: 2)
             return both(cfg, devices)[1].flops["cmn"] - once
 
     assert again(5) == 3 * again(1) > 0

@@ -160,7 +160,7 @@ def test_negatives_that_do_not_fit_are_met_tile_by_tile(monkeypatch):
         return contrast(frames, parts, margin=0.2, negatives="all").sum
 
     whole = jax.value_and_grad(value, (0, 1))(*contrast_inputs())
-    monkeypatch.setattr(ring, "WHOLE_FLOATS", 0)
+    monkeypatch.setattr(ring, "STORED_FLOATS", 0)
     monkeypatch.setattr(ring, "TILE_FLOATS", 12 * 4 * F * F)  # 12 pairs: 3 videos
     assert_same(jax.jit(jax.value_and_grad(value, (0, 1)))(*contrast_inputs()), whole)
     jaxpr = str(jax.make_jaxpr(jax.grad(value))(*contrast_inputs()))

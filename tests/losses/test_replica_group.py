@@ -85,7 +85,7 @@ def plain(name="full", **options):
 
 def little_room(monkeypatch):
     """Not even the pairs of one of four replicas fit into a tile."""
-    monkeypatch.setattr(ring, "WHOLE_FLOATS", 0)
+    monkeypatch.setattr(ring, "STORED_FLOATS", 0)
     monkeypatch.setattr(ring, "TILE_FLOATS", 5 * 64 * F * D)
 
 

@@ -42,7 +42,7 @@ def tile_stats(weights, videos, captions):
     (videos, b, valid_b), (captions, c, valid_c) = videos, captions
     logits = logits_of(weights, videos, captions)
     valid = valid_b[:, None] & valid_c
-    known = jnp.where(valid, logits, ring.NOTHING)
+    known = jnp.where(valid, logits, ring.NEG_INF)
     own = jnp.where(valid & (b[:, None] == c), logits, 0.0)
     squares = jnp.where(valid, jnp.square(logits), 0.0)
     by_video = ring.Stats(
@@ -178,17 +178,21 @@ def test_scores_of_chosen_pairs(devices, chunk):
 
 
 def test_tiles_fill_the_room_there_is(monkeypatch):
-    monkeypatch.setattr(ring, "WHOLE_FLOATS", 9000)
+    monkeypatch.setattr(ring, "STORED_FLOATS", 9000)
     monkeypatch.setattr(ring, "TILE_FLOATS", 1000)
     one, two = SingleReplica(), replicas_of(2)
-    assert ring.tile_of(one, 30, 10) == (30, 30)
-    assert ring.tile_of(two, 30, 10) == (3, 30)
-    assert ring.tile_of(two, 8, 10) == (8, 8)
-    assert ring.tile_of(one, 200, 10) == (1, 100)
-    assert ring.tile_of(one, 200, 5000) == (1, 1)
-    assert [ring.rows_at_once(rows, 300) for rows in (30, 31)] == [30, 3]
-    assert hard_pairs.chunk_of(one, 30, 300) == 30 and hard_pairs.chunk_of(one, 31, 300) == 3
-    assert hard_pairs.chunk_of(two, 30, 300) == 15 and hard_pairs.chunk_of(two, 1, 10**6) == 1
+    assert ring.choose_tile(one, 30, 10) == (30, 30)
+    assert ring.choose_tile(two, 30, 10) == (3, 30)
+    assert ring.choose_tile(two, 8, 10) == (8, 8)
+    assert ring.choose_tile(one, 200, 10) == (1, 100)
+    assert ring.choose_tile(one, 200, 5000) == (1, 1)
+    assert [ring.choose_block(rows, 300) for rows in (30, 31)] == [30, 3]
+    assert (
+        hard_pairs.choose_chunk(one, 30, 300) == 30 and hard_pairs.choose_chunk(one, 31, 300) == 3
+    )
+    assert (
+        hard_pairs.choose_chunk(two, 30, 300) == 15 and hard_pairs.choose_chunk(two, 1, 10**6) == 1
+    )
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_loops_over_chosen_pairs_are_counted_by_the_chunks_that_the_step_takes(
     # 8 pairs of a visit: 4 videos a replica, each with 4 captions, over 2 replicas.
     each = 64 * (tiny.F * tiny.D + (0 if room else tiny.L * tiny.W))
     monkeypatch.setattr(context, "STORED_NUMBERS", room)
-    monkeypatch.setattr(ring, "WHOLE_FLOATS", 0)
+    monkeypatch.setattr(ring, "STORED_FLOATS", 0)
     monkeypatch.setattr(ring, "TILE_FLOATS", each * (3 if not room else 100))
     taken, score = [], hard_pairs.score_chosen
     monkeypatch.setattr(
