@@ -5,8 +5,8 @@
     python -m mova_jax.main --workdir=runs/activitynet \\
         --config=configs/activitynet.py:data=shards/activitynet,init=CLIP
 
-There is no split to select on: the last checkpoint is tested. One frame a second is stored, 64 of
-them are drawn. See docs/data.md.
+There is no validation split, so the last checkpoint is tested. The shards have one frame a second,
+of which 64 are drawn. See docs/data.md.
 """
 
 from ml_collections import ConfigDict

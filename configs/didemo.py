@@ -5,7 +5,7 @@
     python -m mova_jax.main --workdir=runs/didemo \\
         --config=configs/didemo.py:data=shards/didemo,init=CLIP
 
-A video is 30 seconds: two frames a second give nearly the 64 that are asked for. See docs/data.md.
+Videos last 30 seconds, so that two frames a second give nearly 64. See docs/data.md.
 """
 
 from ml_collections import ConfigDict

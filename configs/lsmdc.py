@@ -5,7 +5,7 @@
     python -m mova_jax.main --workdir=runs/lsmdc \\
         --config=configs/lsmdc.py:data=shards/lsmdc,init=CLIP
 
-Clips are of 2 to some 10 seconds, hence 32 frames of eight a second. See docs/data.md.
+Clips last 2 to about 10 seconds: 32 frames are drawn from eight a second. See docs/data.md.
 """
 
 from ml_collections import ConfigDict

@@ -5,9 +5,9 @@
     python -m mova_jax.main --workdir=runs/msrvtt \\
         --config=configs/msrvtt.py:data=shards/msrvtt,init=CLIP
 
-`prepare msrvtt_full` makes the owner's division (6,513, 497 and 2,990), for the same config; there
-every caption is a query, which the shards say. Clips are about 15 seconds: four frames a second
-give about 64. 9k / 1k-A has no split to select on: the last checkpoint is tested. See docs/data.md.
+`prepare msrvtt_full` makes the owner's splits (6,513, 497 and 2,990) for the same config; its
+shards make every caption a query. Clips last about 15 seconds, so that four frames a second give
+about 64. 9k / 1k-A has no validation split, so the last checkpoint is tested. See docs/data.md.
 """
 
 from ml_collections import ConfigDict

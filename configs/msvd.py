@@ -4,9 +4,9 @@
         --fps 6 --tokenizer CLIP --output shards/msvd
     python -m mova_jax.main --workdir=runs/msvd --config=configs/msvd.py:data=shards/msvd,init=CLIP
 
-Clips are about 10 seconds: six frames a second give about 64. An epoch of other work goes over
-every pair of clip and caption; so many steps are taken here. Every caption of a clip is a query, in
-validation and test. See docs/data.md.
+Clips last about 10 seconds, so that six frames a second give about 64. An epoch goes over every
+pair of clip and caption, as in other work. Every caption of a clip is a query, in validation and
+test. See docs/data.md.
 """
 
 from ml_collections import ConfigDict

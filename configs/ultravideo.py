@@ -1,4 +1,4 @@
-"""UltraVideo: some 42,000 short and 17,000 long clips; splits are shared out by `prepare`.
+"""UltraVideo: some 42,000 short and 17,000 long clips; `prepare` makes the splits.
 
     python -m mova_jax.prepare ultravideo --videos clips --annotations UltraVideo \\
         --fps 8 --splits train=0.96,validation=0.02,test=0.02 \\
@@ -6,9 +6,9 @@
     python -m mova_jax.main --workdir=runs/ultravideo \\
         --config=configs/ultravideo.py:data=shards/ultravideo,init=CLIP
 
-With short.csv alone in the folder of annotations, only the short ones are taken. Which clips the
-paper trains and tests on is not known: figures from here cannot be held against its own. See
-docs/data.md.
+With short.csv alone in the folder of annotations, only the short clips are used. The paper does not
+say which clips it trains and tests on, so its figures cannot be compared with those of this recipe.
+See docs/data.md.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""VideoUFO: over a million clips with a detailed caption each; splits are shared out by `prepare`.
+"""VideoUFO: over a million clips with a detailed caption each; `prepare` makes the splits.
 
     python -m mova_jax.prepare videoufo --videos VideoUFO --annotations VideoUFO_csv \\
         --fps 8 --splits train=0.98,validation=0.01,test=0.01 \\
@@ -6,8 +6,8 @@
     python -m mova_jax.main --workdir=runs/videoufo \\
         --config=configs/videoufo.py:data=shards/videoufo,init=CLIP
 
-Which clips the paper trains and tests on is not known: figures from here cannot be held against
-its own. See docs/data.md.
+The paper does not say which clips it trains and tests on, so its figures cannot be compared with
+those of this recipe. See docs/data.md.
 """
 
 from ml_collections import ConfigDict

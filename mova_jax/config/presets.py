@@ -1,8 +1,8 @@
 """Named model sizes and objectives: tables of changed config keys.
 
 `configs/base.py:model=b16,objective=no_dfsm` applies them (`mova_jax.config.apply`). Sizes are
-CLIP's. Objectives are the rows of the method's ablation (docs/method.md, 7); a table has everything
-that its row changes.
+CLIP's. Objectives are the rows of the ablation, and the control that masks have to beat; a table
+has everything that its row changes.
 """
 
 from mova_jax.config.schema import weights

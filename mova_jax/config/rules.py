@@ -31,7 +31,7 @@ def _heads(heads: str, width: str):
 
 
 def _at_most(small: str, large: str, *, below: bool = False):
-    """The rule that one field is at most (or below) another."""
+    """The rule that a value is at most (or below) another."""
 
     def rule(v: dict[str, Any]) -> list[str]:
         if v[small] < v[large] or (v[small] == v[large] and not below):
@@ -53,15 +53,14 @@ def _token_buckets(v: dict[str, Any]) -> list[str]:
     ]
 
 
-def _needs(what: str, there: Callable[[dict[str, Any]], bool], else_do: str):
+def _needs(what: str, there: Callable[[dict[str, Any]], bool], advice: str):
     """The rule that weights of terms that need something are 0 in models without it."""
-    *names, last = weights(what)
-    listed = f"{', '.join(names)} and {last}"
+    names = weights(what)
 
     def rule(v: dict[str, Any]) -> list[str]:
-        if there(v) or not any(v[name] for name in weights(what)):
+        if there(v) or not any(v[name] for name in names):
             return []
-        return [f"{listed} need {else_do}"]
+        return [f"{' and '.join(names)} need {advice}"]
 
     return rule
 

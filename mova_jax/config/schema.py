@@ -70,78 +70,82 @@ def weight(default: float, help: str, needs: str = "") -> Any:
 class Vision:
     """The frame encoder."""
 
-    image_size: int = key(64, "pixels of a frame's side", low=1)
-    patch_size: int = key(16, "pixels of a patch's side", low=1)
-    width: int = key(96, "of the transformer", low=1)
-    layers: int = key(3, "transformer blocks", low=1)
-    heads: int = key(3, "attention heads", low=1)
+    image_size: int = key(64, "height and width of a frame, pixels", low=1)
+    patch_size: int = key(16, "height and width of a patch, pixels", low=1)
+    width: int = key(96, "width of the transformer", low=1)
+    layers: int = key(3, "number of transformer blocks", low=1)
+    heads: int = key(3, "number of attention heads", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
     """The text encoder."""
 
-    width: int = key(96, "of the transformer and the mask networks", low=1)
-    layers: int = key(2, "transformer blocks", low=1)
-    heads: int = key(3, "attention heads, of the mask networks too", low=1)
-    context: int = key(248, "tokens of a caption, with start and end", low=2)
-    vocab_size: int = key(0, "tokens; 0: as many as the tokenizer has", low=0)
-    frozen_positions: int = key(0, "first positions not to train; Long-CLIP: 20", low=0, before=0)
+    width: int = key(96, "width of the transformer and of the mask networks", low=1)
+    layers: int = key(2, "number of transformer blocks", low=1)
+    heads: int = key(3, "number of attention heads, also in the mask networks", low=1)
+    context: int = key(248, "longest caption, tokens with start and end", low=2)
+    vocab_size: int = key(0, "tokens in the vocabulary; 0: those of the tokenizer", low=0)
+    frozen_positions: int = key(0, "first positions kept untrained; Long-CLIP: 20", low=0, before=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class TemporalMask:
-    """The temporal mask network (TMN): the part of the caption that a frame is about."""
+    """The temporal mask network (TMN), which selects a part of the caption for each frame."""
 
     layout: str = key(
         "select",
-        "how frames meet tokens (docs/method.md, 2)",
+        "how frames and tokens are combined (docs/method.md, 2)",
         choices=("select", "cross", "joint", "tokens", "none"),
     )
-    layers: int = key(2, "reads of the caption (select) or transformer blocks", low=1)
-    detach_tokens: bool = key(False, "stop the gradient into the text encoder")
+    layers: int = key(2, "number of reads of the caption (select) or of blocks", low=1)
+    detach_tokens: bool = key(False, "stop the gradient from the TMN into the text encoder")
 
 
 @dataclasses.dataclass(frozen=True)
 class ConceptMask:
-    """The concept mask network (CMN): the concepts of a frame that the part asks for."""
+    """The concept mask network (CMN), which selects the concepts of a frame for that part."""
 
-    kind: str = key("pool", "attention pooling over tokens, or none", choices=("pool", "none"))
-    sees_frame: bool = key(False, "query by the frame too; masks may then identify a video")
-    detach_tokens: bool = key(True, "stop the gradient into the text encoder")
+    kind: str = key("pool", "attention pooling over tokens; or no CMN", choices=("pool", "none"))
+    sees_frame: bool = key(False, "query by the frame too; a mask can then identify its video")
+    detach_tokens: bool = key(True, "stop the gradient from the CMN into the text encoder")
 
 
 @dataclasses.dataclass(frozen=True)
 class Masks:
-    """Both mask networks."""
+    """The masks of both networks."""
 
-    kind: str = key("hard", "0 or 1 (straight-through), or the sigmoid", choices=("hard", "soft"))
-    init_bias: float = key(2.0, "added to the logits; above 0 masks start open")
+    kind: str = key("hard", "exactly 0 or 1; or a sigmoid", choices=("hard", "soft"))
+    init_bias: float = key(2.0, "added to the logits: above 0, masks start open")
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The model, everything but its weights."""
+    """The model without its weights."""
 
     vision: Vision = Vision()
     text: Text = Text()
     tmn: TemporalMask = TemporalMask()
     cmn: ConceptMask = ConceptMask()
     masks: Masks = Masks()
-    embed_dim: int = key(128, "d, dimensions of the joint embedding", low=1)
-    activation: str = key("gelu", "CLIP's is quick_gelu", choices=("gelu", "quick_gelu"))
-    dtype: str = key("float32", "of matrix products", choices=("float32", "bfloat16"))
+    embed_dim: int = key(128, "d, dimension of the joint embedding", low=1)
+    activation: str = key(
+        "gelu",
+        "activation of the MLPs; in OpenAI's CLIP quick_gelu",
+        choices=("gelu", "quick_gelu"),
+    )
+    dtype: str = key("float32", "type of matrix products", choices=("float32", "bfloat16"))
     remat: str = key(
         "none",
-        "of the towers' blocks, computed again in the backward pass: nothing, all but the results "
-        "of matrix products, all but the inputs",
+        "what the backward pass computes again in the towers' blocks: nothing; all but the results "
+        "of matrix products; all but the blocks' inputs",
         choices=("none", "dots", "full"),
     )
-    global_head: str = key("mean", "frames to one vector", choices=("mean", "seq_transformer"))
-    frame_positions: int = key(8, "rows of position tables; frames lie between rows", low=1)
-    scale: float = key(14.3, "of the global scores, at the start", low=1e-6, high=100.0)
+    global_head: str = key("mean", "pooling of frames", choices=("mean", "seq_transformer"))
+    frame_positions: int = key(8, "rows of position tables, interpolated for other lengths", low=1)
+    scale: float = key(14.3, "initial scale of global scores", low=1e-6, high=100.0)
     modular_scale: float = key(
-        14.3, "of the modular scores, at the start; 0: there are none", low=0.0, high=100.0
+        14.3, "initial scale of modular scores; 0: the model has none", low=0.0, high=100.0
     )
 
     @property
@@ -154,79 +158,79 @@ class Model:
 class Losses:
     """Weights and forms of the terms (docs/method.md, 4)."""
 
-    contrast: float = weight(1.0, "L_g, global contrast")
-    frame: float = weight(0.1, "L_tv, each frame and its part of the caption", needs="masks")
-    sfdm: float = weight(1.0, "L_vt, same frame, different masks", needs="modular_scale")
-    dfsm: float = weight(1.0, "L_vt, different frames, same mask", needs="modular_scale")
-    sparsity: float = weight(0.02, "L_s, open share of the masks", needs="masks")
-    margin: float = key(0.2, "of L_tv, in cosine", low=-1.0, high=2.0)
+    contrast: float = weight(1.0, "weight of L_g, the global contrast")
+    frame: float = weight(0.1, "weight of L_tv, the frame contrast", needs="masks")
+    sfdm: float = weight(1.0, "weight of same frame, different masks", needs="modular_scale")
+    dfsm: float = weight(1.0, "weight of different frames, same mask", needs="modular_scale")
+    sparsity: float = weight(0.02, "weight of L_s, the open share of the masks", needs="masks")
+    margin: float = key(0.2, "margin of L_tv, cosine", low=-1.0, high=2.0)
     frame_form: str = key("hinge", "form of L_tv", choices=("hinge", "relative"))
     frame_negatives: str = key(
-        "same_index", "frames of other videos in L_tv", choices=("same_index", "all")
+        "same_index", "negatives of L_tv in other videos", choices=("same_index", "all")
     )
     dfsm_masks: str = key(
         "pair",
-        "each pair's own, or a caption's own on every video (leaks)",
+        "masks in dfsm: of each pair; or of a caption and its own video, which leak identity",
         choices=("pair", "own"),
     )
     pool: str = key(
         "joint",
-        "a pair's score from its frames, in training (docs/method.md, 3)",
+        "pooling of a pair's score over frames, in training (docs/method.md, 3)",
         choices=("aligned", "softmax", "mean", "joint"),
     )
-    hard_pairs: int = key(0, "captions in sfdm, a video's hardest; 0: all of the batch", low=0)
+    hard_pairs: int = key(0, "negatives in sfdm, the hardest of each video; 0: all", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Where examples come from and how they are batched."""
 
-    source: str = key("storyboard", "generated, or a folder or URL of shards, or tfds:NAME")
+    source: str = key("storyboard", "storyboard (generated), folder or URL of shards, tfds:NAME")
     mixture: tuple = key(
         (), "(source, weight) pairs to train on in place of data.source", before=()
     )
     cache: str = key(".data", "folder for generated shards and copies of shards at a URL")
-    frames: int = key(8, "a video, in training", low=1)
+    frames: int = key(8, "frames of a video, in training", low=1)
     token_buckets: tuple = key(
-        (48, 64, 96, 128, 160, 192, 248), "tokens; a batch is padded to the first that holds it"
+        (48, 64, 96, 128, 160, 192, 248), "tokens; a batch is padded to the first that fits it"
     )
     frame_policy: str = key(
         "jittered",
-        "which frames are drawn, in training (docs/data.md)",
+        "which frames of a video are drawn, in training (docs/data.md)",
         choices=("jittered", "even", "dense", "fps1"),
         before="jittered",
     )
     caption_policy: str = key(
         "all",
-        "sentences that are drawn, in training: all, the first n, one",
+        "which sentences of a caption are drawn, in training: all, the first n, one",
         choices=("all", "prefix", "one"),
         before="all",
     )
     short_caption_share: float = key(
-        0.25, "of training captions, where a video has short ones", low=0.0, high=1.0
+        0.25, "chance of a short caption, where a video has one", low=0.0, high=1.0
     )
-    worker_processes: int = key(0, "that read and decode; 0: threads of this process do", low=0)
-    train_videos: int = key(10000, "of the generated data", low=2)
-    eval_videos: int = key(256, "of each other split of the generated data", low=2)
+    worker_processes: int = key(0, "processes that read and decode; 0: threads", low=0)
+    train_videos: int = key(10000, "generated videos to train on", low=2)
+    eval_videos: int = key(256, "generated videos in each other split", low=2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
     """The optimizer and its schedule."""
 
-    learning_rate: float = key(5e-4, "peak of the schedule", low=0.0)
-    warmup_steps: int = key(50, "steps from 0 to the peak", low=0)
-    final_fraction: float = key(0.02, "of the peak, at the end of the cosine", low=0.0, high=1.0)
-    weight_decay: float = key(0.05, "of matrices; vectors and scalars have none", low=0.0)
-    clip_norm: float = key(1.0, "of the whole gradient; 0: no clipping", low=0.0)
+    learning_rate: float = key(5e-4, "peak of the learning rate", low=0.0)
+    warmup_steps: int = key(50, "steps of the linear rise to the peak", low=0)
+    final_fraction: float = key(0.02, "share of the peak at the end", low=0.0, high=1.0)
+    weight_decay: float = key(0.05, "decay of matrices; vectors and scalars have none", low=0.0)
+    clip_norm: float = key(1.0, "largest norm of the whole gradient; 0: any", low=0.0)
     groups: tuple = key(
         ((".*", 1.0),),
-        "(regex, factor on the learning rate) pairs; the first that fits a parameter's name "
-        "counts, 0 freezes",
+        "(regex, factor on the learning rate) pairs; the first regex that matches a parameter's "
+        "name counts; factor 0 freezes",
     )
     ema: float = key(
         0.0,
-        "decay a step of an average of the parameters, which is evaluated and exported; 0: none",
+        "decay per step of a moving average of the parameters, which is evaluated; 0: no average",
         low=0.0,
         high=0.999999,
         before=0.0,
@@ -235,43 +239,43 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Length and rhythm of a run; batch sizes are global, over all devices and processes."""
+    """Length and rhythm of a run; batches are global, over all devices and processes."""
 
-    steps: int = key(800, "of the run", low=1)
-    batch_size: int = key(32, "videos", low=2)
+    steps: int = key(800, "steps of the run", low=1)
+    batch_size: int = key(32, "videos in a batch", low=2)
     microbatch: int = key(
-        0, "videos that go through the towers at once, in less memory; 0: all", low=0, before=0
+        0, "videos in the towers at a time, to save memory; 0: all", low=0, before=0
     )
     image_share: float = key(
         0.3,
-        "of the steps, the first, on single frames and sentences",
+        "share of the steps, the first ones, that train on single frames",
         low=0.0,
         high=1.0,
         before=0.0,
     )
-    log_every: int = key(10, "steps", low=1)
-    eval_every: int = key(400, "steps to a validation, which may save the best", low=1)
-    checkpoint_every: int = key(100, "steps to a checkpoint for a resume", low=1)
+    log_every: int = key(10, "steps between two rows of metrics", low=1)
+    eval_every: int = key(400, "steps between two validations", low=1)
+    checkpoint_every: int = key(100, "steps between two checkpoints", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
-    """What is evaluated, and how."""
+    """The evaluations of a run."""
 
-    frames: int = key(32, "a video", low=1)
-    batch_size: int = key(64, "videos or captions at once", low=1)
+    frames: int = key(32, "frames of a video", low=1)
+    batch_size: int = key(64, "videos or captions at a time", low=1)
     splits: tuple = key(
-        ("test", "ood_time", "ood_domain"), "at the end of the run, those that the data has"
+        ("test", "ood_time", "ood_domain"), "evaluated at the end, where the data has them"
     )
     queries: str = key(
         "data",
-        "captions that search: as the data set's papers do, one a video, all",
+        "captions that are queries: as the shards say; the first of each video; all",
         choices=("data", "caption", "all"),
         before="data",
     )
     pool: str = key(
         "aligned",
-        "as losses.pool, in search; training: the same",
+        "pooling of a pair's score over frames; training: as losses.pool",
         choices=("training", "aligned", "softmax", "mean", "joint"),
         before="training",
     )
@@ -279,20 +283,20 @@ class Eval:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices on each axis; one axis may be -1, which takes those that are left."""
+    """Devices on each axis of the mesh; -1 on one of them takes all that are left."""
 
-    data: int = key(-1, "splits the batch", low=-1)
-    fsdp: int = key(1, "splits the batch and the parameters", low=-1, before=1)
-    tensor: int = key(1, "splits heads and MLPs", low=-1, before=1)
+    data: int = key(-1, "devices that split the batch", low=-1)
+    fsdp: int = key(1, "devices that split batch and parameters", low=-1, before=1)
+    tensor: int = key(1, "devices that split heads and MLPs", low=-1, before=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that a run is made of."""
+    """The whole configuration."""
 
-    seed: int = key(0, "of weights and of the order of examples")
+    seed: int = key(0, "seed of the weights and of the order of examples")
     objective: str = key("full", "name of the preset, for the record")
-    init_from: str = key("", "weights to start from (docs/weights.md); '': random", before="")
+    init_from: str = key("", "weights to start from (docs/weights.md); '': random ones", before="")
     model: Model = Model()
     losses: Losses = Losses()
     data: Data = Data()

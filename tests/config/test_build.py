@@ -8,7 +8,7 @@ from mova_jax.config import ConfigError, Model, difference, from_config_dict
 from tests.config.problems import problems_of
 
 
-def test_everything_wrong_is_said_at_once():
+def test_all_problems_are_reported_at_once():
     config = get_config()
     with config.unlocked(), config.ignore_type():
         config.model.tmn.layot = "select"  # unknown

@@ -58,7 +58,7 @@ def test_a_value_may_be_the_next_word_and_the_last_config_wins():
     assert flags.file == BASE and config.train.steps == 70 and config.model.cmn.sees_frame
 
 
-def test_all_mistakes_are_told_at_once_with_the_nearest_key():
+def test_all_mistakes_are_reported_at_once_with_the_nearest_key():
     found = problems(
         f"--config={BASE}:objective=full",
         "--config.train.stepz=5",
@@ -83,7 +83,7 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_key():
     assert len(found) == 9
 
 
-def test_a_config_that_is_missing_or_does_not_exist_is_told():
+def test_a_config_that_is_missing_or_does_not_exist_is_reported():
     assert problems("--workdir=x") == ["--config is missing; for example --config=configs/base.py"]
     assert problems("--config=none.py", "--x") == [
         "--config: there is no file none.py",

@@ -53,7 +53,7 @@ def test_a_dropped_key_that_was_not_read_may_have_any_value():
     assert config_lib.from_json(json.dumps(values)).model.global_head == "mean"
 
 
-def test_flags_say_that_a_key_is_no_more():
+def test_flags_name_the_value_of_a_dropped_key():
     with pytest.raises(ConfigError) as error:
         config_lib.parse_overrides({"optim.b1": "0.9", "model.tmn.heads": "3"})
     assert error.value.problems == [
