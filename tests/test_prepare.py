@@ -1,45 +1,31 @@
 """Tests of the command that takes in videos: exit codes, the summary, no traceback."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from mova_jax import prepare
 from mova_jax.data.annotations import FIELDS
+from mova_jax.data.annotations.registry import DATASETS
 from mova_jax.data.shards import open_split, read_manifest
-
-
-def _write_video(path, seconds):
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
-        for i in range(5 * seconds):
-            image = np.full((32, 48, 3), 8 * i % 256, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
-        container.mux(stream.encode())
+from tests.clips import line, ramp, write_lines, write_video
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     """Two videos, a bad one, and a JSONL of the good ones and one of all."""
     folder = tmp_path_factory.mktemp("clips")
-    _write_video(folder / "a.mp4", 2)
-    _write_video(folder / "b.mp4", 3)
+    write_video(folder / "a.mp4", ramp(20))
+    write_video(folder / "b.mp4", ramp(30))
     (folder / "bad.mp4").write_text("no video")
-    lines = [
-        json.dumps({"video": f"{name}.mp4", "caption": f"A cat named {name} sits.", "split": split})
-        for name, split in (("a", "train"), ("b", "test"), ("bad", "train"))
-    ]
-    (folder / "good.jsonl").write_text("\n".join(lines[:2]))
-    (folder / "all.jsonl").write_text("\n".join(lines))
+    splits = {"a": "train", "b": "test", "bad": "train"}
+    lines = [line(f"{name}.mp4", split=split) for name, split in splits.items()]
+    write_lines(folder / "good.jsonl", *lines[:2])
+    write_lines(folder / "all.jsonl", *lines)
     return folder
 
 
@@ -94,8 +80,6 @@ def test_all_went_in(clips, tmp_path, capsys):
         ({"--output": "."}, "is not empty and stays as it is"),
         ({"--output": "a.mp4"}, "cannot be written"),
         ({"--fps": 0}, "fps must be positive, got 0.0"),
-        ({"--vocab_size": 10}, "vocab_size must be 514 or more, got 10"),
-        ({"--tokenizer": "."}, "There is no tokenizer in"),
         ({"--splits": "train=-1"}, "splits must be"),
     ],
 )
@@ -109,27 +93,36 @@ def test_bad_input_is_one_line(clips, tmp_path, capsys, monkeypatch, change, mes
     assert not (tmp_path / "s").exists()
 
 
-def test_splits_that_cannot_be_read(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --input JSONL or the name of a data set"),
+        (["msvd", "--input", "a.jsonl"], "give either --input JSONL or"),
+        (["msvd"], "msvd needs --videos"),
+        (["--input", "a.jsonl", "--videos", "v"], "belong to a data set"),
+        (["imagenet", "--videos", "v"], "invalid choice: 'imagenet'"),
+        (["--splits", "train"], "must look like train=0.8,validation=0.1,test=0.1; got 'train'"),
+    ],
+)
+def test_wrong_flags(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
-        prepare.main(["--input", "a", "--output", "b", "--splits", "train"])
-    assert stop.value.code == 2
-    assert (
-        "must look like train=0.8,validation=0.1,test=0.1; got 'train'" in capsys.readouterr().err
-    )
+        prepare.main([*arguments, "--output", "s"])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_help_lists_the_fields(capsys):
+def test_help_lists_fields_and_data_sets_with_their_files(capsys):
     with pytest.raises(SystemExit) as stop:
         prepare.main(["--help"])
-    assert stop.value.code == 0
-    assert FIELDS in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and FIELDS in text
+    for name, dataset in DATASETS.items():
+        assert f"  {name} " in text and dataset.files in text
 
 
 def test_the_summary_shows_ten_and_says_where_the_rest_is(clips, tmp_path, capsys):
-    lines = (clips / "good.jsonl").read_text() + '\n{"video": "../x"}' * 12
-    (clips / "many.jsonl").write_text(lines)
+    file = write_lines(clips / "many.jsonl", line("a.mp4"), *[line("../x")] * 12)
     folder = tmp_path / "s"
-    code, out, _ = _run(capsys, "--input", clips / "many.jsonl", "--output", folder, "--workers", 0)
+    code, out, _ = _run(capsys, "--input", file, "--output", folder, "--workers", 0)
     assert code == 3
     assert out.count("leaves the folder") == 10
     assert f"  and 2 more, in {folder / 'manifest.json'}" in out
@@ -137,10 +130,8 @@ def test_the_summary_shows_ten_and_says_where_the_rest_is(clips, tmp_path, capsy
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_an_interrupt_says_how_to_go_on(clips, tmp_path, name):
-    line = {"video": "b.mp4", "caption": "A cat sits."}
-    lines = [json.dumps({**line, "id": str(i)}) for i in range(20_000)]
-    (clips / "long.jsonl").write_text("\n".join(lines))
-    arguments = ["--input", clips / "long.jsonl", "--output", tmp_path / "s", "--workers", 2]
+    file = write_lines(clips / "long.jsonl", *(line("b.mp4", id=i) for i in range(20_000)))
+    arguments = ["--input", file, "--output", tmp_path / "s", "--workers", 2]
 
     def take_signals():  # a shell may have started us without
         signal.signal(signal.SIGINT, signal.default_int_handler)

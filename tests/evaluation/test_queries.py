@@ -31,6 +31,7 @@ from mova_jax.parallel import sharding
 from mova_jax.training.state import make_train_spec
 from mova_jax.typing import TextEmbedding
 from tests import tiny
+from tests.clips import ramp, write_video
 
 COUNTS = np.array([1, 2, 3, 1, 3, 2, 2, 1, 3, 3])  # captions of each video
 OWNER = np.repeat(np.arange(len(COUNTS)), COUNTS)
@@ -219,7 +220,7 @@ def test_one_caption_a_video_gives_the_figures_it_gave(folder, by_one):
 # ------------------------------------------------------------------------------- from files on
 
 
-def test_msvd_goes_from_its_files_to_figures_of_every_caption(tmp_path, write_video, ramp):
+def test_msvd_goes_from_its_files_to_figures_of_every_caption(tmp_path):
     notes, counts = tmp_path / "notes", {"tr": 2, "va": 2, "ta": 3, "tb": 1}
     notes.mkdir()
     captions = {name: [["a", "clip", name, str(k)] for k in range(n)] for name, n in counts.items()}

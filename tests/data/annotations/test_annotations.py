@@ -1,30 +1,21 @@
-"""Tests of the JSONL: what a line means, which lines are refused, and how splits are shared out."""
+"""Tests of the JSONL: the meaning of lines, refused lines, and the assignment of splits."""
 
 import collections
-import json
 
 import pytest
 
 from mova_jax.data.annotations import assign_splits, read_annotations
 from mova_jax.data.shards import Caption
+from tests.clips import line, write_lines
 
 
-def _write_lines(folder, lines):
-    path = folder / "captions.jsonl"
-    with path.open("wb") as file:
-        for line in lines:
-            file.write(line if isinstance(line, bytes) else json.dumps(line).encode())
-            file.write(b"\n")
-    return path
+def _read(tmp_path, *lines):
+    return read_annotations(write_lines(tmp_path / "captions.jsonl", *lines))
 
 
-def _line(video="a.mp4", caption="A cat sits. It leaves.", **fields):
-    return {"video": video, "caption": caption, **fields}
-
-
-def _one(tmp_path, line):
+def _one(tmp_path, text):
     """The only item of a line, or the reason why there is none."""
-    items, skipped = read_annotations(_write_lines(tmp_path, [line]))
+    items, skipped = _read(tmp_path, text)
     assert len(items) + len(skipped) == 1
     return items[0] if items else skipped[0]["reason"]
 
@@ -32,7 +23,7 @@ def _one(tmp_path, line):
 def test_a_line_with_everything(tmp_path):
     item = _one(
         tmp_path,
-        _line(
+        line(
             "clips/./b.mp4",
             caption=" All\nof it. ",
             captions=["One.", {"text": "Two.", "start": 1, "end": 2.5}, ""],
@@ -51,29 +42,29 @@ def test_a_line_with_everything(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "reason"),
+    ("text", "reason"),
     [
-        (_line("../a.mp4"), "leaves the folder"),
-        (_line("x/../../a.mp4"), "leaves the folder"),
-        (_line("/etc/passwd"), "leaves the folder"),
-        (_line("a\0b.mp4"), "null byte"),
-        (_line("\ud800.mp4"), "not valid Unicode"),
-        (_line(""), "`video` must be a path, got ''"),
-        (_line(None), "`video` must be a path"),
-        (_line(caption=""), "the caption is empty"),
-        (_line(caption=" \0\n"), "the caption is empty"),
-        (_line(caption=3), "`caption` must be a text"),
-        (_line(captions="no list"), "`captions` a list"),
-        (_line(captions=[{"start": 1}]), r"captions\[0\] must be a text"),
-        (_line(alternatives="x"), "`alternatives` must be a list"),
-        (_line(id=["x"]), "`id` must be a text"),
-        (_line(id=True), "`id` must be a text"),
-        (_line(start=3, end=3), "0 <= start < end"),
-        (_line(start=-1), "0 <= start < end"),
-        (_line(start=10**400), "0 <= start < end"),
-        (_line(end=float("nan")), "0 <= start < end"),
-        (_line(split="../x"), "`split` must be a lower case name"),
-        (_line(split=["train"]), "`split` must be a lower case name"),
+        (line("../a.mp4"), "leaves the folder"),
+        (line("x/../../a.mp4"), "leaves the folder"),
+        (line("/etc/passwd"), "leaves the folder"),
+        (line("a\0b.mp4"), "null byte"),
+        (line("\ud800.mp4"), "not valid Unicode"),
+        (line(""), "`video` must be a path, got ''"),
+        (line(None), "`video` must be a path"),
+        (line(caption=""), "the caption is empty"),
+        (line(caption=" \0\n"), "the caption is empty"),
+        (line(caption=3), "`caption` must be a text"),
+        (line(captions="no list"), "`captions` a list"),
+        (line(captions=[{"start": 1}]), r"captions\[0\] must be a text"),
+        (line(alternatives="x"), "`alternatives` must be a list"),
+        (line(id=["x"]), "`id` must be a text"),
+        (line(id=True), "`id` must be a text"),
+        (line(start=3, end=3), "0 <= start < end"),
+        (line(start=-1), "0 <= start < end"),
+        (line(start=10**400), "0 <= start < end"),
+        (line(end=float("nan")), "0 <= start < end"),
+        (line(split="../x"), "`split` must be a lower case name"),
+        (line(split=["train"]), "`split` must be a lower case name"),
         (b"{not json", "not JSON"),
         (b'{"video": "a.mp4"', "not JSON"),
         (b"[" * 100_000, "not JSON"),
@@ -81,19 +72,19 @@ def test_a_line_with_everything(tmp_path):
         (b"[1]", "not a JSON object but list"),
     ],
 )
-def test_a_line_that_cannot_be_used_has_a_reason(tmp_path, line, reason):
+def test_a_line_that_cannot_be_used_has_a_reason(tmp_path, text, reason):
     with pytest.raises(AssertionError, match=reason):
-        raise AssertionError(_one(tmp_path, line))
+        raise AssertionError(_one(tmp_path, text))
 
 
 def test_null_bytes_and_half_characters_in_captions_are_replaced(tmp_path):
-    line = b'{"video": "a.mp4", "caption": "nul \\u0000 and \\ud83d half \xe2\x98\x82"}'
-    assert _one(tmp_path, line).captions == (Caption("nul and ? half ☂"),)
+    text = b'{"video": "a.mp4", "caption": "nul \\u0000 and \\ud83d half \xe2\x98\x82"}'
+    assert _one(tmp_path, text).captions == (Caption("nul and ? half ☂"),)
 
 
 def test_an_id_is_used_once_and_cuts_get_their_own(tmp_path):
-    lines = [_line(), b"", _line(), _line(start=1), _line(start=2, end=3), _line("b.mp4", id="x")]
-    items, skipped = read_annotations(_write_lines(tmp_path, [*lines, _line("c.mp4", id="x")]))
+    lines = [line(), b"", line(), line(start=1), line(start=2, end=3), line("b.mp4", id="x")]
+    items, skipped = _read(tmp_path, *lines, line("c.mp4", id="x"))
     assert [item.id for item in items] == ["a.mp4", "a.mp4#1-None", "a.mp4#2-3", "x"]
     assert skipped == [
         {"id": "a.mp4", "reason": "line 3: the id was already used in line 1"},
@@ -102,7 +93,7 @@ def test_an_id_is_used_once_and_cuts_get_their_own(tmp_path):
 
 
 def test_times_that_cannot_be_are_dropped_with_a_warning(tmp_path):
-    item = _one(tmp_path, _line(captions=[{"text": "One.", "start": 4, "end": 2}]))
+    item = _one(tmp_path, line(captions=[{"text": "One.", "start": 4, "end": 2}]))
     assert item.captions == (Caption("One."),)
     assert "captions[0] is kept without its times" in item.warnings[0]
 
@@ -113,8 +104,8 @@ SHARES = (("train", 0.8), ("validation", 0.1), ("test", 0.1))
 
 
 def _items(tmp_path, videos, **fields):
-    lines = [_line(video, id=str(i), **fields) for i, video in enumerate(videos)]
-    return read_annotations(_write_lines(tmp_path, lines))[0]
+    lines = [line(video, id=str(i), **fields) for i, video in enumerate(videos)]
+    return _read(tmp_path, *lines)[0]
 
 
 def test_splits_have_their_shares_and_do_not_move(tmp_path):
@@ -137,8 +128,8 @@ def test_cuts_of_one_video_share_a_split(tmp_path):
 
 
 def test_a_named_split_stays_and_takes_the_other_cuts_along(tmp_path):
-    lines = [_line("a.mp4", id="1", split="mine"), _line("a.mp4", id="2"), _line("b.mp4", id="3")]
-    items = read_annotations(_write_lines(tmp_path, lines))[0]
+    lines = [line("a.mp4", id="1", split="mine"), line("a.mp4", id="2"), line("b.mp4", id="3")]
+    items = _read(tmp_path, *lines)[0]
     assert [i.split for i in assign_splits(items, (("train", 1.0),))] == ["mine", "mine", "train"]
 
 

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import pickle
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from mova_jax.data.images import decode_image
 from mova_jax.data.ingest.video_reader import decode_video
 from mova_jax.data.shards import Caption, open_split, read_manifest
 from mova_jax.data.tokenizer import Tokenizer
+from tests.clips import ramp, write_video
 
 
 @pytest.fixture
@@ -46,7 +44,7 @@ def _table(path, *rows):
         csv.writer(file).writerows(rows)
 
 
-def test_activitynet(tmp_path, prepared, write_video, ramp):
+def test_activitynet(tmp_path, prepared):
     train = {
         f"v_{name}": {
             "duration": 3.0,
@@ -87,36 +85,6 @@ def test_activitynet(tmp_path, prepared, write_video, ramp):
     assert tokens.truncated and len(tokens.ids) <= 248
 
 
-def test_didemo_sees_thirty_seconds(tmp_path, prepared, write_video, ramp):
-    for split in ("train", "val", "test"):
-        name = f"7@N0_{split}_x.mov"
-        moments = [
-            {"video": name, "description": text, "times": [[place, place]]}
-            for place, text in ((5, "a fox"), (0, "a hen"))
-        ]
-        (tmp_path / "notes" / f"{split}_data.json").write_text(json.dumps(moments))
-        write_video(tmp_path / "videos" / f"{name}.mp4", ramp(33), rate=1)
-    code, _, records = prepared("didemo")
-    assert code == 0 and sorted(records) == ["test", "train", "validation"]
-    record = records["validation"]["7@N0_val_x"]
-    assert (record.caption, len(record.frames), record.duration) == ("a fox a hen", 30, 30.0)
-    assert record.captions == (Caption("a fox", 25, 30), Caption("a hen", 0, 5))
-    assert not (tmp_path / "shards" / "missing.txt").exists()
-
-
-def test_msvd_keeps_every_caption(tmp_path, prepared, write_video, ramp):
-    captions = {f"{name}_1_2": [["a", name], ["the", name]] for name in ("train", "val", "test")}
-    (tmp_path / "notes" / "raw-captions.pkl").write_bytes(pickle.dumps(captions))
-    for split in ("train", "val", "test"):
-        (tmp_path / "notes" / f"{split}_list.txt").write_text(f"{split}_1_2\n")
-        write_video(tmp_path / "videos" / f"{split}_1_2.avi", ramp(10))
-    code, _, records = prepared("msvd", "--name", "clips", "--licence", "mine")
-    assert code == 0
-    record = records["test"]["test_1_2"]
-    assert (record.caption, record.alternatives) == ("a test", ("the test",))
-    assert read_manifest(tmp_path / "shards").licence == "mine"
-
-
 def test_an_image_is_a_video_of_one_frame(tmp_path, prepared):
     image = np.zeros((20, 30, 3), np.uint8)
     image[:, :15] = 255
@@ -138,15 +106,17 @@ def test_an_image_is_a_video_of_one_frame(tmp_path, prepared):
         assert len(record.frames) == 1 and record.caption == "Half white."
         assert decode_image(record.frames[0]).shape == (*shape, 3)
     assert [entry["id"] for entry in read_manifest(tmp_path / "shards").skipped] == ["coco/3.jpg"]
+    assert not (tmp_path / "shards" / "missing.txt").exists()  # the file was found
     assert len(decode_video(tmp_path / "videos" / "coco" / "2.png", fps=100).frames) == 1
 
 
-def test_a_csv_with_cuts_and_subtitles(tmp_path, prepared, write_video, ramp):
+def test_a_csv_with_cuts_and_subtitles(tmp_path, prepared):
     write_video(tmp_path / "videos" / "a.mp4", ramp(40))
     rows = [["a", "A cat.", "1", "3"], ["a.mp4", "A dog.", "0", "1"], ["b", "Gone.", "", ""]]
     _table(tmp_path / "notes" / "mine.csv", ["video", "caption", "start", "end"], *rows)
-    code, out, records = prepared("csv", "--splits", "test=1")
+    code, out, records = prepared("csv", "--splits", "test=1", "--licence", "mine")
     assert code == 3 and "all: 3 named, 2 found; 1 files missing" in out
+    assert read_manifest(tmp_path / "shards").licence == "mine"
     assert records["test"]["a#1.0-3.0"].duration == pytest.approx(2.0)
     subtitle = "1\n00:00:01,000 --> 00:00:02,000\nA cat sits.\n"
     (tmp_path / "notes" / "a.srt").write_text(subtitle)
@@ -170,40 +140,8 @@ def test_a_wrong_file_or_no_video_is_one_line_and_leaves_nothing(tmp_path, prepa
     assert not (tmp_path / "shards").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "give either --input JSONL or the name of a data set"),
-        (["msvd", "--input", "a.jsonl"], "give either --input JSONL or"),
-        (["msvd"], "msvd needs --videos"),
-        (["--input", "a.jsonl", "--videos", "v"], "belong to a data set"),
-        (["imagenet", "--videos", "v"], "invalid choice: 'imagenet'"),
-    ],
-)
-def test_flags_that_do_not_fit(capsys, arguments, message):
-    with pytest.raises(SystemExit) as stop:
-        prepare.main([*arguments, "--output", "s"])
-    assert stop.value.code == 2 and message in capsys.readouterr().err
-
-
-def test_help_names_every_data_set_and_its_files(capsys):
-    with pytest.raises(SystemExit):
-        prepare.main(["--help"])
-    text = capsys.readouterr().out
-    for name, dataset in DATASETS.items():
-        assert f"  {name} " in text and dataset.files in text
-
-
-def test_inspect_is_passed_on(monkeypatch):
-    module = types.ModuleType("mova_jax.data.inspect.command")
-    module.main = lambda argv: (7, argv)
-    monkeypatch.setitem(sys.modules, "mova_jax.data.inspect.command", module)
-    monkeypatch.setattr("mova_jax.data.inspect.command", module, raising=False)
-    assert prepare.main(["inspect", "shards", "--verify"]) == (7, ["shards", "--verify"])
-
-
 @pytest.mark.parametrize("alone", [False, True])
-def test_videos_and_annotations_at_urls(tmp_path, write_video, ramp, capsys, alone):
+def test_videos_and_annotations_at_urls(tmp_path, capsys, alone):
     """Also as one file; what is beside it and no text, or leads out, is left alone."""
     write_video(tmp_path / "videos" / "deep" / "a.mp4", ramp(10))
     (tmp_path / "notes").mkdir()
@@ -221,7 +159,7 @@ def test_videos_and_annotations_at_urls(tmp_path, write_video, ramp, capsys, alo
     assert "b: no file of this name in the videos folder" in out
     arguments[-1] = f"{tmp_path}/other"
     place = arguments.index(f"file://{tmp_path}/{notes}")
-    for url, told in ((f"memory:/{tmp_path}/no", "memory:/"), (f"file://{tmp_path}/no", "")):
-        arguments[place] = url
+    for scheme, shown in (("memory:/", "memory:/"), ("file://", "")):
+        arguments[place] = f"{scheme}{tmp_path}/no"
         assert prepare.main(arguments) == 1
-        assert f"There is no {told}{tmp_path}/no" in capsys.readouterr().err
+        assert f"There is no {shown}{tmp_path}/no" in capsys.readouterr().err

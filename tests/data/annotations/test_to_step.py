@@ -28,7 +28,7 @@ from mova_jax.training.setup import build_context
 from mova_jax.training.step import make_train_step
 from mova_jax.utils.trees import parameter_names
 from tests import tiny
-from tests.data.conftest import flat_frames
+from tests.clips import flat_frames, write_video
 
 ROOT = Path(__file__).resolve().parents[3]
 SPLITS = {"train": "ab", "validation": "c", "test": "d"}
@@ -39,11 +39,10 @@ LEVELS = {"dark": 40, "bright": 200}
 class Room:
     """Writes annotations and films."""
 
-    def __init__(self, folder, write_video):
+    def __init__(self, folder):
         self.notes, self.videos = folder / "notes", folder / "videos"
         self.notes.mkdir()
         self.videos.mkdir()
-        self._write_video = write_video
 
     def film(self, name, path):
         """Two seconds of the video `name`, or a picture."""
@@ -53,7 +52,7 @@ class Room:
         if path.suffix == ".jpg":
             path.write_bytes(encode_jpeg(frames[0]))
         else:
-            self._write_video(path, frames, rate=4)
+            write_video(path, frames, rate=4)
 
     def json(self, file, content):
         (self.notes / file).write_text(json.dumps(content))
@@ -262,8 +261,8 @@ def compiled(context, batch):
 
 
 @pytest.mark.parametrize("dataset", MAKERS)
-def test_from_annotations_to_training_steps(tmp_path, write_video, clip, capsys, dataset):
-    room, shards = Room(tmp_path, write_video), tmp_path / "shards"
+def test_from_annotations_to_training_steps(tmp_path, clip, capsys, dataset):
+    room, shards = Room(tmp_path), tmp_path / "shards"
     make, counts = MAKERS[dataset]
     make(room)
     command = command_of(dataset, room, clip, shards)

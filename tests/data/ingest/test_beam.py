@@ -1,8 +1,5 @@
 """Tests of `prepare` under Apache Beam, on its local runner."""
 
-import filecmp
-import json
-
 import pytest
 
 from mova_jax import prepare
@@ -13,22 +10,22 @@ from mova_jax.data.shards import ShardError, read_manifest
 pytest.importorskip(
     "apache_beam", reason="Apache Beam is not installed: pip install -r requirements-beam.txt"
 )
+from tests.clips import assert_same_files, line, ramp, write_lines, write_video
 
 SETTINGS = IngestSettings(fps=2.0, short_side=16, vocab_size=530, splits=(("train", 1.0),))
 LOCAL = ["--runner=DirectRunner"]
 
 
 @pytest.fixture(scope="module")
-def annotations(tmp_path_factory, write_video, ramp):
+def annotations(tmp_path_factory):
     """Five videos, one that is none, one that is not there."""
     folder = tmp_path_factory.mktemp("clips")
     for i in range(5):
         write_video(folder / f"{i}.mp4", ramp(20 + 10 * i))
     (folder / "text.mp4").write_text("no video")
     names = ["0", "1", "text", "2", "missing", "3", "4"]
-    lines = [{"video": f"{name}.mp4", "caption": f"Cat {name} ☂ sits."} for name in names]
-    (folder / "all.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return folder / "all.jsonl"
+    lines = [line(f"{name}.mp4", f"Cat {name} ☂ sits.") for name in names]
+    return write_lines(folder / "all.jsonl", *lines)
 
 
 @pytest.fixture
@@ -39,18 +36,12 @@ def made(annotations, tmp_path, monkeypatch):
     return tmp_path / "local"
 
 
-def _same_files(one, two):
-    names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
-    assert names == sorted(str(path.relative_to(two)) for path in two.rglob("*") if path.is_file())
-    assert filecmp.cmpfiles(one, two, names, shallow=False) == (names, [], [])
-
-
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_the_bytes_are_those_of_one_machine(made, annotations, tmp_path, scheme):
     folder = f"{scheme}{tmp_path}/beam"
     manifest = ingest(f"{scheme}{annotations}", folder, SETTINGS, beam=LOCAL)
     assert [shard.records for shard in manifest.splits["train"].shards] == [2, 2, 1]
-    _same_files(made, tmp_path / "beam")
+    assert_same_files(made, tmp_path / "beam")
 
 
 def test_a_pipeline_goes_on_from_what_another_call_did(made, annotations, tmp_path, monkeypatch):
@@ -80,7 +71,7 @@ def test_a_pipeline_goes_on_from_what_another_call_did(made, annotations, tmp_pa
     assert sorted(names) == ["2.mp4", "3.mp4", "4.mp4", "missing.mp4", "text.mp4"]
     ingest(annotations, folder, SETTINGS, progress=False)
     assert len(names) == 5
-    _same_files(made, folder)
+    assert_same_files(made, folder)
 
 
 def test_a_temporary_failure_is_reported_and_tried_again(annotations, tmp_path, monkeypatch):

@@ -1,10 +1,8 @@
-"""Tests of the intake of real videos: what goes in, what is skipped and why, no half folders."""
+"""Tests of ingest with real videos: results, skipped entries, resuming after interruptions."""
 
 import dataclasses
 import errno
-import filecmp
 import functools
-import json
 import os
 import shutil
 import tempfile
@@ -22,26 +20,13 @@ from mova_jax.data.ingest.publish import is_unfinished
 from mova_jax.data.ingest.video_reader import decode_video
 from mova_jax.data.shards import MANIFEST, Caption, ShardError, open_split, read_manifest
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
-
-
-def _write_lines(folder, lines):
-    path = folder / "captions.jsonl"
-    with path.open("wb") as file:
-        for line in lines:
-            file.write(line if isinstance(line, bytes) else json.dumps(line).encode())
-            file.write(b"\n")
-    return path
-
-
-def _line(video="a.mp4", caption="A cat sits. It leaves.", **fields):
-    return {"video": video, "caption": caption, **fields}
-
+from tests.clips import assert_same_files, line, ramp, write_lines, write_video
 
 # --------------------------------------------------------------------------------------- decoding
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory, write_video, ramp):
+def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
     for i in range(6):
         write_video(folder / f"{i}.mp4", ramp(20 + 10 * i))
@@ -51,8 +36,8 @@ def clips(tmp_path_factory, write_video, ramp):
 
 
 def _decode(clips, **fields):
-    line = _line("2.mp4", **fields)
-    (item,), _ = read_annotations(_write_lines(clips, [line]))
+    path = write_lines(clips / "captions.jsonl", line("2.mp4", **fields))
+    (item,), _ = read_annotations(path)
     return decode_item(item, fps=2.0, short_side=16)
 
 
@@ -95,9 +80,9 @@ def _die_on_three(item):
 
 
 @pytest.mark.slow
-def test_a_video_that_kills_its_process_costs_that_video_only(tmp_path):
-    lines = [_line(f"{i}.mp4", id=i) for i in range(12)]
-    items, _ = read_annotations(_write_lines(tmp_path, lines))
+def test_a_video_that_kills_its_process_is_the_only_one_that_fails(tmp_path):
+    lines = [line(f"{i}.mp4", id=i) for i in range(12)]
+    items, _ = read_annotations(write_lines(tmp_path / "captions.jsonl", *lines))
     results = [(item.id, result.reason) for item, result in decode_all(items, _die_on_three, 2)]
     assert [name for name, _ in results] == [str(i) for i in range(12)]
     assert results.pop(3)[1].startswith("the decoder's process died on it")
@@ -112,13 +97,12 @@ ingest_quietly = functools.partial(ingest, settings=SETTINGS, progress=False)
 
 @pytest.fixture(scope="module")
 def annotations(clips):
-    lines = [_line(f"{i}.mp4", f"The cat number {i} sits. It leaves.") for i in range(5)]
+    lines = [line(f"{i}.mp4", f"The cat number {i} sits. It leaves.") for i in range(5)]
     lines[4]["split"] = "test"
-    lines += [_line("empty.mp4"), _line("text.mp4"), _line("missing.mp4"), _line("../x.mp4")]
+    lines += [line("empty.mp4"), line("text.mp4"), line("missing.mp4"), line("../x.mp4")]
     sentences = " ".join(f"The cat number {i} sits here." for i in range(80))
-    lines += [_line("0.mp4", "again"), _line("5.mp4", sentences, split="train"), b"{"]
-    path = _write_lines(clips, lines)
-    return path.rename(clips / "all.jsonl")
+    lines += [line("0.mp4", "again"), line("5.mp4", sentences, split="train"), b"{"]
+    return write_lines(clips / "all.jsonl", *lines)
 
 
 @pytest.fixture(scope="module")
@@ -160,16 +144,10 @@ def test_the_folder_can_be_read(made):
     assert long.ids[-2] == dot  # cut at the end of a sentence
 
 
-def _same_files(one, two):
-    names = sorted(str(path.relative_to(one)) for path in one.rglob("*") if path.is_file())
-    assert names == sorted(str(path.relative_to(two)) for path in two.rglob("*") if path.is_file())
-    assert filecmp.cmpfiles(one, two, names, shallow=False) == (names, [], [])
-
-
 @pytest.mark.parametrize("workers", [2, 4])
 def test_the_bytes_do_not_depend_on_the_workers(made, annotations, tmp_path, workers):
     ingest_quietly(annotations, tmp_path, workers=workers)
-    _same_files(made[0], tmp_path)
+    assert_same_files(made[0], tmp_path)
 
 
 def test_a_given_tokenizer_is_used(annotations, tmp_path):
@@ -208,20 +186,20 @@ def test_videos_and_shards_at_a_url(made, annotations, tmp_path, monkeypatch):
         patch.setattr("mova_jax.data.ingest.tasks.decode_or_raise", None)  # all is decoded
         ingest_quietly(f"memory:/{tmp_path}/clips/all.jsonl", f"memory:/{tmp_path}/shards")
     store.get(f"{tmp_path}/shards/", str(tmp_path / "got"), recursive=True)
-    _same_files(made[0], tmp_path / "got")
+    assert_same_files(made[0], tmp_path / "got")
 
 
 def test_urls_with_several_workers(made, annotations, tmp_path):
     url = f"file://{tmp_path}/shards"
     ingest_quietly(f"file://{annotations}", url, workers=2)
-    _same_files(made[0], tmp_path / "shards")
+    assert_same_files(made[0], tmp_path / "shards")
     with pytest.raises(ShardError, match="has shards already"):
         ingest_quietly(f"file://{annotations}", url)
 
 
 def test_no_line_leads_out_of_the_folder_of_a_url(clips, tmp_path):
     videos = ["../x.mp4", "/etc/passwd", f"0.mp4::file://{clips}/0.mp4", f"file://{clips}/0.mp4"]
-    path = _write_lines(tmp_path, map(_line, videos))
+    path = write_lines(tmp_path / "captions.jsonl", *map(line, videos))
     with pytest.raises(InputError, match=r"4 skipped: \.\./x.mp4: .*leaves the folder"):
         ingest_quietly(f"file://{path}", tmp_path / "shards")
 
@@ -264,7 +242,9 @@ def _start_and_stop(decoded, annotations, folder, at=4):
     decoded.clear()
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(made, annotations, tmp_path, decoded, capsys):
+def test_a_stopped_run_ends_like_one_that_never_stopped(
+    made, annotations, tmp_path, decoded, capsys
+):
     _start_and_stop(decoded, annotations, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".partial"]
     assert is_unfinished(tmp_path)
@@ -272,23 +252,23 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(made, annotations, tmp_path
     ingest(annotations, tmp_path, SETTINGS)
     assert decoded == ["3.mp4", "4.mp4", "empty.mp4", "text.mp4", "missing.mp4", "5.mp4"]
     assert "3 of 9 videos are done already." in capsys.readouterr().err
-    _same_files(made[0], tmp_path)
+    assert_same_files(made[0], tmp_path)
 
 
-@pytest.mark.parametrize("lines", [[], [b"{"], [_line("gone.mp4")]])
-def test_a_call_that_finds_no_video_leaves_the_finished_ones(
+@pytest.mark.parametrize("lines", [[], [b"{"], [line("gone.mp4")]])
+def test_a_call_that_finds_no_video_keeps_finished_work(
     made, annotations, tmp_path, decoded, lines
 ):
     """Where the folder of the videos is not mounted, or another --input was meant."""
     _start_and_stop(decoded, annotations, tmp_path / "s")
     with pytest.raises(InputError, match="could be used"):
-        ingest_quietly(_write_lines(tmp_path, lines), tmp_path / "s")
+        ingest_quietly(write_lines(tmp_path / "captions.jsonl", *lines), tmp_path / "s")
     ingest_quietly(annotations, tmp_path / "s")
     assert not {"0.mp4", "1.mp4", "2.mp4"} & set(decoded)
-    _same_files(made[0], tmp_path / "s")
+    assert_same_files(made[0], tmp_path / "s")
 
 
-def test_records_are_used_again_by_a_command_that_needs_the_same(annotations, tmp_path, decoded):
+def test_a_command_with_other_options_uses_the_records_that_fit(annotations, tmp_path, decoded):
     _start_and_stop(decoded, annotations, tmp_path / "a")
     shares = dataclasses.replace(SETTINGS, splits=(("all", 1.0),), vocab_size=520, name="b")
     ingest(annotations, tmp_path / "a", shares, progress=False)
@@ -298,17 +278,17 @@ def test_records_are_used_again_by_a_command_that_needs_the_same(annotations, tm
     assert {"0.mp4", "1.mp4", "2.mp4"} < set(decoded)
 
 
-def test_a_video_that_changed_is_decoded_again(clips, tmp_path, decoded, write_video, ramp):
+def test_a_video_that_changed_is_decoded_again(clips, tmp_path, decoded):
     for name in "abc":
         shutil.copy(clips / "0.mp4", tmp_path / f"{name}.mp4")
-    path = _write_lines(tmp_path, [_line(f"{name}.mp4") for name in "abc"])
+    path = write_lines(tmp_path / "captions.jsonl", *(line(f"{name}.mp4") for name in "abc"))
     _start_and_stop(decoded, path, tmp_path / "s", at=3)
     write_video(tmp_path / "a.mp4", ramp(30))
     ingest_quietly(path, tmp_path / "s")
     assert decoded == ["a.mp4", "c.mp4"]
 
 
-def test_only_reasons_that_stay_are_remembered(made, annotations, tmp_path, decoded):
+def test_only_temporary_failures_are_tried_again(made, annotations, tmp_path, decoded):
     """A file that cannot be read may be readable next time; one that is no video stays none."""
     decoded.stop_at, decoded.error = 2, PermissionError
     with pytest.raises(OSError, match="at the end"), pytest.MonkeyPatch.context() as patch:
@@ -318,7 +298,7 @@ def test_only_reasons_that_stay_are_remembered(made, annotations, tmp_path, deco
     decoded.clear()
     ingest_quietly(annotations, tmp_path)
     assert decoded == ["1.mp4"]
-    _same_files(made[0], tmp_path)
+    assert_same_files(made[0], tmp_path)
 
 
 def _fail_at_the_end(*args):
@@ -333,11 +313,11 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_done(made, annotations, tmp
     decoded.clear()
     ingest_quietly(annotations, tmp_path)
     assert decoded[0] == "2.mp4"
-    _same_files(made[0], tmp_path)
+    assert_same_files(made[0], tmp_path)
 
 
 @pytest.mark.parametrize("file", ["0-of-00001", "tokenizer/tokenizer.json", MANIFEST])
-def test_names_that_were_given_are_taken_back(made, annotations, tmp_path, monkeypatch, file):
+def test_a_failed_or_killed_publication_is_undone(made, annotations, tmp_path, monkeypatch, file):
     """By the call itself when it fails, by the next one when it was killed."""
     replace, seen, alive = os.replace, [], True
 
@@ -360,11 +340,11 @@ def test_names_that_were_given_are_taken_back(made, annotations, tmp_path, monke
     alive = False
     (tmp_path / ".manifest.json.1f.partial").write_bytes(b"half")
     ingest_quietly(annotations, tmp_path)
-    _same_files(made[0], tmp_path)
+    assert_same_files(made[0], tmp_path)
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"moved": {', b"[]"])
-def test_what_was_to_be_published_and_is_not_known_is_told(annotations, tmp_path, damage):
+def test_a_damaged_list_of_what_was_published_is_an_error(annotations, tmp_path, damage):
     (tmp_path / ".partial").mkdir()
     (tmp_path / ".partial/moves.json").write_bytes(damage)
     with pytest.raises(ShardError, match=r"moves\.json is damaged.*remove the output folder"):
@@ -373,23 +353,12 @@ def test_what_was_to_be_published_and_is_not_known_is_told(annotations, tmp_path
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_an_empty_folder_that_was_there_stays(clips, tmp_path, scheme):
-    path = _write_lines(tmp_path, [_line(str(clips / "0.mp4")), _line("missing.mp4")])
+    path = write_lines(tmp_path / "captions.jsonl", line(str(clips / "0.mp4")), line("missing.mp4"))
     (tmp_path / "shards").mkdir()
     for name in ("shards", "new"):
         with pytest.raises(InputError):
             ingest_quietly(path, f"{scheme}{tmp_path}/{name}")
     assert (tmp_path / "shards").is_dir() and not (tmp_path / "new").exists()
-
-
-def test_two_runs_do_not_share_a_folder(annotations, tmp_path, monkeypatch):
-    def run_again(*args, **kwargs):
-        with pytest.raises(ShardError, match="Another process is writing to"):
-            ingest_quietly(annotations, tmp_path)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("mova_jax.data.ingest.ingest.run_task", run_again)
-    with pytest.raises(KeyboardInterrupt):
-        ingest_quietly(annotations, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -415,7 +384,7 @@ def test_settings_that_cannot_work(annotations, tmp_path, change, message):
 
 
 def test_nothing_usable_is_an_error(clips, tmp_path):
-    path = _write_lines(tmp_path, [_line("missing.mp4"), b"{"])
+    path = write_lines(tmp_path / "captions.jsonl", line("missing.mp4"), b"{")
     with pytest.raises(InputError, match=r"2 skipped: line 2: not JSON.*missing.mp4: no such file"):
         ingest_quietly(path, tmp_path / "shards")
     with pytest.raises(InputError, match="There is no file"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mova_jax.data.ingest.video_reader import decode_video
-from tests.data.conftest import numbers_of
+from tests.clips import numbered, numbers_of, write_video
 
 RATE, FRAMES, GROUP = 10, 48, 12  # frames a second, frames, frames from key frame to key frame
 
@@ -44,7 +44,7 @@ def numbers(path, fps=RATE, **cut):
 
 
 @pytest.fixture(scope="module", params=CONTAINERS)
-def film(request, tmp_path_factory, write_video, numbered):
+def film(request, tmp_path_factory):
     """A film in one of the containers, and its frames a second."""
     settings = {"rate": RATE, **CONTAINERS[request.param]}
     path = tmp_path_factory.mktemp("films") / request.param
@@ -74,7 +74,7 @@ def test_a_cut_can_be_wider_than_the_film(film):
     assert numbers(path, rate, start=2 / rate, end=99) == list(range(2, FRAMES))
 
 
-def test_a_burst_and_a_frame_that_stands_for_long(tmp_path, write_video, numbered):
+def test_a_burst_and_a_frame_that_stands_for_long(tmp_path):
     times = [0, 1, 2, 3, 400, 401, 402, 1000]  # milliseconds
     path = write_video(tmp_path / "burst.mkv", numbered(8), times, rate=1000, codec="libx264")
     assert numbers(path, 10)[:11] == [0, 3, 3, 3, 4, 6, 6, 6, 6, 6, 7]
@@ -83,12 +83,12 @@ def test_a_burst_and_a_frame_that_stands_for_long(tmp_path, write_video, numbere
 
 
 @pytest.mark.parametrize(("rate", "fps"), [(30, 15), (30, 10), (24, 12), (60, 30)])
-def test_milliseconds_of_a_container_do_not_move_frames(tmp_path, write_video, numbered, rate, fps):
+def test_milliseconds_of_a_container_do_not_move_frames(tmp_path, rate, fps):
     path = write_video(tmp_path / "a.mkv", numbered(90), rate=rate)
     assert numbers(path, fps) == list(range(0, 90, rate // fps))
 
 
-def test_an_edit_list_cuts_the_beginning_off(tmp_path, write_video, numbered):
+def test_an_edit_list_cuts_the_beginning_off(tmp_path):
     path = write_video(tmp_path / "a.mp4", numbered(30), codec="libx264", encoder=CLOSED)
     data = bytearray(path.read_bytes())
     at = data.index(b"elst") + 12  # version, flags and number of entries: of one, here
@@ -121,7 +121,7 @@ def _with_sound(path, frames, video_start, sound_start, seconds=4):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_the_clock_starts_with_the_first_of_sound_and_picture(tmp_path, numbered, name):
+def test_the_clock_starts_with_the_first_of_sound_and_picture(tmp_path, name):
     """A player shows the first frame, or nothing, until the picture starts."""
     path = _with_sound(tmp_path / name, numbered(20), video_start=1.0, sound_start=0.0)
     late = "its picture starts 1.0 s after its sound; the first frame stands until then"
@@ -130,14 +130,14 @@ def test_the_clock_starts_with_the_first_of_sound_and_picture(tmp_path, numbered
     assert numbers(path, 2, start=1.1, end=2.5) == [1, 6, 11]
 
 
-def test_sound_that_goes_on_and_starts_later_changes_nothing(tmp_path, numbered):
+def test_sound_that_goes_on_and_starts_later_changes_nothing(tmp_path):
     path = _with_sound(tmp_path / "a.mp4", numbered(20), video_start=0.0, sound_start=0.5)
     video = decode_video(path, fps=RATE, short_side=0)
     assert numbers_of(video.frames) == list(range(20))
     assert video.duration == pytest.approx(2.0, abs=0.01)
 
 
-def test_recordings_put_together_follow_each_other(tmp_path, write_video, numbered):
+def test_recordings_put_together_follow_each_other(tmp_path):
     """Their clocks start anew; nothing of the later ones is lost."""
     path = write_video(tmp_path / "a.ts", numbered(30), codec="libx264", format="mpegts")
     (tmp_path / "twice.ts").write_bytes(path.read_bytes() * 2)
@@ -149,7 +149,7 @@ def test_recordings_put_together_follow_each_other(tmp_path, write_video, number
 @pytest.mark.parametrize(
     ("name", "rate"), [("a.mp4", 1), ("a.mp4", 1000), ("a.mkv", 1), ("a.mkv", 1000), ("a.gif", 10)]
 )
-def test_one_frame(tmp_path, write_video, numbered, name, rate):
+def test_one_frame(tmp_path, name, rate):
     how = {"codec": "gif", "pix_fmt": "rgb8"} if name == "a.gif" else {}
     video = decode_video(write_video(tmp_path / name, numbered(4)[3:], rate=rate, **how))
     assert numbers_of(video.frames) == [3]

@@ -113,8 +113,13 @@ def test_a_folder_that_is_not_there_or_not_whole(tmp_path):
         open_split(tmp_path, "train")
 
 
-SECRET = {"file": "../secret", "records": 1, "bytes": 1, "sha256": ""}
-ELSEWHERE = {"videos": 1, "frames": 1, "captions": 1, "shards": [SECRET]}
+OUTSIDE = ("../secret", "/etc/passwd", "..", ".", "", "a/b")
+
+
+def _splits(file="a", **changes):
+    shard = {"file": file, "records": 1, "bytes": 1, "sha256": ""}
+    split = {"videos": 1, "frames": 1, "captions": 1, "shards": [shard]}
+    return {"splits": {"train": split | changes}}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,14 @@ ELSEWHERE = {"videos": 1, "frames": 1, "captions": 1, "shards": [SECRET]}
         ({"schema_version": 99}, "have schema version 99, this code reads version 1"),
         ({"splits": {"train": {"videos": 1}}}, "is not a manifest"),
         ({"unknown": 1}, "is not a manifest"),
-        ({"splits": {"train": ELSEWHERE}}, "not a name in the folder"),
+        *((_splits(file), "not a name in the folder") for file in OUTSIDE),
+        (_splits(5), "is not a manifest"),
+        (_splits(videos="1"), "is not a manifest"),
+        (_splits(frames=-1), "is not a manifest"),
+        (_splits(videos=10**30), "is not a manifest"),
+        ({"skipped": [{"id": "a"}]}, "is not a manifest"),
+        ({"warnings": ["a"]}, "is not a manifest"),
+        ({"settings": []}, "is not a manifest"),
         (None, "is not a manifest"),
     ],
 )

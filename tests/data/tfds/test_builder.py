@@ -9,12 +9,13 @@ from mova_jax.data.ingest.ingest import IngestSettings, ingest
 from mova_jax.data.shards import open_split, serialize
 from mova_jax.data.shards.tfds_info import VERSION
 from mova_jax.data.tfds.source import open_tfds, tfds_splits
+from tests.clips import ramp, write_video
 
 SPLITS = ("test", "train", "validation")
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory, write_video, ramp):
+def clips(tmp_path_factory):
     """A folder of four videos, one of which is none."""
     folder = tmp_path_factory.mktemp("clips")
     lines = []
