@@ -4,9 +4,8 @@
         [--jobs 2] [--workdir runs/compare] [--split test] [-- --config.train.steps=800]
 
 Each run is `python -m mova_jax.main --config=configs/base.py:objective=NAME` with its own seed and
-workdir; runs that are complete are read, not run again. `--jobs` runs go on side by side, each on
-its share of the cores. What follows `--` is given to every run. Figures are the mean over seeds,
-with the lowest and the highest in brackets.
+workdir; complete runs are read, not repeated. `--jobs` runs share the cores evenly. Flags after
+`--` are given to every run. Cells have the mean over seeds, and the lowest and highest in brackets.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from mova_jax.utils.metric_log import METRICS_FILE, last_metrics
 
 OBJECTIVES = ("full", "frame_weighting", "global_only")
 # (title, name in the metrics without the split, factor)
-COLUMNS = {
+ROWS = {
     "T2V R@1, %": [
         ("global", "global/t2v/r1", 1),
         ("modular", "modular/t2v/r1", 1),
@@ -43,10 +42,10 @@ COLUMNS = {
         ("the whole video, %", "grounding/frame/miou_whole", 100),
     ],
     "Masks": [
-        ("kept of the caption, %", "text_mask_density", 100),
-        ("kept of the frame, %", "video_mask_density", 100),
+        ("mᵀ open, %", "text_mask_density", 100),
+        ("mⱽ open, %", "video_mask_density", 100),
         ("leak, own masks, %", "leak/own_masks", 100),
-        ("leak, pairs, %", "leak/pairs", 100),
+        ("leak, pair masks, %", "leak/pairs", 100),
         ("leak by chance, %", "leak/chance", 100),
         ("blend weight", "blend/weight", 1),
     ],
@@ -54,7 +53,7 @@ COLUMNS = {
 
 
 def train(workdir: Path, objective: str, seed: int, cores: set[int], more: list[str]) -> None:
-    """One run on some cores, its output beside its workdir; a complete one returns at once."""
+    """One run on some cores, with its log next to its workdir; a complete one returns at once."""
     command = [sys.executable, "-m", "mova_jax.main", f"--workdir={workdir}"]
     command += [f"--config=configs/base.py:objective={objective}", f"--config.seed={seed}", *more]
     workdir.parent.mkdir(parents=True, exist_ok=True)
@@ -84,14 +83,14 @@ def train_all(runs: list[tuple[Path, str, int]], jobs: int, more: list[str]) -> 
         list(pool.map(one, runs))
 
 
-def figures(workdir: Path, split: str) -> dict[str, float]:
+def split_metrics(workdir: Path, split: str) -> dict[str, float]:
     """The last value of every metric of a split; empty for a run that is not complete."""
     metrics, prefix = last_metrics(workdir / METRICS_FILE), f"{split}/"
     return {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
 
 
 def cell(values: list[float]) -> str:
-    """Mean, lowest and highest of what the seeds gave."""
+    """Mean, lowest and highest value over the seeds."""
     if not values:
         return ""
     if len(values) == 1:
@@ -100,12 +99,12 @@ def cell(values: list[float]) -> str:
 
 
 def table(by_objective: dict[str, list[dict[str, float]]]) -> str:
-    """Markdown: a row a figure, a column an objective."""
+    """Markdown: a row for each metric, a column for each objective."""
     names = list(by_objective)
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     seeds = [str(sum(bool(found) for found in by_objective[name])) for name in names]
     lines.append("| seeds | " + " | ".join(seeds) + " |")
-    for group, rows in COLUMNS.items():
+    for group, rows in ROWS.items():
         for title, metric, factor in rows:
             cells = [
                 cell([factor * found[metric] for found in by_objective[name] if metric in found])
@@ -116,7 +115,7 @@ def table(by_objective: dict[str, list[dict[str, float]]]) -> str:
 
 
 def main() -> None:
-    """Runs what is missing and prints the table."""
+    """Trains the missing runs and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -134,7 +133,7 @@ def main() -> None:
     if not args.read_only:
         train_all(runs, args.jobs, args.more)
     found = {
-        objective: [figures(w, args.split) for w, name, _ in runs if name == objective]
+        objective: [split_metrics(w, args.split) for w, name, _ in runs if name == objective]
         for objective in args.objectives
     }
     print(table(found))

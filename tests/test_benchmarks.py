@@ -42,14 +42,14 @@ def test_instructions_of_a_compiled_program_are_found_by_their_scope():
     assert {"TMN", "optimizer"} <= parts
 
 
-def write_run(folder, **figures):
+def write_run(folder, **metrics):
     folder.mkdir()
-    rows = [{"step": 1, "test/global/t2v/r1": 1.0}, {"step": 2} | figures]
+    rows = [{"step": 1, "test/global/t2v/r1": 1.0}, {"step": 2} | metrics]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return compare_objectives.figures(folder, "test")
+    return compare_objectives.split_metrics(folder, "test")
 
 
-def test_the_table_has_the_mean_and_the_range_of_the_last_figures(tmp_path):
+def test_the_table_has_the_mean_and_the_range_over_seeds(tmp_path):
     a = write_run(tmp_path / "a", **{"test/global/t2v/r1": 40.0, "test/text_mask_density": 0.5})
     b = write_run(tmp_path / "b", **{"test/global/t2v/r1": 50.0, "test/text_mask_density": 0.7})
     plain = write_run(tmp_path / "c", **{"test/global/t2v/r1": 30.0})
@@ -57,7 +57,7 @@ def test_the_table_has_the_mean_and_the_range_of_the_last_figures(tmp_path):
     assert lines[0] == "| | full | global_only |"
     assert "| seeds | 2 | 1 |" in lines
     assert "| T2V R@1, %: global | 45.0 (40.0 to 50.0) | 30.0 |" in lines
-    assert "| Masks: kept of the caption, % | 60.0 (50.0 to 70.0) |  |" in lines
+    assert "| Masks: mᵀ open, % | 60.0 (50.0 to 70.0) |  |" in lines
 
 
 def test_rows_of_the_plan_table_name_presets_and_keys_that_there_are():

@@ -1,4 +1,4 @@
-"""Grounding figures of hand-worked sentences."""
+"""Grounding metrics of hand-worked sentences."""
 
 import numpy as np
 import pytest
@@ -74,8 +74,8 @@ def test_video_without_frames_outside_has_no_auc():
     found = ground([0.1, 0.5, 0.2], (0.0, 10.0))
     assert found.hit == found.chance == 1.0 and np.isnan(found.auc)
     sentence = (np.array([0.1, 0.5]), np.ones(2, bool), np.arange(2.0), (0.0, 9.0))
-    figures = grounding_metrics([sentence])
-    assert "auc" not in figures and figures["hit"] == 1.0
+    metrics = grounding_metrics([sentence])
+    assert "auc" not in metrics and metrics["hit"] == 1.0
     partly = (np.array([0.1, 0.5]), np.ones(2, bool), np.arange(2.0), (1.0, 9.0))
     assert grounding_metrics([sentence, partly])["auc"] == 1.0
 
@@ -86,13 +86,13 @@ def test_averages_and_counts():
     miss = (np.array([0, 0, 0, 1.0]), *frames, (0.0, 1.0))
     untimed = (np.zeros(4), *frames, (-1.0, -1.0))
     between = (np.zeros(4), *frames, (1.2, 1.8))
-    figures = grounding_metrics([hit, miss, untimed, between])
-    assert figures["sentences"] == 2 and figures["left_out"] == 2
-    assert figures["hit"] == 0.5
-    assert figures["chance"] == pytest.approx((2 / 4 + 1 / 4) / 2)
-    assert figures["auc"] == pytest.approx((0.75 + 1 / 3) / 2)
+    metrics = grounding_metrics([hit, miss, untimed, between])
+    assert metrics["sentences"] == 2 and metrics["left_out"] == 2
+    assert metrics["hit"] == 0.5
+    assert metrics["chance"] == pytest.approx((2 / 4 + 1 / 4) / 2)
+    assert metrics["auc"] == pytest.approx((0.75 + 1 / 3) / 2)
     # 0.5 to 1.5 on 1 to 3; 2.5 to 3.5 on 0 to 1.
-    assert figures["miou"] == pytest.approx((0.5 / 2.5 + 0) / 2)
+    assert metrics["miou"] == pytest.approx((0.5 / 2.5 + 0) / 2)
 
 
 def test_nothing_timed_gives_the_counts_alone():

@@ -105,9 +105,9 @@ def test_several_scores_in_one_sweep():
 
 
 def test_summary_by_hand():
-    figures = summary(Ranks(np.array([1.0, 1.5, 5.0, 10.0, 11.0]), 20))
+    metrics = summary(Ranks(np.array([1.0, 1.5, 5.0, 10.0, 11.0]), 20))
     expected = {"r1": 20.0, "r5": 60.0, "r10": 80.0, "mdr": 5.0, "mnr": 5.7}
-    assert figures == pytest.approx(expected)
+    assert metrics == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

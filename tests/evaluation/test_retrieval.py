@@ -1,4 +1,4 @@
-"""The flat figures, the choice of the blend, and the interval of R@1."""
+"""The flat metrics, the choice of the blend, and the interval of R@1."""
 
 import numpy as np
 import pytest
@@ -24,29 +24,29 @@ def chosen(block, count, owner, weights=WEIGHTS) -> float:
     return retrieval_metrics(block, count, owner, blend_weights=weights)["blend/weight"]
 
 
-def test_figures_are_the_ranks_of_each_score_and_of_the_blend():
+def test_metrics_are_the_ranks_of_each_score_and_of_the_blend():
     n, owner = 20, np.arange(20)
     scores = {"global": noisy(0, n, 1.5), "modular": noisy(1, n, 1.5)}
-    figures = retrieval_metrics(blocks_of(**scores), n, owner, blend_weights=(0.5,), blocks=(7, 9))
+    metrics = retrieval_metrics(blocks_of(**scores), n, owner, blend_weights=(0.5,), blocks=(7, 9))
     scores["blend"] = scores["global"] + np.float32(0.5) * scores["modular"]
     for name, both in blockwise_ranks(blocks_of(**scores), n, owner, n, n).items():
         for way, ranks in both._asdict().items():
             expected = summary(ranks)
-            assert {k: figures[f"{name}/{way}/{k}"] for k in expected} == expected
-    assert figures["blend/weight"] == 0.5
-    assert figures["gallery"] == figures["gallery_captions"] == n
-    assert len(figures) == 3 * 2 * 5 + 3
+            assert {k: metrics[f"{name}/{way}/{k}"] for k in expected} == expected
+    assert metrics["blend/weight"] == 0.5
+    assert metrics["gallery"] == metrics["gallery_captions"] == n
+    assert len(metrics) == 3 * 2 * 5 + 3
 
 
 def test_model_without_modular_score_has_no_blend():
-    figures = retrieval_metrics(blocks_of(**{"global": noisy(0, 6, 1)}), 6, np.arange(6))
-    assert {name.split("/")[0] for name in figures} == {"global", "gallery", "gallery_captions"}
+    metrics = retrieval_metrics(blocks_of(**{"global": noisy(0, 6, 1)}), 6, np.arange(6))
+    assert {name.split("/")[0] for name in metrics} == {"global", "gallery", "gallery_captions"}
 
 
 def test_galleries_are_counted_apart():
     scores = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
-    figures = retrieval_metrics(blocks_of(**{"global": scores}), 3, np.array([0, 0, 1, 2, 2]))
-    assert (figures["gallery"], figures["gallery_captions"]) == (3, 5)
+    metrics = retrieval_metrics(blocks_of(**{"global": scores}), 3, np.array([0, 0, 1, 2, 2]))
+    assert (metrics["gallery"], metrics["gallery_captions"]) == (3, 5)
 
 
 def test_blend_takes_the_weight_that_finds_most():
@@ -79,9 +79,9 @@ def test_equal_recall_is_decided_by_the_mean_rank_then_by_the_smaller_weight():
     owner = np.arange(3)
 
     def both_ways(weight):
-        figures = retrieval_metrics(block, 3, owner, blend_weights=(weight,))
+        metrics = retrieval_metrics(block, 3, owner, blend_weights=(weight,))
         return [
-            sum(figures[f"blend/{way}/{key}"] for way in ("t2v", "v2t")) for key in ("r1", "mnr")
+            sum(metrics[f"blend/{way}/{key}"] for way in ("t2v", "v2t")) for key in ("r1", "mnr")
         ]
 
     assert both_ways(0.0)[0] == both_ways(0.5)[0] and both_ways(0.0)[1] > both_ways(0.5)[1]
@@ -118,10 +118,10 @@ def test_interval_of_no_hit_and_its_seed():
     assert r1_interval(Ranks(np.full(9, 2.0), 9), 0) == (0.0, 0.0)
     some = Ranks(np.arange(1.0, 40) % 3, 9)
     assert r1_interval(some, 5) == r1_interval(some, 5)
-    figures = retrieval_metrics(
+    metrics = retrieval_metrics(
         blocks_of(**{"global": noisy(0, 30, 2)}), 30, np.arange(30), interval_seed=0
     )
-    low, r1, high = (figures[f"global/v2t/{key}"] for key in ("r1_low", "r1", "r1_high"))
+    low, r1, high = (metrics[f"global/v2t/{key}"] for key in ("r1_low", "r1", "r1_high"))
     assert low < r1 < high
 
 

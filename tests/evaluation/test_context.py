@@ -1,0 +1,182 @@
+"""Evaluation with several captions a video, against dense scores and ranks by hand."""
+
+import dataclasses
+import json
+import pickle
+import zlib
+
+import jax
+import numpy as np
+import pytest
+
+from mova_jax import prepare
+from mova_jax.data.shards import (
+    MANIFEST,
+    Manifest,
+    open_split,
+    read_manifest,
+    write_manifest,
+    write_split,
+)
+from mova_jax.data.storyboard.generate import TOKENIZER, make_record
+from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
+from mova_jax.evaluation.evaluator import Evaluator
+from mova_jax.losses.scores import global_scores, pair_scores, search_pool
+from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.training.state import make_train_spec
+from tests import tiny
+from tests.clips import ramp, write_video
+
+COUNTS = np.array([1, 2, 3, 1, 3, 2, 2, 1, 3, 3])  # captions of each video
+OWNER = np.repeat(np.arange(len(COUNTS)), COUNTS)
+TEXTS = [
+    "a cat sits",
+    "the red square goes up and then it goes down again near the blue one",
+    "a dog",
+]
+SIZES = {
+    "model__vision__image_size": 16,
+    "model__text__context": 40,
+    "model__text__vocab_size": 1100,
+    "model__frame_positions": 8,
+    "data__token_buckets": (16, 24, 40),
+    "eval__batch_size": 8,
+    "eval__queries": "all",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Videos with 1, 2 and 3 captions each; video 6 says what video 4 says."""
+    path = tmp_path_factory.mktemp("queries")
+    records = []
+    for index, count in enumerate(COUNTS):
+        record = make_record(0, "test", index, 16)
+        captions = tuple(dataclasses.replace(c, text=c.text[:20]) for c in record.captions[:2])
+        same = 4 if index == 6 else index
+        more = tuple(f"{TEXTS[k]} {same}" for k in range(count - 1))
+        records.append(dataclasses.replace(record, captions=captions, alternatives=more))
+    split = write_split(path, "test", records, name="videos")
+    texts = [text for record in records for text in (record.caption, *record.alternatives)]
+    train_tokenizer(texts, 1024, path / TOKENIZER)
+    write_manifest(path, Manifest("videos", {"test": split}))
+    return path
+
+
+def make(folder, objective_name="full", **changes):
+    config = tiny.config(objective_name, **SIZES | changes)
+    mesh = mesh_lib.make_mesh()
+    spec = make_train_spec(config, mesh)
+    context = config.model.text.context
+    evaluator = Evaluator(
+        spec.model_spec, config, mesh, folder, Tokenizer(folder / TOKENIZER, context)
+    )
+    return evaluator, spec, spec.initial().params
+
+
+@pytest.fixture(scope="module")
+def full(folder):
+    return make(folder)
+
+
+@pytest.fixture(scope="module")
+def metrics(full):
+    evaluator, _, params = full
+    return evaluator.evaluate(params, "test", blend_weight=0.5, interval=True)
+
+
+def dense(folder, evaluator, spec, params):
+    """Scores `[b c]` of all videos with all captions, in one piece, padded to the context."""
+    config = spec.config
+    video = jax.tree.map(np.asarray, evaluator.context(params, "test").embeddings.video)
+    source = open_split(folder, "test")
+    records = [source[i] for i in range(len(source))]
+    texts = [text for record in records for text in (record.caption, *record.alternatives)]
+    tokenizer = Tokenizer(folder / TOKENIZER, 40)
+    assert len(texts) == len(OWNER)
+    tokens = np.zeros((len(texts), 40), np.int32)
+    mask = np.zeros((len(texts), 40), bool)
+    for row, text in enumerate(texts):
+        ids = tokenizer.encode(text).ids
+        tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
+
+    def score(params, tokens, mask):
+        model, pool = spec.model(params), search_pool(config.losses, config.eval)
+        text = model.encode_text(tokens, mask)
+        scores = {"global": global_scores(video, text)}
+        if config.model.modular_scale:
+            captions = model.prepare(text)
+            scores["modular"] = pair_scores(model, video, captions, pool=pool)
+        return scores
+
+    return jax.tree.map(np.asarray, tiny.jit(score)(params, tokens, mask))
+
+
+def mean_ranks(scores):
+    """Mean rank both ways, pair by pair."""
+    close = 1e-6  # what counts as level: one program and another differ in the last bits
+
+    def rank(right, wrong):
+        above, level = wrong > right + close, abs(wrong - right) <= close
+        return 1 + above.sum() + 0.5 * level.sum()
+
+    t2v = [rank(scores[v, c], np.delete(scores[:, c], v)) for c, v in enumerate(OWNER)]
+    v2t = [rank(row[OWNER == v].max(), row[OWNER != v]) for v, row in enumerate(scores)]
+    return np.array(t2v), np.array(v2t)
+
+
+@pytest.mark.parametrize("name", ["full", "global_only"])
+def test_every_caption_is_a_query_and_the_best_of_a_video_counts(folder, name, full, metrics):
+    made = full
+    if name != "full":
+        made = make(folder, name)
+        metrics = made[0].evaluate(made[2], "test")
+    scores = dense(folder, *made)
+    if "modular" in scores:
+        scores["blend"] = scores["global"] + 0.5 * scores["modular"]
+    for score, values in scores.items():
+        for way, ranks in zip(("t2v", "v2t"), mean_ranks(values), strict=True):
+            assert metrics[f"{score}/{way}/mnr"] == pytest.approx(ranks.mean()), (score, way)
+            assert metrics[f"{score}/{way}/r5"] == pytest.approx(100 * (ranks <= 5).mean())
+    assert (metrics["gallery"], metrics["gallery_captions"]) == (len(COUNTS), len(OWNER))
+
+
+def test_blocks_of_any_size_give_the_same_metrics(folder, metrics):
+    evaluator, _, params = make(folder, eval__batch_size=24)  # all 21 captions in one, 3 rows free
+    other = evaluator.evaluate(params, "test", blend_weight=0.5, interval=True)
+    assert other.keys() == metrics.keys()
+    for name, value in metrics.items():
+        assert other[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_masks_leak_and_grounding_are_those_of_the_first_captions(folder, metrics):
+    evaluator, _, params = make(folder, eval__queries="data")  # one caption a video, in the shards
+    first = evaluator.evaluate(params, "test")
+    kinds = ("text_mask_density", "video_mask_density", "leak", "grounding")
+    same = [name for name in first if name.startswith(kinds)]
+    assert {name.split("/")[0] for name in same} == set(kinds)
+    assert {name: metrics[name] for name in same} == {name: first[name] for name in same}
+    assert first["gallery_captions"] == len(COUNTS)
+    assert metrics["global/t2v/mnr"] != first["global/t2v/mnr"]
+
+
+def test_msvd_goes_from_its_files_to_metrics_of_every_caption(tmp_path):
+    notes, counts = tmp_path / "notes", {"tr": 2, "va": 2, "ta": 3, "tb": 1}
+    notes.mkdir()
+    captions = {name: [["a", "clip", name, str(k)] for k in range(n)] for name, n in counts.items()}
+    (notes / "raw-captions.pkl").write_bytes(pickle.dumps(captions))
+    for file, names in (("train", ["tr"]), ("val", ["va"]), ("test", ["ta", "tb"])):
+        (notes / f"{file}_list.txt").write_text("\n".join(names) + "\n")
+    for name in counts:
+        write_video(tmp_path / "videos" / f"{name}.avi", ramp(zlib.crc32(name.encode()) % 20 + 10))
+    shards = tmp_path / "shards"
+    command = ["msvd", "--videos", tmp_path / "videos", "--annotations", notes]
+    command += ["--output", shards, "--workers", 0, "--short_side", 16]
+    assert prepare.main(list(map(str, command))) == 0
+    assert json.loads((shards / MANIFEST).read_text())["settings"]["dataset"]["queries"] == "all"
+    evaluator, _, params = make(shards, "global_only", eval__queries="data")
+    metrics = evaluator.evaluate(params, "test", interval=True)
+    assert metrics["gallery"] == 2
+    assert metrics["gallery_captions"] == 4
+    assert evaluator.evaluate(params, "validation")["gallery_captions"] == 2
+    assert read_manifest(shards).splits["test"].videos == 2

@@ -1,0 +1,59 @@
+"""Captions without their padding, and scores that are read twice."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mova_jax.evaluation.embedding_cache import CachedScores, PackedCaptions, with_progress
+from mova_jax.typing import TextEmbedding
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_captions_come_back_as_they_were_but_for_their_padding(dtype):
+    rng = np.random.default_rng(0)
+    counts = np.array([3, 1, 6, 2, 5])
+    mask = np.arange(6) < counts[:, None]
+    tokens = (rng.normal(size=(5, 6, 4)) * mask[..., None]).astype(jnp.dtype(dtype))
+    pooled = rng.normal(size=(5, 2)).astype(np.float32)
+    packed = PackedCaptions(counts, length=8)
+    for at in (slice(0, 2), slice(2, 5)):
+        short = slice(counts[at].max())  # a block is as long as it has to be
+        packed.put(at, TextEmbedding(tokens[at, short], mask[at, short], pooled[at]))
+    assert packed._states.size == counts.sum() * 4
+    for at in (slice(0, 2), slice(1, 4), slice(4, 5)):
+        got = packed.rows(at)
+        np.testing.assert_array_equal(got.tokens[:, :6], tokens[at])
+        assert got.tokens.dtype == tokens.dtype
+        assert got.tokens.shape[1] == got.token_mask.shape[1] == 8 and not got.tokens[:, 6:].any()
+        np.testing.assert_array_equal(got.token_mask[:, :6], mask[at])
+        np.testing.assert_array_equal(got.pooled, pooled[at])
+    bare = PackedCaptions(counts, length=8, with_tokens=False)
+    bare.put(slice(0, 5), TextEmbedding(tokens, mask, pooled))
+    assert bare.rows(slice(1, 3)).tokens.shape == (2, 0, 4)
+    np.testing.assert_array_equal(bare.rows(slice(1, 3)).pooled, pooled[1:3])
+
+
+def test_the_square_of_the_first_is_kept_or_made():
+    scores = np.random.default_rng(0).normal(size=(7, 7))
+    asked = []
+
+    def block(v, c):
+        asked.append((v.start, c.start))
+        return {"modular": scores[v, c]}
+
+    cached = CachedScores(block, rows=2, count=3)
+    first = cached(slice(0, 2), slice(2, 4))
+    assert cached(slice(0, 2), slice(2, 4)) is first
+    np.testing.assert_array_equal(cached.square("modular"), scores[:3, :3])
+    assert sorted(asked) == [(0, 0), (0, 2), (2, 0), (2, 2)]
+    cached(slice(4, 6), slice(0, 2))
+    cached(slice(4, 6), slice(0, 2))
+    assert asked.count((4, 0)) == 2  # outside of the square nothing is kept
+
+
+def test_pairs_are_counted_once():
+    done = []
+    scored = with_progress(lambda v, c: {}, done.append)
+    for captions in (slice(0, 4), slice(4, 7), slice(0, 4)):
+        scored(slice(0, 2), captions)
+    assert done == [8, 6]
