@@ -1,14 +1,14 @@
-"""Axis letters and the small named structures that pass between the rooms.
+"""Axis letters and the data structures that pass between folders.
 
-The letters are used everywhere: in annotations, einsum strings and comments.
+The same letters are used in annotations, einsum strings and comments.
 
     b videos        f frames         d joint embedding width    h attention heads
     c captions      p patches        w tower width              k candidate captions of a video
     l text tokens   H W image size   m MLP width
 
-`b` and `c` are two letters even where a batch has as many captions as videos, because pairs of
-them are formed. Masks of validity are bool, True = valid, and end in `_mask`. Concept masks
-(`ConceptMasks`) are another thing: they select dimensions of the joint embedding.
+`b` and `c` differ even where a batch has as many captions as videos, because losses form all pairs.
+Validity masks are bool, True = valid, and end in `_mask`. Concept masks (`ConceptMasks`) are not
+validity masks: they select dimensions of the joint embedding.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class HostFrames:
 
 @_pytree
 class Batch:
-    """What the input pipeline yields: one video and its caption a row."""
+    """The output of the input pipeline: each row is a video and its caption."""
 
     frames: UInt8[Array, "b f H W 3"] | HostFrames  # RGB, normalised on the device
     frame_mask: Bool[Array, "b f"]
@@ -72,13 +72,13 @@ class Batch:
 
     @property
     def example_mask(self) -> Bool[Array, "b"]:
-        """False for rows that only fill up the last batch of an evaluation."""
+        """False for rows that pad the last batch of an evaluation."""
         return self.frame_mask.any(-1) & self.token_mask.any(-1)
 
 
 @_pytree
 class VideoEmbedding:
-    """A video as its frames, and as one vector."""
+    """A video as frame embeddings, and as one vector."""
 
     frames: Float[Array, "b f d"]  # zv, not normalised
     frame_mask: Bool[Array, "b f"]
@@ -87,29 +87,28 @@ class VideoEmbedding:
 
 @_pytree
 class TextEmbedding:
-    """A caption as its tokens, and as one vector."""
+    """A caption as token states, and as one vector."""
 
-    tokens: Float[Array, "b l w"]  # y, after the final layer norm; in the type of the tower
+    tokens: Float[Array, "b l w"]  # y, after the final layer norm; in the dtype of the tower
     token_mask: Bool[Array, "b l"]
     pooled: Float[Array, "b d"]  # zt, the end-of-text token projected, not normalised
 
 
 @_pytree
 class ConceptMasks:
-    """What a caption says of each frame, and which of the frame's concepts answer to it.
+    """The masks of pairs, and the parts of captions that they select (docs/method.md, 2 and 3).
 
-    Method sections 2 and 3. Masks are in 0..1; hard ones are exactly 0 or 1, with a
-    straight-through gradient.
+    Masks are in 0..1; hard ones are exactly 0 or 1, with a straight-through gradient.
     """
 
     text: Float[Array, "... f d"]  # m^T: the dimensions of zt that a frame is about
-    video: Float[Array, "... f d"]  # m^V: the dimensions of zv that answer to them
+    video: Float[Array, "... f d"]  # m^V: the dimensions of zv that match this part
     part: Float[Array, "... f d"]  # s = zt * m^T, the frame's part of the caption
-    text_mask_density: Float[Array, "... f"]  # share of the text mask that is open, for sparsity
+    text_mask_density: Float[Array, "... f"]  # open share of the text mask, for sparsity
 
 
 class Term(NamedTuple):
-    """A sum and what it is to be divided by, so that parts of a batch average right."""
+    """A sum and its count, so that parts of a batch, and padded batches, average correctly."""
 
     sum: Float[Array, ""]
     count: Float[Array, ""]

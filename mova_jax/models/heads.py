@@ -1,4 +1,4 @@
-"""Global heads: from a video's frames to its one vector (CLIP4Clip's two)."""
+"""Global heads: they pool the frames of a video into one vector (the two of CLIP4Clip)."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,13 +10,13 @@ LAYERS, HEAD_WIDTH = 4, 64  # of CLIP4Clip's seqTransf
 
 
 def masked_mean(x: Float[Array, "... f d"], mask: Bool[Array, "... f"]) -> Float[Array, "... d"]:
-    """Mean over the valid frames; 0 where there is none."""
+    """Mean over the valid frames; 0 if there are none."""
     mask = mask[..., None]
     return jnp.where(mask, x, 0.0).sum(-2) / jnp.maximum(mask.sum(-2), 1)
 
 
 class MeanHead(nnx.Module):
-    """Each frame normalised, the mean of the valid ones normalised (CLIP4Clip meanP)."""
+    """Normalised mean of the normalised valid frames (CLIP4Clip meanP)."""
 
     def __call__(
         self, frames: Float[Array, "b f d"], mask: Bool[Array, "b f"]
@@ -25,10 +25,10 @@ class MeanHead(nnx.Module):
 
 
 class SequenceHead(nnx.Module):
-    """Frames and their positions through transformer blocks, added to the frames (seqTransf)."""
+    """`MeanHead` of frames plus a transformer's output for them (CLIP4Clip seqTransf)."""
 
     def __init__(self, cfg, *, rngs: nnx.Rngs, dtype):
-        """Makes the head.
+        """Initialises the head.
 
         Args:
             cfg: `config.model`: embed_dim, activation, frame_positions.

@@ -1,8 +1,8 @@
-"""Transformer pieces shared by the towers and the mask networks.
+"""Transformer layers shared by the towers and the mask networks.
 
-Everything here takes arrays with any leading axes (`...`), so that the same module serves a batch,
-one pair under `jax.vmap`, and all pairs. Parameters are float32; `dtype` is the type of the matrix
-products; softmax and layer norms are computed in float32.
+Layers take arrays with any leading axes (`...`), so that the same module serves a batch and, under
+`jax.vmap`, one pair. Parameters are float32; `dtype` is the type of the matrix products; softmax
+and layer norms are computed in float32.
 """
 
 import contextlib
@@ -21,30 +21,31 @@ ACTIVATIONS: dict[str, Callable] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 
-_LAYOUT: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("layout", default=None)
+_RULES: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("rules", default=None)
 
 
 @contextlib.contextmanager
-def sharding_rules(place: Callable[[Array, tuple[str | None, ...]], Array]) -> Iterator[None]:
-    """Inside, `with_logical_constraint(x, *axes)` calls `place(x, axes)`."""
-    token = _LAYOUT.set(place)
+def sharding_rules(constrain: Callable[[Array, tuple[str | None, ...]], Array]) -> Iterator[None]:
+    """While tracing inside, `with_logical_constraint(x, *axes)` returns `constrain(x, axes)`."""
+    token = _RULES.set(constrain)
     try:
         yield
     finally:
-        _LAYOUT.reset(token)
+        _RULES.reset(token)
 
 
 def with_logical_constraint(x: Float[Array, "..."], *axes: str | None) -> Float[Array, "..."]:
-    """`x` with its axes by their logical names (None: whole).
+    """Shards the axes of `x` by their logical names (None: not sharded).
 
-    As it is outside `sharding_rules`, and for one row under `jax.vmap`, which has no batch axis.
+    Returns `x` unchanged outside `sharding_rules`, and inside `jax.vmap`, where it has no batch
+    axis.
     """
-    place = _LAYOUT.get()
-    return place(x, axes) if place and x.ndim == len(axes) else x
+    constrain = _RULES.get()
+    return constrain(x, axes) if constrain and x.ndim == len(axes) else x
 
 
 def linear(features_in, features_out, *, std, rngs, dtype, axis=-1, use_bias=True):
-    """A dense map (of one or several axes) with normal weights of the given deviation."""
+    """A dense layer over one or several axes; weights are normal with deviation `std`."""
     return nnx.LinearGeneral(
         features_in,
         features_out,
@@ -57,7 +58,7 @@ def linear(features_in, features_out, *, std, rngs, dtype, axis=-1, use_bias=Tru
 
 
 class LayerNorm(nnx.LayerNorm):
-    """CLIP's layer norm: computed in float32, returned in the type of its input."""
+    """CLIP's layer norm: computed in float32, returned in the dtype of its input."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         super().__init__(width, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
@@ -72,19 +73,19 @@ def attend(
     value: Float[Array, "... l n e"],
     mask: Bool[Array, "... q l"],
 ) -> Float[Array, "... q n e"]:
-    """Scaled dot-product attention of n heads; a query with nothing to look at returns 0.
+    """Scaled dot-product attention; a query whose mask is all False returns 0.
 
     Args:
-        query: one row a position that asks, e dimensions a head.
-        key: one row a position that can be looked at.
-        value: what a position gives.
-        mask: True where a query may look; broadcasts.
+        query: q positions, n heads of e dimensions.
+        key: l positions.
+        value: as `key`.
+        mask: True where a query may attend; broadcasts.
     """
     scale = query.shape[-1] ** -0.5
     logits = jnp.einsum("...qne,...lne->...nql", query * scale, key).astype(jnp.float32)
     mask = mask[..., None, :, :]
     weights = jax.nn.softmax(jnp.where(mask, logits, -1e30), axis=-1)
-    # Where all is masked the softmax is uniform over padding: zero it, or padding would leak in.
+    # Where all is masked the softmax is uniform over padding, which would leak in.
     weights = jnp.where(mask, weights, 0.0).astype(value.dtype)
     return jnp.einsum("...nql,...lne->...qne", weights, value)
 
@@ -106,7 +107,7 @@ class SelfAttention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Width to four times the width and back."""
+    """The MLP of a block: width w to 4 w and back."""
 
     def __init__(self, width: int, activation: str, *, out_std: float, rngs: nnx.Rngs, dtype):
         self.up = linear(width, 4 * width, std=(2 * width) ** -0.5, rngs=rngs, dtype=dtype)
@@ -124,7 +125,7 @@ class Block(nnx.Module):
     def __init__(
         self, width: int, heads: int, activation: str, *, depth: int, rngs: nnx.Rngs, dtype
     ):
-        # CLIP's initialisation: what is added to the residual stream shrinks with the depth.
+        # CLIP's initialisation: additions to the residual stream shrink with the depth.
         out_std = width**-0.5 * (2 * depth) ** -0.5
         self.norm_attention = LayerNorm(width, rngs=rngs)
         self.attention = SelfAttention(width, heads, out_std=out_std, rngs=rngs, dtype=dtype)
@@ -141,22 +142,22 @@ class Block(nnx.Module):
         return with_logical_constraint(x + self.mlp(self.norm_mlp(x)), "batch", None, None)
 
 
-# How a block is run forwards, by `model.remat`: what it keeps for the backward pass.
+# Rematerialisation by `model.remat`: which values of a block are stored for the backward pass.
 REMAT: dict[str, Callable] = {
-    "none": lambda block: block,  # everything
-    # The results of the four dense maps (query, key and value in one; out; up; down), which are
-    # nearly all of the work. Attention weights, norms and activations are made again.
+    "none": lambda block: block,  # all
+    # The outputs of the four dense layers (qkv, out, up, down), which are nearly all of the FLOPs.
+    # Attention weights, norms and activations are recomputed.
     "dots": functools.partial(
         jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     ),
-    "full": jax.checkpoint,  # its input
+    "full": jax.checkpoint,  # its input only
 }
 
 
 class Stack(nnx.Module):
     """`depth` blocks with their parameters stacked on a leading axis, run by one `lax.scan`.
 
-    Compiling one block in place of `depth` is what keeps the first step quick.
+    XLA compiles one block in place of `depth`, which keeps the first step quick.
     """
 
     def __init__(
@@ -191,30 +192,29 @@ class Stack(nnx.Module):
 
 
 def table(rows: int, width: int, *, std: float, rngs: nnx.Rngs) -> nnx.Param:
-    """A trained table of `rows` vectors: positions, tokens."""
+    """A trained embedding table `[rows width]`, of positions or tokens."""
     return nnx.Param(nnx.initializers.normal(std)(rngs.params(), (rows, width)))
 
 
 def look_up(rows: Float[Array, "r w"], index: Int[Array, "b l"]) -> Float[Array, "b l w"]:
-    """The rows of a table at each place of a batch.
+    """The rows of an embedding table by index.
 
-    Where the table's width is split, every device looks its part up for all the rows of the batch
-    that the others of its group have, and they exchange what they found: neither the whole table
-    nor the whole result is ever on one device.
+    When the table's width is sharded, each device looks up its part of the width for all batch rows
+    of the devices that it shares parameters with, and an all-to-all brings each row together: no
+    device ever holds the whole table or the whole result.
     """
-    found = with_logical_constraint(
-        rows[with_logical_constraint(index, "group", None)], "group", None, "width"
-    )
+    index = with_logical_constraint(index, "outer_batch", None)
+    found = with_logical_constraint(rows[index], "outer_batch", None, "width")
     return with_logical_constraint(found, "batch", None, None)
 
 
 def positions_of(
     rows: Float[Array, "r w"], frame_mask: Bool[Array, "... f"]
 ) -> Float[Array, "... f w"]:
-    """The position of each valid frame: its relative place in the video, between rows of a table.
+    """Position embeddings of valid frames, interpolated in a table over the length of the video.
 
-    The first valid frame has the first row, the last the last, others are interpolated, so that a
-    model that was trained on 8 frames a video knows all the positions of 32.
+    The first valid frame gets the first row of the table and the last frame the last row, so that
+    a model that was trained on 8 frames per video can be used on 32.
     """
     last = rows.shape[0] - 1
     index = jnp.maximum(jnp.cumsum(frame_mask, axis=-1) - 1, 0)
@@ -226,12 +226,12 @@ def positions_of(
 
 
 def full_mask(mask: Bool[Array, "... l"]) -> Bool[Array, "... 1 l"]:
-    """Every query may look at every valid position."""
+    """Every query may attend to every valid position."""
     return mask[..., None, :]
 
 
 def causal_mask(mask: Bool[Array, "... l"]) -> Bool[Array, "... l l"]:
-    """A position may look at itself and at valid positions before it."""
+    """A position may attend to itself and to valid positions before it."""
     length = mask.shape[-1]
     return jnp.tril(jnp.ones((length, length), bool)) & mask[..., None, :]
 
@@ -239,8 +239,8 @@ def causal_mask(mask: Bool[Array, "... l"]) -> Bool[Array, "... l l"]:
 def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     """Unit length in float32; a zero vector stays 0 with gradient 0.
 
-    A hard mask that closes makes a part of exactly 0. Any finite slope there would be that of
-    1 / length, and one such frame would drown all other gradients.
+    A hard mask that is all 0 gives a part of exactly 0. A gradient of about 1 / length there would
+    drown all others.
     """
     x = x.astype(jnp.float32)
     squared = jnp.sum(x * x, axis=-1, keepdims=True)

@@ -1,13 +1,13 @@
-"""The two mask networks: which part of the caption, and which concepts of the frame.
+"""The two mask networks (docs/method.md, 2).
 
-Temporal mask network (TMN, docs/method.md, 2): for each frame the part of the caption that this
-frame is about. Concept mask network (CMN): for that part, the concepts of the frame that
-answer to it. Both work in two steps, so that all pairs of videos and captions stay cheap:
+The temporal mask network (TMN) selects, for each frame, the part of the caption that this frame is
+about. The concept mask network (CMN) selects the concepts of the frame that match that part. Both
+work in two steps, so that all pairs of videos and captions stay cheap:
 
-    prepared = tmn.prepare(y, token_mask)           # once a caption: everything that sees no frame
+    prepared = tmn.prepare(y, token_mask)           # once per caption: layers that see no frame
     logits = tmn(frames, frame_mask, prepared, ..)  # one video, one caption; the caller vmaps
 
-Nothing of size [b f l w] is ever formed by the default networks.
+The default networks never form an array of size [b f l w].
 """
 
 import jax
@@ -19,11 +19,11 @@ from mova_jax.models import layers
 
 
 def straight_through(logits: Float[Array, "..."], kind: str) -> Float[Array, "..."]:
-    """A mask in 0..1 from its logits (docs/method.md, 2, the parent's code).
+    """A mask in 0..1 from its logits (docs/method.md, 2; the parent's code).
 
     Args:
         logits: any shape.
-        kind: `hard` gives exactly 0 or 1 with the gradient of the sigmoid; `soft` the sigmoid.
+        kind: `hard`: exactly 0 or 1 with the gradient of the sigmoid; `soft`: the sigmoid.
     """
     soft = jax.nn.sigmoid(logits.astype(jnp.float32))
     if kind == "soft":
@@ -32,7 +32,7 @@ def straight_through(logits: Float[Array, "..."], kind: str) -> Float[Array, "..
 
 
 class CrossAttention(nnx.Module):
-    """Cross-attention whose queries and token side are made apart, so either can be shared."""
+    """Cross-attention whose keys and values are computed apart, so that queries can share them."""
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs, dtype):
         shape, std = (heads, width // heads), width**-0.5
@@ -60,14 +60,14 @@ def attend_tokens(query, key, value, token_mask):
 
 
 class _TemporalMaskNetwork(nnx.Module):
-    """What the layouts share: the frame's way in, the tokens' blocks, and the output map."""
+    """The layers that all layouts share: frame input, token input and output projection."""
 
     def __init__(self, cfg, output_dim: int, *, rngs: nnx.Rngs, dtype):
-        """Makes the network.
+        """Initialises the network.
 
         Args:
             cfg: `config.model`.
-            output_dim: d, or 0 where the layout has no output map.
+            output_dim: d, or 0 for a layout without an output projection.
             rngs: source of the initial weights.
             dtype: type of the matrix products.
         """
@@ -86,28 +86,29 @@ class _TemporalMaskNetwork(nnx.Module):
     def frames_in(
         self, frames: Float[Array, "f d"], frame_mask: Bool[Array, "f"]
     ) -> Float[Array, "f w"]:
-        """Unit frames of the text tower's width, with their learned positions."""
-        # Unit length times sqrt(d): a layer norm's scale without its parameters, for any tower.
+        """Normalised frames projected to the text tower's width, plus learned positions."""
+        # Length sqrt(d): the scale of a layer norm without its parameters.
         x = layers.normalise(frames) * frames.shape[-1] ** 0.5
         if hasattr(self, "project"):
             x = self.project(x.astype(self.dtype))
         return (x + layers.positions_of(self.positions[...], frame_mask)).astype(self.dtype)
 
     def tokens_in(self, tokens: Float[Array, "c l w"]) -> Float[Array, "c l w"]:
-        """Token states as the layout sees them."""
+        """Token states in the network's dtype, detached if the config says so."""
         tokens = jax.lax.stop_gradient(tokens) if self.detach_tokens else tokens
         return tokens.astype(self.dtype)
 
     def logits(self, x: Float[Array, "f w"]) -> Float[Array, "f d"]:
-        """Output map; `masks.init_bias` opens (> 0) or closes (< 0) all masks at the start."""
+        """Output projection; `masks.init_bias` > 0 opens, < 0 closes all masks at the start."""
         return self.out(self.norm_out(x)).astype(jnp.float32) + self.init_bias
 
 
 class SelectTMN(_TemporalMaskNetwork):
-    """`select`: the frame decides where in the caption to look, not what is written.
+    """`select`: cross-attention from frames to tokens without a residual from the frame.
 
-    Two reads of the tokens; the second asks with what the first found. Only token values flow into
-    the logits: there is no residual from the frame, so a mask cannot copy its frame's identity.
+    The frame decides where in the caption to attend; only token values reach the logits, so that a
+    mask cannot copy its frame's identity. The queries of a layer include the output of the layers
+    before.
     """
 
     def __init__(self, cfg, *, rngs: nnx.Rngs, dtype):
@@ -122,7 +123,7 @@ class SelectTMN(_TemporalMaskNetwork):
         )
 
     def prepare(self, tokens: Float[Array, "c l w"], token_mask: Bool[Array, "c l"]):
-        """Keys and values of each read, shared by all frames of all videos."""
+        """Keys and values of each layer, shared by all frames of all videos."""
         x = self.tokens_in(tokens)
         return tuple(reader.prepare(x) for reader in self.readers)
 
@@ -134,11 +135,11 @@ class SelectTMN(_TemporalMaskNetwork):
         token_mask: Bool[Array, "l"],
     ) -> Float[Array, "f d"]:
         """Mask logits of one video's frames for one caption."""
-        asked = self.frames_in(frames, frame_mask)
-        found = jnp.zeros_like(asked)
+        query = self.frames_in(frames, frame_mask)
+        x = jnp.zeros_like(query)
         for reader, key_value in zip(self.readers, prepared, strict=True):
-            found = found + reader(asked + found, key_value, token_mask)
-        return self.logits(found + self.mlp(self.norm_mlp(found)))
+            x = x + reader(query + x, key_value, token_mask)
+        return self.logits(x + self.mlp(self.norm_mlp(x)))
 
 
 class DecoderBlock(nnx.Module):
@@ -161,7 +162,7 @@ class DecoderBlock(nnx.Module):
 
 
 class CrossTMN(_TemporalMaskNetwork):
-    """`cross`: plain decoder blocks from frames to tokens (meets the paper's parameter count)."""
+    """`cross`: decoder blocks from frames to tokens (has the paper's parameter count)."""
 
     def __init__(self, cfg, *, rngs: nnx.Rngs, dtype):
         super().__init__(cfg, cfg.embed_dim, rngs=rngs, dtype=dtype)
@@ -183,7 +184,7 @@ class CrossTMN(_TemporalMaskNetwork):
 
 
 class JointTMN(_TemporalMaskNetwork):
-    """`joint`: one bidirectional sequence [frames ; tokens], read at the frames."""
+    """`joint`: a bidirectional transformer over the sequence [frames ; tokens]."""
 
     def __init__(self, cfg, *, rngs: nnx.Rngs, dtype):
         super().__init__(cfg, cfg.embed_dim, rngs=rngs, dtype=dtype)
@@ -197,7 +198,7 @@ class JointTMN(_TemporalMaskNetwork):
         )
 
     def prepare(self, tokens: Float[Array, "c l w"], token_mask: Bool[Array, "c l"]):
-        """The token states themselves: every layer mixes them with the frames."""
+        """The token states; all layers mix them with frames."""
         return self.tokens_in(tokens)
 
     def __call__(self, frames, frame_mask, prepared, token_mask) -> Float[Array, "f d"]:
@@ -211,7 +212,7 @@ class JointTMN(_TemporalMaskNetwork):
 class TokenTMN(_TemporalMaskNetwork):
     """`tokens`: a frame selects tokens in place of dimensions (the paper's ablation iii).
 
-    Its logits are [f l], one a token; `mova.py` makes the caption's part from the kept tokens.
+    Its logits `[f l]` are of tokens; `mova.py` computes the part s from the selected tokens.
     """
 
     def __init__(self, cfg, *, rngs: nnx.Rngs, dtype):
@@ -224,7 +225,7 @@ class TokenTMN(_TemporalMaskNetwork):
         self.key = layers.linear(width, width, std=std, rngs=rngs, dtype=dtype)
 
     def prepare(self, tokens: Float[Array, "c l w"], token_mask: Bool[Array, "c l"]):
-        """One key a token."""
+        """The keys of the tokens."""
         return self.key(self.token_blocks(self.tokens_in(tokens), layers.full_mask(token_mask)))
 
     def __call__(self, frames, frame_mask, prepared, token_mask) -> Float[Array, "f l"]:
@@ -238,15 +239,15 @@ TMN_LAYOUTS = {"select": SelectTMN, "cross": CrossTMN, "joint": JointTMN, "token
 
 
 class ConceptMaskNetwork(nnx.Module):
-    """One transformer layer over the caption, then attention pooling for each frame's part of it.
+    """One transformer layer over the caption, then attention pooling with a query per frame.
 
-    The parent's network pools with one trained vector; here the query is made from the frame's
-    masked text, and from the frame too when `cmn.sees_frame`, which lets identity leak
+    The parent's network pools with one trained vector. Here the query is computed from the frame's
+    part of the caption and, with `cmn.sees_frame`, from the frame, which lets identity leak
     (docs/method.md, 5).
     """
 
     def __init__(self, cfg, *, rngs: nnx.Rngs, dtype):
-        """Makes the network from `config.model`."""
+        """Initialises the network; `cfg` is `config.model`."""
         width, std = cfg.text.width, cfg.text.width**-0.5
         self.blocks = layers.Stack(width, cfg.text.heads, 1, cfg.activation, rngs=rngs, dtype=dtype)
         self.query = layers.linear(cfg.embed_dim, width, std=std, rngs=rngs, dtype=dtype)
@@ -261,7 +262,7 @@ class ConceptMaskNetwork(nnx.Module):
     def prepare(
         self, tokens: Float[Array, "c l w"], token_mask: Bool[Array, "c l"]
     ) -> Float[Array, "c l w"]:
-        """The caption's tokens after the layer, shared by all frames of all videos."""
+        """The caption's tokens after the transformer layer, shared by all frames of all videos."""
         tokens = jax.lax.stop_gradient(tokens) if self.detach_tokens else tokens
         return self.blocks(tokens.astype(self.dtype), layers.full_mask(token_mask))
 
@@ -275,16 +276,16 @@ class ConceptMaskNetwork(nnx.Module):
         """Mask logits of one video's frames.
 
         Args:
-            part: s, what of the caption each frame is about.
+            part: s, each frame's part of the caption.
             frames: zv of the same frames.
-            prepared: what `prepare` made of the caption.
+            prepared: output of `prepare` for the caption.
             token_mask: its valid tokens.
         """
         scale = part.shape[-1] ** 0.5
         query = self.query((layers.normalise(part) * scale).astype(self.dtype))
         if hasattr(self, "query_frame"):
             query = query + self.query_frame((layers.normalise(frames) * scale).astype(self.dtype))
-        # One head: the attention pooling of the parent, with a query that depends on the frame.
+        # One head, as in the parent's attention pooling.
         tokens = prepared[..., None, :]
         pooled = attend_tokens(query[..., None, :], tokens, tokens, token_mask)[..., 0, :]
         return self.out(pooled).astype(jnp.float32) + self.init_bias

@@ -1,11 +1,11 @@
-"""MoVA: how towers, global head and mask networks meet.
+"""The MoVA model: two towers, a global head and the mask networks.
 
-    video = model.encode_video(frames, frame_mask)     # zv[b f d] and one vector a video
+    video = model.encode_video(frames, frame_mask)     # zv[b f d] and one vector per video
     text = model.encode_text(tokens, token_mask)       # y[c l w] and zt[c d]
-    captions = model.prepare(text)                     # what the masks need of a caption, made once
+    captions = model.prepare(text)                     # the masks' input from captions, made once
     masks = model.masks(frames[f d], mask[f], caption) # one video, one caption: vmap over pairs
 
-`own_masks` and `masks` are all there is; scores and losses are made from them in `losses/`.
+`losses/` computes scores and losses from these outputs.
 """
 
 import dataclasses
@@ -26,24 +26,24 @@ from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PreparedCaption:
-    """All that the mask networks need of captions and that no frame can change."""
+    """The mask networks' input from captions, which does not depend on frames."""
 
     pooled: Float[Array, "c d"]  # zt
     token_mask: Bool[Array, "c l"]
-    temporal: Any  # what the TMN's `prepare` made, None without a TMN
-    concept: Any  # what the CMN's `prepare` made, None without a CMN
+    temporal: Any  # output of the TMN's `prepare`, None without a TMN
+    concept: Any  # output of the CMN's `prepare`, None without a CMN
     tokens: Float[Array, "c l d"] | None  # projected tokens, for the `tokens` layout only
 
 
 class MaskNetworks(nnx.Module):
-    """TMN and CMN with what they need of a caption: all parameters that a pair's masks depend on.
+    """TMN and CMN: all parameters that the masks of a pair depend on.
 
-    Attributes `tmn`, `cmn` and `projection` (of tokens, for the `tokens` layout only) are not there
-    where the method has none.
+    A network that the config leaves out has no attribute: `tmn`, `cmn`, and `projection` (of
+    tokens, in the `tokens` layout only).
     """
 
     def __init__(self, cfg, parts: dict[str, nnx.Module]):
-        """Puts networks together; `cfg` is `config.model`."""
+        """Holds networks by attribute name; `cfg` is `config.model`."""
         self.cfg = cfg
         for name, module in parts.items():
             setattr(self, name, module)
@@ -54,7 +54,7 @@ class MaskNetworks(nnx.Module):
         return hasattr(self, "tmn") or hasattr(self, "cmn")
 
     def prepare(self, text: TextEmbedding) -> PreparedCaption:
-        """The mask networks' own layers over the captions, once for all videos."""
+        """Runs the layers of the mask networks that see captions only, once for all videos."""
         arguments = text.tokens, text.token_mask
         by_token = self.cfg.tmn.layout == "tokens"
         with jax.named_scope("tmn"):
@@ -80,18 +80,18 @@ class MaskNetworks(nnx.Module):
         Args:
             frames: zv of the video.
             frame_mask: its valid frames.
-            caption: one row of `prepare`, its leaves without the axis c.
+            caption: one row of `prepare`: leaves without the axis c.
         """
-        text, kept, part = self._text_part(frames, frame_mask, caption)
+        text, density, part = self._text_part(frames, frame_mask, caption)
         video = jnp.ones_like(part)
         if hasattr(self, "cmn"):
             with jax.named_scope("cmn"):
                 logits = self.cmn(part, frames, caption.concept, caption.token_mask)
             video = straight_through(logits, self.cfg.masks.kind)
-        return ConceptMasks(text=text, video=video, part=part, text_mask_density=kept)
+        return ConceptMasks(text=text, video=video, part=part, text_mask_density=density)
 
     def _text_part(self, frames, frame_mask, caption):
-        """m^T over d, the kept share of each frame's mask, and the part s = zt * m^T."""
+        """m^T over d, the open share of each frame's mask, and the part s = zt * m^T."""
         if not hasattr(self, "tmn"):
             text = jnp.ones_like(frames)
             return text, text.mean(-1), caption.pooled * text
@@ -100,22 +100,22 @@ class MaskNetworks(nnx.Module):
         mask = straight_through(logits, self.cfg.masks.kind)
         if self.cfg.tmn.layout != "tokens":
             return mask, mask.mean(-1), caption.pooled * mask
-        # The part is what the kept tokens say: their projections' mean in place of zt * m^T.
+        # s is the mean of the selected tokens' projections in place of zt * m^T.
         mask = mask * caption.token_mask
         part = mask @ caption.tokens / jnp.maximum(mask.sum(-1, keepdims=True), 1.0)
-        kept = mask.sum(-1) / jnp.maximum(caption.token_mask.sum(), 1)
-        return jnp.ones_like(part), kept, part
+        density = mask.sum(-1) / jnp.maximum(caption.token_mask.sum(), 1)
+        return jnp.ones_like(part), density, part
 
     def own_masks(self, video: VideoEmbedding, captions: PreparedCaption) -> ConceptMasks:
-        """The masks of each video with the caption of the same row: [b f d]."""
+        """The masks `[b f d]` of each video with the caption of the same row."""
         return jax.vmap(self.masks)(video.frames, video.frame_mask, captions)
 
 
 class Mova(MaskNetworks):
-    """The whole model; every intermediate has a name and a method."""
+    """The whole model: every intermediate result is the return value of a method."""
 
     def __init__(self, cfg, *, rngs: nnx.Rngs):
-        """Makes the model.
+        """Initialises the model.
 
         Args:
             cfg: `config.model`, with `text.vocab_size` set.
@@ -151,11 +151,11 @@ class Mova(MaskNetworks):
     def encode_video(
         self, frames: UInt8[Array, "b f H W 3"], frame_mask: Bool[Array, "b f"]
     ) -> VideoEmbedding:
-        """Frames through the vision tower and the global head."""
+        """Runs the vision tower and the global head."""
         b, f = frame_mask.shape
         with jax.named_scope("vision_tower"):
             zv = self.vision(frames.reshape(b * f, *frames.shape[2:])).reshape(b, f, -1)
-        # Padded frames become 0 here, once, so that no later term has to think of their content.
+        # Padded frames are set to 0 once, here, so that no later layer can read them.
         zv = jnp.where(frame_mask[..., None], zv, 0.0)
         with jax.named_scope("global_head"):
             return VideoEmbedding(zv, frame_mask, self.head(zv, frame_mask))
@@ -163,17 +163,17 @@ class Mova(MaskNetworks):
     def encode_text(
         self, tokens: Int[Array, "c l"], token_mask: Bool[Array, "c l"]
     ) -> TextEmbedding:
-        """Captions through the text tower."""
+        """Runs the text tower."""
         with jax.named_scope("text_tower"):
             return self.text(tokens, token_mask)
 
     @property
     def projection(self) -> nnx.Module:
-        """Tokens to the joint embedding."""
+        """The text tower's map to the joint embedding."""
         return self.text.projection
 
     def mask_networks(self) -> MaskNetworks:
-        """The model without towers and head; the parameters are the model's own."""
+        """The model without towers and head, with shared parameters."""
         names = [name for name in ("tmn", "cmn") if hasattr(self, name)]
         names += ["projection"] if self.cfg.tmn.layout == "tokens" else []
         return MaskNetworks(self.cfg, {name: getattr(self, name) for name in names})
@@ -183,7 +183,7 @@ def _capped_exp(x: Float[Array, ""]) -> Float[Array, ""]:
     """`min(exp(x), 100)` with the gradient of `exp(x)`.
 
     The gradient of a minimum is 0 above the cap: a scale that starts there, as CLIP's and that of
-    the `paper` preset do (exp(log(100)) is 100.00001 in float32), could never come down again.
+    the `paper` preset do (exp(log(100)) is 100.00001 in float32), could never decrease.
     """
     value = jnp.exp(x)
     return value - jax.lax.stop_gradient(jnp.maximum(value - 100.0, 0.0))

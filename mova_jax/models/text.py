@@ -10,10 +10,10 @@ from mova_jax.typing import TextEmbedding
 
 
 class TextTower(nnx.Module):
-    """Tokens to all token states and to one vector, that of the end-of-text token."""
+    """Encodes captions as token states and, from the end-of-text token, one vector."""
 
     def __init__(self, cfg, embed_dim: int, activation: str, *, rngs: nnx.Rngs, dtype, remat):
-        """Makes the tower.
+        """Initialises the tower.
 
         Args:
             cfg: `config.model.text`: vocab_size, context (tokens), frozen_positions, width, layers,
@@ -22,7 +22,7 @@ class TextTower(nnx.Module):
             activation: a name of `layers.ACTIVATIONS`.
             rngs: source of the initial weights.
             dtype: type of the matrix products.
-            remat: a name of `layers.REMAT`: what the blocks keep for the backward pass.
+            remat: a name of `layers.REMAT`.
         """
         width = cfg.width
         self.token_embedding = layers.table(cfg.vocab_size, width, std=0.02, rngs=rngs)
@@ -40,11 +40,11 @@ class TextTower(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, tokens: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> TextEmbedding:
-        """Encodes captions of at most `context` tokens, the last valid one end-of-text."""
+        """Encodes captions of at most `context` tokens; the last valid one is end-of-text."""
         length = tokens.shape[-1]
         x = layers.look_up(self.token_embedding[...], tokens) + self._positions()[:length]
         x = self.blocks(x.astype(self.dtype), layers.causal_mask(mask))
-        # Padding is cleared here, once, so that nothing behind can read it.
+        # Padding is set to 0 once, here, so that no later layer can read it.
         y = jnp.where(mask[..., None], self.norm_final(x), 0.0)
         last = jnp.maximum(mask.sum(-1) - 1, 0)
         end = jnp.take_along_axis(y, last[:, None, None], axis=1)[:, 0]
@@ -58,9 +58,9 @@ class TextTower(nnx.Module):
         )
 
     def _positions(self) -> Float[Array, "r w"]:
-        """The position table; its frozen rows, where there are any, pass no gradient."""
+        """The position table; frozen rows pass no gradient."""
         if not hasattr(self, "positions_frozen"):
             return self.positions[...]
-        # Two parameters, as Long-CLIP keeps them: an optimizer can leave one of them as it is.
+        # Two parameters, as in Long-CLIP, so that the optimizer can leave out the frozen one.
         frozen = jax.lax.stop_gradient(self.positions_frozen[...])
         return jnp.concatenate([frozen, self.positions[...]])

@@ -1,4 +1,4 @@
-"""The frame encoder: CLIP's vision transformer, each frame on its own (docs/method.md, 1)."""
+"""The frame encoder: CLIP's vision transformer on single frames (docs/method.md, 1)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,16 +7,16 @@ from jaxtyping import Array, Float, UInt8
 
 from mova_jax.models import layers
 
-# CLIP's own statistics of RGB values in 0..1; also used from scratch, so weights stay comparable.
+# CLIP's statistics of RGB values in 0..1; used from scratch too, so that weights are comparable.
 PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 PIXEL_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 class VisionTower(nnx.Module):
-    """Frames to one vector each: patches, class token, blocks, norm, projection."""
+    """One vector per frame: patches, class token, blocks, norm, projection."""
 
     def __init__(self, cfg, embed_dim: int, activation: str, *, rngs: nnx.Rngs, dtype, remat):
-        """Makes the tower.
+        """Initialises the tower.
 
         Args:
             cfg: `config.model.vision`: image_size and patch_size (pixels), width, layers, heads.
@@ -24,12 +24,12 @@ class VisionTower(nnx.Module):
             activation: a name of `layers.ACTIVATIONS`.
             rngs: source of the initial weights.
             dtype: type of the matrix products.
-            remat: a name of `layers.REMAT`: what the blocks keep for the backward pass.
+            remat: a name of `layers.REMAT`.
         """
         width, patch = cfg.width, cfg.patch_size
         std = width**-0.5
         patches = (cfg.image_size // patch) ** 2
-        # CLIP's patch convolution has a stride of its own size: a dense map of each patch.
+        # CLIP's patch convolution has kernel size = stride, so it is a dense layer on patches.
         self.patch_embedding = layers.linear(
             3 * patch * patch, width, std=std, use_bias=False, rngs=rngs, dtype=dtype
         )
@@ -46,7 +46,7 @@ class VisionTower(nnx.Module):
         self.patch_size, self.dtype = patch, dtype
 
     def __call__(self, frames: UInt8[Array, "n H W 3"]) -> Float[Array, "n d"]:
-        """Encodes frames; not normalised.
+        """Encodes frames; the vectors are not normalised.
 
         Args:
             frames: RGB bytes; H and W are the configured image size.

@@ -23,10 +23,10 @@ from mova_jax.typing import Batch, HostFrames
 
 DATA, FSDP, TENSOR = AXES
 
-# `group` is the batch axis of an array that is whole on all devices that share parameters.
+# `outer_batch` is a batch axis that is not sharded among devices that share parameters.
 LOGICAL = {
     "batch": (DATA, FSDP),
-    "group": DATA,
+    "outer_batch": DATA,
     "width": FSDP,
     "heads": TENSOR,
     "mlp": TENSOR,
@@ -252,12 +252,12 @@ def _devices(mesh: Mesh, axis: str) -> int:
 def activation_sharding(mesh: Mesh) -> Iterator[None]:
     """While tracing inside, `layers.with_logical_constraint` shards activations over the mesh."""
 
-    def place(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
         if jax.sharding.get_abstract_mesh().manual_axes:
             return x  # inside shard_map, where an array is one replica's rows
         return jax.lax.with_sharding_constraint(
             x, NamedSharding(mesh, _spec(mesh, x.shape, axes)[0])
         )
 
-    with layers.sharding_rules(place):
+    with layers.sharding_rules(constrain):
         yield
