@@ -1,4 +1,4 @@
-"""The whole objective on a batch that is split over devices, against the dense one."""
+"""The whole objective on a batch that is sharded over devices, against the dense one."""
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,13 @@ from tests.losses import dense
 from tests.tiny import D, F, L, W
 
 ROWS = 16
-EMPTY = (4, 5, 11)  # 4 and 5 are all that one of eight replicas has
+EMPTY = (4, 5, 11)  # 4 and 5 are all rows of one of eight replicas
 VALID = np.setdiff1d(np.arange(ROWS), EMPTY)
-SMOOTH = {"model__masks__kind": "soft"}  # no mask that may flip by a rounding error
+SMOOTH = {"model__masks__kind": "soft"}  # a rounding error can flip a hard mask
 
 
 def embeddings(garbage=7.0):
-    """Videos and captions of several lengths, some empty, and garbage in all that is padded."""
+    """Videos and captions of several lengths, some empty; padding is filled with garbage."""
     rng = np.random.default_rng(0)
     arrays = tiny.batch_arrays(ROWS)
     frame_mask, token_mask = arrays["frame_mask"], arrays["token_mask"]
@@ -42,7 +42,7 @@ def embeddings(garbage=7.0):
 
 
 def compiled(loss_of):
-    """`(model, video, text) -> ((loss, metrics), gradients)`, by parameters and embeddings."""
+    """`(model, video, text) -> ((loss, metrics), gradients)` for a loss of the three."""
 
     def value(leaves, masks):
         model, frames, pooled, tokens, sentences = leaves
@@ -59,8 +59,8 @@ def compiled(loss_of):
     return call
 
 
-def split(devices, name="full", **options):
-    """A function of the garbage: results of the objective on so many devices."""
+def sharded(devices, name="full", **options):
+    """The objective on a number of devices, as a function of the garbage in padding."""
     mesh = mesh_lib.make_mesh(data=devices)
     cfg, model = tiny.config(name, **options).losses, tiny.model(name, **options)
 
@@ -71,29 +71,30 @@ def split(devices, name="full", **options):
     program = compiled(loss_of)
 
     def call(garbage=7.0, run=True):
+        """The results, or the text of the compiled program."""
         rows = jax.device_put(embeddings(garbage), sharding.batch_sharding(mesh))
         return program(jax.device_put(model, sharding.replicated(mesh)), *rows, run=run)
 
     return call
 
 
-def plain(name="full", **options):
+def unsharded(name="full", **options):
     cfg, model = tiny.config(name, **options).losses, tiny.model(name, **options)
     rows = jax.tree.map(jnp.asarray, embeddings())
     return compiled(lambda *args: dense.objective(*args, cfg, VALID))(model, *rows)
 
 
-def little_room(monkeypatch):
-    """Not even the pairs of one of four replicas fit into a tile."""
+def force_small_tiles(monkeypatch):
+    """Makes tiles smaller than the pairs of one of four replicas."""
     monkeypatch.setattr(ring, "STORED_FLOATS", 0)
     monkeypatch.setattr(ring, "TILE_FLOATS", 5 * 64 * F * D)
 
 
 def assert_as_dense(devices, name="full", **options):
-    """Loss, terms and all gradients; and other garbage in what is padded changes not a bit."""
-    run = split(devices, name, **options)
+    """Compares loss, terms and all gradients; other garbage in padding must not change a bit."""
+    run = sharded(devices, name, **options)
     result = (loss, metrics), gradient = run()
-    (expected, terms), reference = plain(name, **options)
+    (expected, terms), reference = unsharded(name, **options)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     cfg = tiny.config(name, **options).losses
     for term, value in terms.items():
@@ -121,60 +122,60 @@ ALIGNED = {"losses__pool": "aligned"}
     ],
     ids=["full", "hard-own", "paper", "global", "weighting"],
 )
-def test_split_batch_equals_the_dense_objective(devices, name, options):
+def test_sharded_batch_equals_the_dense_objective(devices, name, options):
     assert_as_dense(devices, name, **options)
 
 
-def test_split_batch_in_small_tiles_equals_the_dense_objective(monkeypatch):
-    little_room(monkeypatch)
+def test_sharded_batch_in_small_tiles_equals_the_dense_objective(monkeypatch):
+    force_small_tiles(monkeypatch)
     assert_as_dense(4, **ALIGNED, **OTHERS, **SMOOTH)
 
 
-EXCHANGES = ("all-gather", "all-reduce", "collective-permute", "reduce-scatter", "all-to-all")
+COLLECTIVES = ("all-gather", "all-reduce", "collective-permute", "reduce-scatter", "all-to-all")
 
 
-def out_of_turn(text: str) -> list[tuple[str, str]]:
-    """Exchanges, or loops with some, of which the second does not wait for the first.
+def unordered_collectives(text: str) -> list[tuple[str, str]]:
+    """Pairs of collectives in a compiled program of which neither depends on the other.
 
-    Of the main computation: those of a loop are run one after the other.
+    A loop with collectives counts as one: its own are executed one after the other.
     """
     module = hlo.parse(text)
 
-    def exchanges(line) -> bool:
+    def communicates(line) -> bool:
         inner = [name for names in line.called().values() for name in names]
-        return line.opcode.startswith(EXCHANGES) or any(
-            exchanges(other) for name in inner for other in module.computations.get(name, ())
+        return line.opcode.startswith(COLLECTIVES) or any(
+            communicates(other) for name in inner for other in module.computations.get(name, ())
         )
 
     (main,) = (name for name in module.computations if name.startswith("main"))
-    behind: dict[str, set[str]] = {}  # exchanges that an instruction waits for
-    earlier, found = [], []
+    before: dict[str, set[str]] = {}  # the collectives that an instruction depends on
+    collectives, unordered = [], []
     for line in module.computations[main]:
-        waits = set().union(*(behind.get(name, ()) for name in line.operands))
-        if exchanges(line):
-            found += [(other, line.name) for other in earlier if other not in waits]
-            earlier.append(line.name)
-            waits.add(line.name)
-        behind[line.name] = waits
-    assert len(earlier) > 2
-    return found
+        depends = set().union(*(before.get(name, ()) for name in line.operands))
+        if communicates(line):
+            unordered += [(other, line.name) for other in collectives if other not in depends]
+            collectives.append(line.name)
+            depends.add(line.name)
+        before[line.name] = depends
+    assert len(collectives) > 2
+    return unordered
 
 
 @pytest.mark.parametrize(("name", "options"), [("full", HARD | SMOOTH), ("full", SMOOTH)])
-def test_exchanges_of_simulated_devices_take_turns(name, options):
-    # In another order on each device they would wait for each other for ever, once in a while.
-    assert out_of_turn(split(8, name, **options)(run=False)) == []
+def test_collectives_of_simulated_devices_are_ordered_by_data_dependence(name, options):
+    # Devices that start them in different orders wait for each other for ever, now and then.
+    assert unordered_collectives(sharded(8, name, **options)(run=False)) == []
 
 
 def test_recomputed_captions_of_hard_pairs_change_nothing(monkeypatch):
     options = HARD | SMOOTH
-    stored = split(4, **options)()
+    stored = sharded(4, **options)()
     recomputed, calls = hard_sfdm._recomputed_scores, []
     monkeypatch.setattr(context, "STORED_NUMBERS", 0)
     monkeypatch.setattr(
         hard_sfdm, "_recomputed_scores", lambda *args: calls.append(1) or recomputed(*args)
     )
-    tiny.assert_near(split(4, **options)(), stored, 1e-5)
+    tiny.assert_near(sharded(4, **options)(), stored, 1e-5)
     assert calls
     assert_as_dense(1, **options)
 
@@ -195,20 +196,20 @@ def test_towers_in_microbatches_change_nothing(devices, microbatch):
     tiny.assert_near(result(microbatch), result(0), 1e-5)
 
 
-# -- everything with everything
+# -- all combinations
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "paper"])
 def test_eight_replicas_equal_one_with_hard_masks(name):
-    tiny.assert_near(split(8, name)(), split(1, name)(), 3e-5)
+    tiny.assert_near(sharded(8, name)(), sharded(1, name)(), 3e-5)
 
 
 @pytest.mark.slow
 def test_one_replica_in_tiles_equals_one_tile(monkeypatch):
-    whole = split(1, **SMOOTH)()
-    little_room(monkeypatch)
-    tiny.assert_near(split(1, **SMOOTH)(), whole, 3e-5)
+    whole = sharded(1, **SMOOTH)()
+    force_small_tiles(monkeypatch)
+    tiny.assert_near(sharded(1, **SMOOTH)(), whole, 3e-5)
 
 
 @pytest.mark.slow
@@ -218,7 +219,7 @@ def test_one_replica_in_tiles_equals_one_tile(monkeypatch):
 @pytest.mark.parametrize("small_tiles", [False, True])
 def test_every_pool_on_every_number_of_devices(monkeypatch, devices, pool, masks, small_tiles):
     if small_tiles:
-        little_room(monkeypatch)
+        force_small_tiles(monkeypatch)
     assert_as_dense(devices, losses__pool=pool, losses__dfsm_masks=masks, **SMOOTH)
 
 
@@ -226,7 +227,7 @@ def test_every_pool_on_every_number_of_devices(monkeypatch, devices, pool, masks
 @pytest.mark.parametrize("devices", [1, 2, 8])
 @pytest.mark.parametrize("layout", ["cross", "joint", "tokens", "none"])
 def test_every_layout(monkeypatch, devices, layout):
-    little_room(monkeypatch)
+    force_small_tiles(monkeypatch)
     name = "cmn_only" if layout == "none" else "full"
     assert_as_dense(devices, name, model__tmn__layout=layout, **SMOOTH)
 
@@ -237,7 +238,7 @@ def test_every_layout(monkeypatch, devices, layout):
 @pytest.mark.parametrize("negatives", ["same_index", "all"])
 @pytest.mark.parametrize("k", [1, 12])
 def test_every_frame_contrast_and_hard_pairs(monkeypatch, devices, form, negatives, k):
-    little_room(monkeypatch)
+    force_small_tiles(monkeypatch)
     options = {"losses__frame_form": form, "losses__frame_negatives": negatives}
     options |= {"losses__hard_pairs": k, "losses__dfsm_masks": "own"}
     assert_as_dense(devices, **options, **SMOOTH)

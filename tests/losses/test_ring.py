@@ -1,4 +1,4 @@
-"""Pairs of a batch that is split over devices: as the dense form, in values and gradients."""
+"""Pairs of a batch that is sharded over devices: values and gradients equal the dense form."""
 
 import functools
 
@@ -17,17 +17,17 @@ B, D, K = 24, 3, 4  # videos, width, captions a video chooses
 
 
 def replicas_of(devices):
-    if devices == "2x2x2":  # four replicas of two devices, to which the compiler gives the rest
+    if devices == "2x2x2":  # four replicas of two devices; the compiler partitions a replica
         return collectives.replica_group(mesh_lib.make_mesh(data=2, fsdp=2, tensor=2))
     return collectives.replica_group(mesh_lib.make_mesh(data=devices)) or SingleReplica()
 
 
 def inputs():
-    """Weights; videos and captions as vectors with their number and whether they are valid."""
+    """Weights; videos and captions, each as (vectors, indices, validity mask)."""
     rng = np.random.default_rng(0)
     normal = functools.partial(rng.normal, size=(B, D))
     mask = rng.random(B) < 0.8
-    mask[3:6] = False  # all that a replica has, where there are eight
+    mask[3:6] = False  # all rows of one of eight replicas
     rows = jnp.arange(B), jnp.asarray(mask)
     weights = rng.normal(size=(D, D)).astype(np.float32)
     return weights, *((normal().astype(np.float32), *rows) for _ in range(2))
@@ -54,7 +54,7 @@ def tile_stats(weights, videos, captions):
 
 
 def weighed(stats, valid):
-    """A scalar in which every valid entry has a weight of its own."""
+    """A scalar in which each valid entry has a different weight."""
     weight = jnp.sin(1.0 + jnp.arange(B))
     by_video, by_caption = stats
     entries = [by_video.total["own"], by_video.total["squares"] @ jnp.array([1.0, 0.3])]
@@ -62,8 +62,8 @@ def weighed(stats, valid):
     return sum((i + 1) * jnp.where(valid, x * weight, 0).sum() for i, x in enumerate(entries))
 
 
-def split_stats(devices, tile):
-    """Statistics of the whole batch, made by replicas and put together for comparison."""
+def sharded_stats(devices, tile):
+    """Statistics of the whole batch, computed by replicas and gathered."""
     group = replicas_of(devices)
 
     def at_replica(weights, rows):
@@ -77,13 +77,13 @@ def split_stats(devices, tile):
     return run
 
 
-def gathered(group, fn, whole, split):
-    """`group.shard_map` for results that every replica has entire: their mean over the replicas."""
+def gathered(group, fn, replicated, sharded):
+    """`group.shard_map` of a function whose results are gathered: their mean over replicas."""
 
-    def at_replica(whole, split):
-        return jax.tree.map(lambda x: x / group.size, group.psum(fn(whole, split)))
+    def at_replica(replicated, sharded):
+        return jax.tree.map(lambda x: x / group.size, group.psum(fn(replicated, sharded)))
 
-    return group.shard_map(at_replica, whole, split)
+    return group.shard_map(at_replica, replicated, sharded)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def gathered(group, fn, whole, split):
         ("2x2x2", (4, 5)),
     ],
 )
-def test_statistics_of_all_pairs(devices, tile):
+def test_statistics_of_all_pairs_equal_the_dense_form(devices, tile):
     weights, videos, captions = inputs()
     valid = np.asarray(videos[2])
 
@@ -113,7 +113,7 @@ def test_statistics_of_all_pairs(devices, tile):
         fn = jax.value_and_grad(functools.partial(value, stats_of), (0, 1, 2), has_aux=True)
         return tiny.jit(fn)(weights, videos[0], captions[0])
 
-    ((got, stats), gradients) = result(split_stats(devices, ring.Tile(*tile)))
+    ((got, stats), gradients) = result(sharded_stats(devices, ring.Tile(*tile)))
     ((expected, dense), reference) = result(tile_stats)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     keep = functools.partial(jax.tree.map, lambda leaf: np.asarray(leaf)[valid])
@@ -124,11 +124,11 @@ def test_statistics_of_all_pairs(devices, tile):
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_no_tile_is_larger_than_asked_for(devices):
-    """Neither forwards nor backwards; nothing of the whole batch by itself is in the program."""
+    """Neither forward nor backward; the program has no array of all pairs of the batch."""
     weights, videos, captions = inputs()
 
     def total(weights, tile):
-        (by_video, _) = split_stats(devices, tile)(weights, videos, captions)
+        (by_video, _) = sharded_stats(devices, tile)(weights, videos, captions)
         return by_video.logsumexp.sum()
 
     def program(tile):
@@ -141,7 +141,7 @@ def test_no_tile_is_larger_than_asked_for(devices):
 @pytest.mark.parametrize(
     ("devices", "chunk"), [(1, 96), (1, 7), (2, 5), (4, 16), (8, 1), (8, 64), ("2x2x2", 5)]
 )
-def test_scores_of_chosen_pairs(devices, chunk):
+def test_scores_of_chosen_pairs_equal_the_dense_form(devices, chunk):
     weights, videos, captions = inputs()
     group = replicas_of(devices)
     rng = np.random.default_rng(1)
@@ -157,7 +157,7 @@ def test_scores_of_chosen_pairs(devices, chunk):
         found = hard_pairs.score_chosen(group, matched, weights, videos, captions, picks, chunk)
         return group.all_gather(found)
 
-    def split(weights, v, c):
+    def sharded(weights, v, c):
         rows = (v, *videos[1:]), (c, *captions[1:]), jnp.asarray(picks)
         if group.size == 1:
             return at_replica(weights, rows)
@@ -174,10 +174,10 @@ def test_scores_of_chosen_pairs(devices, chunk):
         fn = jax.value_and_grad(value, (0, 1, 2), has_aux=True)
         return tiny.jit(fn)(weights, videos[0], captions[0])
 
-    tiny.assert_near(result(split), result(dense), 1e-5)
+    tiny.assert_near(result(sharded), result(dense), 1e-5)
 
 
-def test_tiles_fill_the_room_there_is(monkeypatch):
+def test_tiles_blocks_and_chunks_fit_the_memory_limits(monkeypatch):
     monkeypatch.setattr(ring, "STORED_FLOATS", 9000)
     monkeypatch.setattr(ring, "TILE_FLOATS", 1000)
     one, two = SingleReplica(), replicas_of(2)
@@ -187,25 +187,21 @@ def test_tiles_fill_the_room_there_is(monkeypatch):
     assert ring.choose_tile(one, 200, 10) == (1, 100)
     assert ring.choose_tile(one, 200, 5000) == (1, 1)
     assert [ring.choose_block(rows, 300) for rows in (30, 31)] == [30, 3]
-    assert (
-        hard_pairs.choose_chunk(one, 30, 300) == 30 and hard_pairs.choose_chunk(one, 31, 300) == 3
-    )
-    assert (
-        hard_pairs.choose_chunk(two, 30, 300) == 15 and hard_pairs.choose_chunk(two, 1, 10**6) == 1
-    )
+    assert [hard_pairs.choose_chunk(one, pairs, 300) for pairs in (30, 31)] == [30, 3]
+    assert [hard_pairs.choose_chunk(two, *sizes) for sizes in ((30, 300), (1, 10**6))] == [15, 1]
 
 
 @pytest.mark.parametrize(
     ("rows", "size", "tiles"),
     [
-        (2048, 21, (128, 16)),  # 98 tiles of 21 would have to be filled up
+        (2048, 21, (128, 16)),  # 98 tiles of 21 would have to be padded
         (12, 4, (3, 4)),
         (6, 9, (1, 6)),
-        (7, 3, (3, 3)),  # no number of tiles up to twice the fewest divides 7
+        (7, 3, (3, 3)),  # no number of tiles below twice the minimum divides 7
         (1, 1, (1, 1)),
     ],
 )
-def test_tiles_that_need_no_filling_are_preferred(rows, size, tiles):
+def test_tiles_without_padding_are_preferred(rows, size, tiles):
     values = np.arange(1, 2 * rows + 1).reshape(rows, 2)
     [found] = ring._split([values], size)
     assert found.shape == (*tiles, 2)
@@ -213,12 +209,12 @@ def test_tiles_that_need_no_filling_are_preferred(rows, size, tiles):
     np.testing.assert_array_equal(ring._join(found, rows), values)
 
 
-def test_gradients_of_bfloat16_captions_are_added_up_in_float32():
+def test_gradients_of_bfloat16_captions_are_summed_in_float32():
     weights, videos, captions = inputs()
     half = jnp.asarray(captions[0], jnp.bfloat16)
 
     def total(c, tile):
-        _, by_caption = split_stats(8, tile)(weights, videos, (c, *captions[1:]))
+        _, by_caption = sharded_stats(8, tile)(weights, videos, (c, *captions[1:]))
         return by_caption.total.sum()
 
     def dense(c):

@@ -1,4 +1,4 @@
-"""Global heads: the mean by hand, the sequence head against PyTorch's attention."""
+"""Global heads: the mean worked by hand, the sequence head against PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -74,8 +74,8 @@ class TorchBlock(torch.nn.Module):
         }
 
 
-def places(table, mask):
-    """Rows of the table for the valid frames of each video, by their place in it."""
+def positions_of(table, mask):
+    """The interpolated row of the table for each valid frame of each video."""
     out = np.zeros((*mask.shape, table.shape[1]), np.float32)
     for b, f in np.argwhere(mask):
         before, valid = mask[b, :f].sum(), mask[b].sum()
@@ -85,7 +85,7 @@ def places(table, mask):
     return out
 
 
-def test_sequence_head_equals_the_reference():
+def test_sequence_head_equals_pytorch():
     torch.manual_seed(0)
     blocks = [TorchBlock() for _ in range(LAYERS)]
     with torch.no_grad():
@@ -94,10 +94,10 @@ def test_sequence_head_equals_the_reference():
     positions = np.random.default_rng(1).normal(size=(5, WIDTH)).astype(np.float32)
     stacked = torch_clip.stacked([block.weights() for block in blocks])
     ours = torch_clip.load(sequence_head(), {"positions": positions, "blocks": {"blocks": stacked}})
-    valid = torch.tensor(MASK[:3])  # PyTorch gives NaN where there is no frame at all
+    valid = torch.tensor(MASK[:3])  # PyTorch gives NaN for a video without frames
     original = torch.tensor(frames()[:3])
     with torch.no_grad():
-        x = original + torch.tensor(places(positions, MASK[:3]))
+        x = original + torch.tensor(positions_of(positions, MASK[:3]))
         for block in blocks:
             x = block(x, ~valid)
         x = x + original
@@ -125,8 +125,8 @@ def test_padded_frames_change_nothing_and_get_no_gradient(kind):
     assert np.isfinite(same).all() and np.abs(same[MASK]).max() > 1e-3
 
 
-def test_sequence_head_knows_the_order_of_frames():
+def test_sequence_head_depends_on_the_order_of_frames():
     head, full = tiny.jit(sequence_head()), np.ones((4, 3), bool)
-    there, back = head(frames(), full), head(frames()[:, ::-1], full)
-    assert np.abs(there - back).max() > 1e-4
-    np.testing.assert_allclose(np.linalg.norm(there, axis=-1), 1.0, rtol=1e-5)
+    forward, backward = head(frames(), full), head(frames()[:, ::-1], full)
+    assert np.abs(forward - backward).max() > 1e-4
+    np.testing.assert_allclose(np.linalg.norm(forward, axis=-1), 1.0, rtol=1e-5)

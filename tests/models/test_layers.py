@@ -1,4 +1,4 @@
-"""Transformer pieces: attention against PyTorch, stacks against their blocks one by one."""
+"""Transformer layers: attention against PyTorch, stacks against a loop over their blocks."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def test_attention_equals_pytorch():
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_query_with_nothing_to_look_at_gives_zero_with_finite_gradients():
+def test_a_query_whose_mask_is_all_false_returns_zero_with_finite_gradients():
     query, key, value = normal(1, 2, 1, 4), normal(1, 3, 1, 4), normal(1, 3, 1, 4)
     mask = np.array([[[False] * 3, [True, False, False]]])
 
@@ -42,7 +42,7 @@ def test_a_query_with_nothing_to_look_at_gives_zero_with_finite_gradients():
     np.testing.assert_allclose(got[0, 1], value[0, 0], rtol=1e-6)
     gradients = jax.grad(lambda *args: out(*args).sum(), argnums=(0, 1, 2))(query, key, value)
     assert all(np.isfinite(g).all() for g in gradients)
-    np.testing.assert_array_equal(gradients[2][0, 1:], 0.0)  # never looked at
+    np.testing.assert_array_equal(gradients[2][0, 1:], 0.0)  # never attended to
     np.testing.assert_array_equal(gradients[2][0, 0], 1.0)
 
 
@@ -56,7 +56,7 @@ def test_activations_and_layer_norm_equal_pytorch():
     norm = layers.LayerNorm(8, rngs=nnx.Rngs(0))
     expected = torch.nn.functional.layer_norm(torch.tensor(y), (8,), eps=1e-5)
     np.testing.assert_allclose(norm(y), expected, atol=1e-5)
-    # In bfloat16 the statistics are still of float32: 1000 + noise has a variance.
+    # The statistics of bfloat16 input are float32: 1000 + noise has a variance.
     half = jnp.asarray(1000 + 8 * normal(4, 8), jnp.bfloat16)
     assert norm(half).dtype == jnp.bfloat16
     np.testing.assert_allclose(norm(half), norm(half.astype(jnp.float32)), atol=0.02)
@@ -69,7 +69,7 @@ def test_masks():
 
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
-def test_a_stack_is_its_blocks_one_after_another(remat):
+def test_a_stack_equals_a_loop_over_its_blocks(remat):
     width, heads, depth = 8, 2, 3
     options = {"dtype": jnp.float32, "remat": remat}
     stack = tiny.drawn(
@@ -95,12 +95,12 @@ def test_a_stack_is_its_blocks_one_after_another(remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
 
 
-def test_what_a_block_keeps_for_the_backward_pass():
+def test_remat_stores_what_it_says_for_the_backward_pass():
     width, heads, depth, rows = 8, 2, 5, (2, 3)
     mask = layers.full_mask(jnp.asarray(MASK))
 
-    def kept(remat):
-        """Numbers a row and layer that the backward pass finds, but for attention weights."""
+    def stored(remat):
+        """Stored numbers per row and layer, without attention weights."""
         options = {"dtype": jnp.float32, "remat": remat}
         made = nnx.eval_shape(
             lambda: layers.Stack(width, heads, depth, "gelu", rngs=nnx.Rngs(0), **options)
@@ -111,16 +111,16 @@ def test_what_a_block_keeps_for_the_backward_pass():
             params,
             jax.ShapeDtypeStruct((*rows, width), jnp.float32),
         )
-        held = [x.shape for x in jax.tree.leaves(pullback) if x.shape[:3] == (depth, *rows)]
-        return sum(np.prod(shape[3:], dtype=int) for shape in held)
+        shapes = [x.shape for x in jax.tree.leaves(pullback) if x.shape[:3] == (depth, *rows)]
+        return sum(np.prod(shape[3:], dtype=int) for shape in shapes)
 
-    assert kept("full") == width  # the input of each block
-    # With it query, key and value, the outcome of attention, the wide layer.
-    assert kept("dots") == width + 3 * width + width + 4 * width
-    assert kept("none") > 1.5 * kept("dots")
+    assert stored("full") == width  # the input of each block
+    # The input; query, key and value; the output of attention; the hidden layer of the MLP.
+    assert stored("dots") == width + 3 * width + width + 4 * width
+    assert stored("none") > 1.5 * stored("dots")
 
 
-def test_what_blocks_add_shrinks_with_the_depth_and_no_two_blocks_start_alike():
+def test_initial_weights_scale_with_depth_and_differ_between_blocks():
     @nnx.jit
     def create():
         return layers.Stack(64, 2, 8, "gelu", rngs=nnx.Rngs(0), dtype=jnp.float32)
@@ -132,14 +132,6 @@ def test_what_blocks_add_shrinks_with_the_depth_and_no_two_blocks_start_alike():
     kernel = blocks.attention.qkv.kernel[...]
     assert kernel.shape == (8, 64, 3, 2, 32)
     assert np.abs(kernel[0] - kernel[1]).max() > 0.1
-
-
-def test_normalise():
-    np.testing.assert_allclose(layers.normalise(jnp.array([3.0, 4.0])), [0.6, 0.8], rtol=1e-6)
-    gradient = jax.grad(lambda x: layers.normalise(x).sum())(jnp.zeros(3))
-    assert np.isfinite(gradient).all()
-    np.testing.assert_array_equal(layers.normalise(jnp.zeros(3)), 0.0)
-    assert layers.normalise(jnp.ones(3, jnp.bfloat16)).dtype == jnp.float32
 
 
 def test_positions_are_relative_and_interpolated():
@@ -159,3 +151,4 @@ def test_a_zero_vector_normalises_to_zero_and_passes_no_gradient():
     (gradient,) = pull(jnp.ones_like(value))
     np.testing.assert_array_equal(gradient[0], [0, 0])
     assert np.abs(gradient[1]).max() > 0
+    assert layers.normalise(jnp.ones(3, jnp.bfloat16)).dtype == jnp.float32

@@ -1,4 +1,4 @@
-"""Mask networks: the straight-through estimator by hand, and what a mask may depend on."""
+"""Mask networks: the straight-through estimator by hand, and the inputs that masks depend on."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def test_soft_masks_are_the_sigmoid_of_logits():
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
-def test_masks_of_bfloat16_and_of_far_logits_are_exact_and_finite(kind):
+def test_masks_of_bfloat16_and_of_large_logits_are_exact_with_finite_gradients(kind):
     logits = jnp.array([-1e4, -200.0, 200.0, 1e4])
     mask = straight_through(logits.astype(jnp.bfloat16), kind)
     assert mask.dtype == jnp.float32
@@ -52,7 +52,7 @@ def test_masks_of_bfloat16_and_of_far_logits_are_exact_and_finite(kind):
 
 
 def network(name, **changes):
-    """A layout of the TMN by its name, or the CMN."""
+    """A layout of the TMN by name, or the CMN."""
     layout = {} if name == "cmn" else {"model__tmn__layout": name}
     cfg = tiny.config(**(layout | changes)).model
     make = ConceptMaskNetwork if name == "cmn" else TMN_LAYOUTS[name]
@@ -76,7 +76,7 @@ ALL = [*TMN_LAYOUTS, "cmn"]
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_padding_never_changes_a_value_or_takes_part_in_a_gradient(name):
+def test_padding_changes_no_value_and_gets_no_gradient(name):
     net = network(name, model__cmn__detach_tokens=False)
     weights = RNG.normal(size=(C, F, L if name == "tokens" else D))
     valid = np.broadcast_to(FRAME_MASK[None, :, None], weights.shape).copy()
@@ -116,7 +116,7 @@ def test_detached_tokens_pass_no_gradient_and_keep_their_values(name):
     assert not none.any() and np.abs(gradient).max() > 1e-4
 
 
-def test_detached_tokens_of_the_concept_mask():
+def test_detached_tokens_of_the_concept_mask_network_pass_no_gradient():
     for detach in (False, True):
         net = network("cmn", model__cmn__detach_tokens=detach)
         gradient = tiny.jit(jax.grad(lambda x, net=net: raw_logits(net, tokens=x).sum()))(TOKENS)
@@ -124,22 +124,22 @@ def test_detached_tokens_of_the_concept_mask():
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_bias_at_the_start_is_added_to_the_logits(name):
+def test_the_initial_bias_is_added_to_the_logits(name):
     closed, opened = (network(name, model__masks__init_bias=b) for b in (-1.0, 2.0))
     np.testing.assert_allclose(logits_of(opened) - logits_of(closed), 3.0, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["select", "cross", "joint", "tokens"])
-def test_length_of_a_frame_does_not_matter_but_its_place_does(name):
+def test_logits_depend_on_the_position_of_a_frame_and_not_on_its_length(name):
     net = network(name)
     np.testing.assert_allclose(logits_of(net, 50 * FRAMES), logits_of(net), rtol=1e-4, atol=1e-5)
-    alike = logits_of(net, np.broadcast_to(FRAMES[:1], FRAMES.shape))[:, :2]
-    assert np.abs(alike[:, 0] - alike[:, 1]).max() > 1e-4
+    equal = logits_of(net, np.broadcast_to(FRAMES[:1], FRAMES.shape))[:, :2]
+    assert np.abs(equal[:, 0] - equal[:, 1]).max() > 1e-4
 
 
-def test_select_lets_a_frame_choose_where_to_look_and_nothing_else():
+def test_in_select_a_frame_only_decides_where_to_attend():
     net = network("select")
-    # One token to look at: whatever the frame is, the logits are that token's.
+    # A single token: the logits do not depend on the frame.
     one = np.zeros_like(TOKEN_MASK)
     one[:, 0] = True
     alone = logits_of(net, token_mask=one)
@@ -147,30 +147,30 @@ def test_select_lets_a_frame_choose_where_to_look_and_nothing_else():
     other = logits_of(net, RNG.normal(size=FRAMES.shape), token_mask=one)
     np.testing.assert_allclose(other, alone, rtol=1e-4, atol=1e-6)
     assert np.abs(alone[0] - alone[1]).max() > 0.01
-    # Several tokens that say the same: the same.
+    # Equal tokens: again they do not.
     same = np.broadcast_to(TOKENS[:, :1], TOKENS.shape)
     spread = logits_of(net, tokens=same)
     np.testing.assert_allclose(spread, np.broadcast_to(spread[:, :1], spread.shape), rtol=1e-4)
-    # Tokens that differ: frames look at different ones.
+    # Different tokens: frames attend to different ones.
     free = logits_of(net)
     assert np.abs(free[:, 0] - free[:, 1]).max() > 0.01
 
 
 @pytest.mark.parametrize("name", ["cross", "joint"])
-def test_layouts_with_a_residual_let_the_frame_through(name):
+def test_in_layouts_with_a_residual_masks_depend_on_the_frame(name):
     one = np.zeros_like(TOKEN_MASK)
     one[:, 0] = True
     alone = logits_of(network(name), token_mask=one)
     assert np.abs(alone[:, 0] - alone[:, 1]).max() > 0.01
 
 
-def test_concept_masks_know_the_frame_only_where_they_are_told_to():
+def test_concept_masks_depend_on_the_frame_only_with_sees_frame():
     others = RNG.normal(size=FRAMES.shape).astype(np.float32)
     for sees in (False, True):
         net = network("cmn", model__cmn__sees_frame=sees)
         moved = np.abs(logits_of(net, others) - logits_of(net)).max(-1)
         assert (moved > 1e-3).all() if sees else not moved.any()
-        # The part always counts, and by its direction only.
+        # They depend on the direction of the part, not on its length.
         changed = PARTS.copy()
         changed[:, 1] = PARTS[:, 0]
         moved = np.abs(logits_of(net, parts=changed) - logits_of(net)).max(-1)
@@ -180,20 +180,20 @@ def test_concept_masks_know_the_frame_only_where_they_are_told_to():
 
 
 def test_no_valid_token_gives_finite_logits_and_gradients():
-    nothing = np.zeros_like(TOKEN_MASK)
+    none_valid = np.zeros_like(TOKEN_MASK)
     for name in ALL:
         net = network(name)
 
         @tiny.jit
         @jax.value_and_grad
         def run(frames, net=net):
-            return jnp.square(raw_logits(net, frames, token_mask=nothing)).sum()
+            return jnp.square(raw_logits(net, frames, token_mask=none_valid)).sum()
 
         value, gradient = run(FRAMES)
         assert np.isfinite(value) and np.isfinite(gradient).all(), name
 
 
-def test_default_networks_never_form_frames_by_tokens_by_width():
+def test_default_networks_form_no_array_of_frames_by_tokens_by_width():
     """All pairs of b videos and c captions stay cheap (docs/method.md, 2)."""
     videos = 7
     for name in ("select", "cmn"):

@@ -1,4 +1,4 @@
-"""The whole model: its masks pair by pair, its number types, and what padding may do to it."""
+"""The whole model: masks pair by pair, dtypes, remat, and no influence of padding."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ LAYOUTS = ["select", "cross", "joint", "tokens", "none"]
 
 @tiny.jit
 def embed(model, batch):
-    """Videos, captions, prepared captions, own masks."""
+    """Video and text embeddings, prepared captions, masks of matching pairs."""
     video = model.encode_video(batch.frames, batch.frame_mask)
     text = model.encode_text(batch.tokens, batch.token_mask)
     captions = model.prepare(text)
@@ -56,7 +56,7 @@ def test_own_masks_are_the_masks_of_each_pair(layout):
     assert (np.unique(own.text).tolist() == [1.0]) == (layout == "none")
 
 
-def test_masks_of_tokens_give_the_mean_of_the_tokens_they_keep():
+def test_in_the_tokens_layout_a_part_is_the_mean_of_the_selected_tokens():
     model = tiny.model(model__tmn__layout="tokens")
     batch = tiny.batch()
     video, text, captions, own = embed(model, batch)
@@ -65,17 +65,17 @@ def test_masks_of_tokens_give_the_mean_of_the_tokens_they_keep():
         logits = model.tmn(
             video.frames[b], video.frame_mask[b], captions.temporal[b], batch.token_mask[b]
         )
-        kept = np.asarray(straight_through(logits, "hard")) * np.asarray(batch.token_mask[b])
-        said = np.asarray(text.tokens[b]) @ projection
+        selected = np.asarray(straight_through(logits, "hard")) * np.asarray(batch.token_mask[b])
+        projected = np.asarray(text.tokens[b]) @ projection
         for f in range(F):
-            mean = said[kept[f] == 1].mean(0) if kept[f].any() else np.zeros(D)
+            mean = projected[selected[f] == 1].mean(0) if selected[f].any() else np.zeros(D)
             np.testing.assert_allclose(own.part[b, f], mean, rtol=1e-4, atol=1e-5)
-            share = kept[f].sum() / int(batch.token_mask[b].sum())
+            share = selected[f].sum() / int(batch.token_mask[b].sum())
             np.testing.assert_allclose(own.text_mask_density[b, f], share, rtol=1e-6)
-    assert 0 < np.mean(own.text_mask_density) < 1  # the case is not an empty one
+    assert 0 < np.mean(own.text_mask_density) < 1  # some tokens are selected, not all
 
 
-def test_what_is_switched_off_is_not_there():
+def test_networks_that_the_config_leaves_out_have_no_parameters():
     full, weighting = tiny.model(), tiny.model("frame_weighting")
     assert full.has_masks and not weighting.has_masks
     assert tiny.model("cmn_only").has_masks
@@ -85,7 +85,7 @@ def test_what_is_switched_off_is_not_there():
 
 
 @pytest.mark.parametrize("start", [14.3, 100.0, 250.0])
-def test_scales_are_capped_and_can_always_come_down(start):
+def test_scales_are_capped_and_keep_their_gradient(start):
     model = tiny.model()
     for name in ("logit_scale", "modular_logit_scale"):
         getattr(model, name)[...] = jnp.log(jnp.float32(start))
@@ -101,7 +101,7 @@ def test_scales_are_capped_and_can_always_come_down(start):
 
 
 def everything(model, batch):
-    """A scalar in which all that is valid takes part."""
+    """A scalar that depends on all valid outputs."""
     video = model.encode_video(batch.frames, batch.frame_mask)
     text = model.encode_text(batch.tokens, batch.token_mask)
     masks = model.own_masks(video, model.prepare(text))
@@ -124,11 +124,11 @@ def test_remat_changes_nothing():
 
 
 @pytest.mark.parametrize("head", ["mean", "seq_transformer"])
-def test_bfloat16_is_near_and_gives_float32_but_for_the_tokens(head):
+def test_bfloat16_is_near_float32_and_only_token_states_stay_bfloat16(head):
     options = {"model__global_head": head, "model__masks__kind": "soft"}
     exact = embed(tiny.model(**options), tiny.batch())
     half = embed(tiny.model(model__dtype="bfloat16", **options), tiny.batch())
-    # States of tokens, by far the most, are read by mask networks of the same type alone.
+    # Only mask networks, which are bfloat16 too, read the token states, the largest output.
     assert half[1].tokens.dtype == jnp.bfloat16
     half = *half[:1], dataclasses.replace(half[1], tokens=half[1].tokens.astype("f4")), *half[2:]
     for ours, theirs in ((exact[0], half[0]), (exact[1], half[1]), (exact[3], half[3])):
@@ -139,7 +139,7 @@ def test_bfloat16_is_near_and_gives_float32_but_for_the_tokens(head):
 
 
 @pytest.mark.parametrize("layout", ["select", "joint"])
-def test_padded_rows_frames_and_tokens_do_nothing_to_the_others(layout):
+def test_padded_rows_frames_and_tokens_have_no_influence(layout):
     model = tiny.model(model__tmn__layout=layout, model__global_head="seq_transformer")
     arrays = tiny.batch_arrays()
     arrays["frame_mask"][-1] = False
@@ -157,6 +157,6 @@ def test_padded_rows_frames_and_tokens_do_nothing_to_the_others(layout):
     assert not video.frames[~arrays["frame_mask"]].any()
     assert not text.tokens[~arrays["token_mask"]].any()
     assert not video.pooled[-1].any() and np.isfinite(masks.part).all()
-    # The rows before it are those of the batch without it.
+    # The other rows equal those of a batch without the padded row.
     short, *_ = embed(model, tiny.Batch(**{name: x[:-1] for name, x in arrays.items()}))
     np.testing.assert_allclose(short.pooled, video.pooled[:-1], rtol=1e-5, atol=1e-6)

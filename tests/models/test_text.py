@@ -1,4 +1,4 @@
-"""The text encoder against transformers' CLIP, with padding behind the end-of-text token."""
+"""The text encoder against the CLIP of transformers, with padding after the end-of-text token."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def tower(activation="gelu", dtype=jnp.float32, remat="none", frozen=0):
 
 
 def tokens(padding=1):
-    """Start, words, end, and padding of that token."""
+    """Captions of start, words and end, padded with a token."""
     made = np.random.default_rng(0).integers(2, torch_clip.END, (4, tiny.L))
     made[:, 0] = 0
     made[np.arange(4), np.array(LENGTHS) - 1] = torch_clip.END
@@ -54,7 +54,7 @@ def test_padding_and_later_tokens_change_nothing():
     got = ours(tokens(), MASK)
     other = ours(tokens(padding=7), MASK)
     jax.tree.map(np.testing.assert_array_equal, got, other)
-    # A shorter bucket holds the same caption.
+    # In a shorter bucket captions have the same embedding.
     short = ours(tokens()[1:, :4], MASK[1:, :4])
     np.testing.assert_allclose(short.pooled, got.pooled[1:], rtol=1e-5, atol=1e-6)
     # Causal: a word changes its own state and later ones only.
@@ -77,7 +77,7 @@ def test_padding_passes_no_gradient():
     assert table[free] == 0 and (table[used] > 0).all()
 
 
-def test_frozen_positions_are_used_like_the_others_and_pass_no_gradient():
+def test_frozen_positions_have_the_same_values_and_pass_no_gradient():
     whole, split = tower(), tower(frozen=2)
     table = np.asarray(whole.positions[...])
     assert split.positions_frozen.shape == (2, tiny.W) and split.positions.shape == (4, tiny.W)

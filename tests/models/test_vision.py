@@ -1,4 +1,4 @@
-"""The frame encoder against transformers' CLIP, and the sizes it has to have."""
+"""The frame encoder against the CLIP of transformers, and parameter counts against papers."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from mova_jax.models.vision import VisionTower
 from tests import tiny
 from tests.models import torch_clip
 
-# CLIP's published preprocessing.
+# The published preprocessing of CLIP.
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])
 
@@ -36,12 +36,12 @@ def test_frame_embeddings_equal_transformers(activation):
     ours = torch_clip.load(tower(activation), weights)
     pixels = torch.tensor((frames() / 255 - MEAN) / STD, dtype=torch.float32).permute(0, 3, 1, 2)
     with torch.no_grad():
-        seen = reference.vision_model(pixel_values=pixels).pooler_output
-        expected = reference.visual_projection(seen)
+        pooled = reference.vision_model(pixel_values=pixels).pooler_output
+        expected = reference.visual_projection(pooled)
     torch_clip.assert_close(tiny.jit(ours)(frames()), expected)
 
 
-def test_frames_do_not_see_each_other_and_bytes_are_not_wrapped():
+def test_frames_are_independent_and_bytes_do_not_overflow():
     ours = tiny.jit(tower())
     together = ours(frames())
     other = frames()
@@ -49,12 +49,12 @@ def test_frames_do_not_see_each_other_and_bytes_are_not_wrapped():
     changed = ours(other)
     np.testing.assert_array_equal(changed[0], together[0])
     assert np.abs(changed[1:] - together[1:]).max() > 1e-3
-    # 0 and 255 are the ends of a scale: the middle of it lies between them.
+    # Three grey levels have three embeddings.
     ends = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (0, 128, 255)])
     assert len(np.unique(np.asarray(ours(ends)).round(5), axis=0)) == 3
 
 
-def test_remat_gives_the_same_gradient_and_bfloat16_a_near_value():
+def test_remat_gives_the_same_gradient_and_bfloat16_nearly_the_same_value():
     def loss(tower):
         return jnp.square(tower(frames(2))).sum()
 
@@ -80,7 +80,7 @@ def parameters(argument, **changes):
     return count_parameters(nnx.eval_shape(lambda: Mova(cfg, rngs=nnx.Rngs(0))))
 
 
-def test_parameter_counts_are_those_of_the_sources():
+def test_parameter_counts_are_those_of_clip_clip4clip_and_the_paper():
     clip = parameters("objective=global_only")
     assert clip == 149_620_737
     head = parameters("objective=global_only", model__global_head="seq_transformer")

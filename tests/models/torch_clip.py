@@ -1,6 +1,6 @@
-"""A tiny CLIP of transformers with random weights, and those weights in our modules' order.
+"""A tiny CLIP of transformers with random weights, and its weights in the layout of this package.
 
-Written apart from the package's own conversion, so that neither can hide a fault of the other.
+Independent of the package's conversion, so that neither can hide an error of the other.
 """
 
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ END = tiny.VOCAB - 1  # end-of-text
 
 
 def torch_clip(activation: str) -> transformers.CLIPModel:
-    """A CLIP of `tiny`'s sizes but two layers, every weight of it drawn anew."""
+    """A CLIP of two layers with the other sizes of `tiny`, all weights random."""
     common = {
         "num_hidden_layers": 2,
         "num_attention_heads": HEADS,
@@ -57,7 +57,7 @@ def norm(w, name):
 
 
 def dense(w, name):
-    """A map `[out in]` with its bias."""
+    """A dense layer `[out in]` with its bias."""
     return {"kernel": w[f"{name}.weight"].T, "bias": w[f"{name}.bias"]}
 
 
@@ -94,7 +94,7 @@ def layer(w, name, heads=HEADS):
 
 
 def stacked(layers):
-    """Blocks on a leading axis, as `layers.Stack` keeps them."""
+    """Blocks stacked on a leading axis, as in `layers.Stack`."""
     first = layers[0]
     if isinstance(first, dict):
         return {name: stacked([one[name] for one in layers]) for name in first}
@@ -102,7 +102,7 @@ def stacked(layers):
 
 
 def vision_weights(w):
-    """Of a `VisionTower`."""
+    """The parameters of a `VisionTower`."""
     name = "vision_model."
     patches = w[f"{name}embeddings.patch_embedding.weight"]  # [w 3 p p]
     return {
@@ -117,7 +117,7 @@ def vision_weights(w):
 
 
 def text_weights(w):
-    """Of a `TextTower`."""
+    """The parameters of a `TextTower`."""
     name = "text_model."
     return {
         "token_embedding": w[f"{name}embeddings.token_embedding.weight"],
@@ -129,7 +129,7 @@ def text_weights(w):
 
 
 def load(module: nnx.Module, weights) -> nnx.Module:
-    """Puts weights into a module; every parameter has to be there, in its shape."""
+    """The module with these weights, which must have all its parameters in their shapes."""
     graphdef, state = nnx.split(module)
     old = nnx.to_pure_dict(state)
 
@@ -144,7 +144,7 @@ def load(module: nnx.Module, weights) -> nnx.Module:
 
 
 def assert_close(got, expected, relative=1e-5):
-    """Largest difference against the largest value."""
+    """Compares the largest difference with the largest value."""
     got, expected = np.asarray(got), np.asarray(expected)
     assert got.shape == expected.shape
     assert np.abs(got - expected).max() <= relative * np.abs(expected).max()

@@ -1,4 +1,4 @@
-"""Devices that are not there, as the topologies of the compiler give them."""
+"""Fake devices, with the attributes of those of a compiler topology."""
 
 import types
 
@@ -8,7 +8,7 @@ class FakeDevice(types.SimpleNamespace):
 
 
 def fake_devices(processes, each, slices=1):
-    """Devices of processes with `each` of them, in slices."""
+    """`each` devices for each process, in slices."""
     count = processes * each
     return [
         FakeDevice(

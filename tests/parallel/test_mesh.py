@@ -28,7 +28,7 @@ def test_sizes_of_the_mesh(asked, shape):
 @pytest.mark.parametrize(
     "asked", [(0, 1, 1), (9, 1, 1), (-2, 1, 1), (4, 4, 1), (-1, 3, 1), (-1, -1, 1), (3, 0, 1)]
 )
-def test_sizes_that_there_are_not(asked):
+def test_sizes_that_do_not_fit_the_devices_are_refused(asked):
     with pytest.raises(ValueError, match=rf"mesh is data {asked[0]} x .* there are 8 cpu device"):
         make_mesh(Mesh(*asked))
 
@@ -43,6 +43,6 @@ def test_slices_are_joined_by_the_data_axis():
         make_mesh(data=1, fsdp=4, tensor=2, devices=devices)
 
 
-def test_devices_of_several_processes_are_all_used():
+def test_devices_of_several_processes_must_all_be_used():
     with pytest.raises(ValueError, match="there are 8 gpu device"):
         make_mesh(data=4, devices=fake_devices(2, 4))

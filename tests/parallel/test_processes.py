@@ -198,6 +198,6 @@ def test_a_sigterm_to_one_process_stops_all_at_the_same_step_and_others_resume(t
 @pytest.mark.parametrize(
     "given", [("host:1", 0, -1), ("", 2, 0), ("host:1", 2, 2), ("host:1", 2, -1)]
 )
-def test_processes_are_described_whole_or_not_at_all(given):
+def test_the_arguments_of_start_processes_come_together_or_not_at_all(given):
     with pytest.raises(ValueError, match="or none of the three"):
         start_processes(*given)

@@ -25,14 +25,14 @@ from tests.parallel.devices import fake_devices
 # -- the batch
 
 
-def test_batches_have_to_divide_over_the_devices():
+def test_a_batch_size_must_divide_over_the_devices():
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     sharding.check_batch_size(mesh, 8, "train.batch_size")
     with pytest.raises(ValueError, match=r"train\.batch_size is 6 over 4 .*multiple of 4"):
         sharding.check_batch_size(mesh, 6, "train.batch_size")
 
 
-def test_all_that_a_run_trains_on_at_once_has_to_divide():
+def test_all_batch_sizes_of_training_must_divide_over_the_devices():
     mesh = make_mesh(data=4)
     sharding.check_batches(mesh, tiny.config(train__batch_size=8, eval__batch_size=3))
     for name, wrong in (
@@ -53,17 +53,17 @@ def test_put_batch_splits_rows_in_order_and_keeps_values_and_types():
         assert got.dtype == array.dtype
         assert got.sharding.is_equivalent_to(sharding.batch_sharding(mesh), got.ndim)
         shards = sorted(got.addressable_shards, key=lambda shard: shard.device.id)
-        for i, shard in enumerate(shards):  # the two of a tensor group have the same rows
+        for i, shard in enumerate(shards):  # the two devices of a tensor axis have the same rows
             np.testing.assert_array_equal(shard.data, array[2 * (i // 2) : 2 * (i // 2) + 2])
 
 
 @pytest.mark.parametrize("tensor", [1, 2])
-def test_frames_of_a_batch_in_microbatches_wait_on_the_host(tensor):
+def test_frames_of_microbatches_are_offloaded_to_the_host(tensor):
     mesh, arrays = make_mesh(data=2, fsdp=2, tensor=tensor), tiny.batch_arrays(24)
     batch = sharding.put_batch(mesh, arrays, microbatch=8)
     assert batch.frames.microbatches == 3
     assert batch.frames.pixels.sharding.memory_kind == "pinned_host"
-    for shard in batch.frames.pixels.addressable_shards:  # of each microbatch two rows
+    for shard in batch.frames.pixels.addressable_shards:  # two rows of each microbatch
         first = 6 * (shard.device.id // tensor)
         mine = arrays["frames"][first : first + 6].reshape(2, 3, *shard.data.shape[2:])
         np.testing.assert_array_equal(shard.data, mine.swapaxes(0, 1))
@@ -78,11 +78,11 @@ def test_frames_of_a_batch_in_microbatches_wait_on_the_host(tensor):
     ("size", "numbers"),
     [(224, (147, 8, 128)), (336, (1323, 2, 128)), (64, (12, 8, 128)), (10, (75, 1, 4))],
 )
-def test_the_numbers_of_a_waiting_frame_stand_in_tiles(size, numbers):
+def test_offloaded_frames_have_the_tiles_of_a_tpu(size, numbers):
     assert HostFrames.shape((12, 5, size, size, 3), 4) == (4, 3, 5, *numbers)
 
 
-def test_replicated_is_whole_on_every_device():
+def test_a_replicated_array_is_whole_on_every_device():
     mesh = make_mesh(data=4)
     array = jax.device_put(np.arange(6.0), sharding.replicated(mesh))
     assert [shard.data.shape for shard in array.addressable_shards] == [(6,)] * 4
@@ -113,7 +113,7 @@ def test_every_process_reads_the_rows_of_its_devices(shape, process, share, monk
     assert sharding.process_share(mesh) == share
 
 
-def test_processes_that_share_some_rows_only_are_refused():
+def test_processes_whose_rows_overlap_without_being_equal_are_refused():
     mesh = make_mesh(data=4, tensor=3, devices=fake_devices(6, 2))
     with pytest.raises(ValueError, match=r"choose a config\.mesh\.tensor"):
         sharding.process_share(mesh)
@@ -122,7 +122,7 @@ def test_processes_that_share_some_rows_only_are_refused():
 # -- parameters
 
 
-def recipe_of(size, tmn, mesh, **changes):
+def train_spec(size, tmn, mesh, **changes):
     made = get_config(f"model={size}")
     made.update_from_flattened_dict(
         {
@@ -140,9 +140,9 @@ def recipe_of(size, tmn, mesh, **changes):
 @pytest.mark.parametrize(
     ("size", "tmn"), [(size, "cross") for size in MODELS] + [("b16", tmn) for tmn in TMN_LAYOUTS]
 )
-def test_every_parameter_has_one_rule_and_all_that_is_large_is_split(size, tmn):
+def test_every_parameter_has_one_rule_and_every_large_one_is_sharded(size, tmn):
     mesh = make_mesh(data=1, fsdp=4, tensor=2)
-    state = recipe_of(size, tmn, mesh).shapes
+    state = train_spec(size, tmn, mesh).shapes
     shardings = parameter_names(sharding.state_sharding(mesh, state.params))
     for name, leaf in parameter_names(state.params).items():
         rules = [
@@ -155,7 +155,7 @@ def test_every_parameter_has_one_rule_and_all_that_is_large_is_split(size, tmn):
             continue
         ways = 8 if {"heads", "mlp"} & set(rules[0]) else 4
         if size == "tiny" and "heads" in rules[0] and not name.startswith("head/"):
-            ways = 4  # its three heads stay together
+            ways = 4  # three heads do not divide over two devices
         part = shardings[name].shard_shape(leaf.shape)
         assert np.prod(part) * ways == leaf.size, name
         if "/blocks/blocks/" in name:
@@ -166,9 +166,9 @@ def test_every_parameter_has_one_rule_and_all_that_is_large_is_split(size, tmn):
     )
 
 
-def test_a_state_is_split_as_its_parameters_and_takes_so_much_less():
+def test_the_state_is_sharded_as_its_parameters_and_shrinks_with_the_devices():
     one, eight = (make_mesh(data=1, fsdp=n) for n in (1, 8))
-    state = recipe_of("b16", "cross", eight, **{"optim.ema": 0.9}).shapes
+    state = train_spec("b16", "cross", eight, **{"optim.ema": 0.9}).shapes
     sizes = []
     for mesh in (one, eight):
         placed = sharding.state_sharding(mesh, state)
@@ -193,7 +193,7 @@ def test_a_parameter_without_a_rule_is_refused():
 
 
 def tower_program(data, fsdp, tensor):
-    """The gradient of a tower of four layers over 16 frames, compiled."""
+    """The compiled gradient of a tower of four layers over 48 frames."""
     mesh = make_mesh(data=data, fsdp=fsdp, tensor=tensor)
     sizes = {"width": WIDTH, "heads": HEADS, "layers": 4, "image_size": 12}
     cfg = tiny.config(**{f"model__vision__{name}": n for name, n in sizes.items()}).model.vision
@@ -227,7 +227,7 @@ LAYER = {  # shapes of a layer's weights
 
 
 def exchanges(program, kind):
-    """Shapes that the collectives of a kind make inside the loops over the layers."""
+    """Result shapes of the collectives of a kind inside the loops over layers."""
     found = []
     for line in program.as_text().splitlines():
         made = re.match(rf"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) {kind}(-start)?\(", line)
@@ -238,21 +238,21 @@ def exchanges(program, kind):
     return found
 
 
-def test_a_layer_gathers_its_own_weights_and_activations_stay_where_they_are():
+def test_under_fsdp_a_layer_gathers_its_own_weights_and_no_activations():
     program = tower_program(1, 8, 1)
     assert sorted(set(exchanges(program, "all-gather"))) == sorted(LAYER)
     assert not exchanges(program, "all-to-all")
     assert not exchanges(program, "collective-permute")
-    # What is summed over the devices are gradients of weights, nothing with an axis of frames.
+    # Devices sum gradients of weights, and no array with an axis of frames.
     summed = exchanges(program, "all-reduce")
     assert summed and not [shape for shape in summed if shape[0] in (FRAMES, FRAMES // 8)]
 
 
-def test_over_tensor_a_device_sums_two_activations_a_layer_of_its_own_rows():
+def test_under_tensor_a_layer_sums_two_activations_of_its_own_rows():
     program = tower_program(2, 2, 2)
     rows = [s for s in exchanges(program, "all-reduce") if s[-1] == WIDTH and len(s) == 3]
     rows = [shape for shape in rows if shape[0] == FRAMES // 4]
-    assert len(rows) == 4  # after attention and MLP, forwards and backwards
+    assert len(rows) == 4  # after attention and MLP, forward and backward
     assert not [s for s in exchanges(program, "all-gather") if FRAMES in s]
 
 
@@ -261,7 +261,7 @@ def test_temporaries_fall_as_devices_are_added():
     assert bytes_of[0] > 1.6 * bytes_of[1] > 1.6 * 2 * bytes_of[2]
 
 
-def test_activations_are_placed_by_name_and_what_does_not_divide_stays_whole():
+def test_activations_are_sharded_by_name_where_their_size_divides():
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
 
     def place(x):
@@ -271,7 +271,7 @@ def test_activations_are_placed_by_name_and_what_does_not_divide_stays_whole():
     placed = jax.jit(place)
     assert placed(np.ones((4, 3, 2))).sharding.shard_shape((4, 3, 2)) == (1, 3, 1)
     assert placed(np.ones((2, 3, 3))).sharding.is_fully_replicated
-    # Without a mesh, and for one row under vmap, names mean nothing.
+    # Without a mesh, and for one row under vmap, names have no effect.
     x = np.ones((4, 3, 2))
     assert layers.with_logical_constraint(x, "batch", None, "heads") is x
     assert jax.jit(jax.vmap(place))(x).shape == x.shape
