@@ -152,7 +152,6 @@ def model_sizes(
         "model.text.heads": heads["text"],
         "model.embed_dim": projection[kinds["vision/projection/kernel"] != "linear"],
     }
-    sizes |= {f"model.{network}.heads": heads["text"] for network in ("tmn", "cmn")}
     if settings["text"].activation:
         sizes["model.activation"] = settings["text"].activation
     # How these weights were trained; SmartCLIP's mask network fits without a bias only.
