@@ -53,11 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(
-    args: argparse.Namespace,
-    flags: ConfigFlags,
-    config: Config,
-    workdir: str,
-    steps: tuple[int, int],
+    args: argparse.Namespace, flags: ConfigFlags, config: Config, workdir: str, steps: tuple
 ) -> int:
     # JAX tells at level INFO of every accelerator that is not there.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
@@ -85,15 +81,9 @@ def _run(
         if is_main():
             _print_difference(config, flags)
         return run(config, workdir, steps)
-    except (
-        ConfigError,
-        MeshError,
-        RunError,
-        ShardError,
-        CheckpointError,
-        WeightsError,
-        FloatingPointError,
-    ) as error:
+    except (ConfigError, MeshError, RunError, ShardError, CheckpointError, WeightsError) as error:
+        return _fail(str(error))
+    except FloatingPointError as error:  # of a score in an evaluation
         return _fail(str(error))
     except JaxRuntimeError as error:
         if not (reason := lost_process(error)):

@@ -12,6 +12,7 @@ import pytest
 from configs.base import get_config
 from mova_jax.config import flatten, from_config_dict, parse_overrides
 from mova_jax.config.presets import MODELS, OBJECTIVES
+from mova_jax.config.upgrade import DROPPED
 from mova_jax.data.annotations import FIELDS, read_annotations
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,6 +120,8 @@ def test_arguments_in_prose_are_accepted():
 def test_keys_exist_and_values_are_legal():
     assert len(keys_named()) > 30
     for document, key, value in keys_named():
+        if document == "CHANGELOG.md" and key in DROPPED:
+            continue
         assert key in BASE, f"{document} names {key}"
         if value:
             config = get_config()

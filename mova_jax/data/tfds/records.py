@@ -98,7 +98,7 @@ def _readable(frame: bytes | np.ndarray) -> bytes:
         return encode_ppm(frame)
     if is_stored_format(frame):
         return frame
-    with _clear_errors(frame), Image.open(io.BytesIO(frame)) as image:
+    with _reraise_as_value_error(frame), Image.open(io.BytesIO(frame)) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"it has pixels of {image.mode}, not of 8 bits")
         return encode_ppm(np.asarray(image.convert("RGB")))
@@ -108,12 +108,12 @@ def _size(frame: bytes | np.ndarray) -> tuple[int, int]:
     """Height and width; of an encoded image, from its header."""
     if isinstance(frame, np.ndarray):
         return frame.shape[:2]
-    with _clear_errors(frame), Image.open(io.BytesIO(frame)) as image:
+    with _reraise_as_value_error(frame), Image.open(io.BytesIO(frame)) as image:
         return image.height, image.width
 
 
 @contextlib.contextmanager
-def _clear_errors(frame: bytes) -> Iterator[None]:
+def _reraise_as_value_error(frame: bytes) -> Iterator[None]:
     try:
         yield
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
