@@ -1,8 +1,7 @@
-"""Tests of folders on this machine and at URLs, which are to do the same."""
+"""Tests that folders on this machine and at URLs behave alike."""
 
 import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from mova_jax.data.storage import Folder, join, local_file
-from mova_jax.utils.lock import lock
 
 
 class FileServer(LocalFileSystem):
@@ -32,7 +30,7 @@ def folder(request, tmp_path):
     return Folder(f"{request.param}{tmp_path}/[a]/b")
 
 
-def test_what_is_written_is_read(folder):
+def test_written_files_are_read_back(folder):
     folder.write("x/one", b"1")
     folder.write("two", b"2")
     folder.write("two", b"22")
@@ -46,7 +44,7 @@ def test_what_is_written_is_read(folder):
         folder.read("three")
 
 
-def test_large_files_go_by_a_file_on_this_machine(folder):
+def test_files_are_written_and_read_through_local_paths(folder):
     with folder.writing("x/big.bin") as path:
         path.write_bytes(b"big")
         assert folder.size("x/big.bin") == -1
@@ -67,7 +65,7 @@ def test_an_error_leaves_no_file(folder):
     assert folder.names() == ["a"] and folder.read("a") == b"old"
 
 
-def test_moved_and_removed(folder):
+def test_files_and_folders_are_moved_and_removed(folder):
     for name in ("a", "b", "x/c"):
         folder.write(name, name.encode())
     folder.move("a", "y/d")
@@ -80,7 +78,7 @@ def test_moved_and_removed(folder):
     assert not folder.stamps()
 
 
-def test_only_an_empty_folder_is_removed_as_one(folder):
+def test_remove_if_empty_removes_only_an_empty_folder(folder):
     is_store = folder.path.startswith("memory")
     assert folder.make() != is_store  # which has no folders
     assert not folder.make()
@@ -93,7 +91,7 @@ def test_only_an_empty_folder_is_removed_as_one(folder):
 
 
 def test_a_file_has_its_bytes_before_its_name(tmp_path, monkeypatch):
-    """After a loss of power there is either nothing of it, or all."""
+    """So a loss of power leaves all of the file, or nothing."""
     calls = []
     monkeypatch.setattr(os, "fsync", lambda handle: calls.append(os.fstat(handle).st_size))
     replace = Path.replace
@@ -106,7 +104,7 @@ def test_a_file_has_its_bytes_before_its_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "."])
-def test_no_name_leads_out(folder, name):
+def test_no_name_leads_out_of_the_folder(folder, name):
     folder.write("a", b"")
     with pytest.raises((ValueError, OSError), match="leads out of"):
         folder.write(name, b"")
@@ -114,8 +112,8 @@ def test_no_name_leads_out(folder, name):
         folder.read(name)
 
 
-def test_a_url_is_one_place_and_no_chain(tmp_path):
-    """`a::b` asks fsspec for a place in another place, which a name must not be able to do."""
+def test_a_url_is_never_a_chain_of_file_systems(tmp_path):
+    """fsspec reads `a::b` as a file within another one, which a name must not do."""
     (tmp_path / "secret").write_text("secret")
     folder = Folder(f"file://{tmp_path}/inside")
     with pytest.raises(OSError):
@@ -124,7 +122,7 @@ def test_a_url_is_one_place_and_no_chain(tmp_path):
         Folder(f"simplecache::file://{tmp_path}")
 
 
-def test_a_protocol_that_is_not_known_or_not_installed(monkeypatch):
+def test_an_unknown_protocol_and_one_that_is_not_installed(monkeypatch):
     with pytest.raises(OSError, match=r"nonsense://a.*Protocol not known"):
         Folder("nonsense://a")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
@@ -138,19 +136,3 @@ def test_a_stamp_changes_with_the_file(folder):
     assert folder.stamps() == first
     folder.write("a", b"12")
     assert folder.stamps() != first
-
-
-def test_one_user_at_a_time_of_this_machine(folder):
-    folder.make()
-    with lock(folder.path), pytest.raises(BlockingIOError), lock(folder.path):
-        pass
-    with lock(folder.path):
-        code = (
-            "import sys\nfrom mova_jax.utils.lock import lock\n"
-            "try:\n  with lock(sys.argv[1]): print('in')\n"
-            "except BlockingIOError: print('out')"
-        )
-        run = subprocess.run(
-            [sys.executable, "-c", code, folder.path], capture_output=True, text=True, check=True
-        )
-    assert run.stdout.strip() == "out"

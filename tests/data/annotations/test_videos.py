@@ -48,7 +48,7 @@ def test_usual_extensions_are_known(folder, extension):
     assert VideoFolder(folder(f"a{extension.upper()}")).find("a").inside == f"a{extension.upper()}"
 
 
-def test_of_several_files_the_nearest_and_most_usual_counts(folder):
+def test_of_several_files_the_nearest_with_the_usual_extension_is_used(folder):
     found = VideoFolder(folder("z/a.mp4", "a.avi", "a.webm", "b/a.mp4")).find("a")
     assert (found.inside, found.others) == ("a.webm", 3)
 
@@ -79,14 +79,14 @@ def test_links_that_lead_out_are_refused_and_others_followed(folder, tmp_path, s
             videos.find(name)
 
 
-def test_a_folder_that_is_none(tmp_path):
+def test_a_folder_that_does_not_exist(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"x")
     for name in (tmp_path / "a.mp4", f"file://{tmp_path}/gone"):
         with pytest.raises(InputError, match="There is no folder"):
             VideoFolder(name)
 
 
-def test_an_entry_that_leaves_the_folder_is_skipped_and_the_rest_goes_on(folder):
+def test_an_entry_that_leaves_the_folder_is_skipped_and_the_others_are_read(folder):
     intake = Intake(Dataset("pets", read=None, files=""), VideoFolder(folder("a.mp4")))
     for name in ("../a", "/a", "a", " a\0", "b"):
         intake.add(name, ["text"], split="val")
@@ -108,7 +108,7 @@ def test_an_entry_that_leaves_the_folder_is_skipped_and_the_rest_goes_on(folder)
 # ----------------------------------------------------------------------------------------- counts
 
 
-def test_counts_are_told_where_something_is_known():
+def test_counts_are_shown_for_splits_with_published_or_missing_videos():
     reading = Reading(
         source="pets",
         expected={"train": 10_009, "test": 4},

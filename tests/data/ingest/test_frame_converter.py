@@ -1,4 +1,4 @@
-"""Tests of decoded pictures: colours, sizes, shapes of pixels, and which way is up."""
+"""Tests of converted frames: colours, sizes, pixel aspects and orientation."""
 
 import fractions
 import struct
@@ -32,7 +32,7 @@ BARS = np.kron(np.array(COLOURS, np.uint8).reshape(2, 4, 3), np.ones((32, 32, 1)
         ("a.webp", "libwebp", "yuv420p"),
     ],
 )
-def test_colours_are_those_that_went_in(tmp_path, name, codec, pix_fmt):
+def test_decoded_colours_equal_the_encoded_ones(tmp_path, name, codec, pix_fmt):
     still = name.endswith((".png", ".webp"))
     path = write_video(tmp_path / name, [BARS] * (1 if still else 3), codec=codec, pix_fmt=pix_fmt)
     video = decode_video(path, short_side=0)
@@ -65,7 +65,7 @@ def test_odd_sizes(tmp_path, size, short_side, expected):
     assert frame.shape == (*expected, 3) and np.abs(frame.astype(int) - 80).max() < 4
 
 
-# What is at (x, y) comes to (a x + c y, b x + d y); and the turn or mirror in words of NumPy.
+# The pixel at (x, y) moves to (a x + c y, b x + d y); and the same turn or mirror in NumPy.
 TURNS = {
     (1, 0, 0, 1): lambda x: x,
     (0, 1, -1, 0): lambda x: np.rot90(x, -1),  # clockwise
@@ -120,7 +120,7 @@ def test_images_are_upright_by_their_exif(tmp_path, number, suffix):
     assert np.median(np.abs(frame.astype(int) - expected)) < 6
 
 
-def test_an_aspect_that_no_camera_makes_is_not_believed(tmp_path):
+def test_an_impossible_pixel_aspect_is_ignored(tmp_path):
     encoder = {"sample_aspect_ratio": fractions.Fraction(60_000, 1)}
     path = write_video(tmp_path / "a.mp4", [BARS], codec="libx264", encoder=encoder)
     assert decode_video(path, short_side=0).frames.shape == (1, 64, 128, 3)

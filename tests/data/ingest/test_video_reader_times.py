@@ -1,6 +1,6 @@
-"""Tests of time in decoding: the frame that a player shows at that time, in any container.
+"""Tests of the times of frames: the frame that a player shows at a time, in any container.
 
-Frames show their own number; what is expected is counted, not decoded.
+Frames show their own number, so the expected frames are counted and not decoded.
 """
 
 import struct
@@ -61,7 +61,7 @@ def test_every_frame_is_shown_in_its_turn(film):
 
 @pytest.mark.parametrize("first", [1, 9, 11, 12, 13, 22, 24, 35, 47])
 def test_a_cut_has_the_frames_of_the_whole(film, first):
-    """At key frames, right before and behind them, and between them."""
+    """At key frames, right before and after them, and between them."""
     path, rate = film
     for start in (first / rate, (first + 0.4) / rate):
         shown = numbers(path, rate, start=start, end=start + 4 / rate)
@@ -74,7 +74,7 @@ def test_a_cut_can_be_wider_than_the_film(film):
     assert numbers(path, rate, start=2 / rate, end=99) == list(range(2, FRAMES))
 
 
-def test_a_burst_and_a_frame_that_stands_for_long(tmp_path):
+def test_a_burst_and_a_frame_that_is_shown_for_long(tmp_path):
     times = [0, 1, 2, 3, 400, 401, 402, 1000]  # milliseconds
     path = write_video(tmp_path / "burst.mkv", numbered(8), times, rate=1000, codec="libx264")
     assert numbers(path, 10)[:11] == [0, 3, 3, 3, 4, 6, 6, 6, 6, 6, 7]
@@ -102,7 +102,7 @@ def test_an_edit_list_cuts_the_beginning_off(tmp_path):
 
 
 def _with_sound(path, frames, video_start, sound_start, seconds=4):
-    """H.264 with sound that goes on for `seconds`; both start when they are told to."""
+    """Writes H.264 with `seconds` of sound; both with their own start."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=RATE)
         video.height, video.width, video.pix_fmt = *frames[0].shape[:2], "yuv420p"
@@ -137,8 +137,8 @@ def test_sound_that_goes_on_and_starts_later_changes_nothing(tmp_path):
     assert video.duration == pytest.approx(2.0, abs=0.01)
 
 
-def test_recordings_put_together_follow_each_other(tmp_path):
-    """Their clocks start anew; nothing of the later ones is lost."""
+def test_concatenated_recordings_follow_each_other(tmp_path):
+    """The clock of each starts again; no frame of the later ones is lost."""
     path = write_video(tmp_path / "a.ts", numbered(30), codec="libx264", format="mpegts")
     (tmp_path / "twice.ts").write_bytes(path.read_bytes() * 2)
     video = decode_video(tmp_path / "twice.ts", fps=RATE, short_side=0)

@@ -1,8 +1,8 @@
-"""Every data set from its owner's files and real videos to training steps of its own recipe.
+"""Every data set, from its published files and real videos to training steps of its own recipe.
 
-The command is the one in the recipe's docstring, the configuration the one `prepare` prints, with
-a tiny model. Videos are dark or bright, and their captions say so: what a batch shows and says has
-to agree.
+The command is the one in the recipe's docstring, the configuration the one that `prepare` prints,
+with a tiny model. Videos are dark or bright, and their captions say so, so that the frames and the
+captions of a batch can be compared.
 """
 
 import ast
@@ -207,7 +207,7 @@ def clip(tmp_path_factory):
 
 
 def command_of(dataset, room, clip, shards):
-    """The `prepare` command of the data set's recipe, on the folders at hand."""
+    """The `prepare` command of the data set's recipe, with the folders of the test."""
     if dataset == "jsonl":
         return ["--input", room.videos / "captions.jsonl", "--output", shards]
     recipe = DATASETS[dataset].recipe
@@ -304,5 +304,5 @@ def _check_pairs(arrays, tokenizer):
         assert len(shown) and np.abs(shown.astype(int) - level).max() < 6
 
 
-def test_every_data_set_is_tried():
+def test_every_data_set_is_tested():
     assert MAKERS.keys() == {*DATASETS, "jsonl"}

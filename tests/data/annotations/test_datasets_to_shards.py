@@ -142,7 +142,7 @@ def test_a_wrong_file_or_no_video_is_one_line_and_leaves_nothing(tmp_path, prepa
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_videos_and_annotations_at_urls(tmp_path, capsys, alone):
-    """Also as one file; what is beside it and no text, or leads out, is left alone."""
+    """As a folder or one file; other files in it and names that lead out are ignored."""
     write_video(tmp_path / "videos" / "deep" / "a.mp4", ramp(10))
     (tmp_path / "notes").mkdir()
     rows = [["video", "caption"], ["a", "A cat sits."], ["../a", "No."], ["b", "Missing."]]

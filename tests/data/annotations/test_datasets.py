@@ -1,4 +1,4 @@
-"""Tests of the data sets' readers: their files as published, and what is wrong with entries."""
+"""Tests of the readers of data sets: their files as published, and faulty entries."""
 
 import csv
 import json
@@ -275,7 +275,7 @@ def test_ultravideo_reads_the_tables_that_are_there(room):
     assert room.read("ultravideo")["b.mp4"].captions == (Caption("Detailed."),)
 
 
-def test_sharegpt4v_is_images_with_what_was_answered(room):
+def test_sharegpt4v_has_images_with_answers(room):
     def entry(image, *turns):
         turns = [{"from": who, "value": text} for who, text in turns]
         return {"id": "1", "image": image, "conversations": turns}
@@ -381,7 +381,7 @@ They leave.
 """
 
 
-# --------------------------------------------------------------------------------- wrong as a whole
+# --------------------------------------------------------------------------------- faulty files
 
 
 @pytest.mark.parametrize(
@@ -409,20 +409,20 @@ They leave.
         ("subtitles", "a.txt", "", "There are no subtitles"),
     ],
 )
-def test_a_file_of_another_form_is_one_clear_error(room, dataset, file, content, message):
+def test_a_file_of_another_format_is_one_clear_error(room, dataset, file, content, message):
     room.write(file, content)
     with pytest.raises(InputError, match=message):
         room.read(dataset)
 
 
-def test_one_file_does_not_stand_for_all_that_are_needed(room):
+def test_one_file_is_not_enough_where_several_are_needed(room):
     file = room.write("train.json", {"v_a": _event("A cat.")})
     with pytest.raises(InputError, match=r"There is no train\.json in .*train\.json"):
         room.read("activitynet", file)
 
 
 @pytest.mark.parametrize("dataset", sorted(DATASETS))
-def test_folders_that_are_not_there(room, tmp_path, dataset):
+def test_folders_that_do_not_exist(room, tmp_path, dataset):
     with pytest.raises(InputError, match=r"There is no .*nowhere; --annotations is to have"):
         room.read(dataset, tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"There is no folder .*; --videos is the folder"):
