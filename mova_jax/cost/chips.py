@@ -1,8 +1,8 @@
-"""What an accelerator can do, from public documents; the roofline and every MFU start here.
+"""Figures of accelerators from public documents, for rooflines and MFUs.
 
-All figures are of one chip. Bandwidths are bytes a second, and of links in one direction. What
-the compiler may use of the memory is less than what is built in: `hbm_usable` is the limit that
-libtpu 0.0.42 names when a program does not fit.
+All figures are of one chip. Bandwidths are in bytes per second; those of links are of one
+direction. `hbm_usable` is less than the built-in memory: it is the limit that libtpu 0.0.42 names
+when a program does not fit.
 """
 
 import dataclasses
@@ -14,19 +14,20 @@ GIB = 2**30
 class Chip:
     """One kind of chip."""
 
-    name: str  # as topologies have it
+    name: str  # as in the names of topologies
     kind: str  # `device_kind` of its devices in JAX
     peak_flops: float  # bfloat16 FLOP/s
     hbm_usable: float  # bytes
     hbm_bandwidth: float  # bytes/s
     link_bandwidth: float  # bytes/s of one link to a neighbour, one direction
-    torus_axes: int  # dimensions of the network of links; 0 = every chip reaches every other
-    wraps_at: int  # an axis of this length (2 axes) or a multiple of it (3 axes) is a ring
+    torus_axes: int  # dimensions of the torus of links; 0: a switch between all chips
+    # Axes of this length (in 2 dimensions) or of its multiples (in 3) are rings.
+    wraps_at: int
     dcn_bandwidth: float  # bytes/s to other slices, one direction
-    price: float | None  # USD a chip-hour on demand in `price_region`; None = not known
+    price: float | None  # USD per chip-hour on demand in `price_region`; None: unknown
     price_region: str
     source: str
-    devices: int = 1  # JAX devices that a chip appears as
+    devices: int = 1  # JAX devices per chip
 
 
 PRICES = "list prices on demand, as in public price lists of 2026; they change and differ by region"
@@ -139,5 +140,5 @@ CHIPS = {
 
 
 def of_kind(kind: str) -> Chip | None:
-    """The chip behind `jax.Device.device_kind`; None for one that is not in the table (CPUs)."""
+    """The chip of a `jax.Device.device_kind`; None if the table has none, as for CPUs."""
     return next((chip for chip in CHIPS.values() if chip.kind == kind), None)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from mova_jax.losses import ring
 from mova_jax.losses.contrast import LogitStats, logit_stats
 from mova_jax.losses.microbatch import map_blocks
+from mova_jax.losses.replica_group import ReplicaGroup
 from mova_jax.losses.scores import cosines, normalise, own_mask_scores, pair_scores
 from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
 
@@ -36,7 +37,7 @@ class TermContext:
     whole batch.
     """
 
-    group: Any  # the replicas that share the batch
+    group: ReplicaGroup
     cfg: Any  # `config.losses`
     networks: Any  # `models.mova.MaskNetworks`
     scales: dict[str, Float[Array, ""]]  # `scale`, and `modular_scale` of a model that has one

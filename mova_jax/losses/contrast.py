@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mova_jax.losses import ring
+from mova_jax.losses.replica_group import ReplicaGroup
 from mova_jax.typing import Term
 
 
@@ -29,7 +30,7 @@ class BatchRows(NamedTuple):
     mask: Bool[Array, "r"]
 
     @classmethod
-    def of(cls, group, mask: Bool[Array, "r"]) -> "BatchRows":
+    def of(cls, group: ReplicaGroup, mask: Bool[Array, "r"]) -> "BatchRows":
         """The rows of this replica, of which those with `mask` True are valid."""
         return cls(group.rank() * len(mask) + jnp.arange(len(mask)), mask)
 
@@ -44,7 +45,7 @@ class LogitStats(NamedTuple):
 
 
 def logit_stats(
-    group,
+    group: ReplicaGroup,
     score: Callable,
     replicated: Any,
     videos: Any,

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from mova_jax.losses import ring
 from mova_jax.losses.contrast import BatchRows, masked_term
-from mova_jax.losses.replica_group import SingleReplica
+from mova_jax.losses.replica_group import ReplicaGroup, SingleReplica
 from mova_jax.losses.scores import normalise
 from mova_jax.typing import Term
 
@@ -22,7 +22,7 @@ def frame_contrast(
     example_mask: Bool[Array, "b"],
     form: Literal["hinge", "relative"] = "hinge",
     negatives: Literal["same_index", "all"] = "same_index",
-    group=None,
+    group: ReplicaGroup | None = None,
 ) -> Term:
     """Brings each frame close to its own part of its caption, and keeps it away from other parts.
 

@@ -19,14 +19,14 @@ from jaxtyping import Array, Bool
 from mova_jax.losses import contrast
 from mova_jax.losses.context import TermContext
 from mova_jax.losses.microbatch import embeddings
-from mova_jax.losses.replica_group import SingleReplica
+from mova_jax.losses.replica_group import ReplicaGroup, SingleReplica
 from mova_jax.losses.terms import TERMS, active_terms, mask_densities
 from mova_jax.typing import Batch, Term, TextEmbedding, VideoEmbedding
 
 _WATCHED = "watched"  # key of what is logged besides the terms
 
 
-def objective(model, batch: Batch, cfg, group=None):
+def objective(model, batch: Batch, cfg, group: ReplicaGroup | None = None):
     """The loss of a batch, and its metrics.
 
     Args:
@@ -50,7 +50,7 @@ def loss_of_embeddings(
     text: TextEmbedding,
     example_mask: Bool[Array, "b"],
     cfg,
-    group=None,
+    group: ReplicaGroup | None = None,
 ):
     """`objective` of the towers' output."""
     weights = active_terms(cfg, model.cfg)

@@ -1,19 +1,19 @@
-"""Cosines of masked frames and masked captions, for all pairs, without forming `[b c f d]`.
+"""Scores of videos with captions: cosines of masked frames and masked captions, pooled over frames.
 
 For frame f of video b under the masks of caption c, the masked frame and its part of the caption
 are
 
     v = zv[b f] * m^V        s = zt[c] * m^T        cos(v, s) = (v . s) / sqrt(|v|^2 |s|^2)
 
-The three sums over d are kept apart (`CosineParts`), so that they can be made by matmuls and so
-that a video can be scored by one cosine over all its frames. Two kinds of pairs are formed:
+A pair is scored under one of two kinds of masks:
 
-    own_mask_parts   a caption's own masks (those it has with its own video) on every video
-    pair_scores      the masks of each pair, computed for that pair
+    pair_scores       both masks are computed for that pair
+    own_mask_scores   the masks that the caption has with its own video, applied to every video
 
-`pool_frames` turns the parts of a pair into its score. All sums are float32, also for bfloat16
-inputs. A vector without length (an empty mask) has cosine 0 with everything, and passes no
-gradient.
+Nothing of shape `[b c f d]` is stored: `CosineParts` holds the three sums over d apart, so that
+matmuls can compute them, and `pool_frames` turns them into the score of a pair. All sums are
+float32, also for bfloat16 inputs. A zero vector (an empty mask) has cosine 0 with everything, and
+passes no gradient.
 """
 
 from functools import partial
@@ -30,12 +30,12 @@ Pool = Literal["aligned", "softmax", "mean", "joint"]
 # Sharpness of the `softmax` pool: the factor on a frame's cosine in its weight.
 SOFTMAX_SCALE = 10.0
 
-# A squared length up to this counts as zero: its gradient, about length^-3, stays finite above it.
+# Squared lengths up to this count as zero. Above it the gradient, about length^-3, is finite.
 _EMPTY = 1e-12
 
 
 def _inverse_length(squared: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`1 / sqrt(squared)`; 0 with gradient 0 where there is no length."""
+    """`1 / sqrt(squared)`; 0 with gradient 0 for a length of 0."""
     present = squared > _EMPTY
     return jnp.where(present, jax.lax.rsqrt(jnp.where(present, squared, 1.0)), 0.0)
 
@@ -45,28 +45,28 @@ def _float32(*arrays: Array) -> tuple[Array, ...]:
 
 
 def _einsum(spec: str, *arrays: Array) -> Array:
-    # Accelerators multiply float32 in bfloat16 by default; these matmuls are small beside the
-    # towers, and a cosine times a scale of 100 needs the digits.
+    # Accelerators multiply float32 in bfloat16 by default. A cosine times a scale of 100 needs all
+    # digits, and these matmuls are small compared to the towers.
     return jnp.einsum(spec, *arrays, precision="highest")
 
 
 def normalise(vectors: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """Vectors at length 1, in float32; a zero vector stays zero with gradient 0."""
+    """The vectors scaled to length 1, in float32; a zero vector stays zero with gradient 0."""
     vectors = vectors.astype(jnp.float32)
     return vectors * _inverse_length(jnp.square(vectors).sum(-1, keepdims=True))
 
 
 def cosines(videos: Float[Array, "b d"], captions: Float[Array, "c d"]) -> Float[Array, "b c"]:
-    """Cosines of all vectors of length 1 with all others."""
+    """Cosines of all pairs of vectors of length 1."""
     return _einsum("bd,cd->bc", videos, captions)
 
 
 class CosineParts(NamedTuple):
-    """The three sums over d of which the cosine of two masked vectors is made, `[... f]` each."""
+    """The sums over d that make up the cosine of a masked frame and its part of a caption."""
 
-    dot: Float[Array, "... f"]
-    video_sq: Float[Array, "... f"]
-    text_sq: Float[Array, "... f"]
+    dot: Float[Array, "... f"]  # v . s
+    video_sq: Float[Array, "... f"]  # |v|^2
+    text_sq: Float[Array, "... f"]  # |s|^2
 
     @property
     def cosine(self) -> Float[Array, "... f"]:
@@ -75,36 +75,36 @@ class CosineParts(NamedTuple):
 
 
 class FrameSums(NamedTuple):
-    """What the `aligned` score needs of a video beside the parts; leading axes as theirs."""
+    """Lengths of a video's frames, for the `aligned` pool; leading axes as in `CosineParts`."""
 
-    length: Float[Array, "... f"]  # of each frame, |zv|
-    total: Float[Array, "..."]  # length of the sum of the valid frames, each at length 1
+    length: Float[Array, "... f"]  # |zv| of each frame
+    total: Float[Array, "..."]  # length of the sum of the valid frames, each scaled to length 1
 
 
 def frame_sums(frames: Float[Array, "... f d"], frame_mask: Bool[Array, "... f"]) -> FrameSums:
-    """The lengths of a video's frames and of their sum.
+    """Lengths of a video's frames and of their sum.
 
     Args:
         frames: `[... f d]` zv, not normalised.
-        frame_mask: `[... f]`.
+        frame_mask: `[... f]`; frames where it is False are not read.
     """
     frames = jnp.where(frame_mask[..., None], frames.astype(jnp.float32), 0.0)
     return FrameSums(_length(frames), _length(normalise(frames).sum(-2)))
 
 
 def _length(vectors: Float[Array, "... d"]) -> Float[Array, "..."]:
-    """Lengths; 0 with gradient 0 for a vector without any."""
+    """Lengths; 0 with gradient 0 for a zero vector."""
     squared = jnp.square(vectors).sum(-1)
     return squared * _inverse_length(squared)
 
 
 def own_mask_parts(frames: Float[Array, "b f d"], masks: ConceptMasks) -> CosineParts:
-    """A caption's own masks on every video, by two matmuls (docs/method.md, 3).
+    """Applies each caption's own masks to every video, by two matmuls (docs/method.md, 3).
 
     cos(zv[b f] * m[c f], s[c f]) = (zv[b f] . (m * s)[c f]) / sqrt(zv[b f]^2 . m[c f]^2) / |s[c f]|
 
-    The masks of caption c exist for the frames of its own video only: pool the result over
-    `frame_mask[:, None] & frame_mask[None, :]`. Padded frames may hold anything whose square is
+    The masks of caption c exist for the frames of its own video only, so pool the result over
+    `frame_mask[:, None] & frame_mask[None, :]`. Padded frames may hold any values whose squares are
     finite.
 
     Args:
@@ -128,7 +128,7 @@ def own_mask_scores(
     *,
     pool: Pool,
 ) -> Float[Array, "b c"]:
-    """Score of every video under each caption's own masks, those it has with its own video.
+    """Scores of every video under the masks that each caption has with its own video.
 
     Args:
         video: `frames[b f d]`, `frame_mask[b f]`.
@@ -139,7 +139,7 @@ def own_mask_scores(
     parts = own_mask_parts(video.frames, masks)
     both = video.frame_mask[:, None] & own_frame_mask
     sums = frame_sums(video.frames, video.frame_mask)
-    # The sum over the frames that are valid in both, for each pair, from the products of frames.
+    # For each pair, the length of the sum of the frames that are valid in both videos.
     unit = normalise(jnp.where(video.frame_mask[..., None], video.frames, 0))
     products = _einsum("bfd,bgd->bfg", unit, unit)
     valid = own_frame_mask.astype(jnp.float32)
@@ -149,7 +149,7 @@ def own_mask_scores(
 
 
 def pair_parts(frames: Float[Array, "... f d"], masks: ConceptMasks) -> CosineParts:
-    """One pair's own masks, elementwise; leading axes broadcast.
+    """Applies a pair's masks to its frames; leading axes broadcast.
 
     Args:
         frames: `[... f d]` frame embeddings zv, not normalised.
@@ -170,28 +170,28 @@ def pool_frames(
     pool: Pool,
     sums: FrameSums | None = None,
 ) -> Float[Array, "..."]:
-    """The score of a pair from its frames (docs/method.md, 3).
+    """Pools the frames of a pair into its score (docs/method.md, 3).
 
-    `aligned`: the global score with masks in it. Frames, each at length 1 before its mask, meet
-    their own part of the caption; the sum is divided by the length of the frames' sum, as the mean
-    head does, and by the parts' root mean square length. Open masks give the global score of mean
-    frames. Dividing by the frames' own lengths, as the others do, favours videos whose frames are
-    alike, whatever the caption.
+    `aligned` is the global score with masks in it: the sum of v . s over the frames, each scaled to
+    length 1 before its mask, divided by the length of the frames' sum (as the mean head does) and
+    by the root mean square length of the parts s. With open masks it is the global score of the
+    mean head. The other pools divide each frame by its own length; they therefore prefer videos
+    whose frames are alike, whatever the caption.
 
-    `softmax`: cosines weighted by softmax(10 * cosine) over the valid frames; the gradient runs
-    through the weights too. `mean`: the mean cosine of the valid frames. `joint`: one cosine of the
-    masked vectors of all valid frames laid end to end, in which a frame with an empty mask counts
-    nothing; under `mean` and `softmax` it counts as cosine 0.
+    `softmax` weights the cosines by softmax(10 * cosine) over the valid frames, with a gradient
+    through the weights. `mean` is the mean cosine of the valid frames. `joint` is one cosine of the
+    concatenated masked vectors of all valid frames. A frame with an empty mask has no influence
+    under `joint`; under `mean` and `softmax` it counts as cosine 0.
 
     Args:
-        parts: `[... f]` from `own_mask_parts` or `pair_parts`; anything at padded frames.
+        parts: `[... f]` from `own_mask_parts` or `pair_parts`; any values at padded frames.
         frame_mask: `[... f]`, broadcast against the parts.
         pool: one of `aligned`, `softmax`, `mean`, `joint`.
-        sums: of the video; `aligned` needs them.
+        sums: of the video; only `aligned` needs them.
 
     Returns:
-        `[...]` score in [-1, 1], but for `aligned`, which can exceed it where frames differ and
-        each answers to its own part; 0 where no frame is valid.
+        `[...]` scores in [-1, 1]; those of `aligned` can be larger when frames differ and each
+        matches its own part. 0 when no frame is valid.
 
     Raises:
         ValueError: for another pool.
@@ -234,8 +234,8 @@ def pair_scores(
     """Scores of all videos with all captions, by the masks of each pair (docs/method.md, 3).
 
     Args:
-        networks: `MaskNetworks`, or the whole model. Frames reach them with zeros where padded.
-            Without masks the cosines are cos(zv, zt), which leaves the weighting of frames alone.
+        networks: `models.mova.MaskNetworks`, or the whole model. They get padded frames as zeros.
+            Without masks the cosines are cos(zv, zt), and only the pooling of frames is left.
         video: `frames[b f d]`, `frame_mask[b f]`.
         captions: from `networks.prepare`, a pytree whose leaves have a leading axis c.
         pool: see `pool_frames`.
@@ -256,7 +256,7 @@ def pair_scores(
 def matched_scores(
     networks, video: VideoEmbedding, captions: Any, *, pool: Pool
 ) -> Float[Array, "b"]:
-    """`pair_scores` of each video with the caption of the same row alone."""
+    """`pair_scores` of each video with the caption in the same row."""
     frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
     sums = frame_sums(frames, video.frame_mask)
     one_pair = partial(_pair_score, networks, pool)
@@ -264,7 +264,7 @@ def matched_scores(
 
 
 def _pair_score(networks, pool: Pool, frames, frame_mask, sums: FrameSums, caption):
-    """The score of one video, whose padded frames are zero, with one caption."""
+    """The score of one video, its padded frames zero, with one caption."""
     if networks.has_masks:
         parts = pair_parts(frames, networks.masks(frames, frame_mask, caption))
     else:
@@ -273,7 +273,7 @@ def _pair_score(networks, pool: Pool, frames, frame_mask, sums: FrameSums, capti
 
 
 def _unmasked_parts(frames: Float[Array, "f d"], text_pooled: Float[Array, "d"]) -> CosineParts:
-    """`pair_parts` under masks of ones, with a dot that becomes a matmul when pairs are mapped."""
+    """`pair_parts` under masks of ones, with a dot product that vmap turns into a matmul."""
     frames, text_pooled = _float32(frames, text_pooled)
     video_sq = jnp.square(frames).sum(-1)
     text_sq = jnp.broadcast_to(jnp.square(text_pooled).sum(), video_sq.shape)

@@ -22,18 +22,18 @@ from mova_jax.typing import Term
 class TermSpec:
     """One term of the objective."""
 
-    # Its sum and count over this replica's rows; of a dict of them the term is the sum of the
-    # means, and each is logged under its own name too.
+    # Returns the sum and count over this replica's rows. A dict of several stands for the sum of
+    # their means; each of them is logged under its own name too.
     fn: Callable[[TermContext], Term | dict[str, Term]]
     label: str  # in the report
-    # What a model must have for the term; models without it leave the term out.
+    # The term is left out of models that have none of this.
     needs: Literal["", "masks", "modular_scale"] = ""
     weight: float = 0.0  # when `config.losses` has no key of the term's name
-    modular: bool = True  # whether it reads frames and masks, not the global embeddings alone
-    # Whether it reads `pair_logits`, by `config.losses`: for the count of FLOPs.
+    modular: bool = True  # reads frames or masks, not the global embeddings alone
+    # For the count of FLOPs: whether it reads `pair_logits`, by `config.losses`.
     scores_pairs: Callable[[Any], bool] = lambda cfg: False
-    # Matrix products `(rows, inner, columns)` of its own, by `config.losses` and the sizes b, f, d
-    # of the whole batch: for the count of FLOPs.
+    # For the count of FLOPs: its own matrix products `(rows, inner, columns)`, by `config.losses`
+    # and the sizes b, f, d of the global batch.
     products: Callable[[Any, int, int, int], list[tuple[int, int, int]]] = lambda *_: []
 
 
