@@ -1,4 +1,4 @@
-"""Videos made on the fly, the JSONL that describes them, and the comparison of folders."""
+"""Videos and shards made on the fly, the JSONL that describes them, the comparison of folders."""
 
 import filecmp
 import fractions
@@ -6,6 +6,8 @@ import json
 
 import av
 import numpy as np
+
+from mova_jax.data.shards import Caption, Manifest, VideoRecord, write_manifest, write_split
 
 
 def flat_frames(levels, height=32, width=48):
@@ -88,6 +90,25 @@ def write_lines(path, *lines):
     texts = [text if isinstance(text, bytes) else json.dumps(text).encode() for text in lines]
     path.write_bytes(b"".join(text + b"\n" for text in texts))
     return path
+
+
+def video_record(id="r", captions=("a dog.",), alternatives=(), frames=(b"jpeg",), **fields):
+    """A record with a frame a second; a caption is a text or the arguments of `Caption`."""
+    said = (Caption(*((text,) if isinstance(text, str) else text)) for text in captions)
+    times = np.arange(len(frames), dtype=np.float32)
+    fields = {"height": 8, "width": 8, "timestamps": times, "duration": len(frames) + 0.0} | fields
+    return VideoRecord(id, tuple(frames), captions=tuple(said), alternatives=alternatives, **fields)
+
+
+def write_shards(folder, splits, limits=None, **fields):
+    """Writes the records of each split as shards, with fields of the manifest; returns it."""
+    infos = {
+        split: write_split(folder, split, records, name="clips", **(limits or {}))
+        for split, records in splits.items()
+    }
+    manifest = Manifest("clips", infos, **fields)
+    write_manifest(folder, manifest)
+    return manifest
 
 
 def assert_same_files(one, two):
