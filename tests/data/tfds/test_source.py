@@ -38,7 +38,7 @@ def make(tmp_path):
     """`make(features, examples)`: a data set as TFDS writes it, and its name for `open_tfds`."""
     import tensorflow_datasets as tfds
 
-    def write(features, *examples, file_format="array_record"):
+    def write(features, *examples):
         class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             name = f"made{next(_NUMBERS)}"
             VERSION = tfds.core.Version("1.2.3")
@@ -54,7 +54,7 @@ def make(tmp_path):
             def _generate_examples(self):
                 raise NotImplementedError
 
-        builder = Made(data_dir=tmp_path, file_format=file_format)
+        builder = Made(data_dir=tmp_path, file_format="array_record")
         builder.download_and_prepare()
         return builder.data_path, f"tfds:{Made.name}/1.2.3?data_dir={tmp_path}"
 
@@ -67,15 +67,28 @@ def _features():
     return features
 
 
-def test_jpeg_frames_stay_and_png_becomes_pixels(make):
-    tfds, images = _features(), _pixels()
+@pytest.fixture
+def make_plain(make):
+    """`make_plain(*examples)` with `frames` and `captions`, the latter "A cat." if not given."""
+
+    def write(*examples, **features):
+        tfds = _features()
+        features = {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text()} | features
+        return make(features, *({"captions": "A cat."} | example for example in examples))
+
+    return write
+
+
+@pytest.fixture
+def png():
+    return _encoded(_pixels()[0], "PNG")
+
+
+def test_jpeg_frames_stay_and_png_becomes_pixels(make_plain):
+    images = _pixels()
     jpegs = [encode_jpeg(image) for image in images]
     frames = [jpegs[0], jpegs[1], _encoded(images[2], "PNG")]
-    _, name = make(
-        {"frames": tfds.Sequence(tfds.Image(shape=(None, None, 3))), "captions": tfds.Text()},
-        {"frames": frames, "captions": "A  cat\0sits. ☂"},
-        {"frames": frames[2:], "captions": "Second."},
-    )
+    _, name = make_plain({"frames": frames, "captions": "A  cat\0sits. ☂"}, {"frames": frames[2:]})
     assert tfds_splits(name) == {"train": 2, "extra": 1}
     source = open_tfds(name, "train")
     record, second = source
@@ -92,21 +105,17 @@ def test_jpeg_frames_stay_and_png_becomes_pixels(make):
 
 
 @pytest.mark.parametrize("form", ["plain", "zlib", "of any size", "sequence"])
-def test_pixels_becomeencode_ppm(make, form):
+def test_pixels_become_ppm(make_plain, form):
     tfds, images = _features(), _pixels()
-    feature = {
-        "plain": lambda: tfds.Tensor(shape=(None, 5, 7, 3), dtype=np.uint8),
-        "zlib": lambda: tfds.Tensor(shape=(3, 5, 7, 3), dtype=np.uint8, encoding="zlib"),
-        "of any size": lambda: tfds.Tensor(
-            shape=(None, None, None, 3), dtype=np.uint8, encoding="bytes"
-        ),
-        "sequence": lambda: tfds.Sequence(
-            tfds.Tensor(shape=(5, 7, 3), dtype=np.uint8, encoding="bytes")
-        ),
-    }[form]()
-    _, name = make(
-        {"frames": feature, "captions": tfds.Text()}, {"frames": images, "captions": "A cat."}
-    )
+    shape, encoding = {
+        "plain": ((None, 5, 7, 3), "none"),
+        "zlib": ((3, 5, 7, 3), "zlib"),
+        "of any size": ((None, None, None, 3), "bytes"),
+        "sequence": ((5, 7, 3), "bytes"),
+    }[form]
+    feature = tfds.Tensor(shape=shape, dtype=np.uint8, encoding=encoding)
+    feature = tfds.Sequence(feature) if form == "sequence" else feature
+    _, name = make_plain({"frames": images}, frames=feature)
     record = open_tfds(name, "train")[0]
     assert tuple(record.frames) == tuple(map(encode_ppm, images))
     assert (record.height, record.width, record.caption) == (5, 7, "A cat.")
@@ -150,76 +159,55 @@ def test_every_field_can_be_named(make):
     assert still.frames == (jpegs[0],) and still.captions == (Caption("Short."),)
 
 
-def test_timed_captions_are_found_by_their_names(make):
+def test_timed_captions_are_found_by_their_names(make_plain, png):
     tfds = _features()
-    _, name = make(
-        {
-            "frames": tfds.Sequence(tfds.Image()),
-            "captions": tfds.Sequence({"text": tfds.Text(), "start": np.float32, "end": np.int32}),
-            "id": tfds.Text(),
-            "timestamps": tfds.Sequence(np.float32),
-            "label": tfds.ClassLabel(names=["a", "b"]),
-            "box": tfds.BBoxFeature(),
-        },
-        {
-            "frames": [_encoded(image, "PNG") for image in _pixels(2)],
-            "captions": [{"text": "One.", "start": 0.5, "end": 2}],
-            "id": "v_1",
-            "timestamps": [0.0, 0.25],
-            "label": "b",
-            "box": tfds.BBox(0.0, 0.0, 1.0, 1.0),
-        },
+    captions = [{"text": "One.", "start": 0.5, "end": 2}]
+    ours = {"frames": [png] * 2, "captions": captions, "id": "v_1", "timestamps": [0.0, 0.25]}
+    _, name = make_plain(
+        ours | {"label": "b", "box": tfds.BBox(0.0, 0.0, 1.0, 1.0)},
+        captions=tfds.Sequence({"text": tfds.Text(), "start": np.float32, "end": np.int32}),
+        id=tfds.Text(),
+        timestamps=tfds.Sequence(np.float32),
+        label=tfds.ClassLabel(names=["a", "b"]),
+        box=tfds.BBoxFeature(),
     )
     record = open_tfds(name, "train")[0]
     assert record.captions == (Caption("One.", 0.5, 2),)
     assert (record.id, record.duration) == ("v_1", 0.5)
 
 
-def test_video_features_are_read_though_tfds_needs_tensorflow_for_them(make):
+def test_video_features_are_read_though_tfds_needs_tensorflow_for_them(make_plain):
     """On disk a Video is what a Sequence of Image is; only features.json differs."""
-    tfds, images = _features(), _pixels()
-    pngs = [_encoded(image, "PNG") for image in images]
-    folder, name = make(
-        {"film": tfds.Sequence(tfds.Image()), "captions": tfds.Text()},
-        {"film": pngs, "captions": "A cat."},
-    )
+    images = _pixels()
+    folder, name = make_plain({"frames": [_encoded(image, "PNG") for image in images]})
     features = json.loads((folder / "features.json").read_text())
     shape = {"dimensions": ["-1", "-1", "-1", "3"]}
-    features["featuresDict"]["features"]["film"] = {
+    features["featuresDict"]["features"]["frames"] = {
         "pythonClassName": "tensorflow_datasets.core.features.video_feature.Video",
         "video": {"dtype": "uint8", "encodingFormat": "png", "shape": shape},
     }
     (folder / "features.json").write_text(json.dumps(features))
-    assert tuple(open_tfds(f"{name}&frames=film", "train")[0].frames) == tuple(
-        map(encode_ppm, images)
-    )
-    assert open_tfds(f"tfds:{folder}?frames=film", "train")[0].captions == (Caption("A cat."),)
+    assert tuple(open_tfds(name, "train")[0].frames) == tuple(map(encode_ppm, images))
+    assert open_tfds(f"tfds:{folder}", "train")[0].captions == (Caption("A cat."),)
 
 
-def test_features_in_the_older_form_are_read(make):
+def test_features_in_the_older_form_are_read(make_plain):
     """Up to 4.5, TFDS wrote `type` and `content`."""
-    tfds, images = _features(), _pixels()
-    folder, name = make(
-        {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text(), "n": np.int32},
-        {"frames": [_encoded(image, "PNG") for image in images], "captions": "A cat.", "n": 1},
+    images = _pixels()
+    pngs = [_encoded(image, "PNG") for image in images]
+    folder, name = make_plain({"frames": pngs, "n": 1}, n=np.int32)
+
+    def feature(kind, **content):
+        return {"type": f"tensorflow_datasets.core.features.{kind}", "content": content}
+
+    shape = [None, None, 3]
+    image = feature("image_feature.Image", shape=shape, dtype="uint8", encoding_format="png")
+    older = feature(
+        "features_dict.FeaturesDict",
+        n=feature("feature.Tensor", shape=[], dtype="int32", encoding="none"),
+        captions=feature("text_feature.Text", use_encoder=False),
+        frames=feature("sequence_feature.Sequence", feature=image, length=None),
     )
-    module = "tensorflow_datasets.core.features"
-    image = {"shape": [None, None, 3], "dtype": "uint8", "encoding_format": "png"}
-    older = {
-        "n": {
-            "type": f"{module}.feature.Tensor",
-            "content": {"shape": [], "dtype": "int32", "encoding": "none"},
-        },
-        "captions": {"type": f"{module}.text_feature.Text", "content": {"use_encoder": False}},
-        "frames": {
-            "type": f"{module}.sequence_feature.Sequence",
-            "content": {
-                "feature": {"type": f"{module}.image_feature.Image", "content": image},
-                "length": None,
-            },
-        },
-    }
-    older = {"type": f"{module}.features_dict.FeaturesDict", "content": older}
     (folder / "features.json").write_text(json.dumps(older))
     assert tuple(open_tfds(name, "train")[0].frames) == tuple(map(encode_ppm, images))
 
@@ -234,13 +222,8 @@ def test_own_shards_are_read_as_they_are(tmp_path):
     assert open_tfds(f"{name}?fps=2", "train")[1].timestamps[1] == 0.5
 
 
-def test_it_is_a_grain_source_that_can_be_pickled(make):
-    tfds = _features()
-    jpeg = encode_jpeg(_pixels()[0])
-    _, name = make(
-        {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text()},
-        *({"frames": [jpeg], "captions": f"Video {i}."} for i in range(5)),
-    )
+def test_it_is_a_grain_source_that_can_be_pickled(make_plain, png):
+    _, name = make_plain(*({"frames": [png], "captions": f"Video {i}."} for i in range(5)))
     source = pickle.loads(pickle.dumps(open_tfds(name, "train")))
     assert [source[i].caption for i in (4, 0)] == ["Video 4.", "Video 0."]
     with pytest.raises(IndexError):
@@ -249,13 +232,9 @@ def test_it_is_a_grain_source_that_can_be_pickled(make):
     assert list(read) == [f"Video {i}." for i in range(5)]
 
 
-def test_threads_read_at_once(make):
+def test_threads_read_at_once(make_plain, png):
     """In a fresh process, in which nothing was read before."""
-    tfds = _features()
-    _, name = make(
-        {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text()},
-        {"frames": [_encoded(_pixels()[0], "PNG")], "captions": "A cat."},
-    )
+    _, name = make_plain({"frames": [png]})
     program = f"""
 from concurrent.futures import ThreadPoolExecutor
 from mova_jax.data.sources import open_source
@@ -288,13 +267,8 @@ def test_names_are_refused_with_all_that_is_wrong(name, messages):
     assert all(message in str(caught.value) for message in messages), caught.value
 
 
-def test_a_version_is_chosen_or_named(make, tmp_path):
-    tfds = _features()
-    png = _encoded(_pixels()[0], "PNG")
-    folder, name = make(
-        {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text()},
-        {"frames": [png], "captions": "A cat."},
-    )
+def test_a_version_is_chosen_or_named(make_plain, png, tmp_path):
+    folder, name = make_plain({"frames": [png]})
     plain = name.replace("/1.2.3", "")
     for spelled in (plain, name.replace("/1.2.3", ":1.2.3")):
         assert open_tfds(spelled, "train")[0].caption == "A cat."
@@ -326,11 +300,8 @@ def test_features_are_refused_with_all_that_is_wrong(make):
         assert message in str(caught.value), caught.value
 
 
-def test_what_is_not_there_or_not_at_random_is_refused(make):
-    tfds = _features()
-    features = {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text()}
-    png = _encoded(_pixels()[0], "PNG")
-    folder, name = make(features, {"frames": [png], "captions": "A cat."})
+def test_what_is_not_there_or_not_at_random_is_refused(make_plain, png):
+    folder, name = make_plain({"frames": [png]})
     with pytest.raises(ShardError, match=r"Unknown split 'val'.*The splits are: extra, train"):
         open_tfds(name, "val")
     [file] = folder.glob("*-train.*")
@@ -346,25 +317,20 @@ def test_what_is_not_there_or_not_at_random_is_refused(make):
         tfds_splits(name)
 
 
-def test_records_that_are_no_videos_with_captions_are_named(make):
+def test_records_that_are_no_videos_with_captions_are_named(make_plain, png):
     tfds = _features()
-    png = _encoded(_pixels()[0], "PNG")
     deep = io.BytesIO()
     Image.fromarray(np.zeros((2, 2), np.uint16)).save(deep, "PNG")
-    good = {"frames": [png], "captions": "A cat.", "timestamps": [0.0]}
-    _, name = make(
-        {
-            "frames": tfds.Sequence(tfds.Image()),
-            "captions": tfds.Text(),
-            "timestamps": tfds.Sequence(np.float32),
-        },
+    good = {"frames": [png], "timestamps": [0.0]}
+    _, name = make_plain(
         good,
         {**good, "captions": " "},
         {**good, "frames": []},
         {**good, "frames": [b"none"]},
         {**good, "timestamps": [0.0, 1.0]},
         {**good, "frames": [png, png], "timestamps": [1.0, 0.0]},
-        {"frames": [png, png[:60], deep.getvalue()], "captions": "x", "timestamps": [0, 1, 2]},
+        {"frames": [png, png[:60], deep.getvalue()], "timestamps": [0, 1, 2]},
+        timestamps=tfds.Sequence(np.float32),
     )
     source = open_tfds(name, "train")
     assert source[0].caption == "A cat."
@@ -381,13 +347,9 @@ def test_records_that_are_no_videos_with_captions_are_named(make):
             record.frames[index]
 
 
-def test_training_leaves_out_a_record_whose_frame_is_damaged(make, tmp_path):
+def test_training_leaves_out_a_record_whose_frame_is_damaged(make_plain, png, tmp_path):
     """Such frames are read when they are chosen, behind the record itself."""
-    tfds, png = _features(), _encoded(_pixels()[0], "PNG")
-    _, name = make(
-        {"frames": tfds.Sequence(tfds.Image()), "captions": tfds.Text()},
-        {"frames": [png, png[:60]], "captions": "A cat."},
-    )
+    _, name = make_plain({"frames": [png, png[:60]]})
     train_tokenizer(["a cat"] * 3, 520, tmp_path / "words")
     source = open_tfds(name, "train")
     make_load = functools.partial(
