@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from mova_jax.losses import hard_pairs
 from mova_jax.losses.context import FRAME_FLOATS, TOKEN_FLOATS, TermContext, captions_fit
 from mova_jax.losses.contrast import BatchRows, candidate_cross_entropy
+from mova_jax.losses.replica_group import ReplicaGroup
 from mova_jax.losses.scores import cosines, matched_scores, normalise
 from mova_jax.typing import Term, TextEmbedding, VideoEmbedding
 
@@ -83,7 +84,9 @@ def _chunk(cfg, group, video: VideoEmbedding, text: TextEmbedding, recompute: bo
     return hard_pairs.choose_chunk(group, rows * (cfg.hard_pairs + 1), floats)
 
 
-def chunks_per_visit(cfg, group, networks, video: VideoEmbedding, text: TextEmbedding) -> float:
+def chunks_per_visit(
+    cfg, group: ReplicaGroup, networks, video: VideoEmbedding, text: TextEmbedding
+) -> float:
     """Average number of chunks that a replica scores for the videos of one visiting replica.
 
     Args:

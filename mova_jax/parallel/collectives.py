@@ -1,6 +1,5 @@
 """The replica groups of a mesh: collectives over the devices that shard the batch."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from mova_jax.losses.replica_group import ReplicaGroup, SingleReplica
 from mova_jax.parallel import sharding
 
 
@@ -22,7 +22,7 @@ class MeshReplicaGroup:
     def __init__(self, mesh: Mesh):
         """The replicas of this mesh."""
         self._mesh, self._axes = mesh, sharding.LOGICAL["batch"]
-        self.size = math.prod(mesh.shape[axis] for axis in self._axes)
+        self.size = sharding.batch_shards(mesh)
 
     def shard_map(self, fn: Callable, replicated: Any, sharded: Any) -> Any:
         """Runs `fn(replicated, sharded)` on each replica; it returns values equal on all."""
@@ -120,9 +120,9 @@ def _add(tree: Any, zero: Float[Array, ""]) -> Any:
     )
 
 
-def replica_group(mesh: Mesh) -> MeshReplicaGroup | None:
-    """The replica group of a mesh; None where one device has the whole batch."""
-    if math.prod(mesh.shape[axis] for axis in sharding.LOGICAL["batch"]) == 1:
-        return None
+def replica_group(mesh: Mesh) -> ReplicaGroup:
+    """The replicas between which a mesh shards the batch."""
+    if sharding.batch_shards(mesh) == 1:
+        return SingleReplica()
     is_cpu = mesh.devices.flat[0].platform == "cpu"
     return (CpuReplicaGroup if is_cpu else MeshReplicaGroup)(mesh)

@@ -30,7 +30,6 @@ from mova_jax.config import Config
 from mova_jax.cost.flops import frozen_towers
 from mova_jax.losses import microbatch
 from mova_jax.losses.hard_sfdm import chunks_per_visit
-from mova_jax.losses.replica_group import SingleReplica
 from mova_jax.parallel import collectives, sharding
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.state import TrainSpec, make_train_spec
@@ -153,7 +152,7 @@ def _trips(spec: TrainSpec, mesh: jax.sharding.Mesh, tokens: int) -> float:
         return model.mask_networks(), *microbatch.embeddings(model, batch)
 
     shapes = jax.eval_shape(run, spec.shapes.params, batch)
-    group = collectives.replica_group(mesh) or SingleReplica()
+    group = collectives.replica_group(mesh)
     return chunks_per_visit(config.losses, group, *shapes)
 
 

@@ -19,7 +19,7 @@ B, D, K = 24, 3, 4  # videos, width, captions a video chooses
 def replicas_of(devices):
     if devices == "2x2x2":  # four replicas of two devices; the compiler partitions a replica
         return collectives.replica_group(mesh_lib.make_mesh(data=2, fsdp=2, tensor=2))
-    return collectives.replica_group(mesh_lib.make_mesh(data=devices)) or SingleReplica()
+    return collectives.replica_group(mesh_lib.make_mesh(data=devices))
 
 
 def inputs():
