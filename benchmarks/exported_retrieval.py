@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mova_jax.data.pipeline.dataset import eval_batches, settings_of
+from mova_jax.data.pipeline.batching import settings_of
+from mova_jax.data.pipeline.dataset import eval_batches
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.parallel import mesh as mesh_lib

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mova_jax.data.pipeline.dataset import settings_of, train_dataset
+from mova_jax.data.pipeline.batching import settings_of
+from mova_jax.data.pipeline.dataset import train_dataset
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.losses.objective import objective
 from mova_jax.training.datasets import open_data

@@ -33,7 +33,8 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from mova_jax.data.pipeline.dataset import PipelineSettings, train_dataset
+from mova_jax.data.pipeline.batching import PipelineSettings
+from mova_jax.data.pipeline.dataset import train_dataset
 from mova_jax.data.pipeline.sampling import choose_frames
 from mova_jax.data.shards import (
     Caption,

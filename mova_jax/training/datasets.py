@@ -6,13 +6,8 @@ from pathlib import Path
 import jax
 
 from mova_jax.config import Config
-from mova_jax.data.pipeline.dataset import (
-    Mixture,
-    TrainDataset,
-    can_fill,
-    settings_of,
-    train_dataset,
-)
+from mova_jax.data.pipeline.batching import settings_of
+from mova_jax.data.pipeline.dataset import Mixture, TrainDataset, can_fill, train_dataset
 from mova_jax.data.shards.cache import local_folder
 from mova_jax.data.sources import is_tfds
 from mova_jax.data.storyboard.concepts import SPLITS

@@ -35,25 +35,12 @@ from mova_jax.data.pipeline.batching import (
     LoadImage,
     MakeBatch,
     PipelineSettings,
-    settings_of,
 )
 from mova_jax.data.pipeline.order import Order, WeightedInterleave
-from mova_jax.data.shards import ShardError, VideoRecord
+from mova_jax.data.shards import ShardError
 from mova_jax.data.sources import ConcatSource, open_source, splits_of
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.data.worker_pool import exit_with_parent
-
-# `PipelineSettings` and `settings_of` are part of this interface; they are in batching.py.
-__all__ = [
-    "PipelineSettings",
-    "TrainDataset",
-    "TrainIterator",
-    "can_fill",
-    "eval_batches",
-    "record_ids",
-    "settings_of",
-    "train_dataset",
-]
 
 # (number of the stage's first batch, its batches at random access), in order.
 Stages = list[tuple[int, grain.MapDataset[ArrayDict]]]
@@ -77,9 +64,9 @@ class TrainDataset(grain.IterDataset[ArrayDict]):
             video_ids: i32[b]; the -1 of padding rows are left out.
         """
         names = []
-        for index in video_ids:
+        for index in (index for index in video_ids if index >= 0):
             try:
-                names += _record_ids(self._source, [index])
+                names.append(self._source[int(index)].id)
             except ShardError:
                 names.append(f"{self.place_of(index)} (damaged)")
         return names
@@ -295,10 +282,7 @@ def record_ids(folder: str | os.PathLike, split: str, video_ids: Sequence[int]) 
     Raises:
         ShardError: the source, or one record, cannot be read.
     """
-    return _record_ids(open_source(folder, split), video_ids)
-
-
-def _record_ids(source: Sequence[VideoRecord], video_ids: Sequence[int]) -> list[str]:
+    source = open_source(folder, split)
     return [source[int(index)].id for index in video_ids if index >= 0]
 
 

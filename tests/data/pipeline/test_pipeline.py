@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from mova_jax.data.images import encode_jpeg
-from mova_jax.data.pipeline.dataset import PipelineSettings, eval_batches, record_ids, train_dataset
+from mova_jax.data.pipeline.batching import PipelineSettings
+from mova_jax.data.pipeline.dataset import eval_batches, record_ids, train_dataset
 from mova_jax.data.shards import ShardError, open_split
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 from tests.clips import video_record, write_shards
@@ -366,7 +367,8 @@ def test_resume_is_exact_whatever_reads(folder, tokenizer, reference, position, 
 
 _KILLED = """
 import os, signal, sys
-from mova_jax.data.pipeline.dataset import PipelineSettings, train_dataset
+from mova_jax.data.pipeline.batching import PipelineSettings
+from mova_jax.data.pipeline.dataset import train_dataset
 from mova_jax.data.tokenizer import Tokenizer
 if __name__ == "__main__":
     import psutil

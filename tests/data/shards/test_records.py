@@ -91,7 +91,8 @@ def test_threads_parse_at_once():
 
 _TRAIN = """
 import sys
-from mova_jax.data.pipeline.dataset import PipelineSettings, train_dataset
+from mova_jax.data.pipeline.batching import PipelineSettings
+from mova_jax.data.pipeline.dataset import train_dataset
 from mova_jax.data.tokenizer import Tokenizer
 settings = PipelineSettings(4, 16, threads=2)
 tokenizer = Tokenizer(sys.argv[1] + "/tokenizer")
