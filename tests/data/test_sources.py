@@ -4,34 +4,19 @@ import pickle
 import sys
 import types
 
-import numpy as np
 import pytest
 
-from mova_jax.data.shards import (
-    Caption,
-    Manifest,
-    ShardError,
-    VideoRecord,
-    write_manifest,
-    write_split,
-)
+from mova_jax.data.shards import ShardError
 from mova_jax.data.sources import ConcatSource, is_tfds, open_source, splits_of
-
-
-def _records(prefix, count):
-    return [
-        VideoRecord(f"{prefix}{index}", (b"jpeg",), 8, 8, np.zeros(1), 1.0, (Caption("a dog."),))
-        for index in range(count)
-    ]
+from tests.clips import video_record, write_shards
 
 
 @pytest.fixture
 def folder(tmp_path):
-    splits = {
-        split: write_split(tmp_path, split, _records(split, count), name="test")
-        for split, count in (("train", 3), ("test", 2))
-    }
-    write_manifest(tmp_path, Manifest("test", splits))
+    counts = {"train": 3, "test": 2}
+    write_shards(
+        tmp_path, {s: [video_record(f"{s}{i}") for i in range(n)] for s, n in counts.items()}
+    )
     return tmp_path
 
 

@@ -2,24 +2,16 @@
 
 import pickle
 
-import numpy as np
 import pytest
 
 from mova_jax.data.ingest.partial_output import ItemResult, PartialOutput, ShardPlan, shard_name
-from mova_jax.data.shards import (
-    Caption,
-    ShardError,
-    VideoRecord,
-    read_shard,
-    serialize,
-    write_split,
-)
+from mova_jax.data.shards import ShardError, read_shard, serialize, write_split
 from mova_jax.data.storage import Folder
+from tests.clips import video_record
 
 
 def _record(key):
-    frames = (f"frame of {key}".encode(),)
-    return VideoRecord(key, frames, 1, 1, np.zeros(1), 1.0, (Caption("A cat sits."),))
+    return video_record(key, ["A cat sits."], frames=(f"frame of {key}".encode(),))
 
 
 def _store(partial_output, *keys):
@@ -63,9 +55,8 @@ def test_a_packed_shard_equals_one_of_write_split(partial_output, tmp_path):
     assert (packed.sha256, packed.size) == (info.sha256, info.bytes)
     path = tmp_path / shard_name(["a", "b"])
     assert list(read_shard(path)) == list(map(serialize, records))
-    assert (
-        pickle.loads(pickle.dumps(partial_output)).pack(["a", "b"]) == packed
-    )  # and finds it again
+    again = pickle.loads(pickle.dumps(partial_output))
+    assert again.pack(["a", "b"]) == packed  # which it finds
 
 
 def test_a_record_is_either_in_a_shard_or_an_item(partial_output, tmp_path):
@@ -76,9 +67,8 @@ def test_a_record_is_either_in_a_shard_or_an_item(partial_output, tmp_path):
     items = ["items/c.json", "items/c.record", "items/d.json"]
     assert _files(tmp_path) == [*items, f"{stem}.array_record", f"{stem}.json"]
     known = partial_output.restore(_items("abcde"))
-    assert {key: result.size > 0 for key, result in known.items()} == {
-        "a": True, "b": True, "c": True, "d": False,
-    }  # fmt: skip
+    has_record = {key: result.size > 0 for key, result in known.items()}
+    assert has_record == {"a": True, "b": True, "c": True, "d": False}
     assert known["a"].warnings == ("a note",) and known["d"].reason == "no video"
     assert _files(tmp_path) == [*items, f"{stem}.array_record", f"{stem}.json"]
 

@@ -30,23 +30,8 @@ def quick(monkeypatch):
 def test_the_example_of_the_docstring():
     order = Order([5, 3], weights=[2, 1], batch=3, seed=4)
     assert order(7) == 4
-    assert [order(position) for position in range(15)] == [
-        0,
-        2,
-        5,
-        4,
-        1,
-        7,
-        3,
-        4,
-        6,
-        3,
-        0,
-        5,
-        2,
-        1,
-        7,
-    ]
+    stream = [order(position) for position in range(15)]
+    assert stream == [0, 2, 5, 4, 1, 7, 3, 4, 6, 3, 0, 5, 2, 1, 7]
     assert [shuffles(5, 4)[place] for place in range(10)] == [0, 2, 4, 1, 3, 3, 4, 0, 2, 1]
 
 
@@ -107,9 +92,8 @@ def test_the_cache_of_other_threads_changes_nothing(quick, length):
         def _epoch_heads(self, heads):
             self._cached = heads
 
-    alone, shared = (
-        kind(length, 0, 0, WeightedInterleave([1]), batch) for kind in (Epochs, Shared)
-    )
+    arguments = length, 0, 0, WeightedInterleave([1]), batch
+    alone, shared = Epochs(*arguments), Shared(*arguments)
     places = range(40 * length)
     assert [shared(place) for place in places] == [alone(place) for place in places]
 
@@ -139,10 +123,7 @@ def test_turns_are_shared_out_by_weight(weights):
 def test_in_a_mixture_too_no_batch_has_a_record_twice(quick, weights):
     batch = 7
     for extra in (0, 1, 3, 11):
-        lengths = [
-            max_in_window + extra
-            for max_in_window in WeightedInterleave(weights).max_in_window(batch)
-        ]
+        lengths = [most + extra for most in WeightedInterleave(weights).max_in_window(batch)]
         order = Order(lengths, weights=weights, batch=batch, seed=1)
         stream = [order(position) for position in range(batch * 60)]
         for start in range(0, len(stream), batch):

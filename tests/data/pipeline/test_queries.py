@@ -5,15 +5,9 @@ import pytest
 
 from mova_jax.data.annotations.registry import DATASETS
 from mova_jax.data.pipeline.queries import eval_captions, eval_sentences, query_protocol
-from mova_jax.data.shards import (
-    Caption,
-    Manifest,
-    ShardError,
-    VideoRecord,
-    write_manifest,
-    write_split,
-)
+from mova_jax.data.shards import Manifest, ShardError, write_manifest
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
+from tests.clips import video_record, write_shards
 
 ALTERNATIVES = [(), ("a dog", " "), ("one cat", "two cats")]  # of each video
 
@@ -21,13 +15,11 @@ ALTERNATIVES = [(), ("a dog", " "), ("one cat", "two cats")]  # of each video
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("queries")
-    records = []
-    for index, alternatives in enumerate(ALTERNATIVES):
-        captions = Caption(f"cat {index}.", 0, 2), Caption("untimed."), Caption("dog.", 2, 4)
-        records.append(
-            VideoRecord("id", (b"jpeg",), 8, 8, np.zeros(1), 4.0, captions, alternatives)
-        )
-    write_manifest(path, Manifest("x", {"test": write_split(path, "test", records, name="x")}))
+    records = [
+        video_record("id", [(f"cat {i}.", 0, 2), "untimed.", ("dog.", 2, 4)], alternatives)
+        for i, alternatives in enumerate(ALTERNATIVES)
+    ]
+    write_shards(path, {"test": records})
     return path
 
 

@@ -1,7 +1,6 @@
 """Tests of the frames and captions chosen from a record: bounds and distributions."""
 
 import collections
-import dataclasses
 import math
 
 import numpy as np
@@ -15,20 +14,11 @@ from mova_jax.data.pipeline.sampling import (
     choose_frames,
     choose_moment,
 )
-from mova_jax.data.shards import Caption, VideoRecord
+from tests.clips import video_record
 
 
-def _record(captions=("A dog runs.", "It stops."), alternatives=()):
-    return VideoRecord(
-        id="r",
-        frames=(b"",),
-        height=8,
-        width=8,
-        timestamps=np.zeros(1, np.float32),
-        duration=1.0,
-        captions=tuple(Caption(text) for text in captions),
-        alternatives=tuple(alternatives),
-    )
+def _record(captions=("A dog runs.", "It stops."), *alternatives):
+    return video_record("r", captions, alternatives)
 
 
 def _frames(available, frames, policy="even", rng=None):
@@ -55,24 +45,9 @@ def test_even_frames_are_in_the_middle_of_their_segments():
     assert _frames(30, 3).tolist() == [5, 15, 25]
 
 
-def test_jitter_reaches_every_frame():
-    rng = np.random.default_rng(0)
-    seen = {int(i) for _ in range(200) for i in _frames(10, 4, "jittered", rng)}
-    assert seen == set(range(10))
-
-
 def test_a_moment_is_a_sentence_and_a_frame_of_its_time_all_equally_likely():
-    record = dataclasses.replace(
-        _record(),
-        frames=(b"",) * 6,
-        timestamps=np.arange(6, dtype=np.float32),
-        captions=(
-            Caption("long", 0.0, 4.0),
-            Caption("one frame", 4.0, 5.0),
-            Caption("between frames", 4.2, 4.8),
-            Caption("untimed"),
-        ),
-    )
+    captions = [("long", 0.0, 4.0), ("one frame", 4.0, 5.0), ("between frames", 4.2, 4.8)]
+    record = video_record("r", [*captions, "untimed"], frames=(b"",) * 6)
     rng = np.random.default_rng(0)
     drawn = collections.Counter(choose_moment(record, rng) for _ in range(800))
     assert set(drawn) == {(0, "long"), (1, "long"), (2, "long"), (3, "long"), (4, "one frame")}
@@ -81,7 +56,7 @@ def test_a_moment_is_a_sentence_and_a_frame_of_its_time_all_equally_likely():
 
 
 def test_without_times_a_moment_is_any_frame_with_any_sentence():
-    record = dataclasses.replace(_record(), frames=(b"",) * 3, timestamps=np.arange(3.0))
+    record = video_record("r", ["A dog runs.", "It stops."], frames=(b"",) * 3)
     rng = np.random.default_rng(0)
     drawn = {choose_moment(record, rng) for _ in range(90)}
     assert drawn == {(frame, text) for frame in range(3) for text in ("A dog runs.", "It stops.")}
@@ -108,8 +83,8 @@ def test_dense_is_every_run_of_neighbours_equally_often():
 
 def test_jitter_takes_every_frame_of_a_segment_equally_often():
     rng = np.random.default_rng(0)
-    drawn = collections.Counter(int(_frames(10, 2, "jittered", rng)[1]) for _ in range(1000))
-    assert set(drawn) == {5, 6, 7, 8, 9}
+    drawn = collections.Counter(i for _ in range(1000) for i in _frames(10, 2, "jittered", rng))
+    assert set(drawn) == set(range(10))
     assert all(150 < count < 250 for count in drawn.values())
 
 
@@ -157,7 +132,7 @@ def test_the_configuration_offers_every_policy():
     ("policy", "texts"), [("prefix", ["a.", "a. b.", "a. b. c."]), ("one", ["a.", "b.", "c."])]
 )
 def test_caption_policies_draw_each_text_equally_often(policy, texts):
-    record = _record(captions=("a.", "b.", " ", "c."), alternatives=("short",))
+    record = _record(("a.", "b.", " ", "c."), "short")
     rng = np.random.default_rng(0)
     drawn = collections.Counter(choose_caption(record, rng, policy=policy) for _ in range(900))
     assert set(drawn) == set(texts)
@@ -165,12 +140,8 @@ def test_caption_policies_draw_each_text_equally_often(policy, texts):
     assert choose_caption(record, None, policy=policy) == record.caption
 
 
-def test_caption_joins_all_sentences():
-    assert choose_caption(_record()) == "A dog runs. It stops."
-
-
 def test_short_captions_come_with_their_probability_and_only_in_training():
-    record = _record(alternatives=("dog", "runner"))
+    record = _record(("A dog runs.", "It stops."), "dog", "runner")
     rng = np.random.default_rng(0)
     texts = [choose_caption(record, rng, 0.5) for _ in range(400)]
     short = [text for text in texts if text in record.alternatives]
@@ -181,6 +152,7 @@ def test_short_captions_come_with_their_probability_and_only_in_training():
     assert choose_caption(_record(), rng, 1.0) == _record().caption
 
 
-def test_a_record_without_text_is_named():
+def test_caption_joins_all_sentences_and_a_record_without_any_is_named():
+    assert choose_caption(_record()) == "A dog runs. It stops."
     with pytest.raises(ValueError, match="'r' has no caption text"):
-        choose_caption(_record(captions=(" ", "")))
+        choose_caption(_record((" ", "")))

@@ -3,35 +3,22 @@
 import concurrent.futures
 import json
 
-import numpy as np
 import pytest
 
-from mova_jax.data.shards import (
-    MANIFEST,
-    Caption,
-    Manifest,
-    ShardError,
-    VideoRecord,
-    open_split,
-    write_manifest,
-    write_split,
-)
+from mova_jax.data.shards import MANIFEST, ShardError, open_split
 from mova_jax.data.shards.cache import local_folder
+from tests.clips import video_record, write_shards
 
 
 @pytest.fixture
 def made(tmp_path):
     """A folder of shards and its URL."""
     folder = tmp_path / "there"
-    records = [
-        VideoRecord(str(i), (b"x" * 99,), 1, 1, np.zeros(1), 1.0, (Caption("A cat."),))
-        for i in range(5)
-    ]
-    info = write_split(folder, "train", records, name="clips", shard_records=2)
+    records = [video_record(str(i), frames=(b"x" * 99,)) for i in range(5)]
+    write_shards(folder, {"train": records}, {"shard_records": 2})
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "tokenizer.json").write_text("{}")
     (folder / "other.bin").write_text("not ours")
-    write_manifest(folder, Manifest("clips", {"train": info}))
     return folder, f"file://{folder}"
 
 

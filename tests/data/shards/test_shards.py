@@ -14,18 +14,16 @@ from mova_jax.data.shards import (
     open_split,
     read_manifest,
     serialize,
-    write_manifest,
     write_split,
 )
 from mova_jax.data.shards.tfds_info import DATASET_INFO
+from tests.clips import write_shards
 from tests.data.shards.test_records import record, same
 
 
 def _make(folder, count=10, **limits):
     records = [record(i) for i in range(count)]
-    info = write_split(folder, "train", records, name="clips", **limits)
-    write_manifest(folder, Manifest("clips", {"train": info}, {"fps": 1.0}))
-    return info
+    return write_shards(folder, {"train": records}, limits, settings={"fps": 1.0}).splits["train"]
 
 
 def test_records_are_read_at_random(tmp_path):
@@ -50,12 +48,8 @@ def test_the_manifest_says_what_is_in_the_folder(tmp_path):
     info = _make(tmp_path, 5, shard_records=3)
     manifest = read_manifest(tmp_path)
     assert manifest == Manifest("clips", {"train": info}, {"fps": 1.0})
-    files = {shard.file for shard in info.shards}
-    assert {path.name for path in tmp_path.iterdir()} == files | {
-        MANIFEST,
-        DATASET_INFO,
-        "features.json",
-    }
+    files = {shard.file for shard in info.shards} | {MANIFEST, DATASET_INFO, "features.json"}
+    assert {path.name for path in tmp_path.iterdir()} == files
     for shard in info.shards:
         data = (tmp_path / shard.file).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
@@ -98,16 +92,13 @@ def test_names_that_would_not_make_a_file_name(tmp_path, name):
             write_split(tmp_path, split, [record()], name=dataset)
 
 
-def test_a_split_without_records(tmp_path):
-    with pytest.raises(ShardError, match=r"'train' has no records"):
-        write_split(tmp_path, "train", [], name="clips")
-
-
-def test_a_folder_that_is_not_there_or_not_whole(tmp_path):
+def test_a_split_without_records_and_a_folder_that_is_not_there_or_not_whole(tmp_path):
     with pytest.raises(ShardError, match=r"There is no shard folder .*mova_jax.prepare"):
         open_split(tmp_path / "nowhere", "train")
     with pytest.raises(ShardError, match="is empty"):
         open_split(tmp_path, "train")
+    with pytest.raises(ShardError, match=r"'train' has no records"):
+        write_split(tmp_path, "train", [], name="clips")
     write_split(tmp_path, "train", [record()], name="clips")
     with pytest.raises(ShardError, match=r"has no manifest.json"):
         open_split(tmp_path, "train")
@@ -142,20 +133,15 @@ def _splits(file="a", **changes):
 def test_a_manifest_of_another_make(tmp_path, change, message):
     _make(tmp_path)
     path = tmp_path / MANIFEST
-    text = json.dumps(json.loads(path.read_text()) | change) if change else "{"
-    path.write_text(text)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change) if change else "{")
     with pytest.raises(ShardError, match=message):
         open_split(tmp_path, "train")
 
 
-def test_a_split_that_is_not_there(tmp_path):
-    _make(tmp_path)
+def test_a_split_and_a_shard_that_are_not_there(tmp_path):
+    info = _make(tmp_path)
     with pytest.raises(ShardError, match=r"no split 'test' in .*the splits are: train"):
         open_split(tmp_path, "test")
-
-
-def test_a_missing_shard(tmp_path):
-    info = _make(tmp_path)
     (tmp_path / info.shards[0].file).unlink()
     with pytest.raises(ShardError, match="in the manifest but not in the folder"):
         open_split(tmp_path, "train")
@@ -171,13 +157,12 @@ def test_a_truncated_shard_is_named(tmp_path, size):
 
 def test_a_damaged_record_is_named_when_it_is_read(tmp_path):
     records = [record(i, frames=1, size=40_000) for i in range(8)]
-    info = write_split(tmp_path, "train", records, name="clips", shard_records=4)
-    write_manifest(tmp_path, Manifest("clips", {"train": info}))
-    path = tmp_path / info.shards[1].file
+    shards = write_shards(tmp_path, {"train": records}, {"shard_records": 4}).splits["train"].shards
+    path = tmp_path / shards[1].file
     data = bytearray(path.read_bytes())
     data[int(2.5 * 40_300)] ^= 0xFF
     path.write_bytes(data)
     source = open_split(tmp_path, "train")
     assert source[4].id == records[4].id
-    with pytest.raises(ShardError, match=rf"Record 2 of shard .*{info.shards[1].file}.*sha256"):
+    with pytest.raises(ShardError, match=rf"Record 2 of shard .*{path.name}.*sha256"):
         source[6]

@@ -5,50 +5,29 @@ import sys
 
 import pytest
 
-from mova_jax.data.shards import (
-    Caption,
-    Manifest,
-    open_split,
-    write_manifest,
-    write_split,
-)
+from mova_jax.data.shards import Caption, open_split
 from mova_jax.data.shards.tfds_info import DATASET_INFO, VERSION
+from tests.clips import write_shards
 from tests.data.shards.test_records import record
 
 
 def _make(folder, licence="none"):
-    splits = {
-        "train": write_split(
-            folder, "train", [record(i, 1 + i % 4) for i in range(10)], name="clips",
-            shard_records=3,
-        ),
-        "ood_time": write_split(folder, "ood_time", [record(77, 2)], name="clips"),
-    }  # fmt: skip
-    write_manifest(folder, Manifest("clips", splits, {"fps": 1.0}, licence=licence))
+    records = {"train": [record(i, 1 + i % 4) for i in range(10)], "ood_time": [record(77, 2)]}
+    write_shards(folder, records, {"shard_records": 3}, settings={"fps": 1.0}, licence=licence)
     return folder
 
 
 def _same(example, ours):
     """Compares what TFDS gives, field by field, with our record."""
-    captions = example["captions"]
-    got = {
-        "id": example["id"].decode(),
-        "frames": tuple(example["frames"]),
-        "height": example["height"],
-        "width": example["width"],
-        "timestamps": list(example["timestamps"]),
-        "duration": example["duration"],
-        "captions": tuple(
-            Caption(text.decode(), start, end)
-            for text, start, end in zip(
-                captions["text"], captions["start"], captions["end"], strict=True
-            )
-        ),
-        "alternatives": tuple(text.decode() for text in example["alternatives"]),
-        "source": example["source"].decode(),
-        "truth": example["truth"].decode(),
-    }
-    return got == {**vars(ours), "timestamps": list(ours.timestamps)}
+    fields = vars(ours) | {"timestamps": list(ours.timestamps)}
+    parts = [example["captions"][part] for part in ("text", "start", "end")]
+    captions = tuple(Caption(text.decode(), *times) for text, *times in zip(*parts, strict=True))
+    got = {name: example[name] for name in fields} | {"captions": captions}
+    for name in ("id", "source", "truth"):
+        got[name] = got[name].decode()
+    got["frames"], got["timestamps"] = tuple(got["frames"]), list(got["timestamps"])
+    got["alternatives"] = tuple(text.decode() for text in got["alternatives"])
+    return got == fields
 
 
 def test_tfds_reads_what_we_wrote(tmp_path):
