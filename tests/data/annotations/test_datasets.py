@@ -1,6 +1,5 @@
 """Tests of the readers of data sets: their files as published, and faulty entries."""
 
-import csv
 import json
 import pickle
 
@@ -10,45 +9,6 @@ from mova_jax.data.annotations import InputError
 from mova_jax.data.annotations.registry import DATASETS, read_dataset
 from mova_jax.data.annotations.subtitles import parse
 from mova_jax.data.shards import Caption
-
-
-@pytest.fixture
-def room(tmp_path):
-    """Writes annotations and empty video files, and reads them."""
-    return _Room(tmp_path)
-
-
-class _Room:
-    def __init__(self, folder):
-        self.videos, self.annotations = folder / "videos", folder / "annotations"
-        self.videos.mkdir()
-        self.annotations.mkdir()
-
-    def film(self, *names):
-        for name in names:
-            (self.videos / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.videos / name).write_bytes(b"x")
-
-    def write(self, name, content):
-        path = self.annotations / name
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            path.write_text(content if isinstance(content, str) else json.dumps(content))
-        return path
-
-    def table(self, name, *rows, delimiter=","):
-        with (self.annotations / name).open("w", newline="") as file:
-            csv.writer(file, delimiter=delimiter).writerows(rows)
-
-    def read(self, dataset, annotations=None):
-        self.reading = read_dataset(dataset, annotations or self.annotations, self.videos)
-        return {item.id: item for item in self.reading.items}
-
-    @property
-    def skipped(self):
-        return {entry["id"]: entry["reason"] for entry in self.reading.skipped}
-
 
 # ------------------------------------------------------------------------------------ ActivityNet
 
@@ -74,14 +34,11 @@ def test_activitynet_is_paragraph_to_video(room):
     assert room.skipped["v_bad"] == "it must have lists of `sentences` and `timestamps`"
     assert room.skipped["v_gone"] == "no file of this name in the videos folder"
     reasons = [entry["reason"] for entry in room.reading.skipped if entry["id"] == "v_a"]
-    assert reasons == ["train.json has it twice; the first was used"] + [
-        "the id was already used in train"
-    ]
+    twice = "train.json has it twice; the first was used"
+    assert reasons == [twice, "the id was already used in train"]
     assert room.reading.missing == {"train": ["v_gone"]}
-    assert (room.reading.named, room.reading.found) == (
-        {"train": 3, "test": 1},
-        {"train": 2, "test": 1},
-    )
+    assert room.reading.named == {"train": 3, "test": 1}
+    assert room.reading.found == {"train": 2, "test": 1}
 
 
 # ----------------------------------------------------------------------------------------- DiDeMo
@@ -147,10 +104,9 @@ def test_msvd_has_many_captions_a_video(room, protocol):
 
 
 def test_captions_of_python_2_are_read(room):
+    _msvd(room, {}, train=["b"])
     # {'b': [['caf\xc3\xa9']]} as cPickle of Python 2 writes it: byte strings.
     room.write("raw-captions.pkl", b"\x80\x02}U\x01b]]U\x05caf\xc3\xa9aas.")
-    for split in ("train", "val", "test"):
-        room.write(f"{split}_list.txt", "b\n" if split == "train" else "")
     room.film("b.avi")
     assert room.read("msvd")["b"].captions == (Caption("café"),)
 
@@ -227,17 +183,16 @@ def test_msrvtt_full_goes_by_the_split_of_the_json(room):
 
 
 def test_lsmdc_sentences_have_their_times_in_the_clip(room):
-    def row(clip, text, *times):
-        return [clip, *times, text]
-
     times = ("00.01.00.500", "00.01.01.000", "00.01.00.000", "00.01.02.000")
     clip = "1001_Movie_00.01.00.000-00.01.02.000"
-    rows = [row(clip, "SOMEONE waves.", *times), row(clip, "She smiles.", *times), ["x", "y"]]
-    rows.append(row("1002_Movie_x", "Odd.", "a", "b", "c", "d"))
-    room.table("LSMDC16_annos_training.csv", *rows, delimiter="\t")
-    room.table("LSMDC16_annos_val.csv", row("2", "Val.", *times), delimiter="\t")
-    challenge = [row("3", "Test.", *times)]
-    room.table("LSMDC16_challenge_1000_publictect.csv", *challenge, delimiter="\t")
+    rows = [[clip, *times, "SOMEONE waves."], [clip, *times, "She smiles."], ["x", "y"]]
+    rows.append(["1002_Movie_x", *"abcd", "Odd."])
+    for file, *lines in (
+        ("annos_training", *rows),
+        ("annos_val", ["2", *times, "Val."]),
+        ("challenge_1000_publictect", ["3", *times, "Test."]),
+    ):
+        room.table(f"LSMDC16_{file}.csv", *lines, delimiter="\t")
     room.film(f"1001_Movie/{clip}.avi", "1002_Movie/1002_Movie_x.avi", "2.avi")
     items = room.read("lsmdc")
     assert items[clip].captions == (Caption("SOMEONE waves.", 0.5, 1.0),)
@@ -349,10 +304,8 @@ def test_subtitles_are_timed_sentences(room):
     room.write("d.vtt", "WEBVTT\n\n00:01.000 --> 00:02.000\nLost.")
     room.film("deep/a.mp4", "b.mkv", "c.mp4")
     items = room.read("subtitles")
-    assert items["a"].captions == (
-        Caption("A cat & a dog.", 1.0, 4.0),
-        Caption("They leave.", 3661.5, 3662.0),
-    )
+    captions = Caption("A cat & a dog.", 1.0, 4.0), Caption("They leave.", 3661.5, 3662.0)
+    assert items["a"].captions == captions
     assert items["b"].captions == (Caption("One line and more.", 1.5, 3.0),)
     assert room.skipped == {
         "c": "c.srt has no cue with times and text",

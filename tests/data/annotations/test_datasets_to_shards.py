@@ -1,7 +1,6 @@
 """Data sets in their owners' layout, with videos made on the fly, through the command to shards."""
 
-import csv
-import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,11 +16,11 @@ from tests.clips import ramp, write_video
 
 
 @pytest.fixture
-def prepared(tmp_path, capsys):
+def prepared(room, tmp_path, capsys):
     """`prepared(dataset)`: exit code, output, records by split and id."""
 
     def run(dataset, *more):
-        arguments = [dataset, "--videos", tmp_path / "videos", "--annotations", tmp_path / "notes"]
+        arguments = [dataset, "--videos", room.videos, "--annotations", room.annotations]
         arguments += ["--output", tmp_path / "shards", "--workers", 0, "--short_side", 16, *more]
         code = prepare.main(list(map(str, arguments)))
         out, err = capsys.readouterr()
@@ -29,37 +28,21 @@ def prepared(tmp_path, capsys):
             return code, err, {}
         splits = read_manifest(tmp_path / "shards").splits
         sources = {split: open_split(tmp_path / "shards", split) for split in splits}
-        records = {
-            split: {record.id: record for record in map(source.__getitem__, range(len(source)))}
-            for split, source in sources.items()
-        }
-        return code, out, records
+        return code, out, {s: {r.id: r for r in source} for s, source in sources.items()}
 
-    (tmp_path / "notes").mkdir()
     return run
 
 
-def _table(path, *rows):
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-
-
-def test_activitynet(tmp_path, prepared):
-    train = {
-        f"v_{name}": {
-            "duration": 3.0,
-            "timestamps": [[0, 1.5], [1.0, 99.0]],
-            "sentences": ["A cat sits.", "It leaves."],
-        }
-        for name in ("a", "b", "c")
-    }
-    (tmp_path / "notes" / "train.json").write_text(json.dumps(train))
+def test_activitynet(room, tmp_path, prepared):
+    event = {"duration": 3.0, "timestamps": [[0, 1.5], [1.0, 99.0]]}
+    event["sentences"] = ["A cat sits.", "It leaves."]
+    room.write("train.json", {f"v_{name}": event for name in "abc"})
     words = " ".join(f"word{i}" for i in range(10_000))
     test = {"v_d": {"duration": 2, "timestamps": [[0, 1]], "sentences": [words]}}
-    (tmp_path / "notes" / "val_1.json").write_text(json.dumps(test))
-    for name in ("a", "d"):
-        write_video(tmp_path / "videos" / f"v_{name}.mp4", ramp(30))
-    (tmp_path / "videos" / "v_b.mp4").write_text("no video")
+    room.write("val_1.json", test)
+    for name in "ad":
+        write_video(room.videos / f"v_{name}.mp4", ramp(30))
+    room.film("v_b.mp4", content=b"no video")
     code, out, records = prepared("activitynet")
     assert code == 3
     missing = tmp_path / "shards" / "missing.txt"
@@ -72,10 +55,8 @@ def test_activitynet(tmp_path, prepared):
     assert f"--config=configs/activitynet.py:data={tmp_path}/shards,init=CLIP,batch=2 " in out
     record = records["train"]["v_a"]
     assert record.caption == "A cat sits. It leaves."
-    assert record.captions == (
-        Caption("A cat sits.", 0.0, 1.5),
-        Caption("It leaves.", 1.0, record.duration),
-    )
+    left = Caption("It leaves.", 1.0, record.duration)
+    assert record.captions == (Caption("A cat sits.", 0.0, 1.5), left)
     manifest = read_manifest(tmp_path / "shards")
     assert {entry["id"] for entry in manifest.skipped} == {"v_b", "v_c"}
     assert (manifest.name, manifest.truncated_captions) == ("activitynet", 1)
@@ -85,20 +66,18 @@ def test_activitynet(tmp_path, prepared):
     assert tokens.truncated and len(tokens.ids) <= 248
 
 
-def test_an_image_is_a_video_of_one_frame(tmp_path, prepared):
+def test_an_image_is_a_video_of_one_frame(room, tmp_path, prepared):
     image = np.zeros((20, 30, 3), np.uint8)
     image[:, :15] = 255
-    (tmp_path / "videos" / "coco").mkdir(parents=True)
+    names = ["coco/1.jpg", "coco/2.png", "coco/3.jpg"]
+    room.film(names[2], content=b"\xff\xd8\xff\xe0 cut")
     exif = Image.Exif()
     exif[0x112] = 6  # turned by a quarter
-    Image.fromarray(image).save(tmp_path / "videos" / "coco" / "1.jpg", exif=exif)
-    Image.fromarray(image).save(tmp_path / "videos" / "coco" / "2.png")
-    names = ["coco/1.jpg", "coco/2.png", "coco/3.jpg"]
-    (tmp_path / "videos" / "coco" / "3.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    Image.fromarray(image).save(room.videos / names[0], exif=exif)
+    Image.fromarray(image).save(room.videos / names[1])
     talk = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "Half white."}]
     entries = [{"image": name, "conversations": talk} for name in names]
-    file = "sharegpt4v_instruct_gpt4-vision_cap100k.json"
-    (tmp_path / "notes" / file).write_text(json.dumps(entries))
+    room.write("sharegpt4v_instruct_gpt4-vision_cap100k.json", entries)
     code, _, records = prepared("sharegpt4v", "--splits", "train=1", "--fps", 50)
     assert code == 3 and set(records["train"]) == set(names[:2])
     for name, shape in zip(names, [(24, 16), (16, 24)], strict=False):
@@ -107,48 +86,42 @@ def test_an_image_is_a_video_of_one_frame(tmp_path, prepared):
         assert decode_image(record.frames[0]).shape == (*shape, 3)
     assert [entry["id"] for entry in read_manifest(tmp_path / "shards").skipped] == ["coco/3.jpg"]
     assert not (tmp_path / "shards" / "missing.txt").exists()  # the file was found
-    assert len(decode_video(tmp_path / "videos" / "coco" / "2.png", fps=100).frames) == 1
+    assert len(decode_video(room.videos / names[1], fps=100).frames) == 1
 
 
-def test_a_csv_with_cuts_and_subtitles(tmp_path, prepared):
-    write_video(tmp_path / "videos" / "a.mp4", ramp(40))
+def test_a_csv_with_cuts_and_subtitles(room, tmp_path, prepared):
+    write_video(room.videos / "a.mp4", ramp(40))
     rows = [["a", "A cat.", "1", "3"], ["a.mp4", "A dog.", "0", "1"], ["b", "Gone.", "", ""]]
-    _table(tmp_path / "notes" / "mine.csv", ["video", "caption", "start", "end"], *rows)
+    room.table("mine.csv", ["video", "caption", "start", "end"], *rows)
     code, out, records = prepared("csv", "--splits", "test=1", "--licence", "mine")
     assert code == 3 and "all: 3 named, 2 found; 1 files missing" in out
     assert read_manifest(tmp_path / "shards").licence == "mine"
     assert records["test"]["a#1.0-3.0"].duration == pytest.approx(2.0)
-    subtitle = "1\n00:00:01,000 --> 00:00:02,000\nA cat sits.\n"
-    (tmp_path / "notes" / "a.srt").write_text(subtitle)
-    arguments = ["--annotations", tmp_path / "notes", "--output", tmp_path / "s"]
-    arguments = ["subtitles", "--videos", tmp_path / "videos", *arguments]
-    arguments += ["--workers", 0, "--splits", "train=1"]
-    assert prepare.main(list(map(str, arguments))) == 0
-    record = open_split(tmp_path / "s", "train")[0]
-    assert record.captions == (Caption("A cat sits.", 1.0, 2.0),)
+    room.write("a.srt", "1\n00:00:01,000 --> 00:00:02,000\nA cat sits.\n")
+    shutil.rmtree(tmp_path / "shards")
+    code, _, records = prepared("subtitles", "--splits", "train=1")
+    assert code == 0
+    assert records["train"]["a"].captions == (Caption("A cat sits.", 1.0, 2.0),)
 
 
-def test_a_wrong_file_or_no_video_is_one_line_and_leaves_nothing(tmp_path, prepared):
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "notes" / "mine.csv").write_text("file\na\n")
+def test_a_wrong_file_or_no_video_is_one_line_and_leaves_nothing(room, tmp_path, prepared):
+    room.write("mine.csv", "file\na\n")
     code, err, _ = prepared("csv")
     assert code == 1 and err.count("\n") == 1
     assert "must be a CSV with the columns video, caption, got the columns file" in err
-    (tmp_path / "notes" / "mine.csv").write_text("video,caption\na,text\n")
+    room.write("mine.csv", "video,caption\na,text\n")
     code, err, _ = prepared("csv")
     assert code == 1 and "No video of csv could be used (1 skipped: a: no file of this" in err
     assert not (tmp_path / "shards").exists()
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_videos_and_annotations_at_urls(tmp_path, capsys, alone):
+def test_videos_and_annotations_at_urls(room, tmp_path, capsys, alone):
     """As a folder or one file; other files in it and names that lead out are ignored."""
-    write_video(tmp_path / "videos" / "deep" / "a.mp4", ramp(10))
-    (tmp_path / "notes").mkdir()
-    rows = [["video", "caption"], ["a", "A cat sits."], ["../a", "No."], ["b", "Missing."]]
-    _table(tmp_path / "notes" / "mine.csv", *rows)
-    (tmp_path / "notes" / "large.mp4").write_text("not copied")
-    notes = "notes/mine.csv" if alone else "notes"
+    write_video(room.videos / "deep" / "a.mp4", ramp(10))
+    room.write("mine.csv", "video,caption\na,A cat sits.\n../a,No.\nb,Missing.\n")
+    room.write("large.mp4", "not copied")
+    notes = "annotations/mine.csv" if alone else "annotations"
     arguments = ["csv", "--videos", f"file://{tmp_path}/videos", "--workers", "0"]
     arguments += ["--annotations", f"file://{tmp_path}/{notes}", "--output", f"{tmp_path}/shards"]
     assert prepare.main(arguments) == 3

@@ -6,7 +6,6 @@ captions of a batch can be compared.
 """
 
 import ast
-import csv
 import json
 import pickle
 import re
@@ -32,34 +31,18 @@ from tests.clips import flat_frames, write_video
 
 ROOT = Path(__file__).resolve().parents[3]
 SPLITS = {"train": "ab", "validation": "c", "test": "d"}
+SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 WORDS = {"a": "dark", "b": "bright", "c": "dark", "d": "bright"}
 LEVELS = {"dark": 40, "bright": 200}
 
 
-class Room:
-    """Writes annotations and films."""
-
-    def __init__(self, folder):
-        self.notes, self.videos = folder / "notes", folder / "videos"
-        self.notes.mkdir()
-        self.videos.mkdir()
-
-    def film(self, name, path):
-        """Two seconds of the video `name`, or a picture."""
-        path = self.videos / path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frames = flat_frames([LEVELS[WORDS[name]]] * 8)
-        if path.suffix == ".jpg":
-            path.write_bytes(encode_jpeg(frames[0]))
-        else:
-            write_video(path, frames, rate=4)
-
-    def json(self, file, content):
-        (self.notes / file).write_text(json.dumps(content))
-
-    def table(self, file, rows, delimiter=","):
-        with (self.notes / file).open("w", newline="") as stream:
-            csv.writer(stream, delimiter=delimiter).writerows(rows)
+def film(room, name, path):
+    """Two seconds of the video `name`, or a picture."""
+    frames = flat_frames([LEVELS[WORDS[name]]] * 8)
+    if path.endswith(".jpg"):
+        room.film(path, content=encode_jpeg(frames[0]))
+    else:
+        write_video(room.videos / path, frames, rate=4)
 
 
 def text(name, number=0):
@@ -67,54 +50,47 @@ def text(name, number=0):
     return f"A {WORDS[name]} scene, the {'first second third'.split()[number]} time."
 
 
+# Each writes the annotations of a data set, and returns the path of its video {}.
+
+
 def activitynet(room):
     for file, names in (("train.json", "ab"), ("val_1.json", "cd")):
         event = {"duration": 2.0, "timestamps": [[0, 1], [1, 2]]}
         sentences = {name: [text(name), text(name, 1)] for name in names}
-        room.json(file, {f"v_{n}": {**event, "sentences": sentences[n]} for n in names})
-        for name in names:
-            room.film(name, f"v_{name}.mkv")
+        room.write(file, {f"v_{n}": {**event, "sentences": sentences[n]} for n in names})
+    return "v_{}.mkv"
 
 
 def didemo(room):
     for split, names in SPLITS.items():
-        file = f"{'val' if split == 'validation' else split}_data.json"
         moments = [
             {"video": f"7@N0_1_{name}.mov", "description": text(name, i), "times": [[i, i]]}
             for name in names
             for i in range(2)
         ]
-        room.json(file, moments)
-        for name in names:
-            room.film(name, f"7@N0_1_{name}.mov.mp4")
+        room.write(f"{split.replace('validation', 'val')}_data.json", moments)
+    return "7@N0_1_{}.mov.mp4"
 
 
 def msvd(room):
     captions = {f"{name}_1_2": [text(name, i).split() for i in range(3)] for name in "abcd"}
-    (room.notes / "raw-captions.pkl").write_bytes(pickle.dumps(captions, protocol=2))
+    room.write("raw-captions.pkl", pickle.dumps(captions, protocol=2))
     for split, names in SPLITS.items():
-        file = f"{'val' if split == 'validation' else split}_list.txt"
-        (room.notes / file).write_text("".join(f"{name}_1_2\n" for name in names))
-    for name in "abcd":
-        room.film(name, f"{name}_1_2.avi")
+        file = f"{split.replace('validation', 'val')}_list.txt"
+        room.write(file, "".join(f"{name}_1_2\n" for name in names))
+    return "{}_1_2.avi"
 
 
 def msrvtt(room):
-    owners = {"train": "train", "validation": "validate", "test": "test"}
-    number = {name: f"video{i}" for i, name in enumerate("abcd")}
-    videos = [
-        {"video_id": number[name], "split": owners[split]}
-        for split, names in SPLITS.items()
-        for name in names
-    ]
-    sentences = [{"video_id": number[n], "caption": text(n, i)} for n in "abcd" for i in range(3)]
-    room.json("MSRVTT_data.json", {"videos": videos, "sentences": sentences})
-    room.table("MSRVTT_train.9k.csv", [["video_id"], [number["a"]], [number["b"]]])
+    splits = {name: split.replace("validation", "validate") for name, split in SPLIT_OF.items()}
+    videos = [{"video_id": f"video{name}", "split": split} for name, split in splits.items()]
+    sentences = [{"video_id": f"video{n}", "caption": text(n, i)} for n in "abcd" for i in range(3)]
+    room.write("MSRVTT_data.json", {"videos": videos, "sentences": sentences})
+    room.table("MSRVTT_train.9k.csv", ["video_id"], ["videoa"], ["videob"])
     header = ["key", "vid_key", "video_id", "sentence"]
-    tested = [[f"ret{name}", f"msr{name}", number[name], text(name)] for name in "cd"]
-    room.table("MSRVTT_JSFUSION_test.csv", [header, *tested])
-    for name in "abcd":
-        room.film(name, f"{number[name]}.mp4")
+    tested = [[f"ret{name}", f"msr{name}", f"video{name}", text(name)] for name in "cd"]
+    room.table("MSRVTT_JSFUSION_test.csv", header, *tested)
+    return "video{}.mp4"
 
 
 def lsmdc(room):
@@ -122,26 +98,23 @@ def lsmdc(room):
     times = ["00.01.00.500", "00.01.01.000", "00.01.00.000", "00.01.02.000"]
     for file, names in zip(files, SPLITS.values(), strict=True):
         rows = [[f"1_{name}_00.01.00.000-00.01.02.000", *times, text(name)] for name in names]
-        room.table(f"LSMDC16_{file}.csv", rows, delimiter="\t")
-        for name, row in zip(names, rows, strict=True):
-            room.film(name, f"1_{name}/{row[0]}.avi")
+        room.table(f"LSMDC16_{file}.csv", *rows, delimiter="\t")
+    return "1_{0}/1_{0}_00.01.00.000-00.01.02.000.avi"
 
 
 def videoufo(room):
     header = ["ID", "Topic", "Detailed Caption", "Brief Caption", "Start Time"]
     rows = [[f"{name}.0", "light", text(name), text(name, 1), "0:00"] for name in "abcd"]
-    room.table("VideoUFO.csv", [header, *rows])
-    for name in "abcd":
-        room.film(name, f"{name}.0.mp4")
+    room.table("VideoUFO.csv", header, *rows)
+    return "{}.0.mp4"
 
 
 def ultravideo(room):
     header = ["clip_id", "Summarized Description", "Detailed Description", "Brief Description"]
     for file, names in (("short.csv", "abc"), ("long.csv", "d")):
         rows = [[f"{n}.mp4", text(n), text(n, 1), text(n, 2)] for n in names]
-        room.table(file, [header, *rows])
-        for name in names:
-            room.film(name, f"clips/{name}.mp4")
+        room.table(file, header, *rows)
+    return "clips/{}.mp4"
 
 
 def sharegpt4v(room):
@@ -149,52 +122,48 @@ def sharegpt4v(room):
         talk = [{"from": "human", "value": "<image>\n?"}, {"from": "gpt", "value": text(name)}]
         return {"id": name, "image": f"coco/{name}.jpg", "conversations": talk}
 
-    room.json("share-captioner_coco_lcs_sam_1246k_1107.json", [entry(name) for name in "abcd"])
-    for name in "abcd":
-        room.film(name, f"coco/{name}.jpg")
+    room.write("share-captioner_coco_lcs_sam_1246k_1107.json", [entry(name) for name in "abcd"])
+    return "coco/{}.jpg"
 
 
 def own_table(room):
     header = ["video", "caption", "start", "end", "split"]
-    of = {name: split for split, names in SPLITS.items() for name in names}
-    room.table("mine.csv", [header, *([n, text(n), "0.5", "2", of[n]] for n in "abcd")])
-    for name in "abcd":
-        room.film(name, f"{name}.mp4")
+    room.table("mine.csv", header, *([n, text(n), "0.5", "2", SPLIT_OF[n]] for n in "abcd"))
+    return "{}.mp4"
 
 
 def own_subtitles(room):
     for name in "ab":
         cues = f"00:00.000 --> 00:01.000\n{text(name)}\n\n00:01.000 --> 00:02.000\n{text(name, 1)}"
-        (room.notes / f"{name}.en.vtt").write_text(f"WEBVTT\n\n{cues}\n")
-        room.film(name, f"{name}.mp4")
+        room.write(f"{name}.en.vtt", f"WEBVTT\n\n{cues}\n")
+    return "{}.mp4"
 
 
 def own_lines(room):
-    of = {name: split for split, names in SPLITS.items() for name in names}
     lines = [
         {"video": f"{n}.mp4", "captions": [{"text": text(n), "start": 0, "end": 1}, text(n, 1)]}
-        | {"alternatives": [text(n, 2)], "split": of[n]}
+        | {"alternatives": [text(n, 2)], "split": SPLIT_OF[n]}
         for n in "abcd"
     ]
-    (room.videos / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    for name in "abcd":
-        room.film(name, f"{name}.mp4")
+    room.film("captions.jsonl", content="\n".join(map(json.dumps, lines)).encode())
+    return "{}.mp4"
 
 
+EACH = {"train": 2, "validation": 1, "test": 1}
 # What makes the files of each data set, and how many videos each split then has.
 MAKERS = {
     "activitynet": (activitynet, {"train": 2, "test": 2}),
-    "didemo": (didemo, {"train": 2, "validation": 1, "test": 1}),
-    "msvd": (msvd, {"train": 2, "validation": 1, "test": 1}),
+    "didemo": (didemo, EACH),
+    "msvd": (msvd, EACH),
     "msrvtt": (msrvtt, {"train": 2, "test": 2}),
-    "msrvtt_full": (msrvtt, {"train": 2, "validation": 1, "test": 1}),
-    "lsmdc": (lsmdc, {"train": 2, "validation": 1, "test": 1}),
-    "videoufo": (videoufo, {"train": 2, "validation": 1, "test": 1}),
-    "ultravideo": (ultravideo, {"train": 2, "validation": 1, "test": 1}),
+    "msrvtt_full": (msrvtt, EACH),
+    "lsmdc": (lsmdc, EACH),
+    "videoufo": (videoufo, EACH),
+    "ultravideo": (ultravideo, EACH),
     "sharegpt4v": (sharegpt4v, {"train": 3, "validation": 1}),
-    "csv": (own_table, {"train": 2, "validation": 1, "test": 1}),
+    "csv": (own_table, EACH),
     "subtitles": (own_subtitles, {"train": 2}),
-    "jsonl": (own_lines, {"train": 2, "validation": 1, "test": 1}),
+    "jsonl": (own_lines, EACH),
 }
 
 
@@ -219,7 +188,7 @@ def command_of(dataset, room, clip, shards):
         line = re.search(r"python -m mova_jax\.prepare (.*)", re.sub(r"\\\n\s*", "", words))[1]
         command = [dataset, *shlex.split(line)[1:]]
         command[command.index("--tokenizer") + 1] = clip
-    folders = {"--videos": room.videos, "--annotations": room.notes, "--output": shards}
+    folders = {"--videos": room.videos, "--annotations": room.annotations, "--output": shards}
     for flag, folder in folders.items():
         command[command.index(flag) + 1] = folder
     return command
@@ -253,18 +222,18 @@ def compiled(context, batch):
     key = repr((config.model, config.losses, config.optim, config.train.steps, shapes))
     if key not in _COMPILED:
         abstract = jax.eval_shape(context.spec.initial)
-        step = (
-            make_train_step(context.spec, context.mesh).lower(abstract, batch).compile(tiny.QUICK)
-        )
-        _COMPILED[key] = jax.device_get(tiny.initial(context.spec)), step
+        step = make_train_step(context.spec, context.mesh).lower(abstract, batch)
+        start = jax.device_get(tiny.initial(context.spec))
+        _COMPILED[key] = start, step.compile(tiny.QUICK)
     return _COMPILED[key]
 
 
 @pytest.mark.parametrize("dataset", MAKERS)
-def test_from_annotations_to_training_steps(tmp_path, clip, capsys, dataset):
-    room, shards = Room(tmp_path), tmp_path / "shards"
-    make, counts = MAKERS[dataset]
-    make(room)
+def test_from_annotations_to_training_steps(room, tmp_path, clip, capsys, dataset):
+    shards, (make, counts) = tmp_path / "shards", MAKERS[dataset]
+    path = make(room)
+    for name in "abcd":
+        film(room, name, path.format(name))
     command = command_of(dataset, room, clip, shards)
     assert prepare.main([*map(str, command), "--workers", "0"]) == 0
     printed = capsys.readouterr().out
