@@ -51,11 +51,8 @@ def test_a_record_of_a_cut_has_the_clock_of_the_cut(clips):
     ]
     record, reason, warnings = _decode(clips, captions=sentences, start=1.0, end=3.0)
     assert (reason, warnings) == ("", ())
-    assert record.captions == (
-        Caption("Across.", 0.0, 1.0),
-        Caption("Inside.", 1.0, 1.5),
-        Caption("Untimed."),
-    )
+    timed = Caption("Across.", 0.0, 1.0), Caption("Inside.", 1.0, 1.5)
+    assert record.captions == (*timed, Caption("Untimed."))
     assert (record.height, record.width, len(record.frames)) == (16, 24, 4)
     assert record.duration == pytest.approx(2.0)
     np.testing.assert_allclose(record.timestamps, [0, 0.5, 1, 1.5])
@@ -111,43 +108,33 @@ def made(annotations, tmp_path_factory):
     return folder, ingest_quietly(annotations, folder)
 
 
-def test_the_manifest_accounts_for_every_line(made):
+def test_the_folder_holds_the_good_lines_and_the_manifest_all(made):
     folder, manifest = made
     assert read_manifest(folder) == manifest
-    assert sum(info.videos for info in manifest.splits.values()) == 6
-    assert {entry["id"]: entry["reason"] for entry in manifest.skipped} == {
-        "../x.mp4": "line 9: the path '../x.mp4' leaves the folder of the JSONL",
-        "0.mp4": "line 10: the id was already used in line 1",
-        "line 12": "not JSON (Expecting property name enclosed in double quotes at column 2)",
-        "empty.mp4": "the file is empty",
-        "text.mp4": "not a video that can be decoded (Invalid data found when processing input)",
-        "missing.mp4": "no such file",
-    }
+    skipped = {"../x.mp4", "0.mp4", "line 12", "empty.mp4", "text.mp4", "missing.mp4"}
+    assert {entry["id"] for entry in manifest.skipped} == skipped
     assert manifest.truncated_captions == 1
     assert (manifest.licence, manifest.settings["fps"]) == ("CC0", 2.0)
-
-
-def test_the_folder_can_be_read(made):
-    folder, manifest = made
-    tokenizer = Tokenizer(folder / "tokenizer", max_tokens=40)
-    records = {}
-    for split in manifest.splits:
-        source = open_split(folder, split)
-        records |= {source[i].id: (split, source[i]) for i in range(len(source))}
+    sources = {split: open_split(folder, split) for split in manifest.splits}
+    records = {record.id: (split, record) for split in sources for record in sources[split]}
+    assert sum(map(len, sources.values())) == 6
     assert sorted(records) == [f"{i}.mp4" for i in range(6)]
     split, record = records["4.mp4"]
     assert (split, record.caption) == ("test", "The cat number 4 sits. It leaves.")
     assert (len(record.frames), record.source) == (12, "4.mp4")
+    tokenizer = Tokenizer(folder / "tokenizer", max_tokens=40)
     long = tokenizer.encode(records["5.mp4"][1].caption)
     assert long.truncated and len(long.ids) <= 40
-    dot = tokenizer.encode(".").ids[1]
-    assert long.ids[-2] == dot  # cut at the end of a sentence
+    assert long.ids[-2] == tokenizer.encode(".").ids[1]  # cut at the end of a sentence
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_the_bytes_do_not_depend_on_the_workers(made, annotations, tmp_path, workers):
-    ingest_quietly(annotations, tmp_path, workers=workers)
-    assert_same_files(made[0], tmp_path)
+@pytest.mark.parametrize(("workers", "scheme"), [(2, ""), (4, ""), (2, "file://")])
+def test_the_bytes_do_not_depend_on_the_workers(made, annotations, tmp_path, workers, scheme):
+    url = f"{scheme}{tmp_path}/shards"
+    ingest_quietly(f"{scheme}{annotations}", url, workers=workers)
+    assert_same_files(made[0], tmp_path / "shards")
+    with pytest.raises(ShardError, match="has shards already"):
+        ingest_quietly(f"{scheme}{annotations}", url)
 
 
 def test_a_given_tokenizer_is_used(annotations, tmp_path):
@@ -189,14 +176,6 @@ def test_videos_and_shards_at_a_url(made, annotations, tmp_path, monkeypatch):
     assert_same_files(made[0], tmp_path / "got")
 
 
-def test_urls_with_several_workers(made, annotations, tmp_path):
-    url = f"file://{tmp_path}/shards"
-    ingest_quietly(f"file://{annotations}", url, workers=2)
-    assert_same_files(made[0], tmp_path / "shards")
-    with pytest.raises(ShardError, match="has shards already"):
-        ingest_quietly(f"file://{annotations}", url)
-
-
 def test_no_line_leads_out_of_the_folder_of_a_url(clips, tmp_path):
     videos = ["../x.mp4", "/etc/passwd", f"0.mp4::file://{clips}/0.mp4", f"file://{clips}/0.mp4"]
     path = write_lines(tmp_path / "captions.jsonl", *map(line, videos))
@@ -233,10 +212,11 @@ def decoded(monkeypatch):
     return names
 
 
-def _start_and_stop(decoded, annotations, folder, at=4):
+def _start_and_stop(decoded, annotations, folder, at=4, error=KeyboardInterrupt, expected=None):
+    """Runs until video `at` raises `error`, which ends the call with the `expected` one."""
     decoded.clear()
-    decoded.stop_at = at
-    with pytest.raises(KeyboardInterrupt):
+    decoded.stop_at, decoded.error = at, error
+    with expected or pytest.raises(error):
         ingest_quietly(annotations, folder)
     decoded.stop_at = 0
     decoded.clear()
@@ -290,12 +270,10 @@ def test_a_video_that_changed_is_decoded_again(clips, tmp_path, decoded):
 
 def test_only_temporary_failures_are_tried_again(made, annotations, tmp_path, decoded):
     """A file that cannot be read may be readable next time; one that is no video stays none."""
-    decoded.stop_at, decoded.error = 2, PermissionError
-    with pytest.raises(OSError, match="at the end"), pytest.MonkeyPatch.context() as patch:
+    at_the_end = pytest.raises(OSError, match="at the end")
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mova_jax.data.ingest.ingest.write_manifest", _fail_at_the_end)
-        ingest_quietly(annotations, tmp_path)
-    decoded.stop_at = 0
-    decoded.clear()
+        _start_and_stop(decoded, annotations, tmp_path, 2, PermissionError, at_the_end)
     ingest_quietly(annotations, tmp_path)
     assert decoded == ["1.mp4"]
     assert_same_files(made[0], tmp_path)
@@ -306,11 +284,9 @@ def _fail_at_the_end(*args):
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_is_done(made, annotations, tmp_path, decoded):
-    decoded.stop_at, decoded.error = 3, functools.partial(OSError, errno.ENOSPC)
-    with pytest.raises(ShardError, match="make room"):
-        ingest_quietly(annotations, tmp_path)
-    decoded.stop_at = 0
-    decoded.clear()
+    full = functools.partial(OSError, errno.ENOSPC)
+    make_room = pytest.raises(ShardError, match="make room")
+    _start_and_stop(decoded, annotations, tmp_path, 3, full, make_room)
     ingest_quietly(annotations, tmp_path)
     assert decoded[0] == "2.mp4"
     assert_same_files(made[0], tmp_path)
@@ -352,13 +328,16 @@ def test_a_damaged_list_of_what_was_published_is_an_error(annotations, tmp_path,
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_an_empty_folder_that_was_there_stays(clips, tmp_path, scheme):
-    path = write_lines(tmp_path / "captions.jsonl", line(str(clips / "0.mp4")), line("missing.mp4"))
+def test_nothing_usable_is_an_error_and_leaves_the_output_as_it_was(tmp_path, scheme):
+    path = write_lines(tmp_path / "captions.jsonl", line("missing.mp4"), b"{")
     (tmp_path / "shards").mkdir()
     for name in ("shards", "new"):
-        with pytest.raises(InputError):
-            ingest_quietly(path, f"{scheme}{tmp_path}/{name}")
-    assert (tmp_path / "shards").is_dir() and not (tmp_path / "new").exists()
+        output = f"{scheme}{tmp_path}/{name}"
+        with pytest.raises(InputError, match=r"2 skipped: line 2: not JSON.*missing.mp4: no such "):
+            ingest_quietly(path, output)
+        with pytest.raises(InputError, match="There is no file"):
+            ingest_quietly(tmp_path / "nothing.jsonl", output)
+    assert list((tmp_path / "shards").iterdir()) == [] and not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
@@ -380,13 +359,4 @@ def test_an_empty_folder_that_was_there_stays(clips, tmp_path, scheme):
 def test_settings_that_cannot_work(annotations, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         ingest(annotations, tmp_path / "shards", IngestSettings(**change))
-    assert not (tmp_path / "shards").exists()
-
-
-def test_nothing_usable_is_an_error(clips, tmp_path):
-    path = write_lines(tmp_path / "captions.jsonl", line("missing.mp4"), b"{")
-    with pytest.raises(InputError, match=r"2 skipped: line 2: not JSON.*missing.mp4: no such file"):
-        ingest_quietly(path, tmp_path / "shards")
-    with pytest.raises(InputError, match="There is no file"):
-        ingest_quietly(tmp_path / "nothing.jsonl", tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
