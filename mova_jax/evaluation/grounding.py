@@ -69,12 +69,11 @@ def grounding_metrics(sentences: Iterable[SentenceScores]) -> dict[str, float]:
     """Averages over sentences.
 
     Args:
-      sentences: `SentenceScores`, or tuples (scores f[f], frame_mask bool[f], timestamps f[f] in
-        seconds, (start, end) in seconds).
+        sentences: timed or not.
 
     Returns:
-      `sentences`, the number that counted; `left_out`, the number whose span has no sampled
-      frame; and, when any counted, the metrics of the module's docstring.
+        `sentences`, the number that counted; `left_out`, the number whose span has no sampled
+        frame; and, when any counted, the metrics of the module's docstring.
     """
     results = [ground_sentence(*sentence) for sentence in sentences]
     counted = [result for result in results if result is not None]
@@ -109,11 +108,11 @@ def ground_sentence(
     predicts the whole video.
 
     Returns:
-      The metrics, or None when the span has no sampled frame.
+        The metrics, or None when the span has no sampled frame.
 
     Raises:
-      FloatingPointError: for a score of a valid frame that is not finite.
-      ValueError: for timestamps that decrease.
+        FloatingPointError: for a score of a valid frame that is not finite.
+        ValueError: for timestamps that decrease.
     """
     valid = np.asarray(frame_mask, bool)
     scores = np.asarray(scores, np.float64)[valid]
@@ -150,7 +149,7 @@ def frame_edges(times: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f+1"]:
     not below 0. A single frame covers half a second either way.
 
     Raises:
-      ValueError: for timestamps that decrease.
+        ValueError: for timestamps that decrease.
     """
     times = np.asarray(times, np.float64)
     gaps = np.diff(times)

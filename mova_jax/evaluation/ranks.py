@@ -62,22 +62,22 @@ def blockwise_ranks(
     their scores, up to `KEPT_SCORES`.
 
     Args:
-      score_block: `(video_slice, caption_slice) -> {name: scores [b c]}`, higher is better; the
-        same names for every block, float32 (bfloat16 makes ties that are none).
-      num_videos: size of the video gallery.
-      video_of_caption: i32[c], the video that each caption belongs to. A video may have several
-        captions: each is a query of its own; as answers to their video, the best one counts and
-        the others are left out. A video without a caption is an answer but no query.
-      block_videos: videos in a block; the last block may be smaller.
-      block_captions: captions in a block.
+        score_block: `(video_slice, caption_slice) -> {name: scores [b c]}`, higher is better; the
+            same names for every block, float32 (bfloat16 makes ties that are none).
+        num_videos: size of the video gallery.
+        video_of_caption: i32[c], the video that each caption belongs to. A video may have several
+            captions: each is a query of its own; as answers to their video, the best one counts and
+            the others are left out. A video without a caption is an answer but no query.
+        block_videos: videos in a block; the last block may be smaller.
+        block_captions: captions in a block.
 
     Returns:
-      `{name: RanksBothDirections}`; `t2v.values` is f[c] in the order of the captions,
-      `v2t.values` is in the order of the videos that have a caption.
+        `{name: RanksBothDirections}`; `t2v.values` is f[c] in the order of the captions,
+        `v2t.values` is in the order of the videos that have a caption.
 
     Raises:
-      ValueError: for an empty gallery, an index out of range, or a block of another shape.
-      FloatingPointError: for a score that is not finite, with its name and pair.
+        ValueError: for an empty gallery, an index out of range, or a block of another shape.
+        FloatingPointError: for a score that is not finite, with its name and pair.
     """
     owner = _checked_owners(num_videos, video_of_caption)
     if min(block_videos, block_captions) < 1:
@@ -103,7 +103,7 @@ def _right_scores(
     """The first pass: by name, each caption's score with its video and each video's best one.
 
     Returns:
-      The scores of the right pairs, and all scores of the first blocks that were visited.
+        The scores of the right pairs, and all scores of the first blocks that were visited.
     """
     right: dict[str, PerQuery] = {}
     kept, room = {}, KEPT_SCORES
@@ -157,8 +157,8 @@ def summary(ranks: Ranks) -> dict[str, float]:
     """The usual metrics of one direction of search.
 
     Returns:
-      `r1`, `r5`, `r10`: percent of queries whose rank is at most 1, 5, 10; `mdr`, `mnr`: median
-      and mean rank, from 1.
+        `r1`, `r5`, `r10`: percent of queries whose rank is at most 1, 5, 10; `mdr`, `mnr`: median
+        and mean rank, from 1.
     """
     values = ranks.values
     recall = {f"r{k}": 100.0 * float(np.mean(values <= k)) for k in (1, 5, 10)}
@@ -169,12 +169,12 @@ def chance(gallery: float, right: float = 1.0) -> dict[str, float]:
     """The expected metrics of `summary` for answers in random order.
 
     Args:
-      gallery: number of answers.
-      right: how many of them are right for a query, of which the best one counts and the others
-        are left out; the mean where that differs between queries, which is close enough.
+        gallery: number of answers.
+        right: how many of them are right for a query, of which the best one counts and the others
+            are left out; the mean where that differs between queries, which is close enough.
 
     Returns:
-      `r1`, `r5`, `r10` in percent, `mdr`, `mnr`.
+        `r1`, `r5`, `r10` in percent, `mdr`, `mnr`.
     """
     wrong = gallery - right
     # The rank is over k when the first k of the order are all wrong.

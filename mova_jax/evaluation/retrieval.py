@@ -62,20 +62,21 @@ def retrieval_metrics(
     """Ranks all queries by every score, in one sweep over the pairs.
 
     Args:
-      score_block: `(video_slice, caption_slice) -> {'global': [b c], 'modular': [b c]}`; without
-        `modular` there is no blend either.
-      num_videos: size of the video gallery.
-      video_of_caption: i32[c], the video that each caption belongs to.
-      blend_weights: with one weight, the blend is made with it. With several, the best is reported,
-        which is right on validation, and cheating on a test set: that of the highest mean of R@1
-        over both directions, then of the lowest mean rank over both, then the smallest.
-      blocks: videos and captions in a block.
-      interval_seed: when given, the bootstrap interval of R@1 is added as `r1_low`, `r1_high`.
+        score_block: `(video_slice, caption_slice) -> {'global': [b c], 'modular': [b c]}`; without
+            `modular` there is no blend either.
+        num_videos: size of the video gallery.
+        video_of_caption: i32[c], the video that each caption belongs to.
+        blend_weights: with one weight, the blend is made with it. With several, the best is
+            reported, which is right on validation, and cheating on a test set: that of the highest
+            mean of R@1 over both directions, then of the lowest mean rank, then the smallest.
+        blocks: videos and captions in a block.
+        interval_seed: adds the bootstrap interval of R@1 as `r1_low`, `r1_high`; None for none.
 
     Returns:
-      `<score>/<direction>/<metric>` for score in `global`, `modular`, `blend`, direction in `t2v`,
-      `v2t` and metric in `r1`, `r5`, `r10` (percent), `mdr`, `mnr`; `blend/weight`; `gallery`
-      (videos searched by a caption) and `gallery_captions` (captions searched by a video).
+        `<score>/<direction>/<metric>` for score in `global`, `modular`, `blend`, direction in
+        `t2v`, `v2t` and metric in `r1`, `r5`, `r10` (percent), `mdr`, `mnr`; `blend/weight`;
+        `gallery` (videos searched by a caption) and `gallery_captions` (captions searched by a
+        video).
     """
     swept = _sweep(score_block, num_videos, video_of_caption, blend_weights, blocks)
     named = {name: swept[name] for name in ("global", "modular") if name in swept}
@@ -109,12 +110,12 @@ def r1_interval(
     not in it.
 
     Args:
-      ranks: of the queries.
-      seed: of the draws.
-      samples: how often all are drawn.
-      video_of_query: i32[q], where several captions of a video are queries: then videos are drawn,
-        each with all its captions. Captions of one video are found or missed together, and an
-        interval that takes them as independent would be too narrow.
+        ranks: of the queries.
+        seed: of the draws.
+        samples: how often all are drawn.
+        video_of_query: i32[q], where several captions of a video are queries: then videos are
+            drawn, each with all its captions. Captions of one video are found or missed together,
+            and an interval that takes them as independent would be too narrow.
     """
     hit, queries = ranks.values <= 1, len(ranks.values)
     rng = np.random.default_rng(seed)

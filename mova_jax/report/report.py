@@ -32,15 +32,15 @@ def write_report(workdir: str | os.PathLike, timelines: list[Timeline]) -> Path:
     """Writes `plots/*.png` and `report.html`, each whole or not at all.
 
     Args:
-      workdir: with `metrics.jsonl` and `config.json`.
-      timelines: videos to show, valid frames only; may be empty.
+        workdir: with `metrics.jsonl` and `config.json`.
+        timelines: videos to show, valid frames only; may be empty.
 
     Returns:
-      The path of `report.html`.
+        The path of `report.html`.
 
     Raises:
-      FileNotFoundError: the workdir has no metrics or no config.
-      ValueError: the metrics cannot be read.
+        FileNotFoundError: the workdir has no metrics or no config.
+        ValueError: the metrics cannot be read.
     """
     workdir = Path(workdir)
     metrics = read_run(_existing(workdir / METRICS_FILE))

@@ -107,7 +107,7 @@ def read_run(path: str | os.PathLike) -> RunMetrics:
     """Reads a `metrics.jsonl`; values that are not finite are left out.
 
     Raises:
-      ValueError: a line, other than half a last one, is not a JSON object with a step.
+        ValueError: a line, other than half a last one, is not a JSON object with a step.
     """
     series: dict[str, dict[int, float]] = {}
     for row in read_metrics(path):

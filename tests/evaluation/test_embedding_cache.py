@@ -9,7 +9,7 @@ from mova_jax.typing import TextEmbedding
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_captions_come_back_as_they_were_but_for_their_padding(dtype):
+def test_captions_are_restored_but_for_their_padding(dtype):
     rng = np.random.default_rng(0)
     counts = np.array([3, 1, 6, 2, 5])
     mask = np.arange(6) < counts[:, None]
@@ -33,22 +33,22 @@ def test_captions_come_back_as_they_were_but_for_their_padding(dtype):
     np.testing.assert_array_equal(bare.rows(slice(1, 3)).pooled, pooled[1:3])
 
 
-def test_the_square_of_the_first_is_kept_or_made():
+def test_scores_of_the_first_are_computed_once():
     scores = np.random.default_rng(0).normal(size=(7, 7))
-    asked = []
+    scored = []
 
     def block(v, c):
-        asked.append((v.start, c.start))
+        scored.append((v.start, c.start))
         return {"modular": scores[v, c]}
 
     cached = CachedScores(block, rows=2, count=3)
     first = cached(slice(0, 2), slice(2, 4))
     assert cached(slice(0, 2), slice(2, 4)) is first
     np.testing.assert_array_equal(cached.square("modular"), scores[:3, :3])
-    assert sorted(asked) == [(0, 0), (0, 2), (2, 0), (2, 2)]
+    assert sorted(scored) == [(0, 0), (0, 2), (2, 0), (2, 2)]
     cached(slice(4, 6), slice(0, 2))
     cached(slice(4, 6), slice(0, 2))
-    assert asked.count((4, 0)) == 2  # outside of the square nothing is kept
+    assert scored.count((4, 0)) == 2  # nothing outside of the square is cached
 
 
 def test_pairs_are_counted_once():

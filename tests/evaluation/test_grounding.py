@@ -19,7 +19,7 @@ def ground(scores, span, times=None, mask=None):
 
 
 def test_sentence_by_hand():
-    # Frames at 0 .. 5 s, each stands for half a second either way, the first from 0 on: the video
+    # Frames at 0 .. 5 s, each covers half a second either way, the first from 0 on: the video
     # is 0 to 5.5 s. The midpoint of the scores is 0.5: frames 2 and 3 are the predicted segment.
     found = ground([0.0, 0.2, 0.9, 1.0, 0.3, 0.4], (3.0, 5.0))
     assert found.hit == 1.0  # the best frame, at 3 s, is inside
@@ -29,7 +29,7 @@ def test_sentence_by_hand():
     # 1.5 to 3.5 against 3 to 5.
     assert found.iou == pytest.approx(0.5 / 3.5)
     assert found.iou_whole == pytest.approx(2 / 5.5)
-    # The frames inside stand for 2.5 to 4.5.
+    # The frames inside cover 2.5 to 4.5.
     assert found.iou_ceiling == pytest.approx(1.5 / 2.5)
 
 
@@ -63,7 +63,7 @@ def test_frames_that_only_pad_are_left_out_whatever_they_hold():
 
 
 def test_uneven_frames_count_by_their_time():
-    # Borders at 0, 0.5, 2.5, 7, 13: the best frame stands for 2.5 to 7, and the span is 4 to 10.
+    # Borders at 0, 0.5, 2.5, 7, 13: the best frame covers 2.5 to 7, and the span is 4 to 10.
     found = ground([0, 0, 1, 0], (4.0, 10.0), [0, 1, 4, 10])
     assert found.iou == pytest.approx(3 / 7.5)
     assert found.iou_whole == pytest.approx(6 / 13)
