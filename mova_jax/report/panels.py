@@ -47,10 +47,13 @@ def mask_panels(metrics: RunMetrics) -> list[Panel]:
     """The open share of the masks in training, and the leak on validation."""
     density = metrics.curves({label: f"train/{name}" for name, label in MASKS.items()}, 100)
     panels = [Panel("open in training, in %", density, percent=True)] if density else []
-    names = {split_unit(label)[0]: name for name, label in EVALUATIONS["leak"].labels.items()}
-    chance = metrics.last(f"{CURVES_ON}/leak/chance")
-    leaks = {label: f"{CURVES_ON}/{n}" for label, n in names.items() if n != "leak/chance"}
+    leaks = {
+        split_unit(label)[0].removeprefix("leak, "): f"{CURVES_ON}/{name}"
+        for name, label in EVALUATIONS["leak"].labels.items()
+        if name != "leak/chance"
+    }
     if curves := metrics.curves(leaks, 100):
+        chance = metrics.last(f"{CURVES_ON}/leak/chance")
         level = math.nan if chance is None else 100 * chance
         panels.append(Panel("leak on validation, in %", curves, level, percent=True))
     return panels
