@@ -268,7 +268,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         lines = _lines(Path(folder), args)
         rounds = [{name: run() for name, run in lines.items()} for _ in range(args.rounds)]
-    print(f"{'':22}{'frames/s':>10}{'of the bare decoder':>26}{'pipeline is so many times':>30}")
+    print(f"{'':22}{'frames/s':>10}{'of the bare decoder':>26}{'pipeline is faster by':>30}")
     for name in lines:
         shares = [each[name] / each["bare decoder"] for each in rounds]
         times = [each["pipeline"] / each[name] for each in rounds]

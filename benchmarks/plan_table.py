@@ -27,13 +27,13 @@ COMMON = {"model.dtype": "bfloat16", "model.remat": "full"}
 SETTINGS: dict[tuple[str, ...], dict[str, Any]] = {
     ("/32768",): {"losses.hard_pairs": 15},
     ("/4096",): {"losses.hard_pairs": 15},
-    # The state is 5 GiB when whole. Over 16 chips XLA would gather it in so many small pieces that
+    # The state is 5 GiB when whole. Over 16 chips XLA would gather it in pieces so small that
     # the step takes four times as long.
     ("l14", "v5e"): {"mesh.fsdp": 4},
     # The one where that takes too much of the memory.
     ("l14/32768", "v5e:4x4"): {"mesh.fsdp": 16},
 }
-# More than so many videos of a chip go through the towers so many at a time. Four of L/14 want
+# A chip with more videos than this takes them through the towers by microbatches. Four of L/14 want
 # 20 of the 15.75 GiB of a v5e.
 ROWS_A_CHIP = {"b16": 4, "l14": 1}
 

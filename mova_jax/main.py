@@ -1,11 +1,11 @@
-"""Trains, evaluates and reports; goes on where it stopped when called again.
+"""Trains, evaluates and reports; called again, resumes where it stopped.
 
     python -m mova_jax.main --config=configs/base.py --workdir=runs/base
     python -m mova_jax.main --config=configs/base.py:objective=no_dfsm --config.train.steps=2000
     python -m mova_jax.main --config=configs/base.py --help_config
 
-One process runs on every host. On Cloud TPU, GKE and Slurm they find each other; elsewhere each is
-told where they meet: --coordinator=HOST:PORT --processes=4 --process=0 (1, 2, 3 on the others).
+One process runs on every host. On Cloud TPU, GKE and Slurm they find each other; elsewhere give each
+the address of the first: --coordinator=HOST:PORT --processes=4 --process=0 (1, 2, 3 elsewhere).
 
 Exit codes: 0 the run is complete, 1 something is wrong (one message says what), 2 a flag is wrong,
 130 or 143 stopped by Ctrl-C or SIGTERM with everything saved, 75 another process of the run was

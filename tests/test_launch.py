@@ -275,12 +275,12 @@ def test_gke_dry_runs_print_the_commands():
     [(0, 0, 0), (1, 0, 0), (143, 9, 1), (75, 2, 1), (134, 3, 0), (75, 3, 0)],
 )
 def test_slurm_puts_back_into_the_queue_what_can_go_on(code, restarts, again, tmp_path):
-    told = tmp_path / "told"
-    tools = on_path(tmp_path / "bin", srun=f"exit {code}", scontrol=f'echo "$*" >> {told}')
+    record = tmp_path / "record"
+    tools = on_path(tmp_path / "bin", srun=f"exit {code}", scontrol=f'echo "$*" >> {record}')
     job = {"PATH": tools, "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
     done = launch("slurm.sh", "--config=x", **job)
     assert done.returncode == code
-    assert (told.read_text() if told.exists() else "") == "requeue 7\n" * again
+    assert (record.read_text() if record.exists() else "") == "requeue 7\n" * again
     assert ("not started again" in done.stderr) == (restarts == 3)
 
 
@@ -348,7 +348,7 @@ fi
 
 
 def noticed(tmp_path: Path, notices: int, taken: str = "FALSE") -> tuple[int, list[str]]:
-    """A command that a notice interrupts so many times: its last code, what stood at its starts."""
+    """Interrupts a command by notices: its last exit code, and the file's content at each start."""
     (tmp_path / "left").write_text("0\n")
     (tmp_path / "preempted").write_text("FALSE")
     path = on_path(tmp_path / "bin", curl=METADATA, work=WORK)
@@ -382,14 +382,14 @@ def test_supervise_hands_a_sigterm_on_and_ends(tmp_path):
         "pathlib.Path(sys.argv[1]).write_text('started')\n"
         "time.sleep(60)\n"
     )
-    told = tmp_path / "told"
+    record = tmp_path / "record"
     process = subprocess.Popen(
-        ["bash", "launch/supervise.sh", sys.executable, "-c", script, str(told)], cwd=ROOT
+        ["bash", "launch/supervise.sh", sys.executable, "-c", script, str(record)], cwd=ROOT
     )
-    wait_for(told.exists)
+    wait_for(record.exists)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 143
-    assert told.read_text() == "saved"
+    assert record.read_text() == "saved"
 
 
 def test_supervise_starts_nothing_after_a_sigterm_between_two_starts(tmp_path):

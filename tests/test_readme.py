@@ -148,8 +148,8 @@ def test_presets_are_all_of_them():
 def test_the_fields_of_the_jsonl_are_those_that_are_read():
     rows = re.findall(r"^\| (`[^|]+) \|", section("Your own videos"), re.M)
     named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
-    told = re.findall(r"^  (\w+(?:, \w+)*)  ", FIELDS, re.M)
-    assert sorted(named) == sorted(name for cell in told for name in cell.split(", "))
+    listed = re.findall(r"^  (\w+(?:, \w+)*)  ", FIELDS, re.M)
+    assert sorted(named) == sorted(name for cell in listed for name in cell.split(", "))
 
 
 def test_the_lines_of_the_jsonl_are_usable(tmp_path):

@@ -115,7 +115,7 @@ def assert_near(got, expected, relative: float = 1e-4) -> None:
 
 
 def masks_of_lengths(lengths, size: int) -> np.ndarray:
-    """`[b size]`: True for the first so many places of each row."""
+    """`[b size]`: True for the first places of each row."""
     return np.arange(size) < np.asarray(lengths)[:, None]
 
 

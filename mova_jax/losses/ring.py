@@ -82,7 +82,7 @@ def choose_tile(group: ReplicaGroup, rows: int, floats: int) -> Tile:
 
 
 def choose_block(rows: int, floats: int) -> int:
-    """Number of a replica's rows to process at once when each needs so many float32 numbers."""
+    """Number of a replica's rows to process at once by the float32 numbers that one needs."""
     return rows if rows * floats <= STORED_FLOATS else max(1, TILE_FLOATS // floats)
 
 

@@ -80,8 +80,8 @@ def _of_a_program_that_fits(config: Config, made: dict[str, Any]) -> list[str]:
         ahead = PipelineSettings.prefetch
         lines.append(
             f"the host holds {(3 + ahead) * memory['host'] / 2**30:.0f} GiB of frames for each "
-            "device, of the batch at hand, the next, that as it was read, and "
-            f"{ahead} that are read ahead: has it as much?"
+            "device: of this batch, the next one twice (as read and as placed), and "
+            f"{ahead} read ahead; check that it has as much"
         )
     if not bounds:
         return lines

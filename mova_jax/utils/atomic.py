@@ -3,8 +3,8 @@
     with replacing(path) as aside:      # a file to write, or a folder to make
         aside.write_bytes(data)
 
-Whoever reads `path` sees what was there before or what is there now, never a half. What a killed
-process left aside begins with a dot and ends in `.partial`.
+A reader of `path` sees the old content or the new one, never half of it. A killed process leaves a
+name that begins with a dot and ends in `.partial`.
 """
 
 import contextlib

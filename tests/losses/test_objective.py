@@ -130,7 +130,7 @@ def reference(model, batch, cfg):
             over = [max(0.0, cosine(zv, s) - cfg.margin) for s in others]
             cost = 1 - cosine(zv, pairs[b][b].part[f])
             frame.append(cost + (np.mean(over) if over else 0.0))
-    # Modular scores: under masks made anew for every pair, and under a caption's own masks.
+    # Modular scores: under masks of each pair, and under a caption's own masks.
     pair, own = np.zeros((2, len(rows), len(rows)))
     for i, b in enumerate(rows):
         for j, c in enumerate(rows):

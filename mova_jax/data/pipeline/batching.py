@@ -8,6 +8,7 @@ Grain's readers call both, on threads or in worker processes; so both can be pic
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,6 +69,8 @@ def settings_of(config: Config, frames: int) -> PipelineSettings:
         short_caption_share=config.data.short_caption_share,
         caption_policy=config.data.caption_policy,
         frame_policy=config.data.frame_policy,
+        # More than are read ahead would hold more batches; beyond that, use worker processes.
+        threads=min(PipelineSettings.prefetch, max(2, (os.cpu_count() or 2) // 2)),
         worker_processes=config.data.worker_processes,
     )
 
