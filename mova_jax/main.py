@@ -4,7 +4,7 @@
     python -m mova_jax.main --config=configs/base.py:objective=no_dfsm --config.train.steps=2000
     python -m mova_jax.main --config=configs/base.py --help_config
 
-One process runs on every host. On Cloud TPU, GKE and Slurm they find each other; elsewhere give each
+One process runs on each host. On Cloud TPU, GKE and Slurm they find each other; elsewhere give each
 the address of the first: --coordinator=HOST:PORT --processes=4 --process=0 (1, 2, 3 elsewhere).
 
 Exit codes: 0 the run is complete, 1 something is wrong (one message says what), 2 a flag is wrong,
