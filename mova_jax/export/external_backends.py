@@ -20,6 +20,9 @@ from mova_jax.export.parity import Backend, Inputs, Outputs, Sizes
 from mova_jax.models.vision import PIXEL_MEAN, PIXEL_STD
 from mova_jax.weights.files import WeightsError
 
+# Outputs by the parameters that they are made of.
+_SCALES = {"logit_scale": "scale", "modular_logit_scale": "modular scale"}
+
 
 def open_torch_model(path: Path) -> Backend:
     """An export for PyTorch, in this version of `torch_model.py`."""
@@ -34,9 +37,9 @@ def open_torch_model(path: Path) -> Backend:
             video = model.encode_video(frames, frame_mask)
             text = model.encode_text(tokens.long(), token_mask)
             found = {"zv": video.frames, "video": video.pooled, "y": text.tokens, "zt": text.pooled}
-            for name in ("logit_scale", "modular_logit_scale"):
+            for name, output in _SCALES.items():
                 if hasattr(model, name):
-                    found[SCALES[name]] = getattr(model, name).exp().clamp(max=100.0)
+                    found[output] = getattr(model, name).exp().clamp(max=100.0)
             unit = torch_model.normalise
             found["logits"] = found["scale"] * unit(video.frames[:, 0]) @ unit(text.pooled).T
             found |= model.scores(video, text) | _masks(model, video, text)
@@ -44,9 +47,6 @@ def open_torch_model(path: Path) -> Backend:
         return {name: value.numpy() for name, value in found.items()}
 
     return Backend(f"{path} (PyTorch)", export_sizes(path, model.config), run, complete=True)
-
-
-SCALES = {"logit_scale": "scale", "modular_logit_scale": "modular scale"}
 
 
 def _masks(model: torch_model.Mova, video, text) -> dict[str, torch.Tensor]:
