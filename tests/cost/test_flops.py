@@ -13,7 +13,7 @@ from tests import tiny
 
 
 def both(cfg, devices=1):
-    """What the formula says and what the real step computes."""
+    """FLOPs by the formula, and the count of the real step."""
     step = compile_lib.trace(cfg, jax.devices()[:devices], cfg.model.text.context)
     needed = flops.model_flops(cfg, cfg.model.text.context, step.frozen)
     return sum(cost.total for cost in needed.values()), jaxpr_flops.count(step.traced, step.trips)
@@ -52,7 +52,7 @@ def test_a_loop_over_hard_pairs_counts_as_often_as_it_runs(monkeypatch, devices)
     """A visit brings fewer pairs than a chunk holds, or several chunks."""
 
     def again(k):
-        """What is computed a second time backwards: the masks of the chosen pairs."""
+        """FLOPs of the masks of hard pairs that the backward pass computes a second time."""
         cfg = tiny.config("paper", train__batch_size=16, losses__hard_pairs=k)
         once = both(cfg)[1].flops["cmn"]
         with monkeypatch.context() as patch:

@@ -1,7 +1,7 @@
-"""The objective once more, dense and plain: every pair at once, by the formulas of docs/method.md.
+"""A dense reference of the objective: all pairs at once, by the formulas of docs/method.md.
 
-Differentiable, so that gradients can be compared; it shares the model with the real objective, and
-of its code nothing. Padded rows and frames are left out by indices that the caller knows.
+It is differentiable, so that gradients can be compared, and uses the model but no code of
+`mova_jax/losses`. The caller says which rows are valid; the others are never read.
 """
 
 import jax
@@ -66,9 +66,9 @@ def objective(model, video, text, cfg, rows):
     """The loss and its terms by name.
 
     Args:
-        model: a Mova, of which the mask networks and the scales are used.
-        video: what its tower made of the videos.
-        text: what its tower made of the captions.
+        model: a Mova; its mask networks and its scales are used.
+        video: embeddings of the videos.
+        text: embeddings of the captions.
         cfg: `config.losses`.
         rows: indices of the valid examples, the only ones that are read.
     """
@@ -85,8 +85,8 @@ def objective(model, video, text, cfg, rows):
         part, of_video = masks.part, masks.video
         own = jnp.arange(len(rows))
         found["frame"] = frame_loss(zv, part[own, own], valid, cfg)
-        kept = masks.text_mask_density[own, own], of_video[own, own].mean(-1)
-        found["sparsity"] = sum(jnp.where(valid, x, 0.0).sum() for x in kept) / valid.sum()
+        densities = masks.text_mask_density[own, own], of_video[own, own].mean(-1)
+        found["sparsity"] = sum(jnp.where(valid, x, 0.0).sum() for x in densities) / valid.sum()
     else:
         shape = len(rows), *zv.shape
         part = jnp.broadcast_to(text.pooled[None, :, None], shape)

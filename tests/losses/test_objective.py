@@ -36,7 +36,7 @@ def gradient_of(model, batch, cfg):
 
 
 @pytest.mark.parametrize(
-    ("name", "watched"),
+    ("name", "expected"),
     [
         ("full", EVERYTHING),
         ("global_only", ALWAYS),
@@ -50,10 +50,10 @@ def gradient_of(model, batch, cfg):
         ("paper", EVERYTHING),
     ],
 )
-def test_presets_are_the_weighted_sum_of_the_terms_they_name(name, watched):
+def test_presets_are_the_weighted_sum_of_the_terms_they_name(name, expected):
     cfg = tiny.config(name)
     loss, metrics = value_of(tiny.model(name), tiny.batch(), cfg.losses)
-    assert set(metrics) == watched
+    assert set(metrics) == expected
     assert all(np.isfinite(value) for value in metrics.values())
     weights = {t: getattr(cfg.losses, t) for t in ("contrast", "frame", "sfdm", "dfsm", "sparsity")}
     total = sum(weight * metrics[term] for term, weight in weights.items() if term in metrics)
@@ -70,7 +70,7 @@ def test_every_preset_is_tested():
 
 
 def cosine(v, s):
-    """Of two vectors; 0 where one of them is 0."""
+    """Cosine of two vectors; 0 if one of them is 0."""
     lengths = np.linalg.norm(v) * np.linalg.norm(s)
     return float(v @ s) / lengths if lengths else 0.0
 
@@ -85,12 +85,12 @@ def pooled(pairs, cfg):
 
 
 def entropy(row, own, scale):
-    """Of one row of scores whose right answer is `own`."""
+    """Cross-entropy of a row of scores whose right answer is `own`."""
     return np.log(np.exp(scale * np.array(row)).sum()) - scale * row[own]
 
 
 def embedded(model, batch):
-    """What the model makes of a batch, with the masks `[f d]` of each pair, in float64."""
+    """Embeddings of a batch and the masks `[f d]` of each pair, in float64."""
 
     @tiny.jit
     def run(model, batch):
@@ -182,11 +182,11 @@ def test_full_objective_equals_the_loops(options):
     np.testing.assert_allclose(loss, total, rtol=1e-4)
 
 
-# -- what must not change anything
+# -- invariances
 
 
 def padded(b, rows):
-    """A batch of `b` rows and the same with rows of nothing but garbage behind."""
+    """A batch of `b` rows, and the same batch followed by padded rows that hold garbage."""
     short = tiny.batch_arrays(b)
     long = tiny.batch_arrays(rows, seed=1)
     for name, array in short.items():

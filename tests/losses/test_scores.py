@@ -1,4 +1,4 @@
-"""Similarities against plain references that form every pair, in values and gradients."""
+"""Scores against plain references that form every pair, in values and gradients."""
 
 import functools
 import types
@@ -291,7 +291,7 @@ def attend_masks(network, frames, frame_mask, caption):
 
 
 def networks_of(network, masks=attend_masks):
-    """What scores need of mask networks; none at all without parameters."""
+    """Stand-in for mask networks; it has no masks when there are no parameters."""
     has_masks = network is not None
     return types.SimpleNamespace(has_masks=has_masks, masks=functools.partial(masks, network))
 
@@ -313,7 +313,7 @@ def pair_vectors(network, video, captions):
 
 
 def gradient(score_fn):
-    """Of a weighted sum of the scores, by network, frames, tokens and pooled captions."""
+    """Gradient of a weighted sum of the scores, by network, frames, tokens and pooled captions."""
     network, video, captions = pair_inputs()
 
     def total(network, frames, tokens, pooled):

@@ -15,6 +15,8 @@ from mova_jax.losses.objective import objective
 from mova_jax.losses.terms import TERMS, TermSpec, active_terms, mask_densities
 from mova_jax.parallel import collectives, sharding
 from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.report.panels import loss_panels
+from mova_jax.report.run_metrics import RunMetrics
 from mova_jax.typing import ConceptMasks
 from tests import tiny
 from tests.tiny import B, D, F
@@ -103,6 +105,13 @@ def test_a_term_in_the_table_is_in_the_flops(monkeypatch):
     assert after["tmn"].forward > before["tmn"].forward  # it scores all pairs
 
 
+def test_a_term_in_the_table_is_in_the_report(monkeypatch):
+    metrics = RunMetrics({"train/lengths": {10: 0.7}, "train/part_length": {10: 0.3}})
+    assert loss_panels(metrics) == []
+    monkeypatch.setitem(TERMS, "lengths", LENGTHS)
+    assert [panel.title for panel in loss_panels(metrics)] == ["length of the parts"]
+
+
 # -- sparsity
 
 
@@ -127,8 +136,8 @@ def test_sparsity_passes_its_share_to_valid_frames_and_nothing_to_padding():
     rng = np.random.default_rng(0)
     video = rng.normal(size=(B, F, D)).astype(np.float32)
     video[1] = np.nan  # video 1 has no valid frame
-    kept = rng.normal(size=(B, F)).astype(np.float32)
-    masks = ConceptMasks(text=None, video=video, part=None, text_mask_density=kept)
+    density = rng.normal(size=(B, F)).astype(np.float32)
+    masks = ConceptMasks(text=None, video=video, part=None, text_mask_density=density)
 
     def total(masks):
         text, video = densities(masks)
