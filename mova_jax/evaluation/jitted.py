@@ -20,8 +20,8 @@ from mova_jax.losses.scores import (
     global_scores,
     normalise,
     own_mask_scores,
-    pair_parts,
     pair_scores,
+    pair_sums,
     search_pool,
 )
 from mova_jax.models.build import ModelSpec
@@ -126,7 +126,7 @@ def _matching(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbeddin
     if not model.has_masks:
         return cosines, None
     masks = model.own_masks(video, model.prepare(text))
-    return cosines | {"modular": pair_parts(video.frames, masks).cosine}, masks
+    return cosines | {"modular": pair_sums(video.frames, masks).cosine}, masks
 
 
 def _own_masks(pool: Pool, video: VideoEmbedding, masks: ConceptMasks):

@@ -165,7 +165,7 @@ def _outputs(
             found["timeline"] = (unit(video.frames) * unit(text.pooled)[:, None]).sum(-1)
             return found
         masks = model.own_masks(video, captions)
-        found["timeline"] = scores.pair_parts(video.frames, masks).cosine
+        found["timeline"] = scores.pair_sums(video.frames, masks).cosine
         soft_masks = soft_spec.model(params).own_masks(video, captions)
         return found | external.named_masks(soft_masks, masks, cfg.masks.kind)
 

@@ -10,7 +10,7 @@ A pair is scored under one of two kinds of masks:
     pair_scores       both masks are computed for that pair
     own_mask_scores   the masks that the caption has with its own video, applied to every video
 
-Nothing of shape `[b c f d]` is stored: `CosineParts` holds the three sums over d apart, so that
+Nothing of shape `[b c f d]` is stored: `CosineSums` holds the three sums over d apart, so that
 matmuls can compute them, and `pool_frames` turns them into the score of a pair. All sums are
 float32, also for bfloat16 inputs. A zero vector (an empty mask) has cosine 0 with everything, and
 passes no gradient.
@@ -61,7 +61,7 @@ def cosines(videos: Float[Array, "b d"], captions: Float[Array, "c d"]) -> Float
     return _einsum("bd,cd->bc", videos, captions)
 
 
-class CosineParts(NamedTuple):
+class CosineSums(NamedTuple):
     """The sums over d that make up the cosine of a masked frame and its part of a caption."""
 
     dot: Float[Array, "... f"]  # v . s
@@ -74,14 +74,16 @@ class CosineParts(NamedTuple):
         return self.dot * _inverse_length(self.video_sq) * _inverse_length(self.text_sq)
 
 
-class FrameSums(NamedTuple):
-    """Lengths of a video's frames, for the `aligned` pool; leading axes as in `CosineParts`."""
+class FrameLengths(NamedTuple):
+    """Lengths of a video's frames, for the `aligned` pool; leading axes as in `CosineSums`."""
 
-    length: Float[Array, "... f"]  # |zv| of each frame
-    total: Float[Array, "..."]  # length of the sum of the valid frames, each scaled to length 1
+    of_frames: Float[Array, "... f"]  # |zv|
+    of_sum: Float[Array, "..."]  # of the sum of the valid frames, each scaled to length 1
 
 
-def frame_sums(frames: Float[Array, "... f d"], frame_mask: Bool[Array, "... f"]) -> FrameSums:
+def frame_lengths(
+    frames: Float[Array, "... f d"], frame_mask: Bool[Array, "... f"]
+) -> FrameLengths:
     """Lengths of a video's frames and of their sum.
 
     Args:
@@ -89,7 +91,7 @@ def frame_sums(frames: Float[Array, "... f d"], frame_mask: Bool[Array, "... f"]
         frame_mask: `[... f]`; frames where it is False are not read.
     """
     frames = jnp.where(frame_mask[..., None], frames.astype(jnp.float32), 0.0)
-    return FrameSums(_length(frames), _length(normalise(frames).sum(-2)))
+    return FrameLengths(_length(frames), _length(normalise(frames).sum(-2)))
 
 
 def _length(vectors: Float[Array, "... d"]) -> Float[Array, "..."]:
@@ -98,7 +100,7 @@ def _length(vectors: Float[Array, "... d"]) -> Float[Array, "..."]:
     return squared * _inverse_length(squared)
 
 
-def own_mask_parts(frames: Float[Array, "b f d"], masks: ConceptMasks) -> CosineParts:
+def own_mask_sums(frames: Float[Array, "b f d"], masks: ConceptMasks) -> CosineSums:
     """Applies each caption's own masks to every video, by two matmuls (docs/method.md, 3).
 
     cos(zv[b f] * m[c f], s[c f]) = (zv[b f] . (m * s)[c f]) / sqrt(zv[b f]^2 . m[c f]^2) / |s[c f]|
@@ -112,13 +114,13 @@ def own_mask_parts(frames: Float[Array, "b f d"], masks: ConceptMasks) -> Cosine
         masks: `[c f d]` m^V and s of each caption with its own video.
 
     Returns:
-        Parts `[b c f]`, float32.
+        Sums `[b c f]`, float32.
     """
     frames, video_mask, part = _float32(frames, masks.video, masks.part)
     dot = _einsum("bfd,cfd->bcf", frames, video_mask * part)
     video_sq = _einsum("bfd,cfd->bcf", jnp.square(frames), jnp.square(video_mask))
     text_sq = jnp.square(part).sum(-1)
-    return CosineParts(dot, video_sq, jnp.broadcast_to(text_sq, dot.shape))
+    return CosineSums(dot, video_sq, jnp.broadcast_to(text_sq, dot.shape))
 
 
 def own_mask_scores(
@@ -136,19 +138,19 @@ def own_mask_scores(
         own_frame_mask: `[c f]` valid frames of each caption's own video.
         pool: see `pool_frames`.
     """
-    parts = own_mask_parts(video.frames, masks)
+    sums = own_mask_sums(video.frames, masks)
     both = video.frame_mask[:, None] & own_frame_mask
-    sums = frame_sums(video.frames, video.frame_mask)
+    lengths = frame_lengths(video.frames, video.frame_mask)
     # For each pair, the length of the sum of the frames that are valid in both videos.
     unit = normalise(jnp.where(video.frame_mask[..., None], video.frames, 0))
     products = _einsum("bfd,bgd->bfg", unit, unit)
     valid = own_frame_mask.astype(jnp.float32)
     total_sq = _einsum("cf,bfg,cg->bc", valid, products, valid)
     total = total_sq * _inverse_length(total_sq)
-    return pool_frames(parts, both, pool, FrameSums(sums.length[:, None], total))
+    return pool_frames(sums, both, pool, FrameLengths(lengths.of_frames[:, None], total))
 
 
-def pair_parts(frames: Float[Array, "... f d"], masks: ConceptMasks) -> CosineParts:
+def pair_sums(frames: Float[Array, "... f d"], masks: ConceptMasks) -> CosineSums:
     """Applies a pair's masks to its frames; leading axes broadcast.
 
     Args:
@@ -156,19 +158,19 @@ def pair_parts(frames: Float[Array, "... f d"], masks: ConceptMasks) -> CosinePa
         masks: `[... f d]` m^V and s of the pair.
 
     Returns:
-        Parts `[... f]`, float32.
+        Sums `[... f]`, float32.
     """
     frames, video_mask, part = _float32(frames, masks.video, masks.part)
     selected = frames * video_mask
     sums = (selected * part).sum(-1), jnp.square(selected).sum(-1), jnp.square(part).sum(-1)
-    return CosineParts(*jnp.broadcast_arrays(*sums))
+    return CosineSums(*jnp.broadcast_arrays(*sums))
 
 
 def pool_frames(
-    parts: CosineParts,
+    sums: CosineSums,
     frame_mask: Bool[Array, "... f"],
     pool: Pool,
-    sums: FrameSums | None = None,
+    lengths: FrameLengths | None = None,
 ) -> Float[Array, "..."]:
     """Pools the frames of a pair into its score (docs/method.md, 3).
 
@@ -184,10 +186,10 @@ def pool_frames(
     under `joint`; under `mean` and `softmax` it counts as cosine 0.
 
     Args:
-        parts: `[... f]` from `own_mask_parts` or `pair_parts`; any values at padded frames.
-        frame_mask: `[... f]`, broadcast against the parts.
+        sums: `[... f]` from `own_mask_sums` or `pair_sums`; any values at padded frames.
+        frame_mask: `[... f]`, broadcast against the sums.
         pool: one of `aligned`, `softmax`, `mean`, `joint`.
-        sums: of the video; only `aligned` needs them.
+        lengths: of the video; only `aligned` needs them.
 
     Returns:
         `[...]` scores in [-1, 1]; those of `aligned` can be larger when frames differ and each
@@ -196,14 +198,14 @@ def pool_frames(
     Raises:
         ValueError: for another pool.
     """
-    parts = CosineParts(*(jnp.where(frame_mask, part, 0.0) for part in parts))
+    sums = CosineSums(*(jnp.where(frame_mask, x, 0.0) for x in sums))
     if pool == "aligned":
-        dots = parts.dot * _inverse_length(jnp.square(sums.length))
-        mean_sq = parts.text_sq.sum(-1) / jnp.maximum(frame_mask.sum(-1), 1)
-        return dots.sum(-1) * _inverse_length(jnp.square(sums.total)) * _inverse_length(mean_sq)
+        dots = sums.dot * _inverse_length(jnp.square(lengths.of_frames))
+        mean_sq = sums.text_sq.sum(-1) / jnp.maximum(frame_mask.sum(-1), 1)
+        return dots.sum(-1) * _inverse_length(jnp.square(lengths.of_sum)) * _inverse_length(mean_sq)
     if pool == "joint":
-        return CosineParts(*(part.sum(-1) for part in parts)).cosine
-    cosine = parts.cosine
+        return CosineSums(*(x.sum(-1) for x in sums)).cosine
+    cosine = sums.cosine
     if pool == "mean":
         return cosine.sum(-1) / jnp.maximum(frame_mask.sum(-1), 1)
     if pool == "softmax":
@@ -247,8 +249,10 @@ def pair_scores(
     one_pair = partial(_pair_score, networks, pool)
 
     def one_video(frames, frame_mask):
-        sums = frame_sums(frames, frame_mask)
-        return jax.vmap(one_pair, in_axes=(None, None, None, 0))(frames, frame_mask, sums, captions)
+        lengths = frame_lengths(frames, frame_mask)
+        return jax.vmap(one_pair, in_axes=(None, None, None, 0))(
+            frames, frame_mask, lengths, captions
+        )
 
     return jax.vmap(one_video)(frames, video.frame_mask)
 
@@ -258,23 +262,23 @@ def matched_scores(
 ) -> Float[Array, "b"]:
     """`pair_scores` of each video with the caption in the same row."""
     frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
-    sums = frame_sums(frames, video.frame_mask)
+    lengths = frame_lengths(frames, video.frame_mask)
     one_pair = partial(_pair_score, networks, pool)
-    return jax.vmap(one_pair)(frames, video.frame_mask, sums, captions)
+    return jax.vmap(one_pair)(frames, video.frame_mask, lengths, captions)
 
 
-def _pair_score(networks, pool: Pool, frames, frame_mask, sums: FrameSums, caption):
+def _pair_score(networks, pool: Pool, frames, frame_mask, lengths: FrameLengths, caption):
     """The score of one video, its padded frames zero, with one caption."""
     if networks.has_masks:
-        parts = pair_parts(frames, networks.masks(frames, frame_mask, caption))
+        sums = pair_sums(frames, networks.masks(frames, frame_mask, caption))
     else:
-        parts = _unmasked_parts(frames, caption.pooled)
-    return pool_frames(parts, frame_mask, pool, sums)
+        sums = _unmasked_sums(frames, caption.pooled)
+    return pool_frames(sums, frame_mask, pool, lengths)
 
 
-def _unmasked_parts(frames: Float[Array, "f d"], text_pooled: Float[Array, "d"]) -> CosineParts:
-    """`pair_parts` under masks of ones, with a dot product that vmap turns into a matmul."""
+def _unmasked_sums(frames: Float[Array, "f d"], text_pooled: Float[Array, "d"]) -> CosineSums:
+    """`pair_sums` under masks of ones, with a dot product that vmap turns into a matmul."""
     frames, text_pooled = _float32(frames, text_pooled)
     video_sq = jnp.square(frames).sum(-1)
     text_sq = jnp.broadcast_to(jnp.square(text_pooled).sum(), video_sq.shape)
-    return CosineParts(_einsum("fd,d->f", frames, text_pooled), video_sq, text_sq)
+    return CosineSums(_einsum("fd,d->f", frames, text_pooled), video_sq, text_sq)

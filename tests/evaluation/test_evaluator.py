@@ -9,7 +9,7 @@ from mova_jax.data.storyboard.generate import TOKENIZER, ensure
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.context import Evaluation
 from mova_jax.evaluation.evaluator import EVALUATIONS, Evaluator
-from mova_jax.losses.scores import frame_sums, pair_parts, pool_frames, search_pool
+from mova_jax.losses.scores import frame_lengths, pair_sums, pool_frames, search_pool
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.report.report import write_report
 from mova_jax.training.state import make_train_spec
@@ -67,9 +67,9 @@ def by_hand(full):
             caption = jax.tree.map(lambda leaf, c=c: leaf[c], captions)
             mask = embedded.video.frame_mask[b]
             masks = model.masks(embedded.video.frames[b], mask, caption)
-            parts = pair_parts(embedded.video.frames[b], masks)
-            sums = frame_sums(embedded.video.frames[b], mask)
-            scores[b, c] = pool_frames(parts, mask, pool, sums)
+            sums = pair_sums(embedded.video.frames[b], masks)
+            lengths = frame_lengths(embedded.video.frames[b], mask)
+            scores[b, c] = pool_frames(sums, mask, pool, lengths)
     return scores
 
 

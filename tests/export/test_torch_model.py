@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from mova_jax.config import KEYS, flatten
 from mova_jax.export import torch_model
-from mova_jax.losses.scores import global_scores, pair_parts, pair_scores, search_pool
+from mova_jax.losses.scores import global_scores, pair_scores, pair_sums, search_pool
 from mova_jax.models import layers
 from mova_jax.typing import Batch
 from mova_jax.utils.trees import parameter_names
@@ -98,7 +98,7 @@ def jax_outputs(model, batch, cfg):
         masks = model.own_masks(video, captions)
         found = {"zv": video.frames, "pooled": video.pooled, "y": text.tokens, "zt": text.pooled}
         found |= {"masks.text": masks.text, "masks.video": masks.video, "masks.part": masks.part}
-        found["timeline"] = pair_parts(video.frames, masks).cosine
+        found["timeline"] = pair_sums(video.frames, masks).cosine
         found["global"] = global_scores(video, text)
         if cfg.model.modular_scale:
             pool = search_pool(cfg.losses, cfg.eval)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mova_jax.losses import scores as scores_lib
-from mova_jax.losses.scores import CosineParts
+from mova_jax.losses.scores import CosineSums
 from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
 
 POOLS = ["aligned", "softmax", "mean", "joint"]
@@ -92,8 +92,8 @@ def own_inputs(c=C):
     return normal(0, B, F, D), hard_masks(1, c, F, D), video, normal(4, c, D)
 
 
-def own_parts(frames, text, video, pooled):
-    return scores_lib.own_mask_parts(frames, concept_masks(text, video, pooled[:, None]))
+def own_sums(frames, text, video, pooled):
+    return scores_lib.own_mask_sums(frames, concept_masks(text, video, pooled[:, None]))
 
 
 def own_vectors(frames, text, video, pooled):
@@ -101,11 +101,11 @@ def own_vectors(frames, text, video, pooled):
     return v, jnp.broadcast_to((pooled[:, None] * text)[None], v.shape)
 
 
-def test_own_mask_parts_equal_the_dense_form():
+def test_own_mask_sums_equal_the_dense_form():
     v, s = own_vectors(*own_inputs())
-    parts = own_parts(*own_inputs())
-    assert_same(parts, CosineParts((v * s).sum(-1), (v * v).sum(-1), (s * s).sum(-1)))
-    assert_same(parts.cosine, cosine_reference(v, s))
+    sums = own_sums(*own_inputs())
+    assert_same(sums, CosineSums((v * s).sum(-1), (v * v).sum(-1), (s * s).sum(-1)))
+    assert_same(sums.cosine, cosine_reference(v, s))
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -129,18 +129,18 @@ def test_own_mask_scores_equal_the_dense_form_in_values_and_gradients(pool):
     assert np.abs(gradients[0][1]).max() > 1e-3  # the text masks do get a gradient
 
 
-def test_own_mask_parts_agree_with_pair_parts_of_the_same_masks():
+def test_own_mask_sums_agree_with_pair_sums_of_the_same_masks():
     frames, text, video, pooled = own_inputs()
     for c in range(C):
-        one = scores_lib.pair_parts(frames, concept_masks(text[c], video[c], pooled[c]))
-        assert_same(one, jax.tree.map(lambda x, c=c: x[:, c], own_parts(*own_inputs())))
+        one = scores_lib.pair_sums(frames, concept_masks(text[c], video[c], pooled[c]))
+        assert_same(one, jax.tree.map(lambda x, c=c: x[:, c], own_sums(*own_inputs())))
 
 
-def test_permuted_videos_and_captions_permute_the_parts():
+def test_permuted_videos_and_captions_permute_the_sums():
     frames, text, video, pooled = own_inputs()
     b, c = np.array([3, 0, 4, 1, 2]), np.array([2, 0, 1])
-    parts = own_parts(frames[b], text[c], video[c], pooled[c])
-    assert_same(parts, jax.tree.map(lambda x: x[b][:, c], own_parts(*own_inputs())))
+    sums = own_sums(frames[b], text[c], video[c], pooled[c])
+    assert_same(sums, jax.tree.map(lambda x: x[b][:, c], own_sums(*own_inputs())))
 
 
 # -- cosine
@@ -150,9 +150,9 @@ def test_cosine_worked_by_hand():
     # v = (3, 4, 0) under mask (1, 1, 0), s = (0, 2, 5) under mask (0, 1, 0): cos = 8 / (5 * 2).
     text, video = jnp.array([[0.0, 1, 0]]), jnp.array([[1.0, 1, 0]])
     masks = concept_masks(text, video, jnp.array([1.0, 2, 5]))
-    parts = scores_lib.pair_parts(jnp.array([[3.0, 4, 7]]), masks)
-    assert_same(parts, CosineParts(jnp.array([8.0]), jnp.array([25.0]), jnp.array([4.0])))
-    assert_same(parts.cosine, jnp.array([0.8]))
+    sums = scores_lib.pair_sums(jnp.array([[3.0, 4, 7]]), masks)
+    assert_same(sums, CosineSums(jnp.array([8.0]), jnp.array([25.0]), jnp.array([4.0])))
+    assert_same(sums.cosine, jnp.array([0.8]))
 
 
 @pytest.mark.parametrize("empty", ["frames", "pooled", "text", "video"])
@@ -169,9 +169,9 @@ def test_empty_vectors_score_zero_with_zero_gradient(empty, pool):
     def score(args):
         masks = concept_masks(args["text"], args["video"], args["pooled"])
         valid = jnp.ones(F, bool)
-        parts = scores_lib.pair_parts(args["frames"], masks)
-        sums = scores_lib.frame_sums(args["frames"], valid)
-        return scores_lib.pool_frames(parts, valid, pool, sums)
+        sums = scores_lib.pair_sums(args["frames"], masks)
+        lengths = scores_lib.frame_lengths(args["frames"], valid)
+        return scores_lib.pool_frames(sums, valid, pool, lengths)
 
     value, gradient = jax.value_and_grad(score)(args)
     assert value == 0
@@ -187,7 +187,7 @@ def test_cosine_does_not_depend_on_length(size):
     ones = jnp.ones((9, D))
 
     def cosine(v):
-        return scores_lib.pair_parts(v, concept_masks(ones, ones, s * size)).cosine
+        return scores_lib.pair_sums(v, concept_masks(ones, ones, s * size)).cosine
 
     assert_same(cosine(v * size), cosine_reference(v, s))
     assert np.isfinite(jax.grad(lambda v: cosine(v).sum())(v * size)).all()
@@ -205,12 +205,12 @@ def test_normalise():
 
 def test_pools_worked_by_hand():
     # Cosines 1, 0.9 and (padded) 0.9; lengths 1 and 1, then 2 and 1.
-    parts = CosineParts(jnp.array([1.0, 1.8, 9]), jnp.array([1.0, 4, 10]), jnp.array([1.0, 1, 10]))
+    sums = CosineSums(jnp.array([1.0, 1.8, 9]), jnp.array([1.0, 4, 10]), jnp.array([1.0, 1, 10]))
     mask = jnp.array([True, True, False])
     # 10 times a difference of 0.1: the better frame weighs e times as much.
     expected = {"mean": 0.95, "softmax": (np.e + 0.9) / (np.e + 1), "joint": 2.8 / np.sqrt(5 * 2)}
     for pool, value in expected.items():
-        assert_same(scores_lib.pool_frames(parts, mask, pool), value)
+        assert_same(scores_lib.pool_frames(sums, mask, pool), value)
 
 
 def test_aligned_worked_by_hand():
@@ -218,13 +218,11 @@ def test_aligned_worked_by_hand():
     # first keeps dimension 0 of the caption (4, 6), the second all of it.
     frames, mask = jnp.array([[3.0, 0], [0, 5], [7, 7]]), jnp.array([True, True, False])
     text = jnp.array([[1.0, 0], [1, 1], [1, 1]])
-    parts = scores_lib.pair_parts(
-        frames, concept_masks(text, jnp.ones((3, 2)), jnp.array([4.0, 6]))
-    )
-    sums = scores_lib.frame_sums(frames, mask)
-    assert_same(sums, scores_lib.FrameSums(jnp.array([3.0, 5, 0]), np.sqrt(2)))
+    sums = scores_lib.pair_sums(frames, concept_masks(text, jnp.ones((3, 2)), jnp.array([4.0, 6])))
+    lengths = scores_lib.frame_lengths(frames, mask)
+    assert_same(lengths, scores_lib.FrameLengths(jnp.array([3.0, 5, 0]), np.sqrt(2)))
     expected = (4 + 6) / np.sqrt(2) / np.sqrt((16 + 52) / 2)
-    assert_same(scores_lib.pool_frames(parts, mask, "aligned", sums), expected)
+    assert_same(scores_lib.pool_frames(sums, mask, "aligned", lengths), expected)
 
 
 def test_aligned_with_open_masks_is_the_global_score_of_mean_frames():
@@ -236,34 +234,34 @@ def test_aligned_with_open_masks_is_the_global_score_of_mean_frames():
 
 
 def test_empty_mask_counts_nothing_in_joint_and_as_zero_in_mean():
-    parts = CosineParts(jnp.array([0.8, 0.0]), jnp.array([1.0, 0.0]), jnp.array([1.0, 0.0]))
+    sums = CosineSums(jnp.array([0.8, 0.0]), jnp.array([1.0, 0.0]), jnp.array([1.0, 0.0]))
     mask = jnp.ones(2, bool)
-    assert_same(scores_lib.pool_frames(parts, mask, "joint"), 0.8)
-    assert_same(scores_lib.pool_frames(parts, mask, "mean"), 0.4)
+    assert_same(scores_lib.pool_frames(sums, mask, "joint"), 0.8)
+    assert_same(scores_lib.pool_frames(sums, mask, "mean"), 0.4)
 
 
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("garbage", [1e30, jnp.inf, jnp.nan])
-def test_parts_at_padded_frames_are_never_read(pool, garbage):
-    parts = own_parts(*own_inputs())
+def test_sums_at_padded_frames_are_never_read(pool, garbage):
+    sums = own_sums(*own_inputs())
     mask = jnp.asarray(FRAME_MASK)[:, None]
-    dirty = jax.tree.map(lambda x: jnp.where(mask, x, garbage), parts)
+    dirty = jax.tree.map(lambda x: jnp.where(mask, x, garbage), sums)
     frames = jnp.where(mask[:, 0, :, None], own_inputs()[0], garbage)
-    sums = scores_lib.frame_sums(frames[:, None], mask)
+    lengths = scores_lib.frame_lengths(frames[:, None], mask)
 
-    def score(parts):
-        return scores_lib.pool_frames(parts, mask, pool, sums)
+    def score(sums):
+        return scores_lib.pool_frames(sums, mask, pool, lengths)
 
-    assert_same(score(dirty), score(parts), atol=0)
-    gradients = [jax.grad(lambda x: weigh(score(x)))(x) for x in (dirty, parts)]
+    assert_same(score(dirty), score(sums), atol=0)
+    gradients = [jax.grad(lambda x: weigh(score(x)))(x) for x in (dirty, sums)]
     assert_same(*gradients, atol=0)
-    assert not score(parts)[3].any()  # a video without a valid frame
+    assert not score(sums)[3].any()  # a video without a valid frame
 
 
 def test_unknown_pool_names_the_choices():
-    parts = CosineParts(jnp.ones(2), jnp.ones(2), jnp.ones(2))
+    sums = CosineSums(jnp.ones(2), jnp.ones(2), jnp.ones(2))
     with pytest.raises(ValueError, match=r"'max'.*'aligned', 'softmax', 'mean', 'joint'"):
-        scores_lib.pool_frames(parts, jnp.ones(2, bool), "max")
+        scores_lib.pool_frames(sums, jnp.ones(2, bool), "max")
 
 
 # -- masks of every pair
@@ -387,7 +385,7 @@ def test_bfloat16_inputs_give_float32_scores():
     assert got.dtype == jnp.float32
     assert_same(got, pair_scores(None, *same[1:], pool="softmax"), atol=1e-6)
     frames, *other_leaves = jax.tree.map(lambda x: x.astype(jnp.bfloat16), own_inputs())
-    parts = own_parts(frames, *other_leaves)
-    assert {part.dtype for part in parts} == {jnp.dtype(jnp.float32)}
-    exact = own_parts(*jax.tree.map(lambda x: x.astype(jnp.float32), (frames, *other_leaves)))
-    assert_same(parts, exact, atol=1e-6)
+    sums = own_sums(frames, *other_leaves)
+    assert {x.dtype for x in sums} == {jnp.dtype(jnp.float32)}
+    exact = own_sums(*jax.tree.map(lambda x: x.astype(jnp.float32), (frames, *other_leaves)))
+    assert_same(sums, exact, atol=1e-6)
