@@ -24,119 +24,48 @@ class Chip:
     # Axes of this length (in 2 dimensions) or of its multiples (in 3) are rings.
     wraps_at: int
     dcn_bandwidth: float  # bytes/s to other slices, one direction
+    devices: int  # JAX devices per chip
     price: float | None  # USD per chip-hour on demand in `price_region`; None: unknown
     price_region: str
     source: str
-    devices: int = 1  # JAX devices per chip
 
 
 PRICES = "list prices on demand, as in public price lists of 2026; they change and differ by region"
 _DOCS = "https://docs.cloud.google.com/tpu/docs"
-
-CHIPS = {
-    chip.name: chip
-    for chip in (
-        Chip(
-            name="v4",
-            kind="TPU v4",
-            peak_flops=275e12,
-            hbm_usable=30.75 * GIB,
-            hbm_bandwidth=1200e9,
-            link_bandwidth=50e9,
-            torus_axes=3,
-            wraps_at=4,
-            dcn_bandwidth=6.25e9,
-            price=3.22,
-            price_region="us-central2",
-            source=f"{_DOCS}/v4; links: arXiv 2304.01433; DCN: jax-ml.github.io/scaling-book/tpus",
-        ),
-        Chip(
-            name="v5e",
-            kind="TPU v5 lite",
-            peak_flops=197e12,
-            hbm_usable=15.75 * GIB,
-            hbm_bandwidth=819e9,
-            link_bandwidth=50e9,  # 400 GB/s in both directions over 4 ports
-            torus_axes=2,
-            wraps_at=16,
-            dcn_bandwidth=200e9 / 8 / 8,  # 2 x 100 Gbit/s a host of 8 chips
-            price=1.20,
-            price_region="us-central1",
-            source=f"{_DOCS}/v5e",
-        ),
-        Chip(
-            name="v5p",
-            kind="TPU v5",
-            peak_flops=459e12,
-            hbm_usable=95.74 * GIB,
-            hbm_bandwidth=2765e9,
-            link_bandwidth=100e9,  # 1,200 GB/s in both directions over 6 ports
-            torus_axes=3,
-            wraps_at=4,
-            dcn_bandwidth=50e9 / 8,
-            price=4.20,
-            price_region="us-central1",
-            source=f"{_DOCS}/tpu7x, table of v5p, v6e and TPU7x",
-        ),
-        Chip(
-            name="v6e",
-            kind="TPU v6 lite",
-            peak_flops=918e12,
-            hbm_usable=31.25 * GIB,
-            hbm_bandwidth=1638e9,
-            link_bandwidth=100e9,  # 800 GB/s in both directions over 4 ports
-            torus_axes=2,
-            wraps_at=16,
-            dcn_bandwidth=100e9 / 8,
-            price=2.70,
-            price_region="us-central1",
-            source=f"{_DOCS}/v6e and {_DOCS}/tpu7x",
-        ),
-        Chip(
-            name="tpu7x",
-            kind="TPU7x",
-            peak_flops=2307e12,
-            hbm_usable=2 * 94.75 * GIB,
-            hbm_bandwidth=7380e9,
-            link_bandwidth=100e9,  # 1,200 GB/s in both directions over 6 ports
-            torus_axes=3,
-            wraps_at=4,
-            dcn_bandwidth=100e9 / 8,
-            price=None,
-            price_region="",
-            source=f"{_DOCS}/tpu7x",
-            devices=2,
-        ),
-        Chip(
-            name="a100",
-            kind="NVIDIA A100-SXM4-80GB",
-            peak_flops=312e12,
-            hbm_usable=80e9,
-            hbm_bandwidth=2039e9,
-            link_bandwidth=300e9,
-            torus_axes=0,
-            wraps_at=0,
-            dcn_bandwidth=25e9,
-            price=None,
-            price_region="",
-            source="NVIDIA A100 datasheet; network: DGX A100, one 200 Gbit/s port a GPU",
-        ),
-        Chip(
-            name="h100",
-            kind="NVIDIA H100 80GB HBM3",
-            peak_flops=989e12,
-            hbm_usable=80e9,
-            hbm_bandwidth=3350e9,
-            link_bandwidth=450e9,
-            torus_axes=0,
-            wraps_at=0,
-            dcn_bandwidth=50e9,
-            price=None,
-            price_region="",
-            source="NVIDIA H100 SXM datasheet, dense; network: DGX H100, one 400 Gbit/s port a GPU",
-        ),
-    )
+_SOURCES = {
+    "v4": f"{_DOCS}/v4; links: arXiv 2304.01433; DCN: jax-ml.github.io/scaling-book/tpus",
+    "v5e": f"{_DOCS}/v5e",
+    "v5p": f"{_DOCS}/tpu7x, table of v5p, v6e and TPU7x",
+    "v6e": f"{_DOCS}/v6e and {_DOCS}/tpu7x",
+    "tpu7x": f"{_DOCS}/tpu7x",
+    "a100": "NVIDIA A100 datasheet; network: DGX A100, one 200 Gbit/s port a GPU",
+    "h100": "NVIDIA H100 SXM datasheet, dense; network: DGX H100, one 400 Gbit/s port a GPU",
 }
+# The fields of `Chip` from `kind` to `price_region`. Links of TPUs, from their sum in both
+# directions: 400 GB/s over 4 ports (v5e), 800 over 4 (v6e), 1,200 over 6 (v5p, TPU7x). DCN of v5e:
+# 2 x 100 Gbit/s a host of 8 chips.
+_FIGURES = {
+    "v4": ("TPU v4", 275e12, 30.75 * GIB, 1200e9, 50e9, 3, 4, 6.25e9, 1, 3.22, "us-central2"),
+    "v5e": ("TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 50e9, 2, 16, 3.125e9, 1, 1.2, "us-central1"),
+    "v5p": ("TPU v5", 459e12, 95.74 * GIB, 2765e9, 100e9, 3, 4, 6.25e9, 1, 4.2, "us-central1"),
+    "v6e": (
+        "TPU v6 lite",
+        918e12,
+        31.25 * GIB,
+        1638e9,
+        100e9,
+        2,
+        16,
+        12.5e9,
+        1,
+        2.7,
+        "us-central1",
+    ),
+    "tpu7x": ("TPU7x", 2307e12, 2 * 94.75 * GIB, 7380e9, 100e9, 3, 4, 12.5e9, 2, None, ""),
+    "a100": ("NVIDIA A100-SXM4-80GB", 312e12, 80e9, 2039e9, 300e9, 0, 0, 25e9, 1, None, ""),
+    "h100": ("NVIDIA H100 80GB HBM3", 989e12, 80e9, 3350e9, 450e9, 0, 0, 50e9, 1, None, ""),
+}
+CHIPS = {name: Chip(name, *figures, source=_SOURCES[name]) for name, figures in _FIGURES.items()}
 
 
 def of_kind(kind: str) -> Chip | None:
