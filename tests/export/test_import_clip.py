@@ -21,22 +21,12 @@ from tests.weights import clips
 
 def make_clip(folder, dim=8):
     """A folder of transformers' CLIPModel with its vocabulary."""
-    import transformers
-
     train_tokenizer(["a red circle moves left"] * 4, 520, folder)
     end = Tokenizer(folder).eot_id
-    common = {"num_attention_heads": 2, "num_hidden_layers": 2, "projection_dim": dim}
-    config = transformers.CLIPConfig(
-        text_config=common
-        | {"hidden_size": 16, "intermediate_size": 64, "vocab_size": end + 1}
-        | {"max_position_embeddings": 77, "eos_token_id": end, "bos_token_id": end - 1}
-        | {"pad_token_id": end},
-        vision_config=common
-        | {"hidden_size": 12, "intermediate_size": 48, "image_size": 16, "patch_size": 8},
-        projection_dim=dim,
-    )
-    model = transformers.CLIPModel(config)
-    clips.draw(model, 0.3)
+    ids = {"eos_token_id": end, "bos_token_id": end - 1, "pad_token_id": end}
+    text = {"vocab_size": end + 1, "max_position_embeddings": 77} | ids
+    vision = {"image_size": 16, "patch_size": 8}
+    model = clips.random_clip((16, 2, text), (12, 2, vision), projection_dim=dim)
     model.save_pretrained(folder)
     return model
 
@@ -61,13 +51,8 @@ def test_import_makes_a_model_of_clips_sizes_for_248_tokens(clip, tmp_path, caps
     assert "text positions stretched from 77 to 248" in report and "tmn (" in report
     folder = tmp_path / "out" / "pytorch"
     model = json.loads((folder / "config.json").read_text())["model"]
-    assert model["vision"] == {
-        "image_size": 16,
-        "patch_size": 8,
-        "width": 12,
-        "layers": 2,
-        "heads": 2,
-    }
+    sizes = {"image_size": 16, "patch_size": 8, "width": 12, "layers": 2, "heads": 2}
+    assert model["vision"] == sizes
     assert model["text"]["context"] == 248 and model["text"]["heads"] == 2
     source, made = read_tensors(clip), read_tensors(folder)
     np.testing.assert_array_equal(

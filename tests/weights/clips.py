@@ -32,34 +32,29 @@ SAME = {
 }
 
 
-@functools.cache
-def reference(activation: str = "quick_gelu", context: int = CONTEXT, dim: int = tiny.D):
-    """transformers' CLIPModel; `dim` is the joint embedding's."""
-    common = {"num_attention_heads": 2, "hidden_act": activation, "projection_dim": dim}
-    text = {
-        "hidden_size": tiny.W,
-        "intermediate_size": 4 * tiny.W,
-        "num_hidden_layers": SIZES["text"],
-        "vocab_size": tiny.VOCAB,
-        "max_position_embeddings": context,
-        "eos_token_id": END,
-        "bos_token_id": 0,
-        "pad_token_id": 1,
-    }
-    vision = {
-        "hidden_size": 12,
-        "intermediate_size": 48,
-        "num_hidden_layers": SIZES["vision"],
-        "image_size": tiny.SIZE,
-        "patch_size": 4,
-    }
-    model = transformers.CLIPModel(
-        transformers.CLIPConfig(
-            text_config=common | text, vision_config=common | vision, projection_dim=dim
-        )
+def random_clip(text, vision, **common):
+    """transformers' CLIPModel of two towers: width, layers, other keys."""
+    towers = []
+    for width, layers, keys in (text, vision):
+        sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
+        towers.append({"num_attention_heads": 2} | common | sizes | keys)
+    dim = common["projection_dim"]
+    config = transformers.CLIPConfig(
+        text_config=towers[0], vision_config=towers[1], projection_dim=dim
     )
+    model = transformers.CLIPModel(config)
     draw(model, 0.3)
     return model.eval()
+
+
+@functools.cache
+def reference(activation: str = "quick_gelu", context: int = CONTEXT, dim: int = tiny.D):
+    """A CLIPModel of `SIZES`; `dim` is the joint embedding's."""
+    ids = {"eos_token_id": END, "bos_token_id": 0, "pad_token_id": 1}
+    text = {"vocab_size": tiny.VOCAB, "max_position_embeddings": context} | ids
+    vision = {"image_size": tiny.SIZE, "patch_size": 4}
+    towers = (tiny.W, SIZES["text"], text), (12, SIZES["vision"], vision)
+    return random_clip(*towers, hidden_act=activation, projection_dim=dim)
 
 
 def draw(model: torch.nn.Module, size: float) -> None:
@@ -78,48 +73,43 @@ def draw(model: torch.nn.Module, size: float) -> None:
 # -- layouts, from transformers' names
 
 
-def _block(w, theirs, ours):
-    """One block under OpenAI's names."""
-    three = [f"{theirs}.self_attn.{x}_proj" for x in "qkv"]
-    return {
-        f"{ours}.attn.in_proj_weight": torch.cat([w[f"{x}.weight"] for x in three]),
-        f"{ours}.attn.in_proj_bias": torch.cat([w[f"{x}.bias"] for x in three]),
-        f"{ours}.attn.out_proj.weight": w[f"{theirs}.self_attn.out_proj.weight"],
-        f"{ours}.attn.out_proj.bias": w[f"{theirs}.self_attn.out_proj.bias"],
-        f"{ours}.ln_1.weight": w[f"{theirs}.layer_norm1.weight"],
-        f"{ours}.ln_1.bias": w[f"{theirs}.layer_norm1.bias"],
-        f"{ours}.mlp.c_fc.weight": w[f"{theirs}.mlp.fc1.weight"],
-        f"{ours}.mlp.c_fc.bias": w[f"{theirs}.mlp.fc1.bias"],
-        f"{ours}.mlp.c_proj.weight": w[f"{theirs}.mlp.fc2.weight"],
-        f"{ours}.mlp.c_proj.bias": w[f"{theirs}.mlp.fc2.bias"],
-        f"{ours}.ln_2.weight": w[f"{theirs}.layer_norm2.weight"],
-        f"{ours}.ln_2.bias": w[f"{theirs}.layer_norm2.bias"],
-    }
+# OpenAI's names for the modules of a tower, of a block, and for what has a name of its own.
+_TOWERS = {
+    "vision_model.pre_layrnorm": "visual.ln_pre",
+    "vision_model.post_layernorm": "visual.ln_post",
+    "text_model.final_layer_norm": "ln_final",
+}
+_BLOCK = {
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+_SINGLE = {
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "logit_scale": "logit_scale",
+}
 
 
 def _openai_names(w) -> dict[str, torch.Tensor]:
     """All weights under OpenAI's names."""
-    text, vision = "text_model", "vision_model"
-    made = {
-        "visual.conv1.weight": w[f"{vision}.embeddings.patch_embedding.weight"],
-        "visual.class_embedding": w[f"{vision}.embeddings.class_embedding"],
-        "visual.positional_embedding": w[f"{vision}.embeddings.position_embedding.weight"],
-        "visual.ln_pre.weight": w[f"{vision}.pre_layrnorm.weight"],
-        "visual.ln_pre.bias": w[f"{vision}.pre_layrnorm.bias"],
-        "visual.ln_post.weight": w[f"{vision}.post_layernorm.weight"],
-        "visual.ln_post.bias": w[f"{vision}.post_layernorm.bias"],
-        "visual.proj": w["visual_projection.weight"].T.contiguous(),
-        "token_embedding.weight": w[f"{text}.embeddings.token_embedding.weight"],
-        "positional_embedding": w[f"{text}.embeddings.position_embedding.weight"],
-        "ln_final.weight": w[f"{text}.final_layer_norm.weight"],
-        "ln_final.bias": w[f"{text}.final_layer_norm.bias"],
-        "text_projection": w["text_projection.weight"].T.contiguous(),
-        "logit_scale": w["logit_scale"],
-    }
-    for tower, stack in ((vision, "visual.transformer"), (text, "transformer")):
-        depth = sum(f"{tower}.encoder" in n and n.endswith("fc1.weight") for n in w)
-        for i in range(depth):
-            made |= _block(w, f"{tower}.encoder.layers.{i}", f"{stack}.resblocks.{i}")
+    modules, made = dict(_TOWERS), {ours: w[theirs] for theirs, ours in _SINGLE.items()}
+    for tower, stack in (("vision", "visual.transformer"), ("text", "transformer")):
+        for i in range(sum(f"{tower}_model.encoder" in n and n.endswith("fc1.bias") for n in w)):
+            theirs, ours = f"{tower}_model.encoder.layers.{i}", f"{stack}.resblocks.{i}"
+            modules |= {f"{theirs}.{a}": f"{ours}.{b}" for a, b in _BLOCK.items()}
+            for x in ("weight", "bias"):
+                three = [w[f"{theirs}.self_attn.{part}_proj.{x}"] for part in "qkv"]
+                made[f"{ours}.attn.in_proj_{x}"] = torch.cat(three)
+    for x in ("weight", "bias"):
+        made |= {f"{ours}.{x}": w[f"{theirs}.{x}"] for theirs, ours in modules.items()}
+    for theirs, ours in (("visual_projection", "visual.proj"), ("text_projection",) * 2):
+        made[ours] = w[f"{theirs}.weight"].T.contiguous()
     return made
 
 
@@ -160,22 +150,13 @@ def long_clip(w) -> dict[str, torch.Tensor]:
 
 def mask_network(width: int, seed: int = 1) -> dict[str, torch.Tensor]:
     """Random weights of SmartCLIP's mask network."""
-    shapes = {
-        "resblocks.0.attn.in_proj_weight": (3 * width, width),
-        "resblocks.0.attn.in_proj_bias": (3 * width,),
-        "resblocks.0.attn.out_proj.weight": (width, width),
-        "resblocks.0.attn.out_proj.bias": (width,),
-        "resblocks.0.ln_1.weight": (width,),
-        "resblocks.0.ln_1.bias": (width,),
-        "resblocks.0.mlp.c_fc.weight": (4 * width, width),
-        "resblocks.0.mlp.c_fc.bias": (4 * width,),
-        "resblocks.0.mlp.c_proj.weight": (width, 4 * width),
-        "resblocks.0.mlp.c_proj.bias": (width,),
-        "resblocks.0.ln_2.weight": (width,),
-        "resblocks.0.ln_2.bias": (width,),
-        "attn_pool.attention.weight": (1, width),
-        "attn_pool.attention.bias": (1,),
-    }
+    layers = {"attn.out_proj": (width, width), "mlp.c_fc": (4 * width, width)}
+    layers |= {"mlp.c_proj": (width, 4 * width), "ln_1": (width,), "ln_2": (width,)}
+    shapes = {f"resblocks.0.{name}.weight": shape for name, shape in layers.items()}
+    shapes |= {f"resblocks.0.{name}.bias": shape[:1] for name, shape in layers.items()}
+    shapes |= {"resblocks.0.attn.in_proj_weight": (3 * width, width)}
+    shapes |= {"resblocks.0.attn.in_proj_bias": (3 * width,)}
+    shapes |= {"attn_pool.attention.weight": (1, width), "attn_pool.attention.bias": (1,)}
     generator = torch.Generator().manual_seed(seed)
     drawn = {n: 0.3 * torch.randn(shape, generator=generator) for n, shape in shapes.items()}
     return {f"mask_net.{name}": value for name, value in drawn.items()}
