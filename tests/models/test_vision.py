@@ -1,10 +1,8 @@
-"""The frame encoder against the CLIP of transformers, and parameter counts against papers."""
+"""The frame encoder, and parameter counts against papers. tests/weights compares it with CLIP."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-import torch
 from flax import nnx
 
 from configs.base import get_config
@@ -12,33 +10,16 @@ from mova_jax.config import from_config_dict
 from mova_jax.models.mova import Mova, count_parameters
 from mova_jax.models.vision import VisionTower
 from tests import tiny
-from tests.models import torch_clip
-
-# The published preprocessing of CLIP.
-MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
-STD = np.array([0.26862954, 0.26130258, 0.27577711])
 
 
-def tower(activation="gelu", **changes):
+def tower(**changes):
     cfg = tiny.config(model__vision__layers=2).model.vision
     options = {"dtype": jnp.float32, "remat": "none"} | changes
-    return tiny.drawn(lambda: VisionTower(cfg, tiny.D, activation, rngs=nnx.Rngs(0), **options))
+    return tiny.drawn(lambda: VisionTower(cfg, tiny.D, "gelu", rngs=nnx.Rngs(0), **options))
 
 
 def frames(n=5):
     return np.random.default_rng(1).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
-def test_frame_embeddings_equal_transformers(activation):
-    reference = torch_clip.torch_clip(activation)
-    weights = torch_clip.vision_weights(torch_clip.weights_of(reference))
-    ours = torch_clip.load(tower(activation), weights)
-    pixels = torch.tensor((frames() / 255 - MEAN) / STD, dtype=torch.float32).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        pooled = reference.vision_model(pixel_values=pixels).pooler_output
-        expected = reference.visual_projection(pooled)
-    torch_clip.assert_close(tiny.jit(ours)(frames()), expected)
 
 
 def test_frames_are_independent_and_bytes_do_not_overflow():
@@ -62,7 +43,8 @@ def test_remat_gives_the_same_gradient_and_bfloat16_nearly_the_same_value():
     tiny.assert_near(again, plain, 1e-5)
     half = tiny.jit(tower(dtype=jnp.bfloat16))(frames())
     assert half.dtype == jnp.float32
-    torch_clip.assert_close(half, tiny.jit(tower())(frames()), relative=0.03)
+    exact = np.asarray(tiny.jit(tower())(frames()))
+    np.testing.assert_allclose(half, exact, rtol=0, atol=0.03 * np.abs(exact).max())
 
 
 def parameters(argument, **changes):

@@ -211,31 +211,30 @@ def inputs(size: int = tiny.SIZE, lengths=LENGTHS, vocab: int = tiny.VOCAB):
 
 
 def theirs(clip, frames, tokens, mask) -> dict[str, np.ndarray]:
-    """Image and text embeddings, not normalised, and logits of all pairs."""
+    """Embeddings, not normalised, states of the valid tokens, and logits of all pairs."""
     mean = np.array([0.48145466, 0.4578275, 0.40821073])
     std = np.array([0.26862954, 0.26130258, 0.27577711])
     pixels = torch.tensor((frames / 255 - mean) / std, dtype=torch.float32).permute(0, 3, 1, 2)
     text = {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask.astype(int))}
     with torch.no_grad():
         image = clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
-        words = clip.text_projection(clip.text_model(**text).pooler_output)
+        words = clip.text_model(**text)
+        sentences = clip.text_projection(words.pooler_output).numpy()
         logits = clip(pixel_values=pixels, **text).logits_per_image
-    return {"image": image.numpy(), "text": words.numpy(), "logits": logits.numpy()}
+    tokens = words.last_hidden_state.numpy() * mask[..., None]
+    return {"image": image.numpy(), "text": sentences, "tokens": tokens, "logits": logits.numpy()}
 
 
 def outputs(model: Mova, frames, tokens, mask) -> dict[str, jax.Array]:
     """The outputs of `theirs` by our model; to be compiled."""
-    image = model.vision(frames)
-    text = model.encode_text(tokens, mask).pooled
-    return {
-        "image": image,
-        "text": text,
-        "logits": model.scale * normalise(image) @ normalise(text).T,
-    }
+    image, text = model.vision(frames), model.encode_text(tokens, mask)
+    logits = model.scale * normalise(image) @ normalise(text.pooled).T
+    return {"image": image, "text": text.pooled, "tokens": text.tokens, "logits": logits}
 
 
 def assert_same(got, expected, relative: float = 1e-5) -> None:
     """Every output, against its largest value."""
     for name, value in expected.items():
+        assert got[name].shape == value.shape and got[name].dtype == np.float32, name
         error = np.abs(np.asarray(got[name]) - value).max() / np.abs(value).max()
         assert error <= relative, f"{name} differs by {error} of the largest value"
