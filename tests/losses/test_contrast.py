@@ -1,4 +1,4 @@
-"""Cross-entropies over pairs: by hand, against loops and PyTorch, in values and gradients."""
+"""Cross-entropies over pairs: by hand, against loops, in values and gradients."""
 
 import functools
 
@@ -80,37 +80,11 @@ def test_contrast_equals_loops_in_values_and_gradients(name, example_mask):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_contrast_equals_torch(name):
-    torch = pytest.importorskip("torch")
-    scores = cosines(1, B, B)
-    leaf = torch.tensor(np.asarray(scores), requires_grad=True)
-    own = torch.arange(B)
-
-    def entropy(logits):
-        return torch.nn.functional.cross_entropy(logits, own)
-
-    by_row, by_column = entropy(20 * leaf), entropy(20 * leaf.T)
-    loss = {"global": (by_row + by_column) / 2, "sfdm": by_row, "dfsm": by_column}[name]
-    loss.backward()
-    value, gradient = jax.value_and_grad(lambda x: LOSSES[name](x, 20.0, ALL).mean)(scores)
-    assert_same(value, loss.item())
-    assert_same(gradient, leaf.grad.numpy())
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_contrast_does_not_overflow_and_is_permutation_invariant(name):
+def test_contrast_does_not_overflow(name):
     scores = jnp.eye(B)
     assert_same(LOSSES[name](scores, 100.0, ALL).mean, 0.0)
     # The own pair is 2 worse than all others: 200 + log(3) + what exp(-200) adds.
     assert_same(LOSSES[name](1 - 2 * scores, 100.0, ALL).mean, 200 + np.log(3))
-    scores, order = cosines(2, B, B), np.array([2, 0, 3, 1])
-    shuffled = LOSSES[name](scores[order][:, order], 9.0, SOME[order])
-    assert_same(shuffled, LOSSES[name](scores, 9.0, SOME))
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_equal_scores_give_log_of_the_valid_examples(name):
-    assert_same(LOSSES[name](jnp.full((B, B), 0.3), 50.0, SOME), Term(3 * np.log(3), 3.0))
 
 
 @pytest.mark.parametrize("garbage", [1e30, -jnp.inf, jnp.nan])

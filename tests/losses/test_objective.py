@@ -1,4 +1,4 @@
-"""The objective: every preset, against the method's formulas written as loops."""
+"""The objective: every preset, and whole batches against the dense form."""
 
 import functools
 
@@ -11,12 +11,12 @@ from mova_jax.config.presets import OBJECTIVES
 from mova_jax.losses.objective import objective
 from mova_jax.typing import Batch
 from tests import tiny
-from tests.tiny import B, F
+from tests.losses import dense
+from tests.tiny import B
 
 MASKED = {"text_mask_density", "video_mask_density"}
 MODULAR = {"sfdm", "dfsm", "modular_scale"}
 ALWAYS = {"contrast", "in_batch_r1", "scale"}
-SOFTMAX_SCALE = 10.0
 EVERYTHING = ALWAYS | MODULAR | MASKED | {"frame", "sparsity"}
 
 
@@ -66,95 +66,18 @@ def test_every_preset_is_tested():
     assert {name for name, _ in mark.args[1]} == set(OBJECTIVES)
 
 
-# -- the formulas (docs/method.md, 3 and 4), pair by pair
+# -- the formulas (docs/method.md, 3 and 4)
 
 
-def cosine(v, s):
-    """Cosine of two vectors; 0 if one of them is 0."""
-    lengths = np.linalg.norm(v) * np.linalg.norm(s)
-    return float(v @ s) / lengths if lengths else 0.0
-
-
-def pooled(pairs, cfg):
-    """The score of masked frames and their parts `(v, s)`, by the pool of the configuration."""
-    if cfg.pool == "joint":
-        return cosine(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
-    cosines = np.array([cosine(v, s) for v, s in pairs])
-    weights = np.exp(SOFTMAX_SCALE * cosines) if cfg.pool == "softmax" else np.ones(len(pairs))
-    return (weights * cosines).sum() / weights.sum()
-
-
-def entropy(row, own, scale):
-    """Cross-entropy of a row of scores whose right answer is `own`."""
-    return np.log(np.exp(scale * np.array(row)).sum()) - scale * row[own]
-
-
-def embedded(model, batch):
-    """Embeddings of a batch and the masks `[f d]` of each pair, in float64."""
-
-    @tiny.jit
-    def run(model, batch):
-        video = model.encode_video(batch.frames, batch.frame_mask)
-        text = model.encode_text(batch.tokens, batch.token_mask)
-        captions = model.prepare(text)
-        over_captions = jax.vmap(model.masks, in_axes=(None, None, 0))
-        over_videos = jax.vmap(over_captions, in_axes=(0, 0, None))
-        pairs = over_videos(video.frames, video.frame_mask, captions)
-        return video, text, pairs
-
-    to64 = functools.partial(np.asarray, dtype=np.float64)
-    video, text, masks = jax.tree.map(to64, run(model, batch))
-    pairs = [[jax.tree.map(lambda x, b=b, c=c: x[b, c], masks) for c in range(B)] for b in range(B)]
-    return video, text, pairs
-
-
-def reference(model, batch, cfg):
-    """Every term by loops over valid videos, captions and frames."""
-    video, text, pairs = embedded(model, batch)
-    rows = [b for b in range(B) if batch.example_mask[b]]
-    valid = {b: [f for f in range(F) if batch.frame_mask[b, f]] for b in rows}
-    scale, modular_scale = float(model.scale), float(model.modular_scale)
-    # L_g
-    cosines = [[cosine(video.pooled[b], text.pooled[c]) for c in rows] for b in rows]
-    columns = np.array(cosines).T.tolist()
-    contrast = [
-        entropy(cosines[i], i, scale) + entropy(columns[i], i, scale) for i in range(len(rows))
-    ]
-    # L_tv
-    frame = []
-    for b in rows:
-        for f in valid[b]:
-            zv = video.frames[b, f]
-            others = [pairs[b][b].part[g] for g in valid[b] if g != f]
-            others += [pairs[c][c].part[f] for c in rows if c != b and f in valid[c]]
-            over = [max(0.0, cosine(zv, s) - cfg.margin) for s in others]
-            cost = 1 - cosine(zv, pairs[b][b].part[f])
-            frame.append(cost + (np.mean(over) if over else 0.0))
-    # Modular scores: under masks of each pair, and under a caption's own masks.
-    pair, own = np.zeros((2, len(rows), len(rows)))
-    for i, b in enumerate(rows):
-        for j, c in enumerate(rows):
-            both = [f for f in valid[b] if f in valid[c]]
-            for scores, m, used in ((pair, pairs[b][c], valid[b]), (own, pairs[c][c], both)):
-                masked = [(video.frames[b, f] * m.video[f], m.part[f]) for f in used]
-                scores[i, j] = pooled(masked, cfg)
-    by_video = pair if cfg.dfsm_masks == "pair" else own
-    sfdm = [entropy(pair[i], i, modular_scale) for i in range(len(rows))]
-    dfsm = [entropy(by_video[:, i], i, modular_scale) for i in range(len(rows))]
-    text_open = [pairs[b][b].text_mask_density[f] for b in rows for f in valid[b]]
-    video_open = [pairs[b][b].video[f].mean() for b in rows for f in valid[b]]
-    return {
-        "contrast": np.mean(contrast) / 2,
-        "frame": np.mean(frame),
-        "sfdm": np.mean(sfdm),
-        "dfsm": np.mean(dfsm),
-        "sparsity": np.mean(text_open) + np.mean(video_open),
-        "text_mask_density": np.mean(text_open),
-        "video_mask_density": np.mean(video_open),
-        "in_batch_r1": np.mean(np.argmax(cosines, axis=0) == np.arange(len(rows))),
-        "scale": scale,
-        "modular_scale": modular_scale,
-    }
+@functools.partial(tiny.jit, static_argnums=2)
+def reference(model, batch, cfg, rows):
+    """The loss, its terms and what is watched, from all pairs of the valid rows at once."""
+    video = model.encode_video(batch.frames, batch.frame_mask)
+    text = model.encode_text(batch.tokens, batch.token_mask)
+    loss, found = dense.objective(model, video, text, cfg, rows)
+    cosines = dense.cosine(video.pooled[rows][:, None], text.pooled[rows][None])
+    found["in_batch_r1"] = (cosines.argmax(0) == jnp.arange(len(rows))).mean()
+    return loss, found | {"scale": model.scale, "modular_scale": model.modular_scale}
 
 
 @pytest.mark.parametrize(
@@ -166,19 +89,20 @@ def reference(model, batch, cfg):
     ],
     ids=["select-softmax", "tokens-joint-own", "cross-mean-soft"],
 )
-def test_full_objective_equals_the_loops(options):
+def test_full_objective_equals_the_dense_form(options):
     model, cfg = tiny.model(**options), tiny.config(**options).losses
     assert (cfg.frame_form, cfg.frame_negatives) == ("hinge", "same_index")
     arrays = tiny.batch_arrays()
     arrays["frame_mask"][2] = False  # one padded example
     batch = Batch(**{name: jnp.asarray(x) for name, x in arrays.items()})
     loss, metrics = value_of(model, batch, cfg)
-    expected = reference(model, batch, cfg)
-    assert set(metrics) == set(expected)
+    rows = np.flatnonzero(batch.example_mask)
+    total, expected = reference(model, batch, cfg, rows)
+    densities = [metrics.pop(name) for name in sorted(MASKED)]
+    np.testing.assert_allclose(sum(densities), expected["sparsity"], rtol=1e-4)
+    assert set(metrics) == set(expected) and len(rows) == B - 1
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-    weights = {t: getattr(cfg, t) for t in ("contrast", "frame", "sfdm", "dfsm", "sparsity")}
-    total = sum(weight * expected[term] for term, weight in weights.items())
     np.testing.assert_allclose(loss, total, rtol=1e-4)
 
 
