@@ -275,14 +275,11 @@ def exported(folder, variant, **config):
 
 def test_the_file_imports_torch_and_safetensors_only():
     tree = ast.parse(pathlib.Path(torch_model.__file__).read_text(encoding="utf-8"))
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            found.add(node.module)
-    roots = {name.split(".")[0] for name in found}
+    absolute = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    others = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not any(node.level for node in others)
+    found = [alias.name for node in absolute for alias in node.names]
+    roots = {name.split(".")[0] for name in found + [node.module for node in others]}
     assert {"torch", "safetensors"} < roots
     assert roots - {"torch", "safetensors"} <= set(sys.stdlib_module_names)
 
