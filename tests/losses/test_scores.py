@@ -323,7 +323,9 @@ def test_padded_frames_are_never_read(pool, garbage):
 def test_bfloat16_inputs_give_float32_scores():
     def cast(tree, dtype):
         floats = jnp.floating
-        return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x, floats) else x, tree)
+        return jax.tree.map(
+            lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, floats) else x, tree
+        )
 
     small = cast(pair_inputs(), jnp.bfloat16)
     same = cast(small, jnp.float32)
