@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from mova_jax.losses import contrast
 from mova_jax.losses.replica_group import SingleReplica
@@ -59,6 +61,27 @@ def loop_reference(name, scores, scale, example_mask):
         by_row, by_column = (-jnp.log(jnp.exp(scale * scores[i, i]) / x) for x in (row, column))
         total += {"global": (by_row + by_column) / 2, "sfdm": by_row, "dfsm": by_column}[name]
     return total, float(len(valid))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_contrast_equals_the_cross_entropies_of_torch(name):
+    scores, scale = cosines(0, B, B), 7.0
+    given = torch.tensor(np.asarray(scores), requires_grad=True)
+    owners = torch.arange(B)
+    over_captions, over_videos = (
+        functional.cross_entropy(scale * x, owners, reduction="sum") for x in (given, given.T)
+    )
+    expected = {
+        "global": (over_captions + over_videos) / 2,
+        "sfdm": over_captions,
+        "dfsm": over_videos,
+    }[name]
+    expected.backward()
+    got, gradient = jax.value_and_grad(lambda x: LOSSES[name](x, jnp.float32(scale), ALL)[0])(
+        scores
+    )
+    assert_same(got, expected.item())
+    assert_same(gradient, given.grad.numpy())
 
 
 @pytest.mark.parametrize("example_mask", [ALL, SOME], ids=["all", "some"])
