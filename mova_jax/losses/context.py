@@ -31,7 +31,7 @@ STORED_NUMBERS = 2**29
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TermContext:
-    """What a term reads, inside `group.shard_map`: row i is a video and the caption of that video.
+    """The input of a term, inside `group.shard_map`; row i is a video and its own caption.
 
     The embeddings are those of this replica's `r` rows; results named logits cover all pairs of the
     whole batch.

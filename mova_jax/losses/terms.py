@@ -22,8 +22,8 @@ from mova_jax.typing import Term
 class TermSpec:
     """One term of the objective."""
 
-    # Returns the sum and count over this replica's rows. A dict of several stands for the sum of
-    # their means; each of them is logged under its own name too.
+    # Returns the sum and count over this replica's rows. The value of a dict is the sum of the
+    # means in it; each of them is logged under its own name too.
     fn: Callable[[TermContext], Term | dict[str, Term]]
     label: str  # in the report
     # The term is left out of models that have none of this.
