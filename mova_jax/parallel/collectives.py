@@ -71,7 +71,7 @@ class CpuReplicaGroup(MeshReplicaGroup):
     """Replicas on simulated devices, whose collectives have to be ordered by data dependence.
 
     XLA's CPU runtime may start collectives that do not depend on each other in a different order on
-    each device, and then all devices wait for ever. Here the inputs of each exchange depend on the
+    each device, and then all of them hang. Here the inputs of each exchange depend on the
     results of the exchange before, and therefore the gradients of that one on the gradients of this
     one. The dependence is a zero that is added to float arrays.
     """

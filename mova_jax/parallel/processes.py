@@ -1,7 +1,7 @@
 """Multi-process helpers: start, main-process logging, barriers, agreement on stop flags.
 
 Every process takes every step, so a decision that one of them took alone (to stop, to skip a split)
-would leave the others waiting for ever. A run of one process needs no special case.
+would leave the others hanging. A run of one process needs no special case.
 """
 
 import functools

@@ -163,7 +163,7 @@ def unordered_collectives(text: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "options"), [("full", HARD | SMOOTH), ("full", SMOOTH)])
 def test_collectives_of_simulated_devices_are_ordered_by_data_dependence(name, options):
-    # Devices that start them in different orders wait for each other for ever, now and then.
+    # Devices that start them in different orders hang, now and then.
     assert unordered_collectives(sharded(8, name, **options)(run=False)) == []
 
 
