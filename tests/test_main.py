@@ -1,5 +1,6 @@
 """The command `python -m mova_jax.main`, up to where a run begins."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,14 @@ def test_one_message_says_what_is_wrong_and_nothing_is_made(tmp_path):
     assert "losses.margin: got 9.0" in result.stderr
     assert "optim.warmup_steps 50 must be under train.steps 10" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_help_on_keys_starts_no_jax():
+    command = [sys.executable, "-X", "importtime", *MAIN[1:], "--config=configs/base.py:frames=5"]
+    result = subprocess.run([*command, "--help_config"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and "  data.frames = 5\n" in result.stdout
+    imported = set(re.findall(r"\| +([\w.]+)$", result.stderr, re.M))
+    assert "mova_jax.config.schema" in imported and "jax" not in imported
 
 
 def test_help_ends_well_and_a_wrong_flag_does_not():

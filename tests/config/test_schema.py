@@ -2,9 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +10,8 @@ from mova_jax.config import KEYS, Config, describe, flatten, from_config_dict
 from mova_jax.config.schema import REQUIRED, SECTIONS
 from tests.config.problems import problems_of
 
-ROOT = Path(__file__).resolve().parents[2]
 MOST = 77
-# Any number is legal, any text is legal.
+# Any number or any text is legal.
 FREE = {"seed", "model.masks.init_bias", "objective", "init_from", "data.source", "data.cache"}
 
 
@@ -64,16 +60,3 @@ def test_help_has_every_key_with_its_value_here():
     for name, _, text in printed:
         text = " ".join(text.split())
         assert KEYS[name].help in text and KEYS[name].legal in text, name
-
-
-def test_the_command_prints_the_help_and_starts_no_jax():
-    program = (
-        "import runpy, sys\n"
-        "sys.argv = ['main', '--config=configs/base.py:frames=5', '--help_config']\n"
-        "try: runpy.run_module('mova_jax.main', run_name='__main__')\n"
-        "except SystemExit as end: assert not end.code\n"
-        "assert 'jax' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "  data.frames = 5\n" in done.stdout

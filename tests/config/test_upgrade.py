@@ -7,7 +7,8 @@ import pytest
 
 from configs.base import get_config
 from mova_jax import config as config_lib
-from mova_jax.config import ConfigError, Model, from_config_dict
+from mova_jax.config import KEYS, ConfigError, Model, flatten, from_config_dict
+from mova_jax.config.schema import REQUIRED
 from mova_jax.config.upgrade import ANY, DROPPED
 from tests.config.problems import problems_of
 
@@ -45,6 +46,14 @@ def test_another_value_of_a_dropped_key_is_refused_by_name(name):
     [problem] = error.value.problems
     assert problem.startswith(f"{name}: got 5, but it is no key any more and always ")
     assert str(DROPPED[name]) in problem and "remove it" in problem
+
+
+def test_a_configuration_from_before_a_key_has_what_was_done_then():
+    values, later = old(), {n: k.before for n, k in KEYS.items() if k.before is not REQUIRED}
+    for name in later:
+        *path, key = name.split(".")
+        del functools.reduce(dict.get, path, values)[key]
+    assert later.items() <= flatten(config_lib.from_json(json.dumps(values))).items()
 
 
 def test_a_dropped_key_that_was_not_read_may_have_any_value():
