@@ -228,6 +228,12 @@ class Optim:
         "(regex, factor on the learning rate) pairs; the first regex that matches a parameter's "
         "name counts; factor 0 freezes",
     )
+    moment_dtype: str = key(
+        "float32",
+        "type of Adam's first moment; bfloat16 halves its memory",
+        choices=("float32", "bfloat16"),
+        before="float32",
+    )
     ema: float = key(
         0.0,
         "decay per step of a moving average of the parameters, which is evaluated; 0: no average",

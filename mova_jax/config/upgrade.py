@@ -34,7 +34,6 @@ DROPPED = {
     "optim.b1": Dropped(0.9),
     "optim.b2": Dropped(0.98),
     "optim.eps": Dropped(1e-6),
-    "optim.moment_dtype": Dropped("float32"),
     "train.image_batch_size": Dropped(0),
     "eval.gallery": Dropped(0),
     "eval.timelines": Dropped(ANY),

@@ -2,6 +2,7 @@
 
 import re
 
+import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
@@ -97,6 +98,7 @@ def _adamw(cfg: Optim, rate) -> optax.GradientTransformation:
         b1=B1,
         b2=B2,
         eps=EPS,
+        mu_dtype=jnp.dtype(cfg.moment_dtype),
         weight_decay=cfg.weight_decay,
         mask=matrices,
     )

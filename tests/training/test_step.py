@@ -220,6 +220,13 @@ def test_without_an_average_the_parameters_are_evaluated():
     assert state.ema is None and state.weights is state.params
 
 
+def test_the_first_moment_may_be_half_the_size():
+    shapes = spec_on(ONE, optim__moment_dtype="bfloat16")[1].shapes
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(shapes.opt_state) if leaf.ndim]
+    assert dtypes.count(jnp.bfloat16) == dtypes.count(jnp.float32) == len(dtypes) / 2
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes.params))
+
+
 def equations(jaxpr, scope=""):
     """Every equation of a program with the named scopes that it is in."""
     for equation in jaxpr.eqns:
