@@ -163,7 +163,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path):
     for name in ("evil.pt", "plain.bin"):
         for allow in (False, True):
             [problem] = problems_of(tmp_path / name, allow_torchscript=allow)
-            assert "it holds io.open; nothing was loaded" in problem
+            assert "io.open; nothing was loaded" in problem
     assert not mark.exists()
     # Loaded without these checks, the pickle does harm.
     with open(tmp_path / "plain.bin", "rb") as file:
