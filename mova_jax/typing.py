@@ -3,8 +3,10 @@
 The same letters are used in annotations, einsum strings and comments.
 
     b videos        f frames         d joint embedding width    h attention heads
-    c captions      p patches        w tower width              k candidate captions of a video
-    l text tokens   H W image size   m MLP width
+    c captions      p parts          w tower width              k candidate captions of a video
+    l text tokens   t part tokens    m MLP width                H W image size
+
+In the vision tower p are patches.
 
 `b` and `c` differ even where a batch has as many captions as videos, because losses form all pairs.
 Validity masks are bool, True = valid, and end in `_mask`. Concept masks (`ConceptMasks`) are not
@@ -69,6 +71,9 @@ class Batch:
     tokens: Int[Array, "b l"]
     token_mask: Bool[Array, "b l"]
     video_id: Int[Array, "b"]  # index of the video in its split, -1 for a padded row
+    # The sentences of each caption as texts of their own (`config.data.parts`); without, None.
+    part_tokens: Int[Array, "b p t"] | None = None
+    part_token_mask: Bool[Array, "b p t"] | None = None  # all False for a padded part
 
     @property
     def example_mask(self) -> Bool[Array, "b"]:
@@ -87,11 +92,25 @@ class VideoEmbedding:
 
 @_pytree
 class TextEmbedding:
-    """A caption as token states, and as one vector."""
+    """A caption as token states, and as one vector; and its parts, each encoded as a text."""
 
-    tokens: Float[Array, "b l w"]  # y, after the final layer norm; in the dtype of the tower
-    token_mask: Bool[Array, "b l"]
-    pooled: Float[Array, "b d"]  # zt, the end-of-text token projected, not normalised
+    tokens: Float[Array, "*c l w"]  # y, after the final layer norm; in the dtype of the tower
+    token_mask: Bool[Array, "*c l"]
+    pooled: Float[Array, "*c d"]  # zt, the end-of-text token projected, not normalised
+    parts: "TextEmbedding | None" = None  # of the parts, with axes [c p] in place of [c]
+
+    @property
+    def scored(self) -> "TextEmbedding":
+        """What a pair's score reads, axes [c p]: the parts, or the caption as its only part."""
+        if self.parts is not None:
+            return self.parts
+        whole = dataclasses.replace(self, parts=None)
+        return jax.tree.map(lambda leaf: leaf[:, None], whole)
+
+    @property
+    def part_mask(self) -> Bool[Array, "c p"]:
+        """The valid parts of what a pair's score reads."""
+        return self.scored.token_mask.any(-1)
 
 
 @_pytree

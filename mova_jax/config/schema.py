@@ -191,6 +191,12 @@ class Data:
     )
     cache: str = key(".data", "folder for generated shards and copies of shards at a URL")
     frames: int = key(8, "frames of a video, in training", low=1)
+    parts: int = key(
+        0,
+        "most parts of a caption, each a sentence or several; 0: the caption is not divided",
+        low=0,
+        before=0,
+    )
     token_buckets: tuple = key(
         (48, 64, 96, 128, 160, 192, 248), "tokens; a batch is padded to the first that fits it"
     )
