@@ -44,9 +44,8 @@ ROWS = {
     "Masks": [
         ("mᵀ open, %", "text_mask_density", 100),
         ("mⱽ open, %", "video_mask_density", 100),
-        ("leak, own masks, %", "leak/own_masks", 100),
-        ("leak, pair masks, %", "leak/pairs", 100),
-        ("leak by chance, %", "leak/chance", 100),
+        ("leak, own masks, % (chance 50)", "leak/own_masks_auc", 100),
+        ("leak, pair masks, % (chance 50)", "leak/pairs_auc", 100),
         ("blend weight", "blend/weight", 1),
     ],
 }

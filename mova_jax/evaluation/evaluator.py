@@ -5,8 +5,8 @@
     metrics = evaluator.evaluate(params, "test", blend_weight=metrics["blend/weight"])
 
 An evaluation is a function of an `EvalContext` that returns flat metrics (`global/t2v/r1`,
-`leak/own_masks` ...), and a line in the table; the caller adds the name of the split. The report
-shows the metrics by the labels in the table.
+`leak/own_masks_auc` ...), and a line in the table; the caller adds the name of the split. The
+report shows the metrics by the labels in the table.
 
 Every video and every caption goes through the towers once. Embeddings are kept on the host;
 blocks of videos are scored against blocks of captions on the devices. `config.eval.queries` says

@@ -41,11 +41,12 @@ TIMELINES = (
 MASKS = (
     "The masks choose, for each frame, which dimensions of the joint embedding count: mᵀ for the "
     "text, mⱽ for the frame. Open: share of the dimensions that a mask lets through. Leak: every "
-    "video is given an unrelated caption, and the leak is how often such a caption finds the video "
-    "that it was given to. Own masks: every video is scored under the masks that the caption has "
-    "with the video it was given to, as in dfsm when dfsm_masks is own; pair masks: each pair "
-    "under its own masks, as in retrieval. Above chance, the masks alone identify the pair, and a "
-    "falling modular loss has taught nothing about language."
+    "video is given an unrelated caption, and the leak is the share of the other videos that score "
+    "below it for this caption, without the video that the caption was written for; 50 % is "
+    "chance. Own masks: every video is scored under the masks that the caption has with the video "
+    "it was given to, as in dfsm when dfsm_masks is own; pair masks: each pair under its own "
+    "masks, as in retrieval, which is the control. Above chance, masks identify the video that "
+    "they were made with, and a falling loss under such masks has taught nothing about language."
 )
 MASK_CURVES = (
     "Open masks and leak",

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from mova_jax.evaluation.evaluator import EVALUATIONS
+from mova_jax.evaluation.leak import CHANCE
 from mova_jax.report.plots import Panel
 from mova_jax.report.run_metrics import DIRECTIONS, MASKS, RANK_METRICS, WATCHED, RunMetrics
 
@@ -50,12 +51,9 @@ def mask_panels(metrics: RunMetrics) -> list[Panel]:
     leaks = {
         split_unit(label)[0].removeprefix("leak, "): f"{CURVES_ON}/{name}"
         for name, label in EVALUATIONS["leak"].labels.items()
-        if name != "leak/chance"
     }
     if curves := metrics.curves(leaks, 100):
-        chance = metrics.last(f"{CURVES_ON}/leak/chance")
-        level = math.nan if chance is None else 100 * chance
-        panels.append(Panel("leak on validation, in %", curves, level, percent=True))
+        panels.append(Panel("leak on validation, in %", curves, 100 * CHANCE, percent=True))
     return panels
 
 

@@ -2,6 +2,7 @@
 
 import jax
 
+from mova_jax.evaluation.leak import CHANCE
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.parallel import sharding
 from mova_jax.report.run_metrics import gallery_description
@@ -81,7 +82,7 @@ def _split_lines(found: dict[str, float]) -> list[str]:
             hit, chance = (found[f"grounding/{score}/{name}"] for name in ("hit", "chance"))
             label = f"best frame in its event, {score:7} score"
             lines.append(f"  {label} {hit:.1%} (a random frame {chance:.1%})")
-    if "leak/own_masks" in found:
-        leak, chance = found["leak/own_masks"], found["leak/chance"]
-        lines.append(f"  leak of identity by the masks {leak:.1%} (chance {chance:.1%})")
+    if "leak/own_masks_auc" in found:
+        leak = found["leak/own_masks_auc"]
+        lines.append(f"  leak of identity by the masks {leak:.1%} (chance {CHANCE:.0%})")
     return lines

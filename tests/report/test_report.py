@@ -73,8 +73,7 @@ def make_workdir(folder, masks: bool = True, timed: bool = True, steps: int = 20
                     "text_mask_density": 0.9 - 0.5 * done,
                     "video_mask_density": 0.95 - 0.3 * done,
                 }
-                found |= {"leak/own_masks": 0.5 * done, "leak/pairs": 0.004 + 0.004 * done}
-                found |= {"leak/chance": 1 / 256}
+                found |= {"leak/own_masks_auc": 0.5 + 0.25 * done, "leak/pairs_auc": 0.5}
             if split != "validation":
                 found["checkpoint_step"] = steps - 100.0
             lines.append({"step": step} | {f"{split}/{k}": v for k, v in found.items()})
@@ -186,7 +185,7 @@ def test_report_tables_have_the_measured_values(full):
     grounding = page.row(4, "test, modular")
     assert grounding[1:] == ["62.0", "21.0", "80.0", "50.0", "40.0", "20.0", "93.0", "812", "9"]
     assert page.row(4, "test, plain cosine")[1] == "44.0"
-    assert page.row(5, "test")[1:] == ["40.0", "65.0", "50.0", "0.8", "0.39"]
+    assert page.row(5, "test")[1:] == ["40.0", "65.0", "75.0", "50.0"]
     assert page.row(6, "videos a second")[1].startswith("512.0")
     text = " ".join(page.words)
     assert (
@@ -224,12 +223,12 @@ def test_run_that_was_never_evaluated(tmp_path):
 
 def test_split_without_a_counted_sentence_or_a_ranking_is_left_out(tmp_path):
     row = {"step": 1, "test/grounding/frame/sentences": 0, "test/grounding/frame/left_out": 3}
-    row |= {"test/leak/own_masks": 0.25, "test/leak/chance": 0.01}
+    row |= {"test/leak/own_masks_auc": 0.625}
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     page = Page(write_report(tmp_path, []).read_text())
     assert not {"Grounding", "Retrieval", "Training"} & set(page.titles)
-    assert page.row(0, "test")[1:] == ["", "", "25.0", "", "1.0"]
+    assert page.row(0, "test")[1:] == ["", "", "62.5", ""]
 
 
 def test_captions_config_and_names_are_escaped(tmp_path):

@@ -57,7 +57,13 @@ def test_a_run_leaves_what_its_workdir_promises(complete):
     # One frame a video among 16, then 3 frames a video among 8.
     assert all(name in rows[0] for name in ("train/sfdm", "train/dfsm", "train/frame"))
     last = rows[-1]
-    for name in ("t2v/r1", "modular/v2t/mnr", "grounding/modular/hit", "leak/own_masks", "gallery"):
+    for name in (
+        "t2v/r1",
+        "modular/v2t/mnr",
+        "grounding/modular/hit",
+        "leak/own_masks_auc",
+        "gallery",
+    ):
         assert f"test/{name}" in last
     assert last["test/gallery"] == 8
 

@@ -15,8 +15,7 @@ def test_the_summary_has_the_last_results_of_each_tested_split(tmp_path):
         "test/blend/v2t/r1": 35.25,
         "test/grounding/modular/hit": 0.75,
         "test/grounding/modular/chance": 0.2,
-        "test/leak/own_masks": 0.5,
-        "test/leak/chance": 0.005,
+        "test/leak/own_masks_auc": 0.625,
         "validation/t2v/r1": 99.0,
     }
     with MetricWriter(tmp_path, tensorboard=False) as writer:
@@ -29,6 +28,6 @@ def test_the_summary_has_the_last_results_of_each_tested_split(tmp_path):
         "  R@1 by chance              0.5 %",
         "  R@1 by the blend    score T2V  40.0 %, V2T  35.2 %",
         "  best frame in its event, modular score 75.0% (a random frame 20.0%)",
-        "  leak of identity by the masks 50.0% (chance 0.5%)",
+        "  leak of identity by the masks 62.5% (chance 50%)",
         f"Look at {tmp_path / 'report.html'}",
     ]
