@@ -1,1 +1,1 @@
-"""Evaluations of a model on a split: retrieval, masks, leak, grounding, timelines."""
+"""Evaluations of a model on a split: retrieval, masks, leak, grounding, timelines and so on."""

@@ -20,7 +20,7 @@ import jax
 
 from mova_jax.config import Config
 from mova_jax.data.tokenizer import Tokenizer
-from mova_jax.evaluation import grounding, leak, masks, retrieval
+from mova_jax.evaluation import grounding, leak, masks, retrieval, sentence_of_frame
 from mova_jax.evaluation.context import EvalContext, Evaluation
 from mova_jax.evaluation.jitted import EvalFns
 from mova_jax.evaluation.timeline import Timeline, timelines
@@ -31,6 +31,7 @@ EVALUATIONS: dict[str, Evaluation] = {
     "masks": masks.EVALUATION,
     "leak": leak.EVALUATION,
     "grounding": grounding.EVALUATION,
+    "sentence_of_frame": sentence_of_frame.EVALUATION,
 }
 
 

@@ -10,8 +10,9 @@ Each timed sentence is scored on every sampled frame of its video. Metrics, each
             (miou_whole: the whole video as the answer;
              miou_ceiling: the sampled frames within the span)
 
-A frame is within a span when `start <= timestamp < end`. As a segment of time, a sampled frame
-covers all moments that are nearer to it than to any other sampled frame (`frame_edges`).
+A frame is within a span when `start <= timestamp < end` (`frames_within`). As a segment of time, a
+sampled frame covers all moments that are nearer to it than to any other sampled frame
+(`frame_edges`).
 """
 
 from collections.abc import Iterable
@@ -122,8 +123,7 @@ def ground_sentence(
             f"{(~np.isfinite(scores)).sum()} of {len(scores)} frame scores of the sentence at "
             f"{span[0]} to {span[1]} s are not finite"
         )
-    start, end = span
-    inside = (start <= times) & (times < end)
+    (inside,) = frames_within(np.array([span]), times)
     if not inside.any():
         return None
     edges = frame_edges(times)
@@ -140,6 +140,13 @@ def ground_sentence(
         iou_whole=_iou(edges[0], edges[-1], *span),
         iou_ceiling=_iou(edges[within[0]], edges[within[-1] + 1], *span),
     )
+
+
+def frames_within(
+    spans: Float[np.ndarray, "s 2"], timestamps: Float[np.ndarray, "f"]
+) -> Bool[np.ndarray, "s f"]:
+    """Whether each frame is within each span: `start <= timestamp < end`."""
+    return (spans[:, :1] <= timestamps) & (timestamps < spans[:, 1:])
 
 
 def frame_edges(times: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f+1"]:

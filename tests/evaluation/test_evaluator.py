@@ -105,6 +105,25 @@ def test_the_score_of_record_is_the_blend_or_the_global_score(folder, metrics):
         name.startswith(("leak", "text_mask", "video_mask", "modular", "blend")) for name in plain
     )
     assert "grounding/modular/hit" not in plain and "grounding/frame/hit" in plain
+    assert "sentence_of_frame/frame/accuracy" in plain
+    assert "sentence_of_frame/modular/accuracy" not in plain
+
+
+def test_frames_look_for_their_sentence_among_those_of_their_video(full, metrics):
+    evaluator, _, params = full
+    hits = {"frame": [], "modular": []}
+    context = evaluator.context(params, "test")
+    video, times = context.embeddings.video, context.embeddings.timestamps
+    for v in range(VIDEOS):
+        mine = [found for found in context.timed_sentences if found.sentence.video == v]
+        for f in np.flatnonzero(video.frame_mask[v]):
+            holds = [x.sentence.start <= times[v, f] < x.sentence.end for x in mine]
+            if sum(holds) == 1 and len(mine) > 1:
+                for kind, found in hits.items():
+                    found.append(holds[np.argmax([getattr(x, kind)[f] for x in mine])])
+    assert metrics["sentence_of_frame/frames"] == len(hits["frame"]) > 0
+    for kind, found in hits.items():
+        assert metrics[f"sentence_of_frame/{kind}/accuracy"] == pytest.approx(np.mean(found))
 
 
 def test_mask_densities_are_means_over_the_valid_frames(full, metrics):
