@@ -40,7 +40,10 @@ TIMELINES = (
 )
 MASKS = (
     "The masks choose, for each frame, which dimensions of the joint embedding count: mᵀ for the "
-    "text, mⱽ for the frame. Open: share of the dimensions that a mask lets through. Leak: every "
+    "text, mⱽ for the frame. Open: share of the dimensions that a mask lets through, in all frames "
+    "and in those of events that a timed sentence names, of events that none names, and of gaps "
+    "(other: of one of the last two). Masks that know when the caption speaks differ there. "
+    "Leak: every "
     "video is given an unrelated caption, and the leak is the share of the other videos that score "
     "below it for this caption, without the video that the caption was written for; 50 % is "
     "chance. Own masks: every video is scored under the masks that the caption has with the video "

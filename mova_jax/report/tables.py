@@ -72,7 +72,8 @@ def grounding_table(metrics: RunMetrics, config: dict[str, Any]) -> str:
 
 
 def labelled_table(metrics: RunMetrics, labels: Mapping[str, str], config: dict[str, Any]) -> str:
-    """A row for each split, a column for each label of an evaluation; '' without any."""
+    """A row for each split, a column for each label that has a value; '' without any."""
+    labels = {name: label for name, label in labels.items() if metrics.splits_with([name])}
     rows = []
     for split in metrics.splits_with(labels):
         values = ((metrics.last(f"{split}/{name}"), label) for name, label in labels.items())

@@ -1,10 +1,13 @@
 """The evaluator against scores made pair by pair, and on any mesh."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mova_jax.data.shards import open_split
 from mova_jax.data.storyboard.generate import TOKENIZER, ensure
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.context import Evaluation
@@ -136,6 +139,23 @@ def test_mask_densities_are_means_over_the_valid_frames(full, metrics):
     assert metrics["video_mask_density"] == pytest.approx(
         float(masks.video[valid].mean()), abs=1e-6
     )
+
+
+def test_mask_densities_in_named_events_unnamed_ones_and_gaps(folder, full, metrics):
+    evaluator, _, params = full
+    context = evaluator.context(params, "test")
+    source, embedded = open_split(folder, "test"), context.embeddings
+    found = {"named": [], "unnamed": [], "gap": []}
+    for v in range(VIDEOS):
+        events = json.loads(source[v].truth)["events"]
+        for f in np.flatnonzero(embedded.video.frame_mask[v]):
+            time = embedded.timestamps[v, f]
+            held = [event["named"] for event in events if event["start"] <= time < event["end"]]
+            group = "gap" if not held else "named" if held[0] else "unnamed"
+            found[group].append(context.matching_masks.text[v, f].mean())
+    assert all(found.values())
+    for group, shares in found.items():
+        assert metrics[f"text_mask_density/{group}"] == pytest.approx(np.mean(shares), abs=1e-6)
 
 
 def test_rows_are_padded_to_the_devices_and_change_no_metric(folder, metrics):

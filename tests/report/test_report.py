@@ -228,7 +228,7 @@ def test_split_without_a_counted_sentence_or_a_ranking_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     page = Page(write_report(tmp_path, []).read_text())
     assert not {"Grounding", "Retrieval", "Training"} & set(page.titles)
-    assert page.row(0, "test")[1:] == ["", "", "62.5", ""]
+    assert page.row(0, "test")[1:] == ["62.5"]
 
 
 def test_captions_config_and_names_are_escaped(tmp_path):

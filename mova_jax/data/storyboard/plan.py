@@ -258,3 +258,9 @@ def truth(plan: Plan) -> str:
     events = [{key: getattr(event, key) for key in keys} for event in plan.events]
     record = {"domain": plan.domain, "events": events, "frames": frames}
     return json.dumps(record, separators=(",", ":"))
+
+
+def unnamed_events(truth: str) -> list[tuple[float, float]]:
+    """Start and end, in seconds, of the events that no caption names, from the JSON of `truth`."""
+    events = json.loads(truth)["events"]
+    return [(event["start"], event["end"]) for event in events if not event["named"]]
