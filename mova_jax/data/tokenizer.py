@@ -14,7 +14,6 @@ A text over `max_tokens` is cut at the end of a sentence, and `encode` says so.
 
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mova_jax.data.sentences import merge_parts, split_sentences
 from mova_jax.utils.atomic import write_bytes
 
 # Otherwise transformers advises, at every import, to install PyTorch, which no tokenizer needs.
@@ -33,7 +33,6 @@ MIN_VOCAB = 514  # 256 bytes, 256 bytes that end a word, start and end of text
 _BOS, _EOT = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
 _FILES = ("tokenizer_config.json", "tokenizer.json")  # the last one holds all, so it comes last
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 class Encoded(NamedTuple):
@@ -99,13 +98,29 @@ class Tokenizer:
         room = self.max_tokens - 2
         cut: list[int] = []
         # No token crosses white space, so the tokens of a text are those of its sentences.
-        for sentence in _SENTENCE_END.split(text):
+        for sentence in split_sentences(text):
             more = self._bpe.encode(sentence, add_special_tokens=False).ids
             if len(cut) + len(more) > room:
                 cut = cut or more[:room]
                 break
             cut += more
         return Encoded(np.asarray([self.bos_id, *cut, self.eot_id], np.int32), True)
+
+    def encode_parts(self, sentences: Iterable[str], most: int) -> tuple[np.ndarray, ...]:
+        """Ids of the parts of a caption, each encoded as a text of its own.
+
+        Args:
+            sentences: of the caption, in order.
+            most: number of parts, `config.data.parts`; more sentences are merged
+                (`sentences.merge_parts`). With 0 there are no parts.
+
+        Returns:
+            i32[t] of each part, t <= max_tokens, from start to end of text. Sentences that are all
+            blank are one empty part, so that every caption has a part.
+        """
+        if not most:
+            return ()
+        return tuple(self.encode(part).ids for part in merge_parts(sentences, most) or [""])
 
 
 def bucket_length(longest: int, buckets: Sequence[int]) -> int:
@@ -144,6 +159,30 @@ def pad_tokens(
     for row, ids in zip(tokens, sequences, strict=True):
         row[: len(ids)] = ids
     return tokens, token_mask
+
+
+def pad_parts(
+    captions: Sequence[Sequence[np.ndarray]],
+    counts: Sequence[int],
+    buckets: Sequence[int],
+    pad_id: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of the parts of several captions as one array, as small as the buckets allow.
+
+    Args:
+        captions: ids of each part of each caption, i32[at most the largest bucket].
+        counts: ascending numbers of parts to pad to; a caption may have as many as the last.
+        buckets: ascending lengths of a part to pad to.
+        pad_id: the id of the padding.
+
+    Returns:
+        part_tokens i32[b p t] and part_token_mask bool[b p t], all False for a padded part.
+    """
+    p = bucket_length(max(map(len, captions), default=0), counts)
+    none = np.empty(0, np.int32)
+    padded = [ids for parts in captions for ids in [*parts, *[none] * (p - len(parts))]]
+    tokens, mask = pad_tokens(padded, buckets, pad_id)
+    return tokens.reshape(len(captions), p, -1), mask.reshape(len(captions), p, -1)
 
 
 def is_tokenizer(folder: str | os.PathLike) -> bool:

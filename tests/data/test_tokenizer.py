@@ -13,6 +13,7 @@ from mova_jax.data.tokenizer import (
     bucket_length,
     copy_tokenizer,
     is_tokenizer,
+    pad_parts,
     pad_tokens,
     train_tokenizer,
 )
@@ -165,3 +166,31 @@ def test_token_mask_is_true_where_tokens_are():
     assert tokens.tolist() == [[1, 2, 3, 9, 9, 9, 9, 9], [1, 2, 3, 4, 5, 6, 9, 9]]
     assert token_mask.sum(1).tolist() == [3, 6]
     assert not token_mask[0, 3:].any()
+
+
+def test_parts_are_texts_of_their_own(folder):
+    tokenizer = Tokenizer(folder, max_tokens=12)
+    sentences = ["The cat sits.", " ", "The dog leaves!", "red cat " * 40]
+    parts = tokenizer.encode_parts(sentences, 3)
+    for ids, text in zip(parts, (sentences[0], *sentences[2:]), strict=True):
+        np.testing.assert_array_equal(ids, tokenizer.encode(text).ids)
+        assert (ids[0], ids[-1]) == (tokenizer.bos_id, tokenizer.eot_id)
+    assert len(parts[2]) == 12  # truncated, as a caption is
+    (merged, _) = tokenizer.encode_parts(sentences, 2)
+    np.testing.assert_array_equal(merged, tokenizer.encode("The cat sits. The dog leaves!").ids)
+    assert tokenizer.encode_parts(sentences, 0) == ()
+    (blank,) = tokenizer.encode_parts(["  "], 3)  # a caption has a part, whatever it says
+    assert blank.tolist() == [tokenizer.bos_id, tokenizer.eot_id]
+
+
+def test_parts_are_padded_in_number_and_in_length():
+    captions = [[np.arange(1, 4), np.arange(4, 10)], [], [np.arange(10, 12)] * 3]
+    tokens, mask = pad_parts(captions, counts=(1, 2, 4, 6), buckets=(4, 8, 16), pad_id=99)
+    assert tokens.shape == mask.shape == (3, 4, 8)
+    assert tokens.dtype == np.int32 and mask.dtype == bool
+    for row, parts in enumerate(captions):
+        for part in range(4):
+            ids = parts[part] if part < len(parts) else []
+            assert tokens[row, part].tolist() == [*ids, *[99] * (8 - len(ids))]
+            assert mask[row, part].tolist() == [i < len(ids) for i in range(8)]
+    assert pad_parts([[]], (2, 3), (5,), 0)[1].tolist() == [[[False] * 5] * 2]
