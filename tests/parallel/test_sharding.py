@@ -50,6 +50,20 @@ def test_put_batch_splits_rows_in_order_and_keeps_values_and_types():
             np.testing.assert_array_equal(shard.data, array[2 * (i // 2) : 2 * (i // 2) + 2])
 
 
+@pytest.mark.parametrize("microbatch", [0, 4])
+def test_parts_are_split_like_their_captions_and_need_not_be_there(microbatch):
+    mesh, arrays = make_mesh(data=4), tiny.batch_arrays(8)
+    assert sharding.put_batch(mesh, arrays, microbatch).part_tokens is None
+    arrays["part_tokens"] = np.arange(8 * 2 * 3, dtype=np.int32).reshape(8, 2, 3)
+    arrays["part_token_mask"] = arrays["part_tokens"] % 3 < 2
+    batch = sharding.put_batch(mesh, arrays, microbatch)
+    for name in ("part_tokens", "part_token_mask"):
+        got = getattr(batch, name)
+        np.testing.assert_array_equal(got, arrays[name])
+        assert got.sharding.is_equivalent_to(sharding.batch_sharding(mesh), got.ndim)
+        assert [shard.data.shape for shard in got.addressable_shards] == [(2, 2, 3)] * 4
+
+
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_frames_of_microbatches_are_offloaded_to_the_host(tensor):
     mesh, arrays = make_mesh(data=2, fsdp=2, tensor=tensor), tiny.batch_arrays(24)

@@ -1,7 +1,7 @@
 """From records to a batch: frames and caption chosen, caption encoded, frames decoded.
 
     load = LoadExample(source, tokenizer, settings)
-    make = MakeBatch(source, settings, tokenizer.pad_id, settings.buckets, rows=64)
+    make = MakeBatch(source, settings, tokenizer.pad_id, settings.padding, rows=64)
     batch = make([load(index, rng) for index in range(64)])
 
 Grain's readers call both, on threads or in worker processes; so both can be pickled.
@@ -9,19 +9,41 @@ Grain's readers call both, on threads or in worker processes; so both can be pic
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from mova_jax.config import Config
 from mova_jax.data.images import decode_frame
 from mova_jax.data.pipeline.buffers import BufferPool
-from mova_jax.data.pipeline.sampling import choose_caption, choose_frames, choose_moment
+from mova_jax.data.pipeline.sampling import (
+    ChosenCaption,
+    choose_caption,
+    choose_frames,
+    choose_moment,
+)
 from mova_jax.data.shards import ShardError, VideoRecord
 from mova_jax.data.sources import ConcatSource
-from mova_jax.data.tokenizer import Tokenizer, pad_tokens
+from mova_jax.data.tokenizer import Tokenizer, pad_parts, pad_tokens
 
 ArrayDict = dict[str, np.ndarray]
+# Numbers and lengths of parts to pad to. Most parts are one sentence, shorter than any caption.
+_PART_COUNTS = (1, 2, 4, 6, 8)
+_PART_BUCKETS = (16, 24, 32, 48)
+
+
+class Padding(NamedTuple):
+    """The sizes that texts may be padded to, ascending; each combination is a shape to compile."""
+
+    tokens: tuple[int, ...]  # l
+    parts: tuple[int, ...] = ()  # p; empty without parts
+    part_tokens: tuple[int, ...] = ()  # t
+
+    @property
+    def largest(self) -> "Padding":
+        """The largest of each alone, so that there is one shape."""
+        return Padding(*(sizes[-1:] for sizes in self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +59,7 @@ class PipelineSettings:
         short_caption_share: training only, probability of a short alternative caption.
         caption_policy: training only, see `sampling.choose_caption`.
         frame_policy: training only, see `sampling.choose_frames`.
+        parts: most parts of a caption, see `Tokenizer.encode_parts`; 0 for batches without parts.
         threads: threads that make batches, in each process; with 0 the caller makes them.
         worker_processes: processes that make batches; 0 for none, only threads.
         prefetch: batches made ahead (each held in memory).
@@ -49,6 +72,7 @@ class PipelineSettings:
     short_caption_share: float = 0.0
     caption_policy: str = "all"
     frame_policy: str = "jittered"
+    parts: int = 0
     threads: int = 2
     worker_processes: int = 0
     prefetch: int = 4
@@ -56,7 +80,22 @@ class PipelineSettings:
     @property
     def buckets(self) -> tuple[int, ...]:
         """The lengths in use, ascending; the last is `max_tokens`."""
-        return (*sorted(b for b in self.token_buckets if b < self.max_tokens), self.max_tokens)
+        return _up_to(self.token_buckets, self.max_tokens)
+
+    @property
+    def padding(self) -> Padding:
+        """All sizes that texts of a batch are padded to."""
+        if not self.parts:
+            return Padding(self.buckets)
+        counts = {*_PART_COUNTS, *range(8, self.parts, 4)}
+        lengths = {*_PART_BUCKETS, *self.buckets}
+        parts, lengths = _up_to(counts, self.parts), _up_to(lengths, self.max_tokens)
+        return Padding(self.buckets, parts, lengths)
+
+
+def _up_to(sizes: Iterable[int], last: int) -> tuple[int, ...]:
+    """Those of some sizes that are below the last, ascending, and the last."""
+    return (*sorted(size for size in sizes if size < last), last)
 
 
 def settings_of(config: Config, frames: int) -> PipelineSettings:
@@ -69,6 +108,7 @@ def settings_of(config: Config, frames: int) -> PipelineSettings:
         short_caption_share=config.data.short_caption_share,
         caption_policy=config.data.caption_policy,
         frame_policy=config.data.frame_policy,
+        parts=config.data.parts,
         # More than are read ahead would hold more batches; beyond that, use worker processes.
         threads=min(PipelineSettings.prefetch, max(2, (os.cpu_count() or 2) // 2)),
         worker_processes=config.data.worker_processes,
@@ -84,6 +124,10 @@ class Example:
     frames: tuple[bytes, ...]
     timestamps: np.ndarray
     tokens: np.ndarray
+    parts: tuple[np.ndarray, ...] = ()  # ids of each part of the caption
+
+
+_EMPTY = Example(-1, "", (), np.empty(0, np.float32), np.empty(0, np.int32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,21 +146,22 @@ class LoadExample:
         except ShardError:
             if not self.tolerant:
                 raise
-            return Example(int(index), "", (), np.empty(0, np.float32), np.empty(0, np.int32))
+            return dataclasses.replace(_EMPTY, index=int(index))
 
     def _chosen(self, index: int, record: VideoRecord, rng: np.random.Generator | None) -> Example:
         settings = self.settings
         picked = choose_frames(record.timestamps, settings.frames, settings.frame_policy, rng)
-        text = choose_caption(record, rng, settings.short_caption_share, settings.caption_policy)
-        return self._example(index, record, picked, text)
+        caption = choose_caption(record, rng, settings.short_caption_share, settings.caption_policy)
+        return self._example(index, record, picked, caption)
 
-    def _example(self, index: int, record: VideoRecord, picked, text: str) -> Example:
+    def _example(self, index: int, record: VideoRecord, picked, caption: ChosenCaption) -> Example:
         return Example(
             index=index,
             id=record.id,
             frames=tuple(record.frames[i] for i in picked),
             timestamps=record.timestamps[picked],
-            tokens=self.tokenizer.encode(text).ids,
+            tokens=self.tokenizer.encode(caption.text).ids,
+            parts=self.tokenizer.encode_parts(caption.sentences, self.settings.parts),
         )
 
 
@@ -124,8 +169,8 @@ class LoadImage(LoadExample):
     """Reads a record as image-caption data: one frame, and a sentence that holds at its time."""
 
     def _chosen(self, index: int, record: VideoRecord, rng: np.random.Generator) -> Example:
-        frame, text = choose_moment(record, rng)
-        return self._example(index, record, np.array([frame]), text)
+        frame, caption = choose_moment(record, rng)
+        return self._example(index, record, np.array([frame]), caption)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +181,7 @@ class MakeBatch:
         source: of the records, for errors.
         settings: sizes.
         pad_id: token id of the padding.
-        buckets: lengths to pad the tokens to.
+        padding: sizes to pad the texts to; without sizes for parts, the batch has no parts.
         rows: b; fewer examples are padded with rows whose masks are all False.
         tolerant: an example with a frame that does not decode becomes such a row too, with its
             `video_id`; it has no part in losses and gradients.
@@ -146,41 +191,46 @@ class MakeBatch:
     source: ConcatSource
     settings: PipelineSettings
     pad_id: int
-    buckets: tuple[int, ...]
+    padding: Padding
     rows: int
     tolerant: bool = False
     buffers: BufferPool = dataclasses.field(default_factory=BufferPool, compare=False, repr=False)
 
     def __call__(self, examples: Sequence[Example]) -> ArrayDict:
-        settings, missing = self.settings, self.rows - len(examples)
-        counts = np.array([len(example.frames) for example in examples] + [0] * missing)
-        tokens, token_mask = pad_tokens(
-            [example.tokens for example in examples] + [np.empty(0, np.int32)] * missing,
-            self.buckets,
-            self.pad_id,
-        )
+        settings = self.settings
+        rows = [*examples, *[_EMPTY] * (self.rows - len(examples))]
+        counts = np.array([len(example.frames) for example in rows])
         batch = {
             "frames": self.buffers(
                 (self.rows, settings.frames, settings.image_size, settings.image_size, 3)
             ),
             "frame_mask": np.arange(settings.frames) < counts[:, None],
             "timestamps": np.zeros((self.rows, settings.frames), np.float32),
-            "tokens": tokens,
-            "token_mask": token_mask,
-            "video_id": np.array([e.index for e in examples] + [-1] * missing, np.int32),
+            "video_id": np.array([example.index for example in rows], np.int32),
+            **self._texts(rows),
         }
-        batch["frames"][len(examples) :] = 0
-        for row, example in enumerate(examples):
+        for row, example in enumerate(rows):
             batch["frames"][row, counts[row] :] = 0
-            batch["timestamps"][row, : len(example.frames)] = example.timestamps
+            batch["timestamps"][row, : counts[row]] = example.timestamps
             try:
                 self._decode(example, batch["frames"][row])
             except ShardError:
                 if not self.tolerant:
                     raise
-                for name in ("frames", "frame_mask", "timestamps", "token_mask"):
+                for name in batch.keys() - {"video_id", "tokens", "part_tokens"}:
                     batch[name][row] = 0
         return batch
+
+    def _texts(self, rows: Sequence[Example]) -> ArrayDict:
+        """The fields of captions, and of their parts if these are wanted."""
+        lengths, counts, part_lengths = self.padding
+        ids, parts = [row.tokens for row in rows], [row.parts for row in rows]
+        tokens, mask = pad_tokens(ids, lengths, self.pad_id)
+        texts = {"tokens": tokens, "token_mask": mask}
+        if counts:
+            tokens, mask = pad_parts(parts, counts, part_lengths, self.pad_id)
+            texts |= {"part_tokens": tokens, "part_token_mask": mask}
+        return texts
 
     def _decode(self, example: Example, out: np.ndarray) -> None:
         for image, data in zip(out, example.frames, strict=False):

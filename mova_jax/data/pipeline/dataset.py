@@ -34,12 +34,14 @@ from mova_jax.data.pipeline.batching import (
     LoadExample,
     LoadImage,
     MakeBatch,
+    Padding,
     PipelineSettings,
 )
 from mova_jax.data.pipeline.order import Order, WeightedInterleave
+from mova_jax.data.pipeline.queries import eval_captions
 from mova_jax.data.shards import ShardError
 from mova_jax.data.sources import ConcatSource, open_source, splits_of
-from mova_jax.data.tokenizer import Tokenizer
+from mova_jax.data.tokenizer import Tokenizer, bucket_length
 from mova_jax.data.worker_pool import exit_with_parent
 
 # (number of the stage's first batch, its batches at random access), in order.
@@ -165,9 +167,9 @@ def train_dataset(
             sentence that holds at its time.
         image_batch_size: rows of these.
         process_index: of this process.
-        process_count: processes that train together. With more than one, tokens are always padded
-            to `max_tokens`, for a process does not know the captions of the others and all must
-            agree on a shape.
+        process_count: processes that train together. With more than one, captions and parts are
+            always padded to `max_tokens`, and to `settings.parts` parts, for a process does not
+            know the captions of the others and all must agree on a shape.
 
     Returns:
         The data set; `iter(...)` has next, get_state, set_state and close.
@@ -180,13 +182,13 @@ def train_dataset(
     mixture = [(name, 1)] if isinstance(name, str | os.PathLike) else name
     weights = [weight for _, weight in mixture]
     source = ConcatSource([open_source(each, split) for each, _ in mixture])
-    buckets = settings.buckets if process_count == 1 else settings.buckets[-1:]
+    padding = settings.padding if process_count == 1 else settings.padding.largest
 
     def batches(load: LoadExample, rows: int) -> grain.MapDataset:
         total = rows * process_count
         _check_enough(source, weights, total)
         order = Order(list(map(len, source.sources)), weights=weights, batch=total, seed=seed)
-        make = MakeBatch(source, load.settings, tokenizer.pad_id, buckets, rows, tolerant=True)
+        make = MakeBatch(source, load.settings, tokenizer.pad_id, padding, rows, tolerant=True)
         return (
             grain.MapDataset.range(_ENDLESS)
             .seed(seed)
@@ -251,13 +253,19 @@ def eval_batches(
         limit: number of videos, from the first; 0 for all.
 
     Yields:
-        Batches as the module describes them.
+        Batches as the module describes them; all have the same number of parts, `settings.parts`,
+        padded to one length that holds the longest of the split.
 
     Raises:
         ShardError: the source, or one record or frame, cannot be read.
     """
     source = ConcatSource([open_source(folder, split)])
-    make_batch = MakeBatch(source, settings, tokenizer.pad_id, settings.buckets, batch_size)
+    padding = settings.padding
+    if settings.parts:
+        captions = eval_captions(folder, split, tokenizer, limit, parts=settings.parts)
+        length = bucket_length(captions.longest_part, padding.part_tokens)
+        padding = Padding(padding.tokens, padding.parts[-1:], (length,))
+    make_batch = MakeBatch(source, settings, tokenizer.pad_id, padding, batch_size)
     batches = (
         grain.MapDataset.range(min(limit or len(source), len(source)))
         .map(LoadExample(source, tokenizer, settings))

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mova_jax.data.annotations.items import CAPTION, QUERIES
-from mova_jax.data.pipeline.sampling import choose_caption
+from mova_jax.data.pipeline.sampling import ChosenCaption, choose_caption
 from mova_jax.data.shards import ShardError, VideoRecord, read_manifest
 from mova_jax.data.sources import is_tfds, open_source
 from mova_jax.data.tokenizer import Tokenizer
@@ -30,20 +30,29 @@ class Captions:
     Attributes:
         video: i64[c], index in the split of the video that each caption belongs to.
         ids: token ids of each, i32[at most max_tokens].
+        parts: token ids of each part of each, i32[at most max_tokens]; () without parts.
     """
 
     video: np.ndarray
     ids: tuple[np.ndarray, ...]
+    parts: tuple[tuple[np.ndarray, ...], ...] = ()
 
     @property
     def tokens(self) -> np.ndarray:
         """i64[c], the number of tokens of each."""
         return np.array([len(ids) for ids in self.ids])
 
+    @property
+    def longest_part(self) -> int:
+        """The number of tokens of the longest part, 0 without parts."""
+        return max((len(ids) for parts in self.parts for ids in parts), default=0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
     """A sentence of a caption with the time in which it holds, a query for grounding.
+
+    As a caption it has one part, itself.
 
     Attributes:
         video: index of the video in its split, the `video_id` of the batches.
@@ -91,6 +100,7 @@ def eval_captions(
     tokenizer: Tokenizer,
     limit: int = 0,
     queries: str = CAPTION,
+    parts: int = 0,
 ) -> Captions:
     """The captions that are queries for the videos of a split.
 
@@ -101,19 +111,24 @@ def eval_captions(
         limit: number of videos, from the first; 0 for all.
         queries: `caption` for the caption of each video (all its sentences), `all` for this one
             and all alternatives.
+        parts: most parts of a caption, see `Tokenizer.encode_parts`; 0 for none.
 
     Raises:
         ShardError: the shards, or one record, cannot be read.
         ValueError: a record has no caption.
     """
-    owners, ids = [], []
+    owners, captions = [], []
     for video, record in _records(folder, split, limit):
-        texts = [choose_caption(record)]
+        found = [choose_caption(record)]
         if queries != CAPTION:
-            texts += [text for text in record.alternatives if text.strip()]
-        owners += [video] * len(texts)
-        ids += [tokenizer.encode(text).ids for text in texts]
-    return Captions(np.array(owners, np.int64), tuple(ids))
+            found += [ChosenCaption.split(text) for text in record.alternatives if text.strip()]
+        owners += [video] * len(found)
+        captions += found
+    return Captions(
+        np.array(owners, np.int64),
+        tuple(tokenizer.encode(caption.text).ids for caption in captions),
+        tuple(tokenizer.encode_parts(caption.sentences, parts) for caption in captions if parts),
+    )
 
 
 def eval_sentences(

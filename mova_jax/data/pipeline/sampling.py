@@ -1,19 +1,34 @@
 """Chooses the frames and the caption of a record, for training and evaluation.
 
     picked = choose_frames(record.timestamps, frames=64, policy="jittered", rng=rng)
-    text = choose_caption(record, rng, policy="prefix", short_caption_share=0.2)
-    frame, text = choose_moment(record, rng)
+    text, sentences = choose_caption(record, rng, policy="prefix", short_caption_share=0.2)
+    frame, caption = choose_moment(record, rng)
 
 The caller passes the random generator, so that a choice depends on (seed, position) alone. Without
 a generator the choice is that of evaluation: even frames, all sentences.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
+from mova_jax.data.sentences import split_sentences
 from mova_jax.data.shards import VideoRecord
 
 FRAME_POLICIES = ("jittered", "even", "dense", "fps1")
 CAPTION_POLICIES = ("all", "prefix", "one")
+
+
+class ChosenCaption(NamedTuple):
+    """A text and its sentences, which have the same words in the same order."""
+
+    text: str
+    sentences: tuple[str, ...]
+
+    @classmethod
+    def split(cls, text: str) -> "ChosenCaption":
+        """A text whose sentences are found by their ends."""
+        return cls(text, tuple(split_sentences(text)))
 
 
 def choose_frames(
@@ -84,8 +99,11 @@ def choose_caption(
     rng: np.random.Generator | None = None,
     short_caption_share: float = 0.0,
     policy: str = "all",
-) -> str:
+) -> ChosenCaption:
     """The text that a video is paired with: its sentences, or sometimes a short alternative.
+
+    The sentences are those of the record. Where it has but one, this is often a paragraph, and is
+    split at sentence ends, as alternatives are.
 
     Args:
         record: the video.
@@ -96,6 +114,7 @@ def choose_caption(
             `all`: all sentences, joined by a space;
             `prefix`: the first n of them, n = 1 to all equally likely;
             `one`: one of them, all equally likely.
+            It draws from the sentences of the record and does not split them.
 
     Raises:
         ValueError: the record has no caption, or there is no such policy.
@@ -103,21 +122,33 @@ def choose_caption(
     if policy not in CAPTION_POLICIES:
         raise ValueError(f"no caption policy {policy!r}; there are {', '.join(CAPTION_POLICIES)}")
     if rng is not None and record.alternatives and rng.random() < short_caption_share:
-        return record.alternatives[rng.integers(len(record.alternatives))]
-    text = record.caption.strip()
-    if not text:
+        return ChosenCaption.split(record.alternatives[rng.integers(len(record.alternatives))])
+    sentences = _sentences(record)
+    if rng is None or policy == "all":
+        return _chosen(record, record.caption.strip(), sentences)
+    drawn = rng.integers(len(sentences))
+    chosen = sentences[drawn : drawn + 1] if policy == "one" else sentences[: drawn + 1]
+    return _chosen(record, " ".join(chosen), chosen)
+
+
+def _chosen(record: VideoRecord, text: str, sentences: list[str]) -> ChosenCaption:
+    """A text with its sentences, which the record gives if it has several."""
+    several = sum(bool(caption.text.strip()) for caption in record.captions) > 1
+    return ChosenCaption(text, tuple(sentences)) if several else ChosenCaption.split(text)
+
+
+def _sentences(record: VideoRecord) -> list[str]:
+    """The sentences of a record that are not blank, at least one."""
+    sentences = [caption.text for caption in record.captions if caption.text.strip()]
+    if not sentences:
         raise ValueError(
             f"record {record.id!r} has no caption text: leave the video out of the shards or give "
             "it a caption"
         )
-    if rng is None or policy == "all":
-        return text
-    sentences = [caption.text for caption in record.captions if caption.text.strip()]
-    drawn = rng.integers(len(sentences))
-    return sentences[drawn] if policy == "one" else " ".join(sentences[: drawn + 1])
+    return sentences
 
 
-def choose_moment(record: VideoRecord, rng: np.random.Generator) -> tuple[int, str]:
+def choose_moment(record: VideoRecord, rng: np.random.Generator) -> tuple[int, ChosenCaption]:
     """A video as image-caption data: one frame, and a sentence that holds at its time.
 
     Args:
@@ -126,7 +157,7 @@ def choose_moment(record: VideoRecord, rng: np.random.Generator) -> tuple[int, s
         rng: every sentence is equally likely, and every frame of its time.
 
     Returns:
-        Index of the frame, and the sentence.
+        Index of the frame, and the sentence; the only one of a record may be several, a paragraph.
 
     Raises:
         ValueError: the record has no caption.
@@ -139,8 +170,7 @@ def choose_moment(record: VideoRecord, rng: np.random.Generator) -> tuple[int, s
     ]
     moments = [(frames, text) for frames, text in moments if len(frames)]
     if not moments:
-        choose_caption(record)  # raises when there is no caption
         every = np.arange(len(record.frames))
-        moments = [(every, caption.text) for caption in record.captions if caption.text.strip()]
+        moments = [(every, text) for text in _sentences(record)]
     frames, text = moments[rng.integers(len(moments))]
-    return int(rng.choice(frames)), text
+    return int(rng.choice(frames)), _chosen(record, text, [text])

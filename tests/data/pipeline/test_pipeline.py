@@ -24,6 +24,7 @@ SETTINGS = PipelineSettings(
     frames=FRAMES, image_size=SIZE, max_tokens=64, token_buckets=(16, 32, 64), threads=0
 )
 FIELDS = {"frames", "frame_mask", "timestamps", "tokens", "token_mask", "video_id"}
+PART_FIELDS = {"part_tokens", "part_token_mask"}
 
 
 def _frame(record, frame):
@@ -95,8 +96,8 @@ def _said(batch, row):
 def _assert_same(got, expected):
     assert len(got) == len(expected)
     for one, other in zip(got, expected, strict=True):
-        assert one.keys() == other.keys() == FIELDS
-        for name in FIELDS:
+        assert one.keys() == other.keys()
+        for name in one:
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
             assert one[name].dtype == other[name].dtype
 
@@ -184,6 +185,101 @@ def test_policies_and_short_captions_are_chosen_in_training_only(folder, tokeniz
         _assert_same(_evaluate(folder, tokenizer, **changes), _evaluate(folder, tokenizer))
 
 
+# --------------------------------------------------------------------------------------- parts
+
+
+def _parts_said(batch, row):
+    """The ids of each valid part of a row, which come before the padded ones."""
+    tokens, mask = batch["part_tokens"][row], batch["part_token_mask"][row]
+    valid = mask.any(-1)
+    assert valid.tolist() == sorted(valid, reverse=True)
+    return [ids[held].tolist() for ids, held in zip(tokens[valid], mask[valid], strict=True)]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_a_batch_has_the_parts_of_its_captions(folder, tokenizer, parts):
+    settings = dataclasses.replace(SETTINGS, parts=parts)
+    batches = _take(iter(_train(folder, tokenizer, parts=parts)), STEPS)
+    for batch, plain in zip(batches, _take(iter(_train(folder, tokenizer)), STEPS), strict=True):
+        assert batch.keys() == FIELDS | PART_FIELDS
+        _assert_same([{name: batch[name] for name in FIELDS}], [plain])  # parts change nothing else
+        b, p, t = batch["part_tokens"].shape
+        assert batch["part_token_mask"].shape == (b, p, t) and b == BATCH
+        assert batch["part_tokens"].dtype == np.int32 and batch["part_token_mask"].dtype == bool
+        longest = batch["part_token_mask"].sum(-1).max()
+        assert t == min(n for n in (16, 24, 32, 48, 64) if n >= longest)
+        assert p == min(n for n in settings.padding.parts if n >= min(parts, 3))
+        assert (batch["part_tokens"][~batch["part_token_mask"]] == tokenizer.pad_id).all()
+        for row, video in enumerate(batch["video_id"]):
+            sentences = [caption.text for caption in _record(int(video)).captions]
+            texts = {1: [" ".join(sentences)], 2: [sentences[0], " ".join(sentences[1:])]}
+            expected = texts.get(parts, sentences)
+            if int(video) > 0 or parts != 2:  # that of video 0 is the shortest, and merged
+                said = [tokenizer.encode(text).ids.tolist() for text in expected]
+                assert _parts_said(batch, row) == said
+
+
+def test_parts_hold_what_truncation_cuts_off_the_caption(folder, tokenizer):
+    short = Tokenizer(tokenizer.folder, max_tokens=12)
+    batch = next(iter(_train(folder, short, max_tokens=12, batch_size=RECORDS, parts=4)))
+    assert batch["part_tokens"].shape == (RECORDS, 4, 12)
+    for row, video in enumerate(batch["video_id"]):
+        expected = [short.encode(caption.text).ids.tolist() for caption in _record(video).captions]
+        assert _parts_said(batch, row) == expected
+
+
+def test_the_sizes_of_parts_are_few_and_end_with_the_largest():
+    def padding(**changes):
+        return PipelineSettings(8, 64, **changes).padding
+
+    assert padding() == ((64, 128, 192, 248), (), ())
+    assert padding(parts=1).parts == (1,)
+    assert padding(parts=5).parts == (1, 2, 4, 5)
+    assert padding(parts=8).parts == (1, 2, 4, 6, 8)
+    assert padding(parts=17).parts == (1, 2, 4, 6, 8, 12, 16, 17)
+    assert padding(parts=8).part_tokens == (16, 24, 32, 48, 64, 128, 192, 248)
+    assert padding(parts=8, max_tokens=40, token_buckets=(24,)).part_tokens == (16, 24, 32, 40)
+    assert padding(parts=8).largest == ((248,), (8,), (248,))
+    assert padding().largest == ((248,), (), ())
+
+
+def test_images_have_their_sentence_as_the_only_part(folder, tokenizer):
+    batches = _take(iter(_train(folder, tokenizer, images=(3, 7), parts=4)), 4)
+    for batch in batches[:3]:
+        assert batch["part_tokens"].shape[1] == 1
+        assert all(_parts_said(batch, row) == [_said(batch, row)] for row in range(7))
+    assert batches[3]["part_tokens"].shape[1] == 4
+
+
+@pytest.mark.parametrize("readers", [{}, {"threads": 2}])
+@pytest.mark.parametrize("position", [1, STEPS, STEPS + 2])
+def test_resume_is_exact_with_parts(folder, tokenizer, position, readers):
+    changes = {"parts": 2, "short_caption_share": 0.3, "caption_policy": "prefix", **readers}
+    whole, first, resumed = (iter(_train(folder, tokenizer, **changes)) for _ in range(3))
+    expected = _take(whole, position + 3)
+    _take(first, position)
+    resumed.set_state(json.loads(json.dumps(first.get_state())))
+    _assert_same(_take(resumed, 3), expected[position:])
+    for iterator in (whole, first, resumed):
+        iterator.close()
+
+
+def test_an_evaluation_has_one_shape_of_parts(folder, tokenizer):
+    batches = _evaluate(folder, tokenizer, parts=5)
+    longest = max(len(tokenizer.encode(_record(i).captions[0].text).ids) for i in range(RECORDS))
+    length = min(n for n in (16, 24, 32, 48, 64) if n >= longest)
+    assert {batch["part_tokens"].shape for batch in batches} == {(BATCH, 5, length)}
+    assert not batches[-1]["part_token_mask"][3:].any()  # rows of padding
+    for batch, plain in zip(batches, _evaluate(folder, tokenizer), strict=True):
+        _assert_same([{name: batch[name] for name in FIELDS}], [plain])
+        for row, video in enumerate(batch["video_id"][batch["video_id"] >= 0]):
+            captions = _record(int(video)).captions
+            expected = [tokenizer.encode(caption.text).ids.tolist() for caption in captions]
+            assert _parts_said(batch, row) == expected
+    (first,) = _evaluate(folder, tokenizer, parts=5, limit=1)
+    assert first["part_tokens"].shape == (BATCH, 5, 16)
+
+
 # ------------------------------------------------------------------------- image-caption batches
 
 
@@ -253,22 +349,27 @@ def test_jitter_differs_from_epoch_to_epoch(folder, tokenizer):
     assert any((first[video] != second[video]).any() for video in range(RECORDS))
 
 
-def _assert_dealt_out(parts, whole):
+def _assert_dealt_out(shares, whole, parts=0):
     """The processes' batches together are those of one; captions may be padded further."""
-    for *rows, both in zip(*parts, whole, strict=True):
-        for name in FIELDS:
-            together = np.concatenate([part[name] for part in rows])
+    for *rows, both in zip(*shares, whole, strict=True):
+        for name in both:
+            together = np.concatenate([share[name] for share in rows])
             if name in ("tokens", "token_mask"):
                 assert together.shape == (len(both[name]), SETTINGS.max_tokens)
                 together = together[:, : both[name].shape[1]]
+            if name in PART_FIELDS:
+                assert together.shape == (len(both[name]), parts, SETTINGS.max_tokens)
+                together = together[:, : both[name].shape[1], : both[name].shape[2]]
             np.testing.assert_array_equal(together, both[name])
 
 
-def test_processes_make_the_batch_of_one_process(folder, tokenizer):
-    parts = [
-        _take(iter(_train(folder, tokenizer, batch_size=2, process=(p, 3))), 8) for p in range(3)
-    ]
-    _assert_dealt_out(parts, _take(iter(_train(folder, tokenizer, batch_size=6)), 8))
+@pytest.mark.parametrize("parts", [0, 5])
+def test_processes_make_the_batch_of_one_process(folder, tokenizer, parts):
+    def batches(**changes):
+        return _take(iter(_train(folder, tokenizer, parts=parts, **changes)), 8)
+
+    shares = [batches(batch_size=2, process=(p, 3)) for p in range(3)]
+    _assert_dealt_out(shares, batches(batch_size=6), parts)
 
 
 @pytest.mark.parametrize(("processes", "readers"), [(1, {"threads": 2}), (2, {}), (5, {})])
@@ -469,7 +570,9 @@ def test_training_leaves_damaged_records_out_and_the_rest_goes_on(
             bad.append(index)
     assert len(bad) == 2
     dataset, right = (
-        _train(tmp_path / name, tokenizer, batch_size=3, images=(images, 3), threads=threads)
+        _train(
+            tmp_path / name, tokenizer, batch_size=3, images=(images, 3), threads=threads, parts=2
+        )
         for name in ("damaged", "whole")
     )
     expected = _take(iter(right), 4)
@@ -480,6 +583,8 @@ def test_training_leaves_damaged_records_out_and_the_rest_goes_on(
             width = got[name].shape[1]  # the longest caption may be that of a damaged record
             assert not got[name][damaged].any()
             np.testing.assert_array_equal(got[name][~damaged], right[name][:, :width][~damaged])
+        assert not got["part_token_mask"][damaged].any()
+        assert got["part_token_mask"][~damaged].any(-1).any(-1).all()
     found, named = dataset.record_ids([bad[1], 9])
     assert f"record {bad[1]} of SplitSource(" in found
     assert named == "video-9"

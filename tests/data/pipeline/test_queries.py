@@ -42,6 +42,17 @@ def test_captions_of_a_split_have_owners_and_ids(folder, tokenizer):
     assert len(eval_captions(folder, "test", tokenizer, 2, "all").ids) == 3
 
 
+def test_captions_of_a_split_have_their_parts(folder, tokenizer):
+    every = eval_captions(folder, "test", tokenizer, queries="all", parts=2)
+    assert len(every.parts) == len(every.ids) == 6
+    expected = [["cat 1.", "untimed. dog."], ["a dog"]]
+    for parts, wanted in zip(every.parts[1:3], expected, strict=True):
+        assert [ids.tolist() for ids in parts] == [tokenizer.encode(t).ids.tolist() for t in wanted]
+    assert every.longest_part == max(len(ids) for parts in every.parts for ids in parts)
+    whole = eval_captions(folder, "test", tokenizer)
+    assert whole.parts == () and whole.longest_part == 0
+
+
 def test_sentences_are_the_timed_ones(folder, tokenizer):
     sentences = eval_sentences(folder, "test", tokenizer, limit=2)
     assert [(s.video, s.text, s.start, s.end) for s in sentences] == [

@@ -21,6 +21,13 @@ def _record(captions=("A dog runs.", "It stops."), *alternatives):
     return video_record("r", captions, alternatives)
 
 
+def _moment(record, rng):
+    """The frame and the text of a moment, whose only sentence is the text."""
+    frame, caption = choose_moment(record, rng)
+    assert caption.sentences == (caption.text,)
+    return frame, caption.text
+
+
 def _frames(available, frames, policy="even", rng=None):
     """Frames of a video with one frame a second."""
     return choose_frames(np.arange(available, dtype=np.float32), frames, policy, rng)
@@ -49,7 +56,7 @@ def test_a_moment_is_a_sentence_and_a_frame_of_its_time_all_equally_likely():
     captions = [("long", 0.0, 4.0), ("one frame", 4.0, 5.0), ("between frames", 4.2, 4.8)]
     record = video_record("r", [*captions, "untimed"], frames=(b"",) * 6)
     rng = np.random.default_rng(0)
-    drawn = collections.Counter(choose_moment(record, rng) for _ in range(800))
+    drawn = collections.Counter(_moment(record, rng) for _ in range(800))
     assert set(drawn) == {(0, "long"), (1, "long"), (2, "long"), (3, "long"), (4, "one frame")}
     assert 340 < drawn[4, "one frame"] < 460
     assert all(60 < drawn[frame, "long"] < 140 for frame in range(4))
@@ -58,7 +65,7 @@ def test_a_moment_is_a_sentence_and_a_frame_of_its_time_all_equally_likely():
 def test_without_times_a_moment_is_any_frame_with_any_sentence():
     record = video_record("r", ["A dog runs.", "It stops."], frames=(b"",) * 3)
     rng = np.random.default_rng(0)
-    drawn = {choose_moment(record, rng) for _ in range(90)}
+    drawn = {_moment(record, rng) for _ in range(90)}
     assert drawn == {(frame, text) for frame in range(3) for text in ("A dog runs.", "It stops.")}
 
 
@@ -134,25 +141,47 @@ def test_the_configuration_offers_every_policy():
 def test_caption_policies_draw_each_text_equally_often(policy, texts):
     record = _record(("a.", "b.", " ", "c."), "short")
     rng = np.random.default_rng(0)
-    drawn = collections.Counter(choose_caption(record, rng, policy=policy) for _ in range(900))
+    drawn = collections.Counter(choose_caption(record, rng, policy=policy).text for _ in range(900))
     assert set(drawn) == set(texts)
     assert all(240 < count < 360 for count in drawn.values())
-    assert choose_caption(record, None, policy=policy) == record.caption
+    assert choose_caption(record, None, policy=policy).text == record.caption
 
 
 def test_short_captions_come_with_their_probability_and_only_in_training():
     record = _record(("A dog runs.", "It stops."), "dog", "runner")
     rng = np.random.default_rng(0)
-    texts = [choose_caption(record, rng, 0.5) for _ in range(400)]
+    texts = [choose_caption(record, rng, 0.5).text for _ in range(400)]
     short = [text for text in texts if text in record.alternatives]
     assert 150 < len(short) < 250
     assert set(short) == set(record.alternatives)
-    assert choose_caption(record, None, 1.0) == record.caption
-    assert choose_caption(record, rng, 0.0) == record.caption
-    assert choose_caption(_record(), rng, 1.0) == _record().caption
+    assert choose_caption(record, None, 1.0).text == record.caption
+    assert choose_caption(record, rng, 0.0).text == record.caption
+    assert choose_caption(_record(), rng, 1.0).text == _record().caption
 
 
 def test_caption_joins_all_sentences_and_a_record_without_any_is_named():
-    assert choose_caption(_record()) == "A dog runs. It stops."
+    assert choose_caption(_record()).text == "A dog runs. It stops."
     with pytest.raises(ValueError, match="'r' has no caption text"):
         choose_caption(_record((" ", "")))
+
+
+@pytest.mark.parametrize("policy", CAPTION_POLICIES)
+def test_the_sentences_of_a_caption_are_those_of_the_record(policy):
+    """They are not split again, and have the words of the text."""
+    record = _record(("One. Two.", " ", "Three.", "Four."))
+    rng = np.random.default_rng(0)
+    for text, sentences in (choose_caption(record, rng, policy=policy) for _ in range(30)):
+        assert set(sentences) <= {"One. Two.", "Three.", "Four."}
+        assert " ".join(sentences).split() == text.split()
+    assert choose_caption(record).sentences == ("One. Two.", "Three.", "Four.")
+
+
+@pytest.mark.parametrize("policy", CAPTION_POLICIES)
+def test_a_paragraph_and_an_alternative_are_split_at_sentence_ends(policy):
+    record = _record(("One. Two. Three.", " "), "Four. Five.", " ")
+    rng = np.random.default_rng(0)
+    text, sentences = choose_caption(record, rng, policy=policy)
+    assert (text.strip(), sentences) == ("One. Two. Three.", ("One.", "Two.", "Three."))
+    short = {choose_caption(record, rng, 1.0, policy) for _ in range(30)}
+    assert short == {("Four. Five.", ("Four.", "Five.")), (" ", ())}
+    assert choose_moment(record, rng)[1].sentences == ("One.", "Two.", "Three.")
