@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from mova_jax import plan
@@ -73,6 +74,23 @@ def test_all_wrong_flags_are_reported_at_once(capsys):
     assert "train.steps" in said and "--topologie=cpu:8" in said and "2 problem(s)" in said
     assert plan.main([f"--config={BASE}", "--topology=v5e"]) == plan.FAILED
     assert "v5e:16x16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("parts", "tokens", "length"), [(8, 248, 32), (8, 64, 32), (2, 248, 128), (4, 160, 48)]
+)
+def test_a_planned_batch_has_parts_that_hold_the_caption(parts, tokens, length):
+    config = load(BASE, f"--config.data.parts={parts}")
+    batch = compile_lib.abstract_batch(config, tokens)
+    b = config.train.batch_size
+    assert batch.part_tokens.shape == batch.part_token_mask.shape == (b, parts, length)
+    assert (batch.part_tokens.dtype, batch.part_token_mask.dtype) == (np.int32, np.bool_)
+
+
+def test_a_planned_batch_may_have_no_parts_or_short_ones():
+    assert compile_lib.abstract_batch(tiny.config(), tiny.L).part_tokens is None
+    short = compile_lib.abstract_batch(tiny.config(data__parts=3), tiny.L)
+    assert short.part_tokens.shape == (tiny.B, 3, tiny.L)
 
 
 def test_a_batch_that_does_not_divide_is_refused():
