@@ -77,7 +77,7 @@ def test_all_wrong_flags_are_reported_at_once(capsys):
 
 
 @pytest.mark.parametrize(
-    ("parts", "tokens", "length"), [(8, 248, 32), (8, 64, 32), (2, 248, 128), (4, 160, 48)]
+    ("parts", "tokens", "length"), [(8, 248, 40), (8, 64, 40), (2, 248, 128), (4, 164, 48)]
 )
 def test_a_planned_batch_has_parts_that_hold_the_caption(parts, tokens, length):
     config = load(BASE, f"--config.data.parts={parts}")

@@ -207,7 +207,7 @@ def test_a_batch_has_the_parts_of_its_captions(folder, tokenizer, parts):
         assert batch["part_token_mask"].shape == (b, p, t) and b == BATCH
         assert batch["part_tokens"].dtype == np.int32 and batch["part_token_mask"].dtype == bool
         longest = batch["part_token_mask"].sum(-1).max()
-        assert t == min(n for n in (16, 24, 32, 48, 64) if n >= longest)
+        assert t == min(n for n in (16, 24, 32, 40, 64) if n >= longest)
         assert p == min(n for n in settings.padding.parts if n >= min(parts, 3))
         assert (batch["part_tokens"][~batch["part_token_mask"]] == tokenizer.pad_id).all()
         for row, video in enumerate(batch["video_id"]):
@@ -237,8 +237,8 @@ def test_the_sizes_of_parts_are_few_and_end_with_the_largest():
     assert padding(parts=5).parts == (1, 2, 4, 5)
     assert padding(parts=8).parts == (1, 2, 4, 6, 8)
     assert padding(parts=17).parts == (1, 2, 4, 6, 8, 12, 16, 17)
-    assert padding(parts=8).part_tokens == (16, 24, 32, 48, 64, 128, 192, 248)
-    assert padding(parts=8, max_tokens=40, token_buckets=(24,)).part_tokens == (16, 24, 32, 40)
+    assert padding(parts=8).part_tokens == (16, 24, 40, 64, 128, 192, 248)
+    assert padding(parts=8, max_tokens=40, token_buckets=(20,)).part_tokens == (16, 20, 24, 40)
     assert padding(parts=8).largest == ((248,), (8,), (248,))
     assert padding().largest == ((248,), (), ())
 
@@ -267,7 +267,7 @@ def test_resume_is_exact_with_parts(folder, tokenizer, position, readers):
 def test_an_evaluation_has_one_shape_of_parts(folder, tokenizer):
     batches = _evaluate(folder, tokenizer, parts=5)
     longest = max(len(tokenizer.encode(_record(i).captions[0].text).ids) for i in range(RECORDS))
-    length = min(n for n in (16, 24, 32, 48, 64) if n >= longest)
+    length = min(n for n in (16, 24, 32, 40, 64) if n >= longest)
     assert {batch["part_tokens"].shape for batch in batches} == {(BATCH, 5, length)}
     assert not batches[-1]["part_token_mask"][3:].any()  # rows of padding
     for batch, plain in zip(batches, _evaluate(folder, tokenizer), strict=True):
