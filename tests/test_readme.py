@@ -166,7 +166,7 @@ def test_the_workdir_is_what_is_promised():
     rows = re.findall(r"^\| `([^`]+)` \|", section("What you will see"), re.M)
     names = [workdir["CONFIG"], log["METRICS_FILE"], workdir["REPORT"]]
     folders = [constants("mova_jax/training/checkpoint.py")["FOLDER"], "plots"]
-    folders.append(log["TENSORBOARD_FOLDER"])
+    folders += [workdir["RANKS"], log["TENSORBOARD_FOLDER"]]
     assert sorted(rows) == sorted(names + [f"{folder}/" for folder in folders])
     free = re.findall(r"`(data\.\w+)` and the like", section("What you will see"))
     assert free and set(free) <= set(workdir["RESUMABLE_KEYS"])

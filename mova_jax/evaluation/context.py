@@ -26,8 +26,14 @@ from mova_jax.data.pipeline.queries import (
 )
 from mova_jax.data.sources import splits_of
 from mova_jax.data.tokenizer import Tokenizer, bucket_length, pad_tokens
-from mova_jax.evaluation.embedding_cache import CachedScores, PackedCaptions, SplitEmbeddings
+from mova_jax.evaluation.embedding_cache import (
+    CachedScores,
+    PackedCaptions,
+    SplitEmbeddings,
+    with_progress,
+)
 from mova_jax.evaluation.jitted import EvalFns, rows_of
+from mova_jax.evaluation.query_ranks import WEIGHTS, QueryRanks, rank_queries
 from mova_jax.evaluation.ranks import ScoreBlock
 from mova_jax.typing import ConceptMasks, TextEmbedding
 from mova_jax.utils.progress_bar import bar_of
@@ -116,6 +122,20 @@ class EvalContext:
             frame, modular = cosines["frame"], cosines["modular"]
             found += [SentenceCosines(s, frame[i], modular[i]) for i, s in enumerate(block)]
         return found
+
+    @cached_property
+    def query_ranks(self) -> QueryRanks:
+        """The ranks of the queries by every score."""
+        scores, owner = self.query_scores()
+        weight, rows = self.blend_weight, self.fns.rows
+        with self.progress("scores", self.num_videos * len(owner), "pair") as bar:
+            return rank_queries(
+                with_progress(scores, bar.update),
+                self.num_videos,
+                owner,
+                blend_weights=WEIGHTS if weight is None else (weight,),
+                blocks=(rows, rows),
+            )
 
     def query_scores(self) -> tuple[ScoreBlock, Int[np.ndarray, "c"]]:
         """Scores of blocks of videos with blocks of captions, and the video of each caption.

@@ -19,12 +19,15 @@ from typing import Any
 import jax
 
 from mova_jax.config import Config
+from mova_jax.data.pipeline.dataset import record_ids
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation import grounding, leak, masks, retrieval, sentence_of_frame
 from mova_jax.evaluation.context import EvalContext, Evaluation
 from mova_jax.evaluation.jitted import EvalFns
+from mova_jax.evaluation.query_ranks import save_ranks
 from mova_jax.evaluation.timeline import Timeline, timelines
 from mova_jax.models.build import ModelSpec
+from mova_jax.parallel.processes import is_main
 
 EVALUATIONS: dict[str, Evaluation] = {
     "retrieval": retrieval.EVALUATION,
@@ -65,7 +68,12 @@ class Evaluator:
         )
 
     def evaluate(
-        self, params: Any, split: str, blend_weight: float | None = None, interval: bool = False
+        self,
+        params: Any,
+        split: str,
+        blend_weight: float | None = None,
+        interval: bool = False,
+        ranks_file: str | os.PathLike | None = None,
     ) -> dict[str, float]:
         """The metrics of all evaluations on a split.
 
@@ -75,6 +83,8 @@ class Evaluator:
             blend_weight: of the modular score, chosen on validation; None chooses it here, which
                 is right on validation only.
             interval: adds the bootstrap interval of R@1.
+            ranks_file: where to keep the rank of every query (`query_ranks.save_ranks`), for
+                comparisons of models query by query; written by the main process. None for nowhere.
 
         Raises:
             ValueError: two evaluations have a metric of one name.
@@ -88,6 +98,9 @@ class Evaluator:
             if twice := metrics.keys() & found.keys():
                 raise ValueError(f"evaluation {name}: {sorted(twice)} are metrics of another one")
             metrics |= found
+        if ranks_file is not None and is_main():
+            ids = record_ids(self._folder, split, range(context.num_videos))
+            save_ranks(ranks_file, context.query_ranks, ids)
         return metrics
 
     def timelines(self, params: Any, split: str, count: int) -> list[Timeline]:

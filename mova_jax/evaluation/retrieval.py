@@ -1,48 +1,26 @@
 """Retrieval metrics of a model: its global score, its modular score, and the two blended.
 
-In: the same `score_block` as `ranks.blockwise_ranks`, with a score named `global` and, for a model
-that has one, a score named `modular`. Out: flat metrics, `global/t2v/r1`, `modular/v2t/mdr`,
-`blend/t2v/r10` ... (`t2v`: captions search videos, `v2t`: the reverse).
-
-The blend is `global + weight * modular`. Its weight is chosen on validation and used on the test:
-
-    found = retrieval_metrics(score_validation, ..., blend_weights=WEIGHTS)
-    weight = found["blend/weight"]
-    metrics = retrieval_metrics(score_test, ..., blend_weights=(weight,), blocks=(128, 128))
+Out: flat metrics, `global/t2v/r1`, `modular/v2t/mdr`, `blend/t2v/r10` ... (`t2v`: captions search
+videos, `v2t`: the reverse).
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
 
 from mova_jax.evaluation import ranks as ranks_lib
 from mova_jax.evaluation.context import EvalContext, Evaluation
-from mova_jax.evaluation.embedding_cache import with_progress
-from mova_jax.evaluation.ranks import Ranks, RanksBothDirections, ScoreBlock
-
-WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-BLOCKS = (256, 256)
+from mova_jax.evaluation.query_ranks import QueryRanks
+from mova_jax.evaluation.ranks import Ranks
 
 
 def retrieval(context: EvalContext) -> dict[str, float]:
     """The metrics of `retrieval_metrics`, by the queries of `config.eval.queries`.
 
-    `t2v/...` and `v2t/...` are added: those of the score of record, which is the blend or, for a
-    model without modular scores, the global score.
+    `t2v/...` and `v2t/...` are added: those of the score of record.
     """
-    scores, owner = context.query_scores()
-    videos, rows, weight = context.num_videos, context.fns.rows, context.blend_weight
-    with context.progress("scores", videos * len(owner), "pair") as bar:
-        metrics = retrieval_metrics(
-            with_progress(scores, bar.update),
-            videos,
-            owner,
-            blend_weights=WEIGHTS if weight is None else (weight,),
-            blocks=(rows, rows),
-            interval_seed=context.config.seed if context.interval else None,
-        )
-    record = "blend/" if "blend/t2v/r1" in metrics else "global/"
+    ranks = context.query_ranks
+    metrics = retrieval_metrics(ranks, context.config.seed if context.interval else None)
+    record = f"{ranks.record}/"
     ways = [name for name in metrics if name.startswith(record) and name.count("/") == 2]
     return metrics | {name.removeprefix(record): metrics[name] for name in ways}
 
@@ -50,26 +28,11 @@ def retrieval(context: EvalContext) -> dict[str, float]:
 EVALUATION = Evaluation(retrieval, "Retrieval")
 
 
-def retrieval_metrics(
-    score_block: ScoreBlock,
-    num_videos: int,
-    video_of_caption: Int[np.ndarray, "c"],
-    *,
-    blend_weights: Sequence[float] = (1.0,),
-    blocks: tuple[int, int] = BLOCKS,
-    interval_seed: int | None = None,
-) -> dict[str, float]:
-    """Ranks all queries by every score, in one sweep over the pairs.
+def retrieval_metrics(ranks: QueryRanks, interval_seed: int | None = None) -> dict[str, float]:
+    """The metrics of all ranks.
 
     Args:
-        score_block: `(video_slice, caption_slice) -> {'global': [b c], 'modular': [b c]}`; without
-            `modular` there is no blend either.
-        num_videos: size of the video gallery.
-        video_of_caption: i32[c], the video that each caption belongs to.
-        blend_weights: with one weight, the blend is made with it. With several, the best is
-            reported, which is right on validation, and cheating on a test set: that of the highest
-            mean of R@1 over both directions, then of the lowest mean rank, then the smallest.
-        blocks: videos and captions in a block.
+        ranks: of the queries.
         interval_seed: adds the bootstrap interval of R@1 as `r1_low`, `r1_high`; None for none.
 
     Returns:
@@ -78,23 +41,17 @@ def retrieval_metrics(
         `gallery` (videos searched by a caption) and `gallery_captions` (captions searched by a
         video).
     """
-    swept = _sweep(score_block, num_videos, video_of_caption, blend_weights, blocks)
-    named = {name: swept[name] for name in ("global", "modular") if name in swept}
-    metrics = {}
-    if "modular" in swept:
-        weight = _best_weight(swept, blend_weights)
-        named["blend"] = swept[_blend_name(weight)]
-        metrics["blend/weight"] = weight
-    for name, both in named.items():
-        for direction, ranks in both._asdict().items():
-            found = ranks_lib.summary(ranks)
+    metrics = {} if ranks.blend_weight is None else {"blend/weight": ranks.blend_weight}
+    for name, both in ranks.by_score.items():
+        for direction, one in both._asdict().items():
+            found = ranks_lib.summary(one)
             if interval_seed is not None:
-                owner = np.asarray(video_of_caption) if direction == "t2v" else None
-                low, high = r1_interval(ranks, interval_seed, video_of_query=owner)
+                owner = ranks.video_of_caption if direction == "t2v" else None
+                low, high = r1_interval(one, interval_seed, video_of_query=owner)
                 found |= {"r1_low": low, "r1_high": high}
             metrics |= {f"{name}/{direction}/{key}": value for key, value in found.items()}
-    metrics["gallery"] = float(swept["global"].t2v.gallery)
-    metrics["gallery_captions"] = float(swept["global"].v2t.gallery)
+    metrics["gallery"] = float(ranks.by_score["global"].t2v.gallery)
+    metrics["gallery_captions"] = float(ranks.by_score["global"].v2t.gallery)
     return metrics
 
 
@@ -130,39 +87,3 @@ def r1_interval(
         recalls = [100.0 * hits[videos].sum() / counts[videos].sum() for videos in drawn]
     low, high = np.percentile(recalls, (2.5, 97.5))
     return float(low), float(high)
-
-
-def _sweep(
-    score_block: ScoreBlock,
-    num_videos: int,
-    video_of_caption: np.ndarray,
-    weights: Sequence[float],
-    blocks: tuple[int, int],
-) -> dict[str, RanksBothDirections]:
-    """Ranks of the scores and of their blends by every weight."""
-    if not weights:
-        raise ValueError("got no blend weight, expected at least one, such as (1.0,)")
-
-    def with_blends(videos: slice, captions: slice) -> dict[str, np.ndarray]:
-        scores = {k: np.asarray(v, np.float32) for k, v in score_block(videos, captions).items()}
-        if "global" not in scores:
-            raise ValueError(f"score_block gave {sorted(scores)}, expected a score named 'global'")
-        if "modular" in scores:
-            for weight in weights:
-                blend = scores["global"] + np.float32(weight) * scores["modular"]
-                scores[_blend_name(weight)] = blend
-        return scores
-
-    return ranks_lib.blockwise_ranks(with_blends, num_videos, video_of_caption, *blocks)
-
-
-def _best_weight(swept: dict[str, RanksBothDirections], weights: Sequence[float]) -> float:
-    def badness(weight: float) -> tuple[float, float, float]:
-        both = [ranks_lib.summary(ranks) for ranks in swept[_blend_name(weight)]]
-        return -sum(s["r1"] for s in both), sum(s["mnr"] for s in both), weight
-
-    return float(min(weights, key=badness))
-
-
-def _blend_name(weight: float) -> str:
-    return f"blend@{float(weight)!r}"

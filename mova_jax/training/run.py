@@ -23,7 +23,7 @@ from mova_jax.training.state import TrainState
 from mova_jax.training.step import make_train_step
 from mova_jax.training.summary import final_summary, start_summary
 from mova_jax.training.utilization import Utilization
-from mova_jax.training.workdir import REPORT, RunError
+from mova_jax.training.workdir import RANKS, REPORT, RunError
 from mova_jax.utils.metric_log import METRICS_FILE, MetricWriter, read_metrics
 
 TIMELINES = 4  # videos that the report draws
@@ -164,7 +164,8 @@ def _finish(context: RunContext) -> None:
     with MetricWriter(context.workdir, resume_step=config.train.steps) as writer:
         for split in (split for split in splits if split not in evaluated):
             log_main(f"Evaluating on {split} with the checkpoint of step {int(saved.state.step)}")
-            metrics = context.evaluator.evaluate(params, split, weight, interval=True)
+            ranks = context.workdir / RANKS / f"{split}.npz"
+            metrics = context.evaluator.evaluate(params, split, weight, True, ranks_file=ranks)
             metrics["checkpoint_step"] = float(saved.state.step)
             writer.write(config.train.steps, {f"{split}/{k}": v for k, v in metrics.items()})
     shown = (splits or ["validation"])[0]

@@ -3,6 +3,7 @@
 WORKDIR/config.json               written when the run starts; a restart has to agree with it
 WORKDIR/checkpoints/tokenizer/    a copy: the embeddings are only valid with this tokenizer
 WORKDIR/metrics.jsonl  tensorboard/  checkpoints/  plots/  report.html
+WORKDIR/ranks/SPLIT.npz           the rank of every query of the final evaluation
 """
 
 import os
@@ -15,6 +16,7 @@ from mova_jax.training.checkpoint import FOLDER
 from mova_jax.utils import atomic
 
 CONFIG = "config.json"
+RANKS = "ranks"
 REPORT = "report.html"
 
 # Keys that may change at a restart: they set the speed of a run or what it prints, and change its

@@ -12,6 +12,7 @@ from mova_jax.data.storyboard.generate import TOKENIZER, ensure
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.context import Evaluation
 from mova_jax.evaluation.evaluator import EVALUATIONS, Evaluator
+from mova_jax.evaluation.query_ranks import load_ranks
 from mova_jax.losses.scores import frame_lengths, pair_sums, pool_frames, search_pool
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.report.report import write_report
@@ -50,9 +51,14 @@ def full(folder):
 
 
 @pytest.fixture(scope="module")
-def metrics(full):
+def ranks_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("run") / "ranks" / "test.npz"
+
+
+@pytest.fixture(scope="module")
+def metrics(full, ranks_file):
     evaluator, _, params = full
-    return evaluator.evaluate(params, "test", blend_weight=1.0)
+    return evaluator.evaluate(params, "test", blend_weight=1.0, ranks_file=ranks_file)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +103,15 @@ def test_modular_metrics_are_those_of_pairs_scored_one_by_one(by_hand, metrics):
         others = np.delete(scores[:, true_video], [given, true_video])
         shares.append((others < scores[given, true_video]).mean())
     assert metrics["leak/pairs_auc"] == pytest.approx(np.mean(shares))
+
+
+def test_the_ranks_of_all_queries_are_kept(metrics, ranks_file):
+    names = [f"test-{video:06d}" for video in range(VIDEOS)]
+    for score in ("global", "modular", "blend"):
+        for direction in ("t2v", "v2t"):
+            ranks, video = load_ranks(ranks_file, direction, score)
+            assert ranks.values.mean() == metrics[f"{score}/{direction}/mnr"]
+            assert list(video) == names and ranks.gallery == VIDEOS
 
 
 def test_the_score_of_record_is_the_blend_or_the_global_score(folder, metrics):

@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
+from mova_jax.evaluation.query_ranks import WEIGHTS, load_ranks, rank_queries, save_ranks
 from mova_jax.evaluation.ranks import Ranks, blockwise_ranks, summary
-from mova_jax.evaluation.retrieval import (
-    WEIGHTS,
-    r1_interval,
-    retrieval_metrics,
-)
+from mova_jax.evaluation.retrieval import r1_interval, retrieval_metrics
 
 
 def blocks_of(**scores):
     return lambda videos, captions: {k: s[videos, captions] for k, s in scores.items()}
+
+
+def metrics_of(block, count, owner, interval_seed=None, **options) -> dict[str, float]:
+    return retrieval_metrics(rank_queries(block, count, owner, **options), interval_seed)
 
 
 def noisy(seed: int, count: int, strength: float) -> np.ndarray:
@@ -21,13 +22,13 @@ def noisy(seed: int, count: int, strength: float) -> np.ndarray:
 
 
 def chosen(block, count, owner, weights=WEIGHTS) -> float:
-    return retrieval_metrics(block, count, owner, blend_weights=weights)["blend/weight"]
+    return metrics_of(block, count, owner, blend_weights=weights)["blend/weight"]
 
 
 def test_metrics_are_the_ranks_of_each_score_and_of_the_blend():
     n, owner = 20, np.arange(20)
     scores = {"global": noisy(0, n, 1.5), "modular": noisy(1, n, 1.5)}
-    metrics = retrieval_metrics(blocks_of(**scores), n, owner, blend_weights=(0.5,), blocks=(7, 9))
+    metrics = metrics_of(blocks_of(**scores), n, owner, blend_weights=(0.5,), blocks=(7, 9))
     scores["blend"] = scores["global"] + np.float32(0.5) * scores["modular"]
     for name, both in blockwise_ranks(blocks_of(**scores), n, owner, n, n).items():
         for way, ranks in both._asdict().items():
@@ -39,13 +40,13 @@ def test_metrics_are_the_ranks_of_each_score_and_of_the_blend():
 
 
 def test_model_without_modular_score_has_no_blend():
-    metrics = retrieval_metrics(blocks_of(**{"global": noisy(0, 6, 1)}), 6, np.arange(6))
+    metrics = metrics_of(blocks_of(**{"global": noisy(0, 6, 1)}), 6, np.arange(6))
     assert {name.split("/")[0] for name in metrics} == {"global", "gallery", "gallery_captions"}
 
 
 def test_galleries_are_counted_apart():
     scores = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
-    metrics = retrieval_metrics(blocks_of(**{"global": scores}), 3, np.array([0, 0, 1, 2, 2]))
+    metrics = metrics_of(blocks_of(**{"global": scores}), 3, np.array([0, 0, 1, 2, 2]))
     assert (metrics["gallery"], metrics["gallery_captions"]) == (3, 5)
 
 
@@ -59,11 +60,11 @@ def test_blend_takes_the_weight_that_finds_most():
     both = {"global": noisy(2, n, 2.0), "modular": noisy(3, n, 2.0)}
     weight = chosen(blocks_of(**both), n, owner)
     assert 0 < weight < max(WEIGHTS)
-    swept = retrieval_metrics(blocks_of(**both), n, owner, blend_weights=WEIGHTS)
+    swept = metrics_of(blocks_of(**both), n, owner, blend_weights=WEIGHTS)
     assert swept["blend/weight"] == weight
     r1 = {
         w: sum(
-            retrieval_metrics(blocks_of(**both), n, owner, blend_weights=(w,))[f"blend/{way}/r1"]
+            metrics_of(blocks_of(**both), n, owner, blend_weights=(w,))[f"blend/{way}/r1"]
             for way in ("t2v", "v2t")
         )
         for w in WEIGHTS
@@ -79,7 +80,7 @@ def test_equal_recall_is_decided_by_the_mean_rank_then_by_the_smaller_weight():
     owner = np.arange(3)
 
     def both_ways(weight):
-        metrics = retrieval_metrics(block, 3, owner, blend_weights=(weight,))
+        metrics = metrics_of(block, 3, owner, blend_weights=(weight,))
         return [
             sum(metrics[f"blend/{way}/{key}"] for way in ("t2v", "v2t")) for key in ("r1", "mnr")
         ]
@@ -89,11 +90,29 @@ def test_equal_recall_is_decided_by_the_mean_rank_then_by_the_smaller_weight():
     assert chosen(block, 3, owner, (0.6, 0.5)) == 0.5  # all level: the smaller one
 
 
+def test_kept_ranks_are_those_of_the_metrics_with_the_video_of_each_query(tmp_path):
+    owner = np.array([0, 0, 1, 3, 3, 3])  # no caption is of video 2
+    scores = np.random.default_rng(0).normal(size=(2, 4, 6)).astype(np.float32)
+    block = blocks_of(**{"global": scores[0], "modular": scores[1]})
+    found = rank_queries(block, 4, owner, blend_weights=(0.5,))
+    save_ranks(tmp_path / "ranks" / "test.npz", found, ["a", "b", "c", "d"])
+    assert [path.name for path in (tmp_path / "ranks").iterdir()] == ["test.npz"]
+    for direction, videos, gallery in (("t2v", "aabddd", 4), ("v2t", "abd", 6)):
+        for score, both in found.by_score.items():
+            ranks, video = load_ranks(tmp_path / "ranks" / "test.npz", direction, score)
+            np.testing.assert_array_equal(ranks.values, getattr(both, direction).values)
+            assert (ranks.gallery, "".join(video)) == (gallery, videos)
+        record, _ = load_ranks(tmp_path / "ranks" / "test.npz", direction)
+        np.testing.assert_array_equal(record.values, getattr(found.by_score["blend"], direction)[0])
+    with pytest.raises(ValueError, match="has no local_t2v; it has blend_t2v"):
+        load_ranks(tmp_path / "ranks" / "test.npz", "t2v", "local")
+
+
 def test_block_that_cannot_be_used_is_refused():
     with pytest.raises(ValueError, match="score named 'global'"):
-        retrieval_metrics(blocks_of(modular=noisy(0, 3, 1)), 3, np.arange(3))
+        metrics_of(blocks_of(modular=noisy(0, 3, 1)), 3, np.arange(3))
     with pytest.raises(ValueError, match="no blend weight"):
-        retrieval_metrics(blocks_of(modular=noisy(0, 3, 1)), 3, np.arange(3), blend_weights=())
+        metrics_of(blocks_of(modular=noisy(0, 3, 1)), 3, np.arange(3), blend_weights=())
 
 
 def test_interval_covers_the_true_share_about_as_often_as_it_says():
@@ -118,7 +137,7 @@ def test_interval_of_no_hit_and_its_seed():
     assert r1_interval(Ranks(np.full(9, 2.0), 9), 0) == (0.0, 0.0)
     some = Ranks(np.arange(1.0, 40) % 3, 9)
     assert r1_interval(some, 5) == r1_interval(some, 5)
-    metrics = retrieval_metrics(
+    metrics = metrics_of(
         blocks_of(**{"global": noisy(0, 30, 2)}), 30, np.arange(30), interval_seed=0
     )
     low, r1, high = (metrics[f"global/v2t/{key}"] for key in ("r1_low", "r1", "r1_high"))
@@ -147,7 +166,7 @@ def test_interval_of_one_caption_a_video_is_that_of_queries():
     assert r1_interval(Ranks(values, 39), 5, video_of_query=np.arange(39)[::-1]) == plain
     scores = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
     owner = np.array([0, 0, 0, 1, 1, 2])
-    got = retrieval_metrics(blocks_of(**{"global": scores}), 3, owner, interval_seed=4)
+    got = metrics_of(blocks_of(**{"global": scores}), 3, owner, interval_seed=4)
     both = blockwise_ranks(blocks_of(s=scores), 3, owner, 3, 6)["s"]
     clustered = r1_interval(both.t2v, 4, video_of_query=owner)
     assert (got["global/t2v/r1_low"], got["global/t2v/r1_high"]) == clustered

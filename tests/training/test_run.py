@@ -10,6 +10,7 @@ import pytest
 
 from configs.base import get_config
 from mova_jax.config import from_config_dict
+from mova_jax.evaluation.query_ranks import load_ranks
 from mova_jax.training import run as run_lib
 from mova_jax.training.loop import Loop
 from mova_jax.training.workdir import RunError
@@ -49,6 +50,8 @@ def test_a_run_leaves_what_its_workdir_promises(complete):
     for name in ("config.json", "metrics.jsonl", "report.html", "plots", "checkpoints"):
         assert (complete / name).exists(), name
     assert (complete / "checkpoints" / "tokenizer" / "tokenizer.json").exists()
+    ranks, video = load_ranks(complete / "ranks" / "test.npz", "t2v")
+    assert len(ranks.values) == len(video) == 8
     saved = json.loads((complete / "config.json").read_text())
     assert saved["model"]["text"]["vocab_size"] > 0
     rows = tiny.logged_metrics(complete)

@@ -1,0 +1,149 @@
+"""The ranks of all queries of a split by every score, the blend among them; kept in a file.
+
+    found = rank_queries(score_validation, ..., blend_weights=WEIGHTS)
+    ranks = rank_queries(score_test, ..., blend_weights=(found.blend_weight,))
+    save_ranks("runs/base/ranks/test.npz", ranks, video_ids)
+    ranks, video = load_ranks("runs/base/ranks/test.npz", "t2v")
+
+The blend is `global + weight * modular`. Its weight is chosen on validation and used on the test.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from mova_jax.evaluation import ranks as ranks_lib
+from mova_jax.evaluation.ranks import Ranks, RanksBothDirections, ScoreBlock
+from mova_jax.utils import atomic
+
+WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+BLOCKS = (256, 256)
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryRanks:
+    """Ranks by `global` and, for a model that has one, `modular` and `blend`."""
+
+    by_score: dict[str, RanksBothDirections]
+    video_of_caption: Int[np.ndarray, "c"]
+    blend_weight: float | None  # of the modular score; None without
+
+    @property
+    def record(self) -> str:
+        """The score of record: the blend, or the global score of a model without a modular one."""
+        return "global" if self.blend_weight is None else "blend"
+
+
+def rank_queries(
+    score_block: ScoreBlock,
+    num_videos: int,
+    video_of_caption: Int[np.ndarray, "c"],
+    *,
+    blend_weights: Sequence[float] = (1.0,),
+    blocks: tuple[int, int] = BLOCKS,
+) -> QueryRanks:
+    """Ranks all queries by every score, in one sweep over the pairs.
+
+    Args:
+        score_block: `(video_slice, caption_slice) -> {'global': [b c], 'modular': [b c]}`; without
+            `modular` there is no blend either.
+        num_videos: size of the video gallery.
+        video_of_caption: i32[c], the video that each caption belongs to.
+        blend_weights: with one weight, the blend is made with it. With several, the best is taken,
+            which is right on validation, and cheating on a test set: that of the highest mean of
+            R@1 over both directions, then of the lowest mean rank, then the smallest.
+        blocks: videos and captions in a block.
+
+    Raises:
+        ValueError: no blend weight, no score named `global`, and what `blockwise_ranks` refuses.
+        FloatingPointError: for a score that is not finite.
+    """
+    swept = _sweep(score_block, num_videos, video_of_caption, blend_weights, blocks)
+    by_score = {name: swept[name] for name in ("global", "modular") if name in swept}
+    weight = None
+    if "modular" in swept:
+        weight = _best_weight(swept, blend_weights)
+        by_score["blend"] = swept[_blend_name(weight)]
+    return QueryRanks(by_score, np.asarray(video_of_caption), weight)
+
+
+def save_ranks(path: str | os.PathLike, ranks: QueryRanks, video_ids: Sequence[str]) -> None:
+    """Writes ranks as an npz file, whole or not at all.
+
+    The file has `<score>_<direction>`, the rank of each query (`global_t2v`, `blend_v2t` ...);
+    `t2v_video` and `v2t_video`, the id of the video of each query; `t2v_gallery` and `v2t_gallery`.
+
+    Args:
+        path: of the file; its folder is made.
+        ranks: of a split.
+        video_ids: of all videos of the split, in order.
+    """
+    ids = np.asarray(video_ids)
+    searching = np.unique(ranks.video_of_caption)  # a video without a caption is no query
+    arrays = {"t2v_video": ids[ranks.video_of_caption], "v2t_video": ids[searching]}
+    for score, both in ranks.by_score.items():
+        for direction, found in both._asdict().items():
+            arrays[f"{score}_{direction}"] = found.values
+            arrays[f"{direction}_gallery"] = np.array(found.gallery)
+    with atomic.replacing(path) as aside, aside.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def load_ranks(
+    path: str | os.PathLike, direction: str, score: str = ""
+) -> tuple[Ranks, Shaped[np.ndarray, "q"]]:
+    """Reads the ranks of one score and direction, and the id of the video of each query.
+
+    Args:
+        path: of a file of `save_ranks`.
+        direction: `t2v` or `v2t`.
+        score: its name; '' for the score of record.
+
+    Raises:
+        ValueError: the file has no such ranks.
+    """
+    with np.load(path) as arrays:
+        score = score or ("blend" if f"blend_{direction}" in arrays else "global")
+        if (name := f"{score}_{direction}") not in arrays:
+            raise ValueError(f"{path} has no {name}; it has {', '.join(sorted(arrays))}")
+        ranks = Ranks(arrays[name], int(arrays[f"{direction}_gallery"]))
+        return ranks, arrays[f"{direction}_video"]
+
+
+def _sweep(
+    score_block: ScoreBlock,
+    num_videos: int,
+    video_of_caption: np.ndarray,
+    weights: Sequence[float],
+    blocks: tuple[int, int],
+) -> dict[str, RanksBothDirections]:
+    """Ranks of the scores and of their blends by every weight."""
+    if not weights:
+        raise ValueError("got no blend weight, expected at least one, such as (1.0,)")
+
+    def with_blends(videos: slice, captions: slice) -> dict[str, np.ndarray]:
+        scores = {k: np.asarray(v, np.float32) for k, v in score_block(videos, captions).items()}
+        if "global" not in scores:
+            raise ValueError(f"score_block gave {sorted(scores)}, expected a score named 'global'")
+        if "modular" in scores:
+            for weight in weights:
+                blend = scores["global"] + np.float32(weight) * scores["modular"]
+                scores[_blend_name(weight)] = blend
+        return scores
+
+    return ranks_lib.blockwise_ranks(with_blends, num_videos, video_of_caption, *blocks)
+
+
+def _best_weight(swept: dict[str, RanksBothDirections], weights: Sequence[float]) -> float:
+    def badness(weight: float) -> tuple[float, float, float]:
+        both = [ranks_lib.summary(ranks) for ranks in swept[_blend_name(weight)]]
+        return -sum(s["r1"] for s in both), sum(s["mnr"] for s in both), weight
+
+    return float(min(weights, key=badness))
+
+
+def _blend_name(weight: float) -> str:
+    return f"blend@{float(weight)!r}"
