@@ -6,10 +6,14 @@
 Each run is `python -m mova_jax.main --config=configs/base.py:objective=NAME` with its own seed and
 workdir; complete runs are read, not repeated. `--jobs` runs share the cores evenly. Flags after
 `--` are given to every run. Cells have the mean over seeds, and the lowest and highest in brackets.
+
+Below it, the differences of each two objectives in R@1 by the score of record, averaged over seeds,
+with the paired interval over the choice of queries (`mova_jax/evaluation/paired.py`).
 """
 
 import argparse
 import concurrent.futures
+import itertools
 import os
 import queue
 import subprocess
@@ -18,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mova_jax.evaluation.paired import load_paired, paired_difference_over_seeds
+from mova_jax.training.workdir import RANKS
 from mova_jax.utils.metric_log import METRICS_FILE, last_metrics
 
 OBJECTIVES = ("full", "frame_weighting", "global_only")
@@ -119,6 +125,24 @@ def table(by_objective: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def differences(by_objective: dict[str, list[Path]], split: str) -> str:
+    """Markdown: a row for each two objectives; their workdirs without ranks are left out."""
+    files = {
+        name: [path for w in workdirs if (path := w / RANKS / f"{split}.npz").exists()]
+        for name, workdirs in by_objective.items()
+    }
+    lines = ["| R@1 of | T2V, points | V2T, points |", "|---|---|---|"]
+    for one, other in itertools.combinations([name for name in files if files[name]], 2):
+        cells = []
+        for direction in ("t2v", "v2t"):
+            ranks, video = load_paired(files[one] + files[other], direction)
+            sides = ranks[: len(files[one])], ranks[len(files[one]) :]
+            found = paired_difference_over_seeds(*sides, video_of_query=video)
+            cells.append("{:+.1f} ({:+.1f} to {:+.1f})".format(*found))
+        lines.append(f"| {one} minus {other} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Trains the missing runs and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -142,6 +166,8 @@ def main() -> None:
         for objective in args.objectives
     }
     print(table(found))
+    workdirs = {o: [w for w, name, _ in runs if name == o] for o in args.objectives}
+    print("\n" + differences(workdirs, args.split))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks import compare_objectives, plan_table, train_step
 from mova_jax.config import ConfigFlags
+from mova_jax.evaluation.query_ranks import QueryRanks, save_ranks
+from mova_jax.evaluation.ranks import Ranks, RanksBothDirections
 from mova_jax.planning.targets import parse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,6 +61,20 @@ def test_the_table_has_the_mean_and_the_range_over_seeds(tmp_path):
     assert "| seeds | 2 | 1 |" in lines
     assert "| T2V R@1, %: global | 45.0 (40.0 to 50.0) | 30.0 |" in lines
     assert "| Masks: mᵀ open, % | 60.0 (50.0 to 70.0) |  |" in lines
+
+
+def test_differences_are_paired_over_the_seeds_that_have_ranks(tmp_path):
+    def keep(name, hits):
+        values = np.where(np.arange(10) < hits, 1.0, 2.0)
+        both = RanksBothDirections(Ranks(values, 10), Ranks(np.ones(10), 10))
+        ranks = QueryRanks({"global": both}, np.arange(10), None)
+        save_ranks(tmp_path / name / "ranks" / "test.npz", ranks, [f"v{i}" for i in range(10)])
+        return tmp_path / name
+
+    full = [keep("a", 8), keep("b", 6), tmp_path / "not_there"]
+    text = compare_objectives.differences({"full": full, "plain": [keep("c", 4)]}, "test")
+    assert text.splitlines()[2].startswith("| full minus plain | +30.0 (+")
+    assert text.endswith("| +0.0 (+0.0 to +0.0) |")
 
 
 def test_rows_of_the_plan_table_name_presets_and_keys_that_there_are():

@@ -1,0 +1,80 @@
+"""The paired difference against drawing again in a plain loop, and what it refuses."""
+
+import numpy as np
+import pytest
+
+from mova_jax.evaluation.paired import (
+    load_paired,
+    paired_difference,
+    paired_difference_over_seeds,
+)
+from mova_jax.evaluation.query_ranks import QueryRanks, save_ranks
+from mova_jax.evaluation.ranks import Ranks, RanksBothDirections
+
+
+def drawn(hits_a, hits_b, owner, samples=3000):
+    """The interval, with every draw written out."""
+    rng = np.random.default_rng(1)
+    videos = sorted(set(owner))
+    differences = []
+    for _ in range(samples):
+        a, b = [], []
+        for video in rng.choice(videos, len(videos)):
+            for query in np.flatnonzero(owner == video):
+                a.append(hits_a[query])
+                b.append(hits_b[query])
+        differences.append(100 * (np.mean(a) - np.mean(b)))
+    return np.percentile(differences, (2.5, 97.5))
+
+
+def test_difference_and_interval_are_those_of_drawing_videos_again():
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(30), rng.integers(1, 6, 30))
+    easy = np.repeat(rng.random(30), np.bincount(owner))
+    a, b = (np.where(rng.random(len(owner)) < easy, 1.5, 4.0) for _ in range(2))
+    found = paired_difference(Ranks(a, 30), Ranks(b, 30), 2, owner, seed=3, samples=4000)
+    assert found[0] == pytest.approx(100 * np.mean(a <= 2) - 100 * np.mean(b <= 2))
+    np.testing.assert_allclose(found[1:], drawn(a <= 2, b <= 2, owner), atol=1.0)
+    single = paired_difference(Ranks(a, 30), Ranks(b, 30), 2, samples=4000)
+    np.testing.assert_allclose(single[1:], drawn(a <= 2, b <= 2, np.arange(len(a))), atol=1.2)
+
+
+def test_difference_over_seeds_draws_the_same_queries_for_all_runs():
+    rng = np.random.default_rng(0)
+    runs = [np.where(rng.random(60) < share, 1.0, 2.0) for share in (0.3, 0.5, 0.4, 0.6, 0.5)]
+    ranks = [Ranks(values, 60) for values in runs]
+    found = paired_difference_over_seeds(ranks[:2], ranks[2:], samples=4000)
+    hits_a, hits_b = np.mean(np.less(runs[:2], 2), 0), np.mean(np.less(runs[2:], 2), 0)
+    assert found[0] == pytest.approx(100 * (hits_a.mean() - hits_b.mean()))
+    np.testing.assert_allclose(found[1:], drawn(hits_a, hits_b, np.arange(60)), atol=1.2)
+
+
+def test_what_both_models_do_alike_cancels_out():
+    hard = Ranks(np.where(np.arange(50) % 2, 1.0, 9.0), 50)
+    assert paired_difference(hard, hard) == (0.0, 0.0, 0.0)
+    one_more = Ranks(np.where(np.arange(50) == 0, 1.0, hard.values), 50)
+    difference, low, high = paired_difference(one_more, hard)
+    assert difference == pytest.approx(2.0) and 0 == low < high <= 10
+
+
+def test_other_galleries_and_queries_are_refused(tmp_path):
+    ranks = Ranks(np.ones(4), 4)
+    with pytest.raises(ValueError, match="4 queries in 4, 4 queries in 5"):
+        paired_difference(ranks, Ranks(np.ones(4), 5))
+    with pytest.raises(ValueError, match="3 queries in 4, 4 queries in 4"):
+        paired_difference(ranks, Ranks(np.ones(3), 4))
+    with pytest.raises(ValueError, match="videos of 3 queries"):
+        paired_difference(ranks, ranks, video_of_query=np.arange(3))
+
+    def save(name, ids):
+        both = RanksBothDirections(ranks, ranks)
+        save_ranks(tmp_path / name, QueryRanks({"global": both}, np.arange(4), None), ids)
+        return tmp_path / name
+
+    a, b, other = (
+        save(f"{n}.npz", list(ids)) for n, ids in (("a", "abcd"), ("b", "abcd"), ("c", "abce"))
+    )
+    found = load_paired([a, b], "v2t")
+    assert len(found.ranks) == 2 and "".join(found.video) == "abcd"
+    with pytest.raises(ValueError, match=r"a\.npz and .*c\.npz have ranks of other queries"):
+        load_paired([a, other], "v2t")
