@@ -33,7 +33,8 @@ class _Canvas:
     def dots(self, rng, count: int, radius: float, rgb, top=0.0) -> None:
         """Round specks below the line y = `top`."""
         cx, cy = rng.uniform(0, SIDE, count), rng.uniform(top, SIDE, count)
-        near = (self.x[..., None] - cx) ** 2 + (self.y[..., None] - cy) ** 2 < radius**2
+        dx, dy = self.x[0, :, None] - cx, self.y[:, :1] - cy
+        near = dx**2 + (dy**2)[:, None] < radius**2
         self.paint(near.any(-1), rgb)
 
 

@@ -257,5 +257,11 @@ def _draw(frames: np.ndarray, track: Track, scale: float, margin: int, outline: 
     fill = np.clip(0.5 - distance, 0, 1)[..., None]
     rgb = track.rgb[shown].astype(np.float32)[:, None, None, :]
     paint = fill * rgb + (1 - fill) * np.asarray(LINE, np.float32)
-    at = (track.start + shown)[:, None, None], rows[:, :, None], columns[:, None, :]
-    frames[at] = (cover * paint + (1 - cover) * frames[at] + 0.5).astype(np.uint8)
+    # Slices, frame by frame: arrays of rows and columns as indices are slower.
+    at = [
+        frames[t, top : top + len(window), left : left + len(window)]
+        for t, top, left in zip(track.start + shown, rows[:, 0], columns[:, 0], strict=True)
+    ]
+    painted = (cover * paint + (1 - cover) * np.stack(at) + 0.5).astype(np.uint8)
+    for region, pixels in zip(at, painted, strict=True):
+        region[:] = pixels
