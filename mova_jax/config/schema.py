@@ -277,7 +277,8 @@ class Eval:
     frames: int = key(32, "frames of a video", low=1)
     batch_size: int = key(64, "videos or captions at a time", low=1)
     splits: tuple = key(
-        ("test", "ood_time", "ood_domain"), "evaluated at the end, where the data has them"
+        ("test", "ood_time", "ood_domain", "confusable"),
+        "evaluated at the end, where the data has them",
     )
     queries: str = key(
         "data",

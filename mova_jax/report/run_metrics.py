@@ -16,7 +16,7 @@ from mova_jax.evaluation import ranks
 from mova_jax.losses.terms import TERMS
 from mova_jax.utils.metric_log import read_metrics
 
-SPLITS = ("test", "ood_time", "ood_domain", "validation")
+SPLITS = ("test", "ood_time", "ood_domain", "confusable", "validation")
 SCORES = ("global", "modular", "blend")
 DIRECTIONS = {"t2v": "text → video", "v2t": "video → text"}
 RANK_METRICS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "mdr": "MdR", "mnr": "MnR"}

@@ -7,7 +7,7 @@ processes).
 
 import dataclasses
 
-SPLITS = ("train", "validation", "test", "ood_time", "ood_domain")
+SPLITS = ("train", "validation", "test", "ood_time", "ood_domain", "confusable")
 
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SUBJECTS = tuple("circle square triangle star cross ring heart arrow fish crescent".split())
@@ -81,10 +81,17 @@ SCIENCE = Style(
     motions_first=0.0,
     fixed_camera=True,
 )
+# Every subject is seen, in one colour, for as long as its event lasts: see groups.py.
+CONFUSABLE = Style(
+    actions=tuple(action for action in ACTIONS if action not in ("blink", "change")),
+    events=(3, 5),
+    durations=((4, 8),),
+    motions_first=0.0,
+)
 
 
 def style_of(split: str, index: int) -> Style:
     """The style of video `index` of a split: `ood_domain` alternates between its two domains."""
     if split == "ood_domain":
         return (SURVEILLANCE, SCIENCE)[index % 2]
-    return OOD_TIME if split == "ood_time" else STORY
+    return {"ood_time": OOD_TIME, "confusable": CONFUSABLE}.get(split, STORY)

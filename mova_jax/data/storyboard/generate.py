@@ -15,9 +15,13 @@ start <= t < end; each named one has a timed sentence, and `truth` has the rest 
     test             the same, with combinations of its own
     ood_time         other order and duration statistics, long emptiness
     ood_domain       surveillance (even index) and science (odd index)
+    confusable       groups of 16 videos of the same things, bound and ordered in other ways: videos
+                     16 i to 16 i + 15 are a group, four orders of a binding next to each other
 """
 
 import contextlib
+import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -45,8 +49,9 @@ from mova_jax.data.shards import (
     write_split,
 )
 from mova_jax.data.storyboard.captions import sentences, short_captions
-from mova_jax.data.storyboard.concepts import SPLITS, style_of
-from mova_jax.data.storyboard.plan import draw_plan, truth
+from mova_jax.data.storyboard.concepts import CONFUSABLE, SPLITS, style_of
+from mova_jax.data.storyboard.groups import GROUP_SIZE, draw_group
+from mova_jax.data.storyboard.plan import Plan, draw_distractors, draw_plan, truth
 from mova_jax.data.storyboard.scenes import render
 from mova_jax.data.tokenizer import train_tokenizer
 from mova_jax.data.worker_pool import exit_with_parent
@@ -55,7 +60,7 @@ from mova_jax.utils.lock import lock
 from mova_jax.utils.progress_bar import bar_of
 
 NAME = "storyboard"
-VERSION = 2  # of pictures and captions; a cache of another version is replaced
+VERSION = 3  # of pictures and captions; a cache of another version is replaced
 TOKENIZER = "tokenizer"
 
 _CHUNK = 16  # videos a task
@@ -81,8 +86,7 @@ def make_record(seed: int, split: str, index: int, size: int = 64) -> VideoRecor
         raise ValueError(f"Unknown split {split!r}; Storyboard has {', '.join(SPLITS)}.")
     key = np.random.SeedSequence([seed, zlib.crc32(split.encode()), index])
     events, pictures, words = (np.random.Generator(np.random.Philox(k)) for k in key.spawn(3))
-    style = style_of(split, index)
-    plan = draw_plan(events, split, style)
+    plan = _draw_plan(events, seed, split, index)
     frames = render(pictures, plan, size)
     timed = sentences(words, plan)
     return VideoRecord(
@@ -99,6 +103,22 @@ def make_record(seed: int, split: str, index: int, size: int = 64) -> VideoRecor
         source=f"{NAME} {plan.domain} seed {seed}",
         truth=truth(plan),
     )
+
+
+def _draw_plan(rng: np.random.Generator, seed: int, split: str, index: int) -> Plan:
+    """The plan of a video; one of `confusable` shares all but distractors with its group."""
+    style = style_of(split, index)
+    if split != "confusable":
+        return draw_plan(rng, split, style)
+    plan = _group(seed, index // GROUP_SIZE)[index % GROUP_SIZE]
+    distractors = draw_distractors(rng, style, len(plan.places))
+    return dataclasses.replace(plan, distractors=distractors)
+
+
+@functools.lru_cache(maxsize=2)  # its videos are mostly drawn one after the other
+def _group(seed: int, group: int) -> tuple[Plan, ...]:
+    key = np.random.SeedSequence([seed, zlib.crc32(b"confusable group"), group])
+    return draw_group(np.random.Generator(np.random.Philox(key)), CONFUSABLE)
 
 
 def ensure(

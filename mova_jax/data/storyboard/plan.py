@@ -22,9 +22,9 @@ from mova_jax.data.storyboard.concepts import (
 )
 
 # Rotation of these is invisible.
-_ROUND = ("circle", "ring", "blob")
+ROUND = ("circle", "ring", "blob")
 # Triples (subject, colour, place) of these classes are never shown in training.
-_HELD_OUT_CLASS = {"validation": 0, "test": 1}
+HELD_OUT_CLASS = {"validation": 0, "test": 1, "confusable": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,22 +94,22 @@ def pick(rng: np.random.Generator, options):
 
 def draw_plan(rng: np.random.Generator, split: str, style: Style) -> Plan:
     """Draws a video of `style`; `split` decides which combinations it may show."""
-    spans, frames = _draw_timeline(rng, style)
+    spans, frames = draw_timeline(rng, style)
     named = _draw_named(rng, len(spans))
     actions = _draw_actions(rng, style, len(spans))
-    held_out = pick(rng, np.flatnonzero(named)) if split in _HELD_OUT_CLASS else -1
+    held_out = pick(rng, np.flatnonzero(named)) if split in HELD_OUT_CLASS else -1
     camera = pick(rng, style.places) if style.fixed_camera else ""
     events: list[Event] = []
     for i, (start, end) in enumerate(spans):
-        wanted = _HELD_OUT_CLASS[split] if i == held_out else None
+        wanted = HELD_OUT_CLASS[split] if i == held_out else None
         events.append(
             _draw_event(rng, style, start, end, actions[i], named[i], events, camera, wanted)
         )
     places = _draw_places(rng, style, events, frames)
-    return Plan(style.domain, places, tuple(events), _draw_distractors(rng, style, frames))
+    return Plan(style.domain, places, tuple(events), draw_distractors(rng, style, frames))
 
 
-def _draw_timeline(rng, style: Style) -> tuple[list[tuple[int, int]], int]:
+def draw_timeline(rng, style: Style) -> tuple[list[tuple[int, int]], int]:
     """Spans [start, end) of the events, and the number of frames."""
     low, high = style.frames
     count = int(rng.integers(style.events[0], style.events[1] + 1))
@@ -150,7 +150,7 @@ def _draw_event(rng, style, start, end, action, named, earlier, camera, wanted) 
     `wanted` is the held-out class of its triple, None for a training triple.
     """
     radius = float(rng.uniform(*style.radius))
-    x, y = _draw_position(rng, style, action)
+    x, y = draw_position(rng, style, action)
     while True:
         subject, colour = pick(rng, style.subjects), pick(rng, style.colours)
         new_colour = pick(rng, style.colours) if action == "change" else ""
@@ -163,28 +163,28 @@ def _draw_event(rng, style, start, end, action, named, earlier, camera, wanted) 
         event = Event(
             start, end, subject, colour, action, place, named, x, y, radius, new_colour, other
         )
-        if (action == "spin" and subject in _ROUND) or new_colour == colour:
+        if (action == "spin" and subject in ROUND) or new_colour == colour:
             continue
         if any(event.looks & other_event.looks for other_event in earlier):
             continue
         if not camera and earlier and place == earlier[-1].place and rng.random() < 0.8:
             continue
-        if style.domain == "story" and not _combinations_fit(event, wanted):
+        if style.domain == "story" and not combinations_fit(event, wanted):
             continue
         return event
 
 
-def _combinations_fit(event: Event, wanted: int | None) -> bool:
+def combinations_fit(event: Event, wanted: int | None) -> bool:
     """Whether the subject's triple has the class `wanted` and all others are training triples."""
     main = held_out_class(event.subject, event.colour, event.place)
-    held_out = _HELD_OUT_CLASS.values()
+    held_out = HELD_OUT_CLASS.values()
     if main in held_out if wanted is None else main != wanted:
         return False
     rest = event.looks - {(event.subject, event.colour)}
     return all(held_out_class(*pair, event.place) not in held_out for pair in rest)
 
 
-def _draw_position(rng, style: Style, action: str) -> tuple[float, float]:
+def draw_position(rng, style: Style, action: str) -> tuple[float, float]:
     """The centre at rest: left, middle or right of the picture, inside a dish if there is one."""
     reach = 11.0 if style.domain == "science" else 14.0
     if action == "divide":  # needs room on both sides
@@ -210,7 +210,8 @@ def _draw_places(rng, style: Style, events: list[Event], frames: int) -> tuple[s
     return tuple(places)
 
 
-def _draw_distractors(rng, style: Style, frames: int) -> tuple[Distractor, ...]:
+def draw_distractors(rng, style: Style, frames: int) -> tuple[Distractor, ...]:
+    """Draws one to two distractors for ten frames, anywhere on the timeline."""
     inner = 18.0 if style.domain == "science" else 6.0
     distractors = []
     for _ in range(int(rng.integers(frames // 10, frames // 5 + 1))):
