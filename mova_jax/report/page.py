@@ -72,6 +72,12 @@ WATCHED_CURVES = (
     "In-batch R@1 is the global score's, on training batches. A gradient norm that grows without "
     "end, or a scale that sits at its limit of 100, asks for a smaller learning rate.",
 )
+GRADIENT_CURVES = (
+    "Who moves the masks",
+    "Measured at each validation on a training batch: the norm of the gradient of each term, times "
+    "its weight, with respect to the parameters of a mask network. A term far below the others "
+    "hardly reaches the network, whatever its weight.",
+)
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #22262c; --soft: #6b717b; --ground: #f4f4f1;

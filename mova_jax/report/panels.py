@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from mova_jax.evaluation.evaluator import EVALUATIONS
 from mova_jax.evaluation.leak import CHANCE
+from mova_jax.losses.terms import TERMS
 from mova_jax.report.plots import Panel
 from mova_jax.report.run_metrics import DIRECTIONS, MASKS, RANK_METRICS, WATCHED, RunMetrics
 
@@ -27,6 +28,16 @@ def watched_panels(metrics: RunMetrics) -> list[Panel]:
         train = {label: f"train/{name}" for label, name in lines.items()}
         if curves := metrics.curves(train, 100 if percent else 1):
             panels.append(Panel(title, curves, percent=percent))
+    return panels
+
+
+def gradient_panels(metrics: RunMetrics) -> list[Panel]:
+    """The norm of the gradient of each weighted term at each mask network."""
+    panels = []
+    for network in ("tmn", "cmn"):
+        lines = {term: f"gradient/{term}/{network}" for term in TERMS}
+        if curves := metrics.curves(lines):
+            panels.append(Panel(f"norm of the gradient at the {network.upper()}", curves))
     return panels
 
 

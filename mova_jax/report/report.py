@@ -88,6 +88,7 @@ def _images(
         "masks": panels.mask_panels(metrics),
         "losses": panels.loss_panels(metrics),
         "watched": panels.watched_panels(metrics),
+        "gradients": panels.gradient_panels(metrics),
     }
     for name, evaluation in EVALUATIONS.items():
         if name not in WITH_OWN_SECTION:
@@ -178,6 +179,7 @@ def _other_evaluations(
 
 def _training(images: dict[str, bytes], warmup: int) -> str:
     captions = {"losses": page.LOSS_CURVES, "watched": page.WATCHED_CURVES}
+    captions["gradients"] = page.GRADIENT_CURVES
     parts = [page.figure(_data_url(images[k]), *captions[k]) for k in captions if k in images]
     text = f"Shaded: the first {warmup:,} steps, on single frames with one sentence each."
     return page.section("Training", text if warmup else "", parts)

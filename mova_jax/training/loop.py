@@ -24,6 +24,7 @@ from mova_jax.training.checkpoint import Checkpoints
 from mova_jax.training.profiler import Trace
 from mova_jax.training.progress import Progress, Work
 from mova_jax.training.state import TrainState
+from mova_jax.training.term_gradients import TermGradients
 from mova_jax.training.utilization import Utilization
 from mova_jax.training.workdir import RunError
 from mova_jax.typing import Batch
@@ -104,6 +105,7 @@ class Loop:
         progress: Progress,
         evaluate: Callable[[Any], dict[str, float]] | None,
         name_videos: Callable[[np.ndarray], list[str]],
+        term_gradients: TermGradients | None = None,
         trace: Trace | None = None,
         utilization: Utilization | None = None,
         bad_records: BadRecords | None = None,
@@ -121,6 +123,7 @@ class Loop:
             evaluate: parameters to validation metrics, among them `t2v/r1` and `blend/weight`;
                 None without a validation split.
             name_videos: `video_id`s to names, for error messages.
+            term_gradients: measures a training batch at each validation, for models with masks.
             trace: profiles some of the steps.
             utilization: measures how well the devices are used.
             bad_records: counts the records that could not be read.
@@ -129,7 +132,7 @@ class Loop:
         self._batches, self._checkpoints = batches, checkpoints
         self._writer, self._progress = writer, progress
         self._evaluate, self._name_videos = evaluate, name_videos
-        self._trace = trace or Trace()
+        self._term_gradients, self._trace = term_gradients, trace or Trace()
         self._utilization, self._bad_records = utilization, bad_records
         self._stop_flag, self._bad_records_flag = AnyProcessFlag(mesh), AnyProcessFlag(mesh)
         self._pending: _PendingStep | None = None
@@ -224,11 +227,18 @@ class Loop:
             self._writer.write(pending.step, named | rates)
 
     def _validate(self, state: TrainState, data_state: dict[str, Any]) -> None:
-        """Evaluates on the validation split; saves the state if it is the best so far."""
+        """Evaluates on the validation split; saves the state if it is the best so far.
+
+        Beside it, the gradients of the terms are measured on the batch of the step before.
+        """
+        batch = self._pending.fetched.batch
         self._flush_metrics(state)
+        step = int(state.step)
+        if self._term_gradients:
+            with self._progress.paused():
+                self._writer.write(step, self._term_gradients(state.params, batch))
         if self._evaluate is None:
             return
-        step = int(state.step)
         with self._progress.paused():
             metrics = self._evaluate(state.weights)
         self._writer.write(step, {f"validation/{k}": value for k, value in metrics.items()})

@@ -22,6 +22,7 @@ from mova_jax.training.setup import RunContext, build_context
 from mova_jax.training.state import TrainState
 from mova_jax.training.step import make_train_step
 from mova_jax.training.summary import final_summary, start_summary
+from mova_jax.training.term_gradients import make_term_gradients
 from mova_jax.training.utilization import Utilization
 from mova_jax.training.workdir import RANKS, REPORT, RunError
 from mova_jax.utils.metric_log import METRICS_FILE, MetricWriter, read_metrics
@@ -112,6 +113,7 @@ def _train(context: RunContext, stop: StopSignal) -> None:
                 progress=progress,
                 evaluate=_validation(context),
                 name_videos=context.batches.record_ids,
+                term_gradients=make_term_gradients(context.spec, context.mesh),
                 trace=trace,
                 utilization=Utilization(context.spec, context.mesh),
                 bad_records=BadRecords(context.batches.place_of, warn),

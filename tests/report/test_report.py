@@ -59,6 +59,10 @@ def make_workdir(folder, masks: bool = True, timed: bool = True, steps: int = 20
             }
         lines.append({"step": step} | row)
         splits = ("validation",) if step % 200 == 0 else ()
+        if masks and splits:
+            norms = {"frame": 0.01, "sfdm": 1.0, "dfsm": 0.9, "sparsity": 0.02}
+            gradients = {f"gradient/{t}/{n}": v for t, v in norms.items() for n in ("tmn", "cmn")}
+            lines.append({"step": step} | gradients)
         for split in splits + SPLITS * (step == steps):
             level = 25 * done if split in ("validation", "test") else 8.0
             found = ranked(rng, level + 0.4, scores, 256, split != "validation")
@@ -168,7 +172,7 @@ def test_full_report_has_its_sections_and_pictures(full):
     page = Page((full / "report.html").read_text())
     sections = ["Retrieval", "Grounding", "Timelines", "Concept masks", "Training", "The run"]
     assert [t for t in page.titles if t in sections] == sections
-    names = {"retrieval", "masks", "losses", "watched", "timeline_1", "concepts_1"}
+    names = {"retrieval", "masks", "losses", "watched", "gradients", "timeline_1", "concepts_1"}
     pictures = {p.stem: p.read_bytes() for p in (full / "plots").iterdir()}
     assert pictures.keys() == names and page.tags.count("img") == len(names)
     assert all(image.startswith(b"\x89PNG") for image in pictures.values())

@@ -18,6 +18,7 @@ from tests import tiny
 
 class State(NamedTuple):
     step: int
+    params: None = None
     weights: None = None
 
 
@@ -88,6 +89,28 @@ def test_saving_and_evaluating_count_in_no_rate(tmp_path):
     assert simulation.now > 20_000
     assert set(simulation.saved) == {2, 4, 6, 8}
     # The host reads the metrics of a step one step later, but for the last before a save.
+    assert progress.rates()["time/step_s"] == pytest.approx(1.0, rel=0.2)
+
+
+def test_gradients_of_terms_are_measured_on_the_last_batch_and_count_in_no_rate(tmp_path):
+    simulation, measured = Simulation(), []
+
+    def term_gradients(params, batch):
+        simulation.now += 5000
+        measured.append(int(batch.video_id[0]))
+        return {"gradient/frame/tmn": float(len(measured))}
+
+    class Numbered(Batches):
+        count = 0
+
+        def __next__(self):
+            self.count += 1
+            return tiny.batch_arrays() | {"video_id": np.full(tiny.B, self.count)}
+
+    progress = simulation.run(tmp_path, Numbered(), term_gradients=term_gradients)
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "gradient/frame/tmn" in row]
+    assert [(row["step"], row["gradient/frame/tmn"]) for row in rows] == [(4, 1), (8, 2)]
+    assert measured == [4, 8]
     assert progress.rates()["time/step_s"] == pytest.approx(1.0, rel=0.2)
 
 
