@@ -97,20 +97,14 @@ class TextEmbedding:
     tokens: Float[Array, "*c l w"]  # y, after the final layer norm; in the dtype of the tower
     token_mask: Bool[Array, "*c l"]
     pooled: Float[Array, "*c d"]  # zt, the end-of-text token projected, not normalised
+    # m^V where no frame changes it, for scores of texts whose token states are not kept.
+    video_mask: Float[Array, "*c d"] | None = None
     parts: "TextEmbedding | None" = None  # of the parts, with axes [c p] in place of [c]
 
     @property
     def scored(self) -> "TextEmbedding":
-        """What a pair's score reads, axes [c p]: the parts, or the caption as its only part."""
-        if self.parts is not None:
-            return self.parts
-        whole = dataclasses.replace(self, parts=None)
-        return jax.tree.map(lambda leaf: leaf[:, None], whole)
-
-    @property
-    def part_mask(self) -> Bool[Array, "c p"]:
-        """The valid parts of what a pair's score reads."""
-        return self.scored.token_mask.any(-1)
+        """What the score of a pair reads: the parts, rows [c p], or the whole captions."""
+        return self if self.parts is None else self.parts
 
 
 @_pytree

@@ -15,6 +15,7 @@ from mova_jax.typing import Batch
 from mova_jax.utils.metric_log import METRICS_FILE, read_metrics
 
 B, F, L, D, W = 4, 3, 6, 8, 16  # videos, frames, tokens, joint width, text tower's width
+P, T = 2, 5  # parts of a caption, tokens of a part
 SIZE, VOCAB = 8, 11  # pixels, tokens
 
 SIZES = {
@@ -83,6 +84,8 @@ def model(objective: str = "full", **changes) -> Mova:
     made.logit_scale[...] = jnp.log(cfg.scale)
     if cfg.modular_scale:
         made.modular_logit_scale[...] = jnp.log(cfg.modular_scale)
+    if cfg.sharpness:
+        made.log_sharpness[...] = jnp.log(cfg.sharpness)
     return made
 
 
@@ -119,6 +122,17 @@ def masks_of_lengths(lengths, size: int) -> np.ndarray:
     return np.arange(size) < np.asarray(lengths)[:, None]
 
 
+def part_arrays(b: int = B, seed: int = 0) -> dict[str, np.ndarray]:
+    """Fields of the parts of captions; every second caption has only one."""
+    rng = np.random.default_rng(seed)
+    mask = masks_of_lengths([T - i % 3 for i in range(b * P)], T).reshape(b, P, T)
+    mask[1::2, 1] = False
+    return {
+        "part_tokens": rng.integers(0, VOCAB, (b, P, T), dtype=np.int32),
+        "part_token_mask": mask,
+    }
+
+
 def batch_arrays(b: int = B, seed: int = 0) -> dict[str, np.ndarray]:
     """Fields of a `Batch` whose rows have several lengths, the first one full."""
     rng = np.random.default_rng(seed)
@@ -132,9 +146,10 @@ def batch_arrays(b: int = B, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def batch(b: int = B, seed: int = 0) -> Batch:
-    """`batch_arrays` on the device."""
-    return Batch(**{name: jnp.asarray(x) for name, x in batch_arrays(b, seed).items()})
+def batch(b: int = B, seed: int = 0, parts: bool = False) -> Batch:
+    """`batch_arrays` on the device; with `part_arrays`, if wanted."""
+    arrays = batch_arrays(b, seed) | (part_arrays(b, seed) if parts else {})
+    return Batch(**{name: jnp.asarray(x) for name, x in arrays.items()})
 
 
 def logged_metrics(workdir: Path) -> list[dict[str, float]]:

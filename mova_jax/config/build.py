@@ -13,8 +13,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mova_jax.config.errors import ConfigError, nearest
+from mova_jax.config.keys import REQUIRED
 from mova_jax.config.rules import RULES
-from mova_jax.config.schema import KEYS, REQUIRED, SECTIONS, Config
+from mova_jax.config.schema import KEYS, SECTIONS, Config
 from mova_jax.config.upgrade import upgrade
 
 

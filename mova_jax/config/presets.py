@@ -42,6 +42,12 @@ _NO_MASKS = {
     "model.cmn.kind": "none",
     **dict.fromkeys(weights(needs="masks"), 0.0),
 }
+_PARTS = {
+    "data.parts": 8,
+    "model.sharpness": 20.0,
+    "losses.pool": "logmeanexp",
+    "eval.pool": "training",
+}
 _OTHER_TERMS = {name: 0.0 for name in weights() if name != "losses.contrast"}
 
 OBJECTIVES = {
@@ -50,6 +56,13 @@ OBJECTIVES = {
     "global_only": _NO_MASKS | _OTHER_TERMS | {"model.modular_scale": 0.0},
     # The control that masks have to beat (docs/method.md, 7): frames weighted by the caption.
     "frame_weighting": _NO_MASKS | {"losses.pool": "softmax", "eval.pool": "training"},
+    # Each sentence of the caption finds its own frames (docs/method.md, 3); no masks.
+    "parts": _NO_MASKS | _PARTS,
+    # The same under a mask of concepts that is made from the sentence alone.
+    "part_concepts": _PARTS | {"model.tmn.layout": "none", "losses.frame": 0.0},
+    # The same under both masks of each frame and sentence, on hard pairs.
+    "part_masks": _PARTS
+    | {"losses.hard_pairs": 4, "losses.dfsm_masks": "none", "losses.frame": 0.0},
     # Row (ii): the visual mask alone, from the whole caption, as the parent SmartCLIP does.
     # All frames then share one part of the caption, so the frame contrast has no negatives.
     "cmn_only": {"model.tmn.layout": "none", "losses.frame": 0.0},
@@ -76,4 +89,10 @@ OBJECTIVES = {
         "optim.groups": (("(vision|text|logit_scale)/?.*", 1e-3), (".*", 1.0)),
         "optim.learning_rate": 1e-4,
     },
+}
+
+# Rows whose captions are divided, with the sentences also looked for in the order of time.
+OBJECTIVES |= {
+    f"{name}_ordered": OBJECTIVES[name] | {"losses.order": 0.5}
+    for name in ("parts", "part_concepts", "part_masks")
 }

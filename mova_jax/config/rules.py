@@ -70,12 +70,24 @@ def _has_masks(v: dict[str, Any]) -> bool:
 
 
 def _dfsm_sees_all_pairs(v: dict[str, Any]) -> list[str]:
-    if not v["losses.hard_pairs"] or not v["losses.dfsm"] or v["losses.dfsm_masks"] == "own":
+    if not v["losses.hard_pairs"] or not v["losses.dfsm"] or v["losses.dfsm_masks"] != "pair":
         return []
     return [
         "losses.dfsm_masks = 'pair' needs the score of every pair: set losses.hard_pairs to 0, "
-        "losses.dfsm to 0, or losses.dfsm_masks to 'own'"
+        "losses.dfsm to 0, or losses.dfsm_masks to 'own' or 'none'"
     ]
+
+
+def _order(v: dict[str, Any]) -> list[str]:
+    if not v["losses.order"] or (v["data.parts"] and v["losses.pool"] == "logmeanexp"):
+        return []
+    return ["losses.order needs data.parts > 0 and losses.pool = 'logmeanexp': set it to 0"]
+
+
+def _own_masks_of_parts(v: dict[str, Any]) -> list[str]:
+    if v["losses.dfsm_masks"] != "own" or not v["losses.dfsm"] or not v["data.parts"]:
+        return []
+    return ["losses.dfsm_masks = 'own' is of whole captions: set data.parts to 0"]
 
 
 def _microbatch(v: dict[str, Any]) -> list[str]:
@@ -149,6 +161,8 @@ RULES = (
     _needs("masks", _has_masks, "masks: set them to 0, or choose a model.tmn.layout"),
     _needs("modular_scale", lambda v: v["model.modular_scale"] > 0, "model.modular_scale > 0"),
     _dfsm_sees_all_pairs,
+    _order,
+    _own_masks_of_parts,
     _at_most("losses.hard_pairs", "train.batch_size", below=True),
     _at_most("optim.warmup_steps", "train.steps", below=True),
     _microbatch,

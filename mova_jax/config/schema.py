@@ -7,63 +7,10 @@ between keys are in `rules.py`, keys of earlier versions in `upgrade.py`.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
 
-REQUIRED = object()  # `Key.before` of a key that every configuration must have
+from mova_jax.config.keys import Key, key, weight
 
-
-class Key(NamedTuple):
-    """The description of one key."""
-
-    default: Any
-    help: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    before: Any = REQUIRED
-    needs: str = ""
-    is_weight: bool = False
-
-    @property
-    def legal(self) -> str:
-        """The legal values in words; '' where only the type counts."""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        if self.low is None:
-            return ""
-        return f"at least {self.low}" if self.high is None else f"from {self.low} to {self.high}"
-
-    def allows(self, value: Any) -> bool:
-        """Whether a value of the right type is legal."""
-        if self.choices:
-            return value in self.choices
-        return (self.low is None or self.low <= value) and (self.high is None or value <= self.high)
-
-
-def key(default: Any, help: str, **limits: Any) -> Any:
-    """A field that is a key.
-
-    Args:
-        default: value in the base recipe; its type is the key's type.
-        help: what the key does, and its unit.
-        **limits: `low` and `high` (legal bounds of a number), `choices` (of a string), and for a
-            key that came later `before`: the value that does what was done before, for a
-            config.json without the key.
-    """
-    return dataclasses.field(default=default, metadata={"key": Key(default, help, **limits)})
-
-
-def weight(default: float, help: str, needs: str = "") -> Any:
-    """A field that is the weight of a term of the loss; 0 leaves the term out.
-
-    Args:
-        default: value in the base recipe.
-        help: what the term is.
-        needs: what a model must have for the term to make sense: `masks`, `modular_scale` or
-            nothing. Presets of models without it set the weight to 0, and a rule asks for that.
-    """
-    description = Key(default, help, low=0.0, needs=needs, is_weight=True)
-    return dataclasses.field(default=default, metadata={"key": description})
+POOLS = ("aligned", "softmax", "logmeanexp", "max", "mean", "joint")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +94,22 @@ class Model:
     modular_scale: float = key(
         14.3, "initial scale of modular scores; 0: the model has none", low=0.0, high=100.0
     )
+    sharpness: float = key(
+        0.0,
+        "initial factor on cosines in the pools softmax and logmeanexp; 0: fixed at 10",
+        low=0.0,
+        before=0.0,
+    )
 
     @property
     def has_masks(self) -> bool:
         """Whether there is a mask network."""
         return self.tmn.layout != "none" or self.cmn.kind != "none"
+
+    @property
+    def masks_see_frames(self) -> bool:
+        """Whether masks depend on frames; else those of a caption hold for all videos."""
+        return self.tmn.layout != "none" or (self.cmn.kind != "none" and self.cmn.sees_frame)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,13 +128,20 @@ class Losses:
     )
     dfsm_masks: str = key(
         "pair",
-        "masks in dfsm: of each pair; or of a caption and its own video, which leak identity",
-        choices=("pair", "own"),
+        "masks in dfsm: of each pair; of a caption and its own video, which leak identity; none",
+        choices=("pair", "own", "none"),
     )
     pool: str = key(
         "joint",
         "pooling of a pair's score over frames, in training (docs/method.md, 3)",
-        choices=("aligned", "softmax", "mean", "joint"),
+        choices=POOLS,
+    )
+    order: float = key(
+        0.0,
+        "prior probability that the parts of a caption are in the order of time; 0: in any order",
+        low=0.0,
+        high=1.0,
+        before=0.0,
     )
     hard_pairs: int = key(0, "negatives in sfdm, the hardest of each video; 0: all", low=0)
 
@@ -289,7 +254,7 @@ class Eval:
     pool: str = key(
         "aligned",
         "pooling of a pair's score over frames; training: as losses.pool",
-        choices=("training", "aligned", "softmax", "mean", "joint"),
+        choices=("training", *POOLS),
         before="training",
     )
 

@@ -77,7 +77,12 @@ def blocks(depth: int, length: float, width: float) -> Cost:
 
 
 def model_flops(
-    config, tokens: int, frozen: Collection[str] = (), batch: int = 0, frames: int = 0
+    config,
+    tokens: int,
+    frozen: Collection[str] = (),
+    batch: int = 0,
+    frames: int = 0,
+    parts: tuple[int, int] = (0, 0),
 ) -> dict[str, Cost]:
     """FLOPs of a train step over the whole batch, by part of the method.
 
@@ -87,6 +92,8 @@ def model_flops(
         frozen: those of `TOWERS` that are not trained.
         batch: videos of the global batch; 0: `train.batch_size`.
         frames: frames of a video; 0: `data.frames`.
+        parts: p and t, the number and length that the parts of a caption are padded to; 0 for
+            captions that are not divided.
 
     Returns:
         `{part: Cost}` with the parts vision, text, global_head, global_loss, tmn, cmn,
@@ -94,10 +101,10 @@ def model_flops(
     """
     b, f = batch or config.train.batch_size, frames or config.data.frames
     model, losses = config.model, config.losses
-    d = model.embed_dim
-    parts = {
+    d, (p, t) = model.embed_dim, parts
+    costs = {
         "vision": b * f * _vision(model),
-        "text": b * _text(model, tokens),
+        "text": b * _text(model, tokens) + b * p * _text(model, t),
         "global_head": Cost(),
         "global_loss": product(b, d, b),
         "tmn": Cost(),
@@ -106,44 +113,46 @@ def model_flops(
     }
     for tower in TOWERS:
         if tower in frozen:
-            parts[tower] = Cost(parts[tower].forward)
+            costs[tower] = Cost(costs[tower].forward)
     if model.global_head == "seq_transformer":
-        parts["global_head"] = b * blocks(HEAD_LAYERS, f, d)
+        costs["global_head"] = b * blocks(HEAD_LAYERS, f, d)
     terms = [TERMS[name] for name in active_terms(losses, model) if TERMS[name].modular]
     if not terms:
-        return parts
-    matching, scored = Pairs(b, b, b), _scored_pairs(losses, terms, b)
-    for pairs in filter(None, (matching, scored)):
-        parts["tmn"] += _tmn(model, pairs, f, tokens, "vision" not in frozen)
-        parts["cmn"] += _cmn(model, pairs, f, tokens, "vision" not in frozen)
-    parts["tmn"] += b * _tmn_captions(model, tokens, "text" not in frozen)
+        return costs
+    # The texts that masks are made of: captions, or their parts.
+    texts, length = (b * p, t) if p else (b, tokens)
+    matching, scored = Pairs(texts, b), _scored_pairs(losses, terms, b, max(1, p))
+    if model.masks_see_frames:
+        for pairs in filter(None, (matching, scored)):
+            costs["tmn"] += _tmn(model, pairs, f, length, "vision" not in frozen)
+            costs["cmn"] += _cmn(model, pairs, f, length, "vision" not in frozen)
+    elif model.has_masks:
+        costs["cmn"] += _cmn(model, matching, 1, length, "vision" not in frozen)
+    costs["tmn"] += texts * _tmn_captions(model, length, "text" not in frozen)
     if model.cmn.kind != "none":
-        parts["cmn"] += b * blocks(1, tokens, model.text.width)
-    products = [shape for term in terms for shape in term.products(losses, b, f, d)]
-    if scored and model.tmn.layout == model.cmn.kind == "none":
-        # Without masks the cosines of frames and captions are a matrix product.
-        products.append((scored.pairs * f, d, 1))
-    parts["modular_losses"] = sum((product(*shape) for shape in products), Cost())
-    return parts
+        costs["cmn"] += texts * blocks(1, length, model.text.width)
+    products = [shape for term in terms for shape in term.products(losses, b, f, d, max(1, p))]
+    if scored and not model.masks_see_frames:
+        # The cosines of frames and texts are matrix products.
+        products += (2 if model.has_masks else 1) * [(scored.pairs * f, d, 1)]
+    costs["modular_losses"] = sum((product(*shape) for shape in products), Cost())
+    return costs
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """The numbers of pairs, and of the videos and captions that they are made of."""
+    """The numbers of videos, and of their pairs with captions or parts of captions."""
 
     pairs: float
     videos: float
-    captions: float  # equal to `pairs` when each video gathers its own
 
 
-def _scored_pairs(losses, terms, b: int) -> Pairs | None:
+def _scored_pairs(losses, terms, b: int, parts: int) -> Pairs | None:
     """The pairs that are scored under their own masks; None if no term reads such scores."""
     if not any(term.scores_pairs(losses) for term in terms):
         return None
-    if losses.hard_pairs:
-        pairs = b * (losses.hard_pairs + 1)
-        return Pairs(pairs, b, pairs)
-    return Pairs(b * b, b, b)
+    captions = losses.hard_pairs + 1 if losses.hard_pairs else b
+    return Pairs(b * captions * parts, b)
 
 
 def _vision(model) -> Cost:
@@ -210,6 +219,4 @@ def _cmn(model, n: Pairs, f: int, l: int, vision_trained: bool) -> Cost:
     w, d = model.text.width, model.embed_dim
     one = product(f, d, w) + attention(f, l, w) + product(f, w, d)
     frames = product(f, d, w, 2 if vision_trained else 1) if model.cmn.sees_frame else Cost()
-    # Without a TMN the logits depend on the caption alone.
-    shared = model.tmn.layout == "none" and not model.cmn.sees_frame
-    return (n.captions if shared else n.pairs) * one + n.videos * frames
+    return n.pairs * one + n.videos * frames

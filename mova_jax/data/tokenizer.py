@@ -28,6 +28,7 @@ from mova_jax.utils.atomic import write_bytes
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 MAX_TOKENS = 248
+PART_TOKENS = 77  # CLIP's context: a part is a short text, and short texts are cheap to encode
 MIN_VOCAB = 514  # 256 bytes, 256 bytes that end a word, start and end of text
 
 _BOS, _EOT = "<|startoftext|>", "<|endoftext|>"
@@ -92,10 +93,13 @@ class Tokenizer:
             ids int32[l], l <= max_tokens. An overlong text keeps as many whole sentences as fit;
             when not even the first fits, its first tokens.
         """
+        return self._encode(text, self.max_tokens)
+
+    def _encode(self, text: str, most: int) -> Encoded:
         ids = self._bpe.encode(text).ids
-        if len(ids) <= self.max_tokens:
+        if len(ids) <= most:
             return Encoded(np.asarray(ids, np.int32), False)
-        room = self.max_tokens - 2
+        room = most - 2
         cut: list[int] = []
         # No token crosses white space, so the tokens of a text are those of its sentences.
         for sentence in split_sentences(text):
@@ -115,12 +119,15 @@ class Tokenizer:
                 (`sentences.merge_parts`). With 0 there are no parts.
 
         Returns:
-            i32[t] of each part, t <= max_tokens, from start to end of text. Sentences that are all
-            blank are one empty part, so that every caption has a part.
+            i32[t] of each part, t <= max_tokens and PART_TOKENS, from start to end of text. Longer
+            ones are cut as captions are. Sentences that are all blank are one empty part, so that
+            every caption has a part.
         """
         if not most:
             return ()
-        return tuple(self.encode(part).ids for part in merge_parts(sentences, most) or [""])
+        length = min(self.max_tokens, PART_TOKENS)
+        parts = merge_parts(sentences, most) or [""]
+        return tuple(self._encode(part, length).ids for part in parts)
 
 
 def bucket_length(longest: int, buckets: Sequence[int]) -> int:

@@ -19,13 +19,14 @@ from mova_jax.data.pipeline.batching import PipelineSettings, settings_of
 from mova_jax.data.pipeline.dataset import eval_batches
 from mova_jax.data.pipeline.queries import (
     CAPTION,
+    Captions,
     Sentence,
     eval_captions,
     eval_sentences,
     query_protocol,
 )
 from mova_jax.data.sources import splits_of
-from mova_jax.data.tokenizer import Tokenizer, bucket_length, pad_tokens
+from mova_jax.data.tokenizer import Tokenizer, bucket_length, pad_parts, pad_tokens
 from mova_jax.evaluation.embedding_cache import (
     CachedScores,
     PackedCaptions,
@@ -145,7 +146,9 @@ class EvalContext:
         videos = self.num_videos
         protocol = query_protocol(self.folder, self.config.eval.queries)
         if protocol != CAPTION:
-            captions = eval_captions(self.folder, self.split, self.tokenizer, videos, protocol)
+            captions = eval_captions(
+                self.folder, self.split, self.tokenizer, videos, protocol, self.config.data.parts
+            )
             if len(captions.ids) > videos:
                 return self.score_block(self._packed(captions).rows), captions.video
         return self.matching_scores, np.arange(videos)
@@ -171,23 +174,27 @@ class EvalContext:
         off = jax.process_index() > 0
         return bar_of(f"{self.split}, {name}", total, unit=unit, delay=_LONG, disable=off)
 
-    def _packed(self, captions) -> PackedCaptions:
+    def _packed(self, captions: Captions) -> PackedCaptions:
         """The embeddings of all captions, without their padding."""
         count, rows = len(captions.ids), self.fns.rows
-        length = bucket_length(int(captions.tokens.max()), self.settings.buckets)
-        model = self.config.model
-        read = model.has_masks and model.modular_scale > 0
-        packed = PackedCaptions(captions.tokens, length, with_tokens=read)
+        padding, pad_id = self.settings.padding, self.tokenizer.pad_id
+        tokens, mask = pad_tokens(captions.ids, padding.tokens, pad_id)
+        texts, scored = [tokens, mask], mask
+        if captions.parts:
+            tokens, scored = pad_parts(captions.parts, padding.parts, padding.part_tokens, pad_id)
+            texts += [tokens, scored]
+        packed = PackedCaptions(scored.sum(-1), scored.shape[-1])
         with self.progress("captions", count, "caption") as bar:
             for start in range(0, count, rows):
                 block = slice(start, min(start + rows, count))
-                tokens = pad_tokens(captions.ids[block], (length,), self.tokenizer.pad_id)
-                packed.put(block, self.fns.encode_text(self.params, *tokens))
+                packed.put(block, self.fns.encode_text(self.params, *(x[block] for x in texts)))
                 bar.update(block.stop - start)
         return packed
 
     def _shortened(self, text: TextEmbedding) -> TextEmbedding:
         """The captions at the length of the longest: the cost of a pair grows with its tokens."""
+        if not text.tokens.shape[1]:
+            return text
         longest = int(text.token_mask.sum(-1).max(initial=1))
         length = bucket_length(longest, self.settings.buckets)
         return dataclasses.replace(

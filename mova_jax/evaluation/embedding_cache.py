@@ -29,42 +29,64 @@ class SplitEmbeddings(NamedTuple):
 
 
 class PackedCaptions:
-    """Embeddings of captions without their padding, written and read by slices."""
+    """Embeddings of captions without the padding of token states, written and read by slices."""
 
-    def __init__(self, tokens: Int[np.ndarray, "c"], length: int, with_tokens: bool = True):
+    def __init__(self, tokens: Int[np.ndarray, "c *p"], length: int):
         """Allocates nothing yet.
 
         Args:
-            tokens: the number of tokens of each caption.
+            tokens: the number of tokens of each caption, or of each of its parts.
             length: l of the blocks that are read. It is the same for all, so that a text has the
                 same score in every block and equal captions of two videos tie.
-            with_tokens: False for models whose scores need the pooled vectors alone; blocks then
-                have l = 0.
         """
-        self._tokens = np.asarray(tokens) if with_tokens else np.zeros_like(tokens)
-        self._length = length if with_tokens else 0
-        self._start = np.concatenate([[0], np.cumsum(self._tokens)])
+        self._tokens, self._length = np.asarray(tokens), length
+        totals = self._tokens.reshape(len(self._tokens), -1).sum(-1)
+        self._start = np.concatenate([[0], np.cumsum(totals)])
         self._states: np.ndarray | None = None  # f[all tokens w]
-        self._pooled: np.ndarray | None = None  # f[c d]
+        self._arrays: dict[str, np.ndarray] = {}  # rows c, by name
 
     def put(self, captions: slice, text: TextEmbedding) -> None:
-        """Stores the embeddings of some captions, `[c l w]` with l at least the longest of them."""
-        if self._states is None:
-            self._states = np.empty((self._start[-1], text.tokens.shape[-1]), text.tokens.dtype)
-            self._pooled = np.empty((len(self._tokens), text.pooled.shape[-1]), text.pooled.dtype)
-        mask = self._mask(captions, text.tokens.shape[1])
-        self._states[self._start[captions.start] : self._start[captions.stop]] = text.tokens[mask]
-        self._pooled[captions] = text.pooled
+        """Stores the embeddings of some captions, with the token states of what scores read.
+
+        Args:
+            captions: which they are.
+            text: its states `[c *p l w]` with l at least the longest of them, or none with l = 0.
+        """
+        scored = text.scored
+        arrays = {"whole": text.pooled, "pooled": scored.pooled, "video_mask": scored.video_mask}
+        for name, rows in arrays.items():
+            if rows is not None:
+                self._array(name, rows)[captions] = rows
+        if scored.tokens.shape[-2]:
+            if self._states is None:
+                shape = self._start[-1], scored.tokens.shape[-1]
+                self._states = np.empty(shape, scored.tokens.dtype)
+            mask = self._mask(captions, scored.tokens.shape[-2])
+            block = slice(self._start[captions.start], self._start[captions.stop])
+            self._states[block] = scored.tokens[mask]
 
     def rows(self, captions: slice) -> TextEmbedding:
-        """Some captions, padded with zeros to the common length."""
-        mask = self._mask(captions, self._length)
-        tokens = np.zeros((*mask.shape, self._states.shape[-1]), self._states.dtype)
-        tokens[mask] = self._states[self._start[captions.start] : self._start[captions.stop]]
-        return TextEmbedding(tokens=tokens, token_mask=mask, pooled=self._pooled[captions])
+        """Some captions, their states padded with zeros to the common length."""
+        found = {name: array[captions] for name, array in self._arrays.items()}
+        mask, whole = self._mask(captions, self._length), found.pop("whole")
+        if self._states is None:
+            mask = mask.any(-1, keepdims=True)
+            tokens = np.zeros((*mask.shape[:-1], 0, 1), np.float32)
+        else:
+            tokens = np.zeros((*mask.shape, self._states.shape[-1]), self._states.dtype)
+            tokens[mask] = self._states[self._start[captions.start] : self._start[captions.stop]]
+        scored = TextEmbedding(tokens, mask, **found)
+        if self._tokens.ndim == 1:
+            return scored
+        return TextEmbedding(tokens[:, 0], mask[:, 0], whole, parts=scored)
+
+    def _array(self, name: str, rows: np.ndarray) -> np.ndarray:
+        if name not in self._arrays:
+            self._arrays[name] = np.empty((len(self._tokens), *rows.shape[1:]), rows.dtype)
+        return self._arrays[name]
 
     def _mask(self, captions: slice, length: int) -> np.ndarray:
-        return np.arange(length) < self._tokens[captions, None]
+        return np.arange(length) < self._tokens[captions, ..., None]
 
 
 class CachedScores:

@@ -9,20 +9,20 @@ mesh, so that one compiled program serves all blocks. `rows` is `config.eval.bat
 next number that the devices divide.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
 import numpy as np
 
 from mova_jax.config import Eval, Losses
+from mova_jax.losses.pools import PairScoring, Pool, normalise
 from mova_jax.losses.scores import (
-    Pool,
     global_scores,
-    normalise,
     own_mask_scores,
     pair_scores,
     pair_sums,
-    search_pool,
+    search_scoring,
 )
 from mova_jax.models.build import ModelSpec
 from mova_jax.parallel import sharding
@@ -44,16 +44,16 @@ class EvalFns:
         shards = sharding.batch_shards(mesh)
         self.rows = -(-settings.batch_size // shards) * shards
         self._context = spec.config.text.context
-        pool = search_pool(losses, settings)
+        scoring = search_scoring(losses, settings)
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         params = sharding.state_sharding(mesh, spec.abstract_params)
         sharded = sharding.activation_sharding(mesh)
         compiled = partial(sharding.jit_host_arrays, output=whole)
         self._encode = compiled(sharded(partial(_encode, spec)), (params, split))
-        self._encode_text = compiled(sharded(partial(_encode_text, spec)), (params, split, split))
-        self._pairs = compiled(partial(_pairs, spec, pool), (params, split, whole))
+        self._encode_text = compiled(sharded(partial(_encode_text, spec)), (params, split))
+        self._pairs = compiled(partial(_pairs, spec, scoring), (params, split, whole))
         self._matching = compiled(sharded(partial(_matching, spec)), (params, split, split))
-        self._own_mask_scores = jax.jit(partial(_own_masks, pool))
+        self._own_mask_scores = jax.jit(partial(_own_masks, spec, scoring.pool))
 
     def encode(self, params, arrays: dict[str, np.ndarray]) -> tuple[VideoEmbedding, TextEmbedding]:
         """The videos and captions of a batch, without its padded rows.
@@ -61,7 +61,7 @@ class EvalFns:
         Args:
             params: of the model.
             arrays: from `eval_batches`, `rows` rows. Tokens are padded to the context length, so
-                that the captions of all batches can be concatenated.
+                that the captions of all batches can be concatenated; parts are so already.
         """
         missing = self._context - arrays["tokens"].shape[1]
         names = ("tokens", "token_mask")
@@ -70,10 +70,9 @@ class EvalFns:
         valid = int((arrays["video_id"] >= 0).sum())
         return _first(self._encode(params, batch), valid)
 
-    def encode_text(self, params, tokens: np.ndarray, token_mask: np.ndarray) -> TextEmbedding:
-        """At most `rows` captions, tokens `[c l]`."""
-        filled = _filled((tokens, token_mask), self.rows)
-        return _first(self._encode_text(params, *filled), len(tokens))
+    def encode_text(self, params, *texts: np.ndarray) -> TextEmbedding:
+        """At most `rows` captions: tokens and mask `[c l]`; also those of parts `[c p t]`."""
+        return _first(self._encode_text(params, _filled(texts, self.rows)), len(texts[0]))
 
     def pairs(self, params, video: VideoEmbedding, text: TextEmbedding) -> dict[str, np.ndarray]:
         """Scores `[b c]` by name of at most `rows` videos with at most `rows` captions."""
@@ -95,27 +94,46 @@ class EvalFns:
             parts.append(_first(found, len(block[1].pooled)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
-    def own_mask_scores(self, video: VideoEmbedding, masks: ConceptMasks) -> np.ndarray:
+    def own_mask_scores(
+        self, params, video: VideoEmbedding, text: TextEmbedding, masks: ConceptMasks
+    ) -> np.ndarray:
         """Scores `[b c]` of every video under the masks that caption c has with video c."""
-        return np.asarray(self._own_mask_scores(video, masks))
+        return np.asarray(self._own_mask_scores(params, video, text, masks))
 
 
 def _encode(spec: ModelSpec, params, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
+    video = spec.model(params).encode_video(batch.frames, batch.frame_mask)
+    texts = batch.tokens, batch.token_mask, batch.part_tokens, batch.part_token_mask
+    return video, _encode_text(spec, params, texts)
+
+
+def _encode_text(spec: ModelSpec, params, texts) -> TextEmbedding:
+    """The texts, without the token states that no score reads."""
     model = spec.model(params)
-    video = model.encode_video(batch.frames, batch.frame_mask)
-    return video, model.encode_text(batch.tokens, batch.token_mask)
+    text = model.encode_text(*texts)
+    scored = text.scored
+    if not model.masks_see_frames:
+        mask = model.video_mask(scored) if model.has_masks else None
+        scored = dataclasses.replace(_without_states(scored), video_mask=mask)
+    if text.parts is None:
+        return scored
+    return dataclasses.replace(_without_states(text), parts=scored)
 
 
-def _encode_text(spec: ModelSpec, params, tokens, token_mask) -> TextEmbedding:
-    return spec.model(params).encode_text(tokens, token_mask)
+def _without_states(text: TextEmbedding) -> TextEmbedding:
+    """The same with no token state, and a mask that only says whether there is a token."""
+    tokens, mask = text.tokens[..., :0, :], text.token_mask.any(-1, keepdims=True)
+    return dataclasses.replace(text, tokens=tokens, token_mask=mask)
 
 
-def _pairs(spec: ModelSpec, pool: Pool, params, video: VideoEmbedding, text: TextEmbedding):
+def _pairs(
+    spec: ModelSpec, scoring: PairScoring, params, video: VideoEmbedding, text: TextEmbedding
+):
     model = spec.model(params)
     scores = {"global": global_scores(video, text)}
     if spec.config.modular_scale:
         captions = model.prepare(text)
-        scores["modular"] = pair_scores(model, video, captions, pool=pool)
+        scores["modular"] = pair_scores(model, video, captions, **scoring._asdict())
     return scores
 
 
@@ -129,8 +147,22 @@ def _matching(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbeddin
     return cosines | {"modular": pair_sums(video.frames, masks).cosine}, masks
 
 
-def _own_masks(pool: Pool, video: VideoEmbedding, masks: ConceptMasks):
-    return own_mask_scores(video, masks, video.frame_mask, pool=pool)
+def _own_masks(
+    spec: ModelSpec,
+    pool: Pool,
+    params,
+    video: VideoEmbedding,
+    text: TextEmbedding,
+    masks: ConceptMasks,
+):
+    return own_mask_scores(
+        video,
+        masks,
+        video.frame_mask,
+        pool=pool,
+        sharpness=spec.model(params).sharpness,
+        part_mask=None if text.parts is None else text.parts.token_mask.any(-1),
+    )
 
 
 def rows_of(tree, rows):

@@ -32,7 +32,7 @@ def leak(context: EvalContext) -> dict[str, float]:
     video = rows_of(context.embeddings.video, slice(count))
     text = rows_of(context.embeddings.text, true_video)
     _, masks = context.fns.matching_pairs(context.params, video, text)
-    scores = context.fns.own_mask_scores(video, masks)
+    scores = context.fns.own_mask_scores(context.params, video, text, masks)
     metrics = {"leak/own_masks_auc": leak_auc(scores, true_video)}
     if context.config.model.modular_scale:
         pairs = context.matching_scores.square("modular")[:, true_video]
@@ -68,5 +68,5 @@ EVALUATION = Evaluation(
         "leak/own_masks_auc": "leak, own masks, %",
         "leak/pairs_auc": "leak, pair masks, %",
     },
-    applies=lambda config: config.model.has_masks,
+    applies=lambda config: config.model.masks_see_frames,
 )

@@ -1,12 +1,13 @@
 """The open share of the masks of true pairs (docs/method.md, 5), also by what a frame shows."""
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from mova_jax.data.sources import open_source
 from mova_jax.data.storyboard.plan import unnamed_events
 from mova_jax.evaluation.context import EvalContext, Evaluation
 from mova_jax.evaluation.grounding import frames_within
+from mova_jax.typing import TextEmbedding
 
 
 def mask_densities(context: EvalContext) -> dict[str, float]:
@@ -17,14 +18,24 @@ def mask_densities(context: EvalContext) -> dict[str, float]:
         group of `frames_by_event`, such as `text_mask_density/named`.
     """
     masks, valid = context.matching_masks, context.embeddings.video.frame_mask
+    text = context.embeddings.text
     densities = {
-        "text_mask_density": masks.text_mask_density,
-        "video_mask_density": masks.video.mean(-1),
+        "text_mask_density": mean_of_parts(masks.text_mask_density, text),
+        "video_mask_density": mean_of_parts(masks.video.mean(-1), text),
     }
     groups = {name: density[valid] for name, density in densities.items()}
     for group, frames in frames_by_event(context).items():
         groups |= {f"{name}/{group}": density[frames] for name, density in densities.items()}
     return {name: float(values.mean()) for name, values in groups.items() if values.size}
+
+
+def mean_of_parts(values: Float[np.ndarray, "b *p f"], text: TextEmbedding) -> np.ndarray:
+    """Values of each frame `[b f ...]`: of divided captions, the mean over their valid parts."""
+    if text.parts is None:
+        return values
+    valid = text.parts.token_mask.any(-1)
+    valid = valid.reshape(*valid.shape, *(1,) * (values.ndim - 2))
+    return np.mean(values, axis=1, where=valid)
 
 
 def frames_by_event(context: EvalContext) -> dict[str, Bool[np.ndarray, "b f"]]:

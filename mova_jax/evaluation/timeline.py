@@ -7,6 +7,7 @@ from jaxtyping import Float, UInt8
 
 from mova_jax.data.pipeline.dataset import eval_batches, record_ids
 from mova_jax.evaluation.context import EvalContext
+from mova_jax.evaluation.masks import mean_of_parts
 
 
 class Timeline(NamedTuple):
@@ -18,14 +19,19 @@ class Timeline(NamedTuple):
     sentences: tuple[str, ...]
     scores: Float[np.ndarray, "s f"]  # of each sentence on each frame
     spans: Float[np.ndarray, "s 2"]  # seconds, -1 when untimed
-    text_concepts: Float[np.ndarray, "f d"] | None = None  # mᵀ for the video's own caption
-    video_concepts: Float[np.ndarray, "f d"] | None = None  # mⱽ
+    # mᵀ and mⱽ for the video's own caption; the mean over the parts of a divided one.
+    text_concepts: Float[np.ndarray, "f d"] | None = None
+    video_concepts: Float[np.ndarray, "f d"] | None = None
 
 
 def timelines(context: EvalContext) -> list[Timeline]:
     """The timelines of all videos of a context that have a sentence; their frames are in memory."""
     folder, split, count = context.folder, context.split, context.num_videos
-    masks = context.matching_masks
+    masks, text = context.matching_masks, context.embeddings.text
+    if masks is not None:
+        text_concepts, video_concepts = (
+            mean_of_parts(mask, text) for mask in (masks.text, masks.video)
+        )
     scored = context.sentence_cosines(timed_only=False)
     arrays = next(eval_batches(folder, split, context.tokenizer, context.settings, count, count))
     found = []
@@ -42,8 +48,8 @@ def timelines(context: EvalContext) -> list[Timeline]:
                 sentences=tuple(one.sentence.text for one in mine),
                 scores=np.stack([one.modular[valid] for one in mine]),
                 spans=np.array([(one.sentence.start, one.sentence.end) for one in mine]),
-                text_concepts=None if masks is None else masks.text[row][valid],
-                video_concepts=None if masks is None else masks.video[row][valid],
+                text_concepts=None if masks is None else text_concepts[row][valid],
+                video_concepts=None if masks is None else video_concepts[row][valid],
             )
         )
     return found

@@ -84,7 +84,7 @@ def open_run(path: Path) -> Backend:
     """A run's best model, in this package."""
     run = load_run(path)
     model, end = run.config.model, Tokenizer(run.tokenizer).eot_id
-    pool = scores.search_pool(run.config.losses, run.config.eval)
+    pool = scores.search_scoring(run.config.losses, run.config.eval).pool
     outputs = _outputs(model, run.params, pool, run.blend_weight)
     return Backend(f"{path} (JAX)", _sizes(model, end), outputs, complete=True)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mova_jax.config import Config
-from mova_jax.losses.scores import search_pool
+from mova_jax.losses.scores import search_scoring
 from mova_jax.training.load_run import LoadedRun
 from mova_jax.utils.trees import parameter_names
 
@@ -48,7 +48,7 @@ class Bundle:
             "format_version": FORMAT_VERSION,
             "model": dataclasses.asdict(self.config.model),
             "blend_weight": self.blend_weight,
-            "score_pool": search_pool(self.config.losses, self.config.eval),
+            "score_pool": search_scoring(self.config.losses, self.config.eval).pool,
             "eval_frames": self.config.eval.frames,
             "training": dict(self.training),
         }

@@ -14,14 +14,16 @@ from jaxtyping import Array, Bool, Float
 from mova_jax.losses import ring
 from mova_jax.losses.contrast import LogitStats, logit_stats
 from mova_jax.losses.microbatch import map_blocks
+from mova_jax.losses.pools import normalise
 from mova_jax.losses.replica_group import ReplicaGroup
-from mova_jax.losses.scores import cosines, normalise, own_mask_scores, pair_scores
+from mova_jax.losses.scores import cosines, own_mask_scores, pair_scores
 from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
 
 # float32 numbers that the mask networks need, forward and backward, for each frame of a pair and
 # for each token of a caption, in units of their width. Measured on a CPU for a frame:
-# 42 d + 7 tokens * heads under `select`, 70 d + 7 tokens * heads under `cross`.
-FRAME_FLOATS, TOKEN_FLOATS = 64, 64
+# 42 d + 7 tokens * heads under `select`, 70 d + 7 tokens * heads under `cross`. Without masks that
+# depend on frames, numbers that one cosine needs.
+FRAME_FLOATS, TOKEN_FLOATS, COSINE_FLOATS = 64, 64, 8
 
 # Most numbers in all prepared captions of a replica that are stored for its hard pairs: 2 GB where
 # their gradients are summed. With more, each pair prepares its caption again; for the 16 pairs of a
@@ -46,9 +48,12 @@ class TermContext:
     example_mask: Bool[Array, "r"]  # False for rows of padding
 
     @property
-    def frame_mask(self) -> Bool[Array, "r f"]:
-        """Valid frames of valid examples."""
-        return self.video.frame_mask & self.example_mask[:, None]
+    def frame_mask(self) -> Bool[Array, "r *p f"]:
+        """Valid frames of valid examples; of divided captions, by valid part."""
+        mask = self.video.frame_mask & self.example_mask[:, None]
+        if self.text.parts is None:
+            return mask
+        return mask[:, None] & self.text.parts.token_mask.any(-1)[..., None]
 
     @cached_property
     def global_logits(self) -> LogitStats:
@@ -59,13 +64,13 @@ class TermContext:
 
     @property
     def captions(self) -> Any:
-        """The captions as the mask networks prepare them, rows `[r ...]`."""
+        """The captions as the mask networks prepare them, rows `[r ...]`, by parts `[r p ...]`."""
         stored, _ = self._captions_and_masks
         return self.networks.prepare(self.text) if stored is None else stored
 
     @property
     def masks(self) -> ConceptMasks:
-        """The masks `[r f d]` of each video with its own caption."""
+        """The masks `[r f d]`, or by parts `[r p f d]`, of each video with its own caption."""
         return self._captions_and_masks[1]
 
     @property
@@ -78,7 +83,6 @@ class TermContext:
     @cached_property
     def _captions_and_masks(self) -> tuple[Any, ConceptMasks]:
         """Prepared captions, or None when they would not fit; the masks of matching pairs."""
-        (rows, f, d), (_, tokens, width) = self.video.frames.shape, self.text.tokens.shape
         store = not self.recomputes_captions
 
         def one_block(rows):
@@ -86,33 +90,44 @@ class TermContext:
             captions = self.networks.prepare(text)
             return captions if store else None, self.networks.own_masks(video, captions)
 
-        block = ring.choose_block(rows, FRAME_FLOATS * f * d + TOKEN_FLOATS * tokens * width)
+        block = ring.choose_block(len(self.video.frames), sum(pair_floats(self.video, self.text)))
         with jax.named_scope("masks"):
             return map_blocks(one_block, (self.video, self.text), block)
 
     @cached_property
     def pair_logits(self) -> LogitStats:
         """All pairs, each under its own masks; without mask networks, the plain cosines."""
-        frames, d = self.video.frames.shape[1:]
-        captions, pool = self.captions, self.cfg.pool
+        return self._all_pairs(self.networks, self.captions)
+
+    @cached_property
+    def unmasked_logits(self) -> LogitStats:
+        """All pairs by their plain cosines."""
+        networks = self.networks.without_masks()
+        return self._all_pairs(networks, networks.prepare(self.text))
+
+    def _all_pairs(self, networks, captions) -> LogitStats:
+        pool, order = self.cfg.pool, self.cfg.order
 
         def tile(networks, video, captions):
-            return pair_scores(networks, video, captions, pool=pool)
+            return pair_scores(networks, video, captions, pool=pool, order=order)
 
+        if networks.masks_see_frames:
+            floats, _ = pair_floats(self.video, self.text)
+        else:
+            floats = COSINE_FLOATS * self.video.frames.shape[1] * _parts(self.text)
         with jax.named_scope("pairs"):
-            arguments = self.networks, self.video, captions
-            return self._modular_logits(tile, *arguments, floats=FRAME_FLOATS * frames * d)
+            return self._modular_logits(tile, networks, self.video, captions, floats=floats)
 
     @cached_property
     def own_mask_logits(self) -> LogitStats:
         """All pairs under the masks that the caption has with its own video."""
         captions, pool = (self.masks, self.video.frame_mask), self.cfg.pool
 
-        def tile(_, video, captions):
-            return own_mask_scores(video, *captions, pool=pool)
+        def tile(networks, video, captions):
+            return own_mask_scores(video, *captions, pool=pool, sharpness=networks.sharpness)
 
-        frames = self.video.frames.shape[1]
-        return self._modular_logits(tile, (), self.video, captions, floats=8 * frames)
+        floats = COSINE_FLOATS * self.video.frames.shape[1]
+        return self._modular_logits(tile, self.networks, self.video, captions, floats=floats)
 
     def _modular_logits(self, tile, *arguments, floats: int) -> LogitStats:
         arguments += self.scales["modular_scale"], self.example_mask
@@ -121,6 +136,19 @@ class TermContext:
 
 def _global_tile(_, video: Float[Array, "b d"], text: Float[Array, "c d"]) -> Float[Array, "b c"]:
     return cosines(video, text)
+
+
+def _parts(text: TextEmbedding) -> int:
+    """Number of parts of a caption, with padding."""
+    return 1 if text.parts is None else text.parts.token_mask.shape[1]
+
+
+def pair_floats(video: VideoEmbedding, text: TextEmbedding) -> tuple[int, int]:
+    """float32 numbers for the masks of a pair, and to prepare a caption, forward and backward."""
+    f, d = video.frames.shape[1:]
+    *_, tokens, width = text.scored.tokens.shape
+    parts = _parts(text)
+    return FRAME_FLOATS * parts * f * d, TOKEN_FLOATS * parts * tokens * width
 
 
 def captions_fit(networks, text: TextEmbedding) -> bool:

@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool, Float
 
 from mova_jax.losses import ring
 from mova_jax.losses.contrast import BatchRows, masked_term
+from mova_jax.losses.pools import normalise
 from mova_jax.losses.replica_group import ReplicaGroup, SingleReplica
-from mova_jax.losses.scores import normalise
 from mova_jax.typing import Term
 
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mova_jax.losses import hard_pairs
-from mova_jax.losses.context import FRAME_FLOATS, TOKEN_FLOATS, TermContext, captions_fit
+from mova_jax.losses.context import TermContext, captions_fit, pair_floats
 from mova_jax.losses.contrast import BatchRows, candidate_cross_entropy
+from mova_jax.losses.pools import normalise
 from mova_jax.losses.replica_group import ReplicaGroup
-from mova_jax.losses.scores import cosines, matched_scores, normalise
+from mova_jax.losses.scores import cosines, matched_scores
 from mova_jax.typing import Term, TextEmbedding, VideoEmbedding
 
 
@@ -27,7 +28,7 @@ def hard_sfdm(context: TermContext) -> Term:
     candidates = hard_candidates(scores, cfg.hard_pairs, matching)
     scores = hard_pairs.score_chosen(
         group,
-        partial(_recomputed_scores if recompute else _stored_scores, cfg.pool),
+        partial(_recomputed_scores if recompute else _stored_scores, cfg.pool, cfg.order),
         context.networks,
         video,
         context.text if recompute else context.captions,
@@ -66,21 +67,25 @@ def hard_candidates(
     return jnp.concatenate([matching, jax.lax.top_k(others, k)[1].astype(jnp.int32)], axis=1)
 
 
-def _stored_scores(pool: str, networks, video: VideoEmbedding, captions) -> Float[Array, "m"]:
+def _stored_scores(
+    pool: str, order: float, networks, video: VideoEmbedding, captions
+) -> Float[Array, "m"]:
     """Scores of pairs whose captions are prepared already."""
-    return matched_scores(networks, video, captions, pool=pool)
+    return matched_scores(networks, video, captions, pool=pool, order=order)
 
 
-def _recomputed_scores(pool: str, networks, video, text: TextEmbedding) -> Float[Array, "m"]:
+def _recomputed_scores(
+    pool: str, order: float, networks, video: VideoEmbedding, text: TextEmbedding
+) -> Float[Array, "m"]:
     """Scores of pairs that prepare their captions."""
-    return _stored_scores(pool, networks, video, networks.prepare(text))
+    return _stored_scores(pool, order, networks, video, networks.prepare(text))
 
 
 def _chunk(cfg, group, video: VideoEmbedding, text: TextEmbedding, recompute: bool) -> int:
     """Pairs that a replica scores at once."""
-    rows, f, d = video.frames.shape
-    _, tokens, width = text.tokens.shape
-    floats = FRAME_FLOATS * f * d + (TOKEN_FLOATS * tokens * width if recompute else 0)
+    rows = len(video.frames)
+    of_frames, of_tokens = pair_floats(video, text)
+    floats = of_frames + (of_tokens if recompute else 0)
     return hard_pairs.choose_chunk(group, rows * (cfg.hard_pairs + 1), floats)
 
 

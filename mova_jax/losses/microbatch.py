@@ -27,7 +27,8 @@ def embeddings(model, batch: Batch) -> tuple[VideoEmbedding, TextEmbedding]:
 
     def encode(frames, rows: Batch):
         video = model.encode_video(frames, rows.frame_mask)
-        return video, model.encode_text(rows.tokens, rows.token_mask)
+        parts = rows.part_tokens, rows.part_token_mask
+        return video, model.encode_text(rows.tokens, rows.token_mask, *parts)
 
     frames = batch.frames
     if not isinstance(frames, HostFrames):

@@ -57,6 +57,8 @@ def loss_of_embeddings(
     scales = {"scale": model.scale}
     if model.cfg.modular_scale:
         scales["modular_scale"] = model.modular_scale
+    if model.cfg.sharpness:
+        scales["sharpness"] = model.sharpness
     group = group or SingleReplica()
     replicated, sharded = (model.mask_networks(), scales), (video, text, example_mask)
     sums = group.shard_map(partial(_sums, group, cfg, tuple(weights)), replicated, sharded)

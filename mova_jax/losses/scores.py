@@ -10,34 +10,33 @@ A pair is scored under one of two kinds of masks:
     pair_scores       both masks are computed for that pair
     own_mask_scores   the masks that the caption has with its own video, applied to every video
 
-Nothing of shape `[b c f d]` is stored: `CosineSums` holds the three sums over d apart, so that
-matmuls can compute them, and `pool_frames` turns them into the score of a pair. All sums are
-float32, also for bfloat16 inputs. A zero vector (an empty mask) has cosine 0 with everything, and
-passes no gradient.
+Nothing of shape `[b c f d]` is stored: matmuls compute the sums over d of each frame and caption
+(`CosineSums`), and `pools.py` turns them into the score of a pair. All sums are float32, also for
+bfloat16 inputs.
+
+A caption that is divided into parts (`TextEmbedding.parts`) is scored by parts: each is compared
+with the frames by itself, and the score of the pair is the mean over the parts.
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mova_jax.losses.pools import (
+    CosineSums,
+    FrameLengths,
+    PairScoring,
+    Pool,
+    frame_lengths,
+    inverse_length,
+    normalise,
+    pool_frames,
+    pool_parts,
+)
 from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
-
-Pool = Literal["aligned", "softmax", "mean", "joint"]
-
-# Sharpness of the `softmax` pool: the factor on a frame's cosine in its weight.
-SOFTMAX_SCALE = 10.0
-
-# Squared lengths up to this count as zero. Above it the gradient, about length^-3, is finite.
-_EMPTY = 1e-12
-
-
-def _inverse_length(squared: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`1 / sqrt(squared)`; 0 with gradient 0 for a length of 0."""
-    present = squared > _EMPTY
-    return jnp.where(present, jax.lax.rsqrt(jnp.where(present, squared, 1.0)), 0.0)
 
 
 def _float32(*arrays: Array) -> tuple[Array, ...]:
@@ -50,54 +49,9 @@ def _einsum(spec: str, *arrays: Array) -> Array:
     return jnp.einsum(spec, *arrays, precision="highest")
 
 
-def normalise(vectors: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """The vectors scaled to length 1, in float32; a zero vector stays zero with gradient 0."""
-    vectors = vectors.astype(jnp.float32)
-    return vectors * _inverse_length(jnp.square(vectors).sum(-1, keepdims=True))
-
-
 def cosines(videos: Float[Array, "b d"], captions: Float[Array, "c d"]) -> Float[Array, "b c"]:
     """Cosines of all pairs of vectors of length 1."""
     return _einsum("bd,cd->bc", videos, captions)
-
-
-class CosineSums(NamedTuple):
-    """The sums over d that make up the cosine of a masked frame and its part of a caption."""
-
-    dot: Float[Array, "... f"]  # v . s
-    video_sq: Float[Array, "... f"]  # |v|^2
-    text_sq: Float[Array, "... f"]  # |s|^2
-
-    @property
-    def cosine(self) -> Float[Array, "... f"]:
-        """`dot / sqrt(video_sq * text_sq)`; 0 with gradient 0 where either is 0."""
-        return self.dot * _inverse_length(self.video_sq) * _inverse_length(self.text_sq)
-
-
-class FrameLengths(NamedTuple):
-    """Lengths of a video's frames, for the `aligned` pool; leading axes as in `CosineSums`."""
-
-    of_frames: Float[Array, "... f"]  # |zv|
-    of_sum: Float[Array, "..."]  # of the sum of the valid frames, each scaled to length 1
-
-
-def frame_lengths(
-    frames: Float[Array, "... f d"], frame_mask: Bool[Array, "... f"]
-) -> FrameLengths:
-    """Lengths of a video's frames and of their sum.
-
-    Args:
-        frames: `[... f d]` zv, not normalised.
-        frame_mask: `[... f]`; frames where it is False are not read.
-    """
-    frames = jnp.where(frame_mask[..., None], frames.astype(jnp.float32), 0.0)
-    return FrameLengths(_length(frames), _length(normalise(frames).sum(-2)))
-
-
-def _length(vectors: Float[Array, "... d"]) -> Float[Array, "..."]:
-    """Lengths; 0 with gradient 0 for a zero vector."""
-    squared = jnp.square(vectors).sum(-1)
-    return squared * _inverse_length(squared)
 
 
 def own_mask_sums(frames: Float[Array, "b f d"], masks: ConceptMasks) -> CosineSums:
@@ -129,15 +83,24 @@ def own_mask_scores(
     own_frame_mask: Bool[Array, "c f"],
     *,
     pool: Pool,
+    sharpness: float | Float[Array, ""],
+    part_mask: Bool[Array, "c p"] | None = None,
 ) -> Float[Array, "b c"]:
     """Scores of every video under the masks that each caption has with its own video.
 
     Args:
         video: `frames[b f d]`, `frame_mask[b f]`.
-        masks: `[c f d]` m^V and s of each caption with its own video.
+        masks: `[c f d]` m^V and s of each caption with its own video; `[c p f d]` of its parts.
         own_frame_mask: `[c f]` valid frames of each caption's own video.
         pool: see `pool_frames`.
+        sharpness: see `pool_frames`.
+        part_mask: of divided captions, whose score is the mean over their parts.
     """
+    if part_mask is not None:
+        score = partial(own_mask_scores, video, pool=pool, sharpness=sharpness)
+        scores = jax.vmap(score, in_axes=(1, None), out_axes=2)(masks, own_frame_mask)
+        scores = jnp.where(part_mask, scores, 0.0).sum(-1)
+        return scores / jnp.maximum(part_mask.sum(-1), 1)
     sums = own_mask_sums(video.frames, masks)
     both = video.frame_mask[:, None] & own_frame_mask
     lengths = frame_lengths(video.frames, video.frame_mask)
@@ -146,8 +109,9 @@ def own_mask_scores(
     products = _einsum("bfd,bgd->bfg", unit, unit)
     valid = own_frame_mask.astype(jnp.float32)
     total_sq = _einsum("cf,bfg,cg->bc", valid, products, valid)
-    total = total_sq * _inverse_length(total_sq)
-    return pool_frames(sums, both, pool, FrameLengths(lengths.of_frames[:, None], total))
+    total = total_sq * inverse_length(total_sq)
+    lengths = FrameLengths(lengths.of_frames[:, None], total)
+    return pool_frames(sums, both, pool, sharpness, lengths)
 
 
 def pair_sums(frames: Float[Array, "... f d"], masks: ConceptMasks) -> CosineSums:
@@ -166,63 +130,15 @@ def pair_sums(frames: Float[Array, "... f d"], masks: ConceptMasks) -> CosineSum
     return CosineSums(*jnp.broadcast_arrays(*sums))
 
 
-def pool_frames(
-    sums: CosineSums,
-    frame_mask: Bool[Array, "... f"],
-    pool: Pool,
-    lengths: FrameLengths | None = None,
-) -> Float[Array, "..."]:
-    """Pools the frames of a pair into its score (docs/method.md, 3).
-
-    `aligned` is the global score with masks in it: the sum of v . s over the frames, each scaled to
-    length 1 before its mask, divided by the length of the frames' sum (as the mean head does) and
-    by the root mean square length of the parts s. With open masks it is the global score of the
-    mean head. The other pools divide each frame by its own length; they therefore prefer videos
-    whose frames are alike, whatever the caption.
-
-    `softmax` weights the cosines by softmax(10 * cosine) over the valid frames, with a gradient
-    through the weights. `mean` is the mean cosine of the valid frames. `joint` is one cosine of the
-    concatenated masked vectors of all valid frames. A frame with an empty mask has no influence
-    under `joint`; under `mean` and `softmax` it counts as cosine 0.
-
-    Args:
-        sums: `[... f]` from `own_mask_sums` or `pair_sums`; any values at padded frames.
-        frame_mask: `[... f]`, broadcast against the sums.
-        pool: one of `aligned`, `softmax`, `mean`, `joint`.
-        lengths: of the video; only `aligned` needs them.
-
-    Returns:
-        `[...]` scores in [-1, 1]; those of `aligned` can be larger when frames differ and each
-        matches its own part. 0 when no frame is valid.
-
-    Raises:
-        ValueError: for another pool.
-    """
-    sums = CosineSums(*(jnp.where(frame_mask, x, 0.0) for x in sums))
-    if pool == "aligned":
-        dots = sums.dot * _inverse_length(jnp.square(lengths.of_frames))
-        mean_sq = sums.text_sq.sum(-1) / jnp.maximum(frame_mask.sum(-1), 1)
-        return dots.sum(-1) * _inverse_length(jnp.square(lengths.of_sum)) * _inverse_length(mean_sq)
-    if pool == "joint":
-        return CosineSums(*(x.sum(-1) for x in sums)).cosine
-    cosine = sums.cosine
-    if pool == "mean":
-        return cosine.sum(-1) / jnp.maximum(frame_mask.sum(-1), 1)
-    if pool == "softmax":
-        lowest = jnp.finfo(jnp.float32).min
-        weights = jax.nn.softmax(jnp.where(frame_mask, SOFTMAX_SCALE * cosine, lowest), axis=-1)
-        return (weights * cosine).sum(-1)
-    raise ValueError(f"pool is {pool!r}; choose one of 'aligned', 'softmax', 'mean', 'joint'")
-
-
-def search_pool(losses, evaluation) -> Pool:
-    """The pool that an evaluation scores pairs with: its own, or that of the loss.
+def search_scoring(losses, evaluation) -> PairScoring:
+    """How an evaluation scores pairs: by its own pool, or by that of the loss.
 
     Args:
         losses: `config.losses`.
         evaluation: `config.eval`, whose pool may be `training`.
     """
-    return losses.pool if evaluation.pool == "training" else evaluation.pool
+    pool = losses.pool if evaluation.pool == "training" else evaluation.pool
+    return PairScoring(pool, losses.order)
 
 
 def global_scores(video: VideoEmbedding, text: TextEmbedding) -> Float[Array, "b c"]:
@@ -231,7 +147,7 @@ def global_scores(video: VideoEmbedding, text: TextEmbedding) -> Float[Array, "b
 
 
 def pair_scores(
-    networks, video: VideoEmbedding, captions: Any, *, pool: Pool
+    networks, video: VideoEmbedding, captions: Any, *, pool: Pool, order: float = 0.0
 ) -> Float[Array, "b c"]:
     """Scores of all videos with all captions, by the masks of each pair (docs/method.md, 3).
 
@@ -239,14 +155,16 @@ def pair_scores(
         networks: `models.mova.MaskNetworks`, or the whole model. They get padded frames as zeros.
             Without masks the cosines are cos(zv, zt), and only the pooling of frames is left.
         video: `frames[b f d]`, `frame_mask[b f]`.
-        captions: from `networks.prepare`, a pytree whose leaves have a leading axis c.
+        captions: from `networks.prepare`, a pytree whose leaves have leading axes c or, of divided
+            captions, c and p.
         pool: see `pool_frames`.
+        order: see `pool_parts`.
 
     Returns:
         `[b c]`, float32.
     """
     frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
-    one_pair = partial(_pair_score, networks, pool)
+    one_pair = partial(_pair_score, networks, pool, order)
 
     def one_video(frames, frame_mask):
         lengths = frame_lengths(frames, frame_mask)
@@ -258,27 +176,48 @@ def pair_scores(
 
 
 def matched_scores(
-    networks, video: VideoEmbedding, captions: Any, *, pool: Pool
+    networks, video: VideoEmbedding, captions: Any, *, pool: Pool, order: float = 0.0
 ) -> Float[Array, "b"]:
     """`pair_scores` of each video with the caption in the same row."""
     frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
     lengths = frame_lengths(frames, video.frame_mask)
-    one_pair = partial(_pair_score, networks, pool)
+    one_pair = partial(_pair_score, networks, pool, order)
     return jax.vmap(one_pair)(frames, video.frame_mask, lengths, captions)
 
 
-def _pair_score(networks, pool: Pool, frames, frame_mask, lengths: FrameLengths, caption):
-    """The score of one video, its padded frames zero, with one caption."""
-    if networks.has_masks:
-        sums = pair_sums(frames, networks.masks(frames, frame_mask, caption))
+def _pair_score(networks, pool: Pool, order: float, frames, frame_mask, lengths, caption):
+    """The score of one video, its padded frames zero, with one caption, divided or not."""
+    if networks.masks_see_frames:
+        sums = pair_sums(frames, networks.caption_masks(frames, frame_mask, caption))
     else:
-        sums = _unmasked_sums(frames, caption.pooled)
-    return pool_frames(sums, frame_mask, pool, lengths)
+        sums = _caption_sums(frames, caption.pooled, caption.video_mask)
+    if caption.pooled.ndim == 1:
+        return pool_frames(sums, frame_mask, pool, networks.sharpness, lengths)
+    return pool_parts(
+        sums,
+        frame_mask,
+        caption.token_mask.any(-1),
+        pool=pool,
+        order=order,
+        sharpness=networks.sharpness,
+        lengths=lengths,
+    )
 
 
-def _unmasked_sums(frames: Float[Array, "f d"], text_pooled: Float[Array, "d"]) -> CosineSums:
-    """`pair_sums` under masks of ones, with a dot product that vmap turns into a matmul."""
-    frames, text_pooled = _float32(frames, text_pooled)
-    video_sq = jnp.square(frames).sum(-1)
-    text_sq = jnp.broadcast_to(jnp.square(text_pooled).sum(), video_sq.shape)
-    return CosineSums(_einsum("fd,d->f", frames, text_pooled), video_sq, text_sq)
+def _caption_sums(
+    frames: Float[Array, "f d"],
+    text_pooled: Float[Array, "*p d"],
+    video_mask: Float[Array, "*p d"] | None,
+) -> CosineSums:
+    """`pair_sums` `[*p f]` under masks that no frame changes; None: under masks of ones.
+
+    The products over d become matmuls of all frames with all parts when vmap adds the pairs.
+    """
+    frames, text = _float32(frames, text_pooled)
+    text_sq = jnp.square(text).sum(-1)[..., None]
+    if video_mask is None:
+        dot, video_sq = _einsum("fd,...d->...f", frames, text), jnp.square(frames).sum(-1)
+    else:
+        dot = _einsum("fd,...d->...f", frames, text * video_mask)
+        video_sq = _einsum("fd,...d->...f", jnp.square(frames), jnp.square(video_mask))
+    return CosineSums(dot, *(jnp.broadcast_to(x, dot.shape) for x in (video_sq, text_sq)))

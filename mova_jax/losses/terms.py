@@ -33,8 +33,8 @@ class TermSpec:
     # For the count of FLOPs: whether it reads `pair_logits`, by `config.losses`.
     scores_pairs: Callable[[Any], bool] = lambda cfg: False
     # For the count of FLOPs: its own matrix products `(rows, inner, columns)`, by `config.losses`
-    # and the sizes b, f, d of the global batch.
-    products: Callable[[Any, int, int, int], list[tuple[int, int, int]]] = lambda *_: []
+    # and the sizes b, f, d and the number of parts of a caption of the global batch.
+    products: Callable[[Any, int, int, int, int], list[tuple[int, int, int]]] = lambda *_: []
 
 
 def global_contrast(context: TermContext) -> Term:
@@ -57,7 +57,7 @@ def frame(context: TermContext) -> Term:
     )
 
 
-def _frame_products(cfg, b: int, f: int, d: int) -> list[tuple[int, int, int]]:
+def _frame_products(cfg, b: int, f: int, d: int, parts: int) -> list[tuple[int, int, int]]:
     if cfg.frame_negatives == "all":
         return [(b * f, d, b * f)]
     return [(b * f, d, f), (f * b, d, b)]
@@ -72,13 +72,14 @@ def sfdm(context: TermContext) -> Term:
 
 def dfsm(context: TermContext) -> Term:
     """L_vt, different frames, same mask: each caption over the videos."""
-    own = context.cfg.dfsm_masks == "own"
-    logits = context.own_mask_logits if own else context.pair_logits
+    logits = {"own": "own_mask_logits", "none": "unmasked_logits", "pair": "pair_logits"}
+    logits = getattr(context, logits[context.cfg.dfsm_masks])
     return contrast.different_frames_same_mask(logits, context.example_mask)
 
 
-def _dfsm_products(cfg, b: int, f: int, d: int) -> list[tuple[int, int, int]]:
-    return 2 * [(f * b, d, b)] if cfg.dfsm_masks == "own" else []
+def _dfsm_products(cfg, b: int, f: int, d: int, parts: int) -> list[tuple[int, int, int]]:
+    """Two products under a caption's own masks, one without masks."""
+    return {"own": 2, "none": 1, "pair": 0}[cfg.dfsm_masks] * [(f * b, d, b * parts)]
 
 
 def mask_densities(context: TermContext) -> dict[str, Term]:

@@ -1,14 +1,18 @@
 """The MoVA model: two towers, a global head and the mask networks.
 
     video = model.encode_video(frames, frame_mask)     # zv[b f d] and one vector per video
-    text = model.encode_text(tokens, token_mask)       # y[c l w] and zt[c d]
+    text = model.encode_text(tokens, token_mask)       # y[c l w] and zt[c d]; by parts, if given
     captions = model.prepare(text)                     # the masks' input from captions, made once
     masks = model.masks(frames[f d], mask[f], caption) # one video, one caption: vmap over pairs
+
+Captions that are divided (`TextEmbedding.parts`) are prepared by parts, rows [c p ...]; what is a
+caption in this module is then one part.
 
 `losses/` computes scores and losses from these outputs.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -22,6 +26,8 @@ from mova_jax.models.text import TextTower
 from mova_jax.models.vision import VisionTower
 from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
 
+SHARPNESS = 10.0  # of the pools of models that do not train it
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +36,17 @@ class PreparedCaption:
 
     pooled: Float[Array, "c d"]  # zt
     token_mask: Bool[Array, "c l"]
-    temporal: Any  # output of the TMN's `prepare`, None without a TMN
-    concept: Any  # output of the CMN's `prepare`, None without a CMN
-    tokens: Float[Array, "c l d"] | None  # projected tokens, for the `tokens` layout only
+    temporal: Any = None  # output of the TMN's `prepare`, None without a TMN
+    concept: Any = None  # output of the CMN's `prepare`, None without one
+    video_mask: Float[Array, "c d"] | None = None  # m^V where no frame changes it
+    tokens: Float[Array, "c l d"] | None = None  # projected, for the `tokens` layout only
 
 
 class MaskNetworks(nnx.Module):
-    """TMN and CMN: all parameters that the masks of a pair depend on.
+    """TMN and CMN: all parameters that the score of a pair depends on, but those of the towers.
 
-    A network that the config leaves out has no attribute: `tmn`, `cmn`, and `projection` (of
-    tokens, in the `tokens` layout only).
+    What the config leaves out has no attribute: `tmn`, `cmn`, `projection` (of tokens, in the
+    `tokens` layout only), `log_sharpness`.
     """
 
     def __init__(self, cfg, parts: dict[str, nnx.Module]):
@@ -53,8 +60,33 @@ class MaskNetworks(nnx.Module):
         """False for the controls without masks."""
         return hasattr(self, "tmn") or hasattr(self, "cmn")
 
+    @property
+    def masks_see_frames(self) -> bool:
+        """Whether masks depend on frames; else those of a caption hold for all videos."""
+        return self.has_masks and self.cfg.masks_see_frames
+
+    @property
+    def sharpness(self) -> Float[Array, ""] | float:
+        """Factor on the cosines in a pool over frames (`losses.scores.pool_frames`)."""
+        return jnp.exp(self.log_sharpness[...]) if hasattr(self, "log_sharpness") else SHARPNESS
+
     def prepare(self, text: TextEmbedding) -> PreparedCaption:
-        """Runs the layers of the mask networks that see captions only, once for all videos."""
+        """Runs the layers of the mask networks that see captions only, once for all videos.
+
+        Returns:
+            Rows `[c ...]`; of divided captions, rows `[c p ...]`.
+        """
+        if text.parts is None:
+            return self._prepare(text)
+        shape = text.parts.token_mask.shape[:2]
+        rows = math.prod(shape)  # not -1, for arrays may be of size 0
+        flat = jax.tree.map(lambda leaf: leaf.reshape(rows, *leaf.shape[2:]), text.parts)
+        return _unflattened(self._prepare(flat), shape)
+
+    def _prepare(self, text: TextEmbedding) -> PreparedCaption:
+        if not self.masks_see_frames:
+            mask = self.video_mask(text) if self.has_masks else None
+            return PreparedCaption(text.pooled, text.token_mask, video_mask=mask)
         arguments = text.tokens, text.token_mask
         by_token = self.cfg.tmn.layout == "tokens"
         with jax.named_scope("tmn"):
@@ -68,6 +100,19 @@ class MaskNetworks(nnx.Module):
             concept=concept,
             tokens=self.projection(text.tokens).astype(jnp.float32) if by_token else None,
         )
+
+    def video_mask(self, text: TextEmbedding) -> Float[Array, "c d"]:
+        """m^V of texts, in models whose masks no frame changes."""
+        if text.video_mask is not None:
+            return text.video_mask
+
+        def logits(pooled, prepared, token_mask):
+            return self.cmn(pooled[None], pooled[None], prepared, token_mask)[0]
+
+        with jax.named_scope("cmn"):
+            prepared = self.cmn.prepare(text.tokens, text.token_mask)
+            logits = jax.vmap(logits)(text.pooled, prepared, text.token_mask)
+        return straight_through(logits, self.cfg.masks.kind)
 
     def masks(
         self,
@@ -84,7 +129,9 @@ class MaskNetworks(nnx.Module):
         """
         text, density, part = self._text_part(frames, frame_mask, caption)
         video = jnp.ones_like(part)
-        if hasattr(self, "cmn"):
+        if caption.video_mask is not None:
+            video = video * caption.video_mask
+        elif hasattr(self, "cmn"):
             with jax.named_scope("cmn"):
                 logits = self.cmn(part, frames, caption.concept, caption.token_mask)
             video = straight_through(logits, self.cfg.masks.kind)
@@ -107,8 +154,19 @@ class MaskNetworks(nnx.Module):
         return jnp.ones_like(part), density, part
 
     def own_masks(self, video: VideoEmbedding, captions: PreparedCaption) -> ConceptMasks:
-        """The masks `[b f d]` of each video with the caption of the same row."""
-        return jax.vmap(self.masks)(video.frames, video.frame_mask, captions)
+        """The masks `[b f d]`, or by parts `[b p f d]`, of each video with its row's caption."""
+        return jax.vmap(self.caption_masks)(video.frames, video.frame_mask, captions)
+
+    def caption_masks(self, frames, frame_mask, caption: PreparedCaption) -> ConceptMasks:
+        """`masks`, or of a divided caption `[p f d]`: those of each part."""
+        if caption.pooled.ndim == 1:
+            return self.masks(frames, frame_mask, caption)
+        return jax.vmap(self.masks, in_axes=(None, None, 0))(frames, frame_mask, caption)
+
+    def without_masks(self) -> "MaskNetworks":
+        """The same with all masks open."""
+        kept = {"log_sharpness": self.log_sharpness} if hasattr(self, "log_sharpness") else {}
+        return MaskNetworks(self.cfg, kept)
 
 
 class Mova(MaskNetworks):
@@ -136,6 +194,8 @@ class Mova(MaskNetworks):
             self.modular_logit_scale = nnx.Param(
                 jnp.log(jnp.asarray(cfg.modular_scale, jnp.float32))
             )
+        if cfg.sharpness:
+            self.log_sharpness = nnx.Param(jnp.log(jnp.asarray(cfg.sharpness, jnp.float32)))
         self.cfg = cfg
 
     @property
@@ -161,11 +221,21 @@ class Mova(MaskNetworks):
             return VideoEmbedding(zv, frame_mask, self.head(zv, frame_mask))
 
     def encode_text(
-        self, tokens: Int[Array, "c l"], token_mask: Bool[Array, "c l"]
+        self,
+        tokens: Int[Array, "c l"],
+        token_mask: Bool[Array, "c l"],
+        part_tokens: Int[Array, "c p t"] | None = None,
+        part_token_mask: Bool[Array, "c p t"] | None = None,
     ) -> TextEmbedding:
-        """Runs the text tower."""
+        """Runs the text tower on captions and, if there are parts, on each as a text of its own."""
         with jax.named_scope("text_tower"):
-            return self.text(tokens, token_mask)
+            text = self.text(tokens, token_mask)
+            if part_tokens is None:
+                return text
+            shape = part_tokens.shape[:2]
+            flat = (x.reshape(-1, x.shape[-1]) for x in (part_tokens, part_token_mask))
+            parts = _unflattened(self.text(*flat), shape)
+            return dataclasses.replace(text, parts=parts)
 
     @property
     def projection(self) -> nnx.Module:
@@ -174,9 +244,14 @@ class Mova(MaskNetworks):
 
     def mask_networks(self) -> MaskNetworks:
         """The model without towers and head, with shared parameters."""
-        names = [name for name in ("tmn", "cmn") if hasattr(self, name)]
+        names = [name for name in ("tmn", "cmn", "log_sharpness") if hasattr(self, name)]
         names += ["projection"] if self.cfg.tmn.layout == "tokens" else []
         return MaskNetworks(self.cfg, {name: getattr(self, name) for name in names})
+
+
+def _unflattened(tree: Any, shape: tuple[int, int]) -> Any:
+    """Rows `[(c p) ...]` as rows `[c p ...]`."""
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree)
 
 
 def _capped_exp(x: Float[Array, ""]) -> Float[Array, ""]:

@@ -45,7 +45,7 @@ PARAMETERS = (
     (r"[tc]mn/(query|query_frame|key)/kernel", (None, "width")),
     (r"token_embedding", (None, "width")),
     # Vectors, and tables of a few hundred rows, are too small to be worth a message each.
-    (r"bias|scale|class_embedding|positions(_frozen)?|(modular_)?logit_scale", ()),
+    (r"bias|scale|class_embedding|positions(_frozen)?|(modular_)?logit_scale|log_sharpness", ()),
 )
 
 

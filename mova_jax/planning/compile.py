@@ -29,7 +29,6 @@ import jax.numpy as jnp
 from mova_jax.config import Config
 from mova_jax.cost.flops import frozen_towers
 from mova_jax.data.pipeline.batching import settings_of
-from mova_jax.data.tokenizer import bucket_length
 from mova_jax.losses import microbatch
 from mova_jax.losses.hard_sfdm import chunks_per_visit
 from mova_jax.parallel import collectives, sharding
@@ -39,7 +38,6 @@ from mova_jax.training.step import make_train_step
 from mova_jax.typing import Batch, HostFrames
 from mova_jax.utils.atomic import replacing
 
-_PART_TOKENS = 32  # a planned part has at least as many, as a long sentence has
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # The two messages: from the allocator, and from a check that runs before it.
 _TOO_LARGE = (
@@ -63,6 +61,7 @@ class Step:
     batch_bytes: float  # of the batch, on one device
     host_bytes: float  # of the frames offloaded to host memory, for one device
     frozen: frozenset[str]  # towers without any trained parameter
+    parts: tuple[int, int]  # number and length of the parts of a caption; 0 without
     trips: float  # mean trip count of loops whose length depends on the data
 
 
@@ -93,7 +92,7 @@ class CompileResult:
 def abstract_batch(config: Config, tokens: int) -> Batch:
     """The shapes of a global batch whose captions are padded to `tokens`.
 
-    Each has `data.parts` parts, which share its tokens evenly but have at least 32 each.
+    Each has `data.parts` parts of the longest length, as batches of several processes have.
     """
     b, f, size = config.train.batch_size, config.data.frames, config.model.vision.image_size
 
@@ -112,16 +111,15 @@ def abstract_batch(config: Config, tokens: int) -> Batch:
         tokens=of(b, tokens, dtype=jnp.int32),
         token_mask=of(b, tokens, dtype=bool),
         video_id=of(b, dtype=jnp.int32),
-        **_abstract_parts(config, tokens),
+        **_abstract_parts(config),
     )
 
 
-def _abstract_parts(config: Config, tokens: int) -> dict[str, jax.ShapeDtypeStruct]:
+def _abstract_parts(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """The fields of parts in a batch, none where captions are not divided."""
     if not (p := config.data.parts):
         return {}
-    lengths = settings_of(config, config.data.frames).padding.part_tokens
-    t = bucket_length(min(max(_PART_TOKENS, -(-tokens // p)), lengths[-1]), lengths)
+    t = settings_of(config, config.data.frames).padding.part_tokens[-1]
     shape = config.train.batch_size, p, t
     return {
         "part_tokens": jax.ShapeDtypeStruct(shape, jnp.int32),
@@ -156,6 +154,7 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
         batch_bytes=(_bytes(batch) - offloaded) / shards,
         host_bytes=offloaded / shards,
         frozen=frozen_towers(spec.factors),
+        parts=(0, 0) if batch.part_tokens is None else batch.part_tokens.shape[1:],
         trips=_trips(spec, mesh, tokens),
     )
 

@@ -52,7 +52,7 @@ def estimate(step: Step, result: CompileResult, request: PlanRequest) -> dict[st
     made = _what(step, request, devices)
     made["fits"] = _fits(result, request.chip)
     made["memory"] = _memory(step, result, request.chip)
-    model = model_flops(config, request.tokens, step.frozen)
+    model = model_flops(config, request.tokens, step.frozen, parts=step.parts)
     counted = jaxpr_flops.count(step.traced, step.trips)
     made["flops"] = _flops(model, counted, result, len(devices)) | {"loop_trips": step.trips}
     if result.fits:

@@ -35,8 +35,9 @@ class Utilization:
         found = {}
         if self._peak and step_s:
             videos, frames = batch.frame_mask.shape
+            parts = (0, 0) if batch.part_tokens is None else batch.part_tokens.shape[1:]
             cost = model_flops(
-                self._config, batch.tokens.shape[1], self._frozen, batch=videos, frames=frames
+                self._config, batch.tokens.shape[1], self._frozen, videos, frames, parts
             )
             flops = sum(part.total for part in cost.values())
             found["time/mfu"] = flops / (step_s * self._peak)

@@ -32,7 +32,7 @@ RULES: tuple[tuple[str, str, int | None], ...] = (
     (r"(.+)/bias", r"\1/bias", 0),
     (r"(text/token_embedding)", r"\1/weight", None),
     (r"((?:vision|text|head|tmn)/positions|text/positions_frozen)", r"\1", None),
-    (r"(vision/class_embedding|logit_scale|modular_logit_scale)", r"\1", None),
+    (r"(vision/class_embedding|logit_scale|modular_logit_scale|log_sharpness)", r"\1", None),
 )
 _STACKED = re.compile(r"(.*blocks)/blocks/")
 # A decoder block's attention over frames is what other blocks call `attention`.

@@ -6,10 +6,11 @@ import pytest
 
 from configs.base import get_config
 from mova_jax.config import difference, flatten, from_config_dict, presets, schema
+from mova_jax.config.keys import weight
 from mova_jax.config.presets import MODELS, OBJECTIVES
-from mova_jax.config.schema import weight
 
-ROWS = "full global_only frame_weighting cmn_only token_mask no_dfsm no_sfdm no_tv soft_masks paper"
+ROWS = """full global_only frame_weighting cmn_only token_mask no_dfsm no_sfdm no_tv soft_masks paper
+parts part_concepts part_masks parts_ordered part_concepts_ordered part_masks_ordered"""
 BASE = from_config_dict(get_config())
 
 

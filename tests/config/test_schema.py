@@ -7,10 +7,11 @@ import pytest
 
 from configs.base import get_config
 from mova_jax.config import KEYS, Config, describe, flatten, from_config_dict
-from mova_jax.config.schema import REQUIRED, SECTIONS
+from mova_jax.config.keys import REQUIRED
+from mova_jax.config.schema import SECTIONS
 from tests.config.problems import problems_of
 
-MOST = 77
+MOST = 78
 # Any number or any text is legal.
 FREE = {"seed", "model.masks.init_bias", "objective", "init_from", "data.source", "data.cache"}
 

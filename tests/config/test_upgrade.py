@@ -8,7 +8,7 @@ import pytest
 from configs.base import get_config
 from mova_jax import config as config_lib
 from mova_jax.config import KEYS, ConfigError, Model, flatten, from_config_dict
-from mova_jax.config.schema import REQUIRED
+from mova_jax.config.keys import REQUIRED
 from mova_jax.config.upgrade import ANY, DROPPED
 from tests.config.problems import problems_of
 

@@ -21,7 +21,7 @@ from mova_jax.data.shards import (
 from mova_jax.data.storyboard.generate import TOKENIZER, make_record
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
-from mova_jax.losses.scores import global_scores, pair_scores, search_pool
+from mova_jax.losses.scores import global_scores, pair_scores, search_scoring
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.state import make_train_spec
 from tests import tiny
@@ -101,7 +101,7 @@ def dense(folder, evaluator, spec, params):
         tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
 
     def score(params, tokens, mask):
-        model, pool = spec.model(params), search_pool(config.losses, config.eval)
+        model, pool = spec.model(params), search_scoring(config.losses, config.eval).pool
         text = model.encode_text(tokens, mask)
         scores = {"global": global_scores(video, text)}
         if config.model.modular_scale:

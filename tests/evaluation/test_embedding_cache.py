@@ -27,10 +27,27 @@ def test_captions_are_restored_but_for_their_padding(dtype):
         assert got.tokens.shape[1] == got.token_mask.shape[1] == 8 and not got.tokens[:, 6:].any()
         np.testing.assert_array_equal(got.token_mask[:, :6], mask[at])
         np.testing.assert_array_equal(got.pooled, pooled[at])
-    bare = PackedCaptions(counts, length=8, with_tokens=False)
-    bare.put(slice(0, 5), TextEmbedding(tokens, mask, pooled))
-    assert bare.rows(slice(1, 3)).tokens.shape == (2, 0, 4)
-    np.testing.assert_array_equal(bare.rows(slice(1, 3)).pooled, pooled[1:3])
+
+
+@pytest.mark.parametrize("states", [True, False])
+def test_divided_captions_are_restored(states):
+    rng = np.random.default_rng(0)
+    counts = np.array([[3, 2], [4, 0], [1, 4]])  # the second caption has one part
+    mask = np.arange(4) < counts[..., None]
+    tokens = rng.normal(size=(3, 2, 4 if states else 0, 5)) * mask[..., : 4 * states, None]
+    pooled, video_mask, whole = (rng.normal(size=shape) for shape in [(3, 2, 6), (3, 2, 6), (3, 6)])
+    packed = PackedCaptions(counts, length=8)
+    for at in (slice(0, 1), slice(1, 3)):
+        parts = TextEmbedding(tokens[at], mask[at], pooled[at], video_mask[at])
+        none = np.zeros((len(whole[at]), 0, 5))
+        packed.put(at, TextEmbedding(none, mask[at].any(-1)[:, :1], whole[at], parts=parts))
+    got = packed.rows(slice(1, 3))
+    np.testing.assert_array_equal(got.pooled, whole[1:3])
+    np.testing.assert_array_equal(got.parts.pooled, pooled[1:3])
+    np.testing.assert_array_equal(got.parts.video_mask, video_mask[1:3])
+    np.testing.assert_array_equal(got.parts.token_mask.any(-1), [[True, False], [True, True]])
+    if states:
+        np.testing.assert_array_equal(got.parts.tokens[:, :, :4], tokens[1:3])
 
 
 def test_scores_of_the_first_are_computed_once():

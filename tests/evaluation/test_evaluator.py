@@ -13,7 +13,8 @@ from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.context import Evaluation
 from mova_jax.evaluation.evaluator import EVALUATIONS, Evaluator
 from mova_jax.evaluation.query_ranks import load_ranks
-from mova_jax.losses.scores import frame_lengths, pair_sums, pool_frames, search_pool
+from mova_jax.losses.pools import frame_lengths, pool_frames
+from mova_jax.losses.scores import pair_sums, search_scoring
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.report.report import write_report
 from mova_jax.training.state import make_train_spec
@@ -68,7 +69,7 @@ def by_hand(full):
     embedded = evaluator.context(params, "test").embeddings
     cfg = spec.config
     model = spec.model(jax.tree.map(jnp.asarray, jax.device_get(params)))
-    pool = search_pool(cfg.losses, cfg.eval)
+    pool = search_scoring(cfg.losses, cfg.eval).pool
     captions = model.prepare(embedded.text)
     scores = np.zeros((VIDEOS, VIDEOS))
     for b in range(VIDEOS):
@@ -78,7 +79,7 @@ def by_hand(full):
             masks = model.masks(embedded.video.frames[b], mask, caption)
             sums = pair_sums(embedded.video.frames[b], masks)
             lengths = frame_lengths(embedded.video.frames[b], mask)
-            scores[b, c] = pool_frames(sums, mask, pool, lengths)
+            scores[b, c] = pool_frames(sums, mask, pool, lengths=lengths)
     return scores
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from mova_jax.config import KEYS, flatten
 from mova_jax.export import torch_model
-from mova_jax.losses.scores import global_scores, pair_scores, pair_sums, search_pool
+from mova_jax.losses.scores import global_scores, pair_scores, pair_sums, search_scoring
 from mova_jax.models import layers
 from mova_jax.typing import Batch
 from mova_jax.utils.trees import parameter_names
@@ -101,7 +101,7 @@ def jax_outputs(model, batch, cfg):
         found["timeline"] = pair_sums(video.frames, masks).cosine
         found["global"] = global_scores(video, text)
         if cfg.model.modular_scale:
-            pool = search_pool(cfg.losses, cfg.eval)
+            pool = search_scoring(cfg.losses, cfg.eval).pool
             found["modular"] = pair_scores(model, video, captions, pool=pool)
             found["blend"] = found["global"] + BLEND * found["modular"]
         return weighted_sum(found), found
@@ -130,7 +130,7 @@ def config_of(variant):
     cfg = tiny.config(**changes(variant))
     made = {"format": "mova_jax", "format_version": 2, "blend_weight": BLEND}
     made["model"] = dataclasses.asdict(cfg.model)
-    made["score_pool"] = search_pool(cfg.losses, cfg.eval)
+    made["score_pool"] = search_scoring(cfg.losses, cfg.eval).pool
     return json.loads(json.dumps(made))
 
 

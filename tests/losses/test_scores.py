@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mova_jax.losses import pools
 from mova_jax.losses import scores as scores_lib
-from mova_jax.losses.scores import CosineSums
+from mova_jax.losses.pools import CosineSums
 from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
 
-POOLS = ["aligned", "softmax", "mean", "joint"]
+POOLS = ["aligned", "softmax", "logmeanexp", "max", "mean", "joint"]
+SHARPNESS = 10.0
 B, C, F, D, L, W = 5, 3, 4, 6, 7, 8  # all different: no axis can pass for another
 
 # Valid frames of a video: some, with a hole, one, none, all.
@@ -65,7 +67,11 @@ def pool_reference(v, s, valid, pool, frames):
     cosines = cosine_reference(v, s)
     if pool == "mean":
         return sum(cosines) / len(cosines)
-    weights = jnp.exp(10 * cosines)
+    if pool == "max":
+        return jnp.max(cosines)
+    weights = jnp.exp(SHARPNESS * cosines)
+    if pool == "logmeanexp":
+        return jnp.log(sum(weights) / len(weights)) / SHARPNESS
     return sum(weights * cosines) / sum(weights)
 
 
@@ -112,7 +118,9 @@ def test_own_mask_scores_equal_the_dense_form_in_values_and_gradients(pool):
         frames, text, video, pooled = args
         masks = concept_masks(text, video, pooled[:, None])
         videos = VideoEmbedding(frames, jnp.asarray(FRAME_MASK), normal(5, B, D))
-        return scores_lib.own_mask_scores(videos, masks, videos.frame_mask[:C], pool=pool)
+        return scores_lib.own_mask_scores(
+            videos, masks, videos.frame_mask[:C], pool=pool, sharpness=SHARPNESS
+        )
 
     inputs = own_inputs()
     assert_same(cheap(inputs), dense(inputs))
@@ -139,8 +147,8 @@ def test_empty_vectors_score_zero_with_zero_gradient(empty, pool):
         masks = concept_masks(args["text"], args["video"], args["pooled"])
         valid = jnp.ones(F, bool)
         sums = scores_lib.pair_sums(args["frames"], masks)
-        lengths = scores_lib.frame_lengths(args["frames"], valid)
-        return scores_lib.pool_frames(sums, valid, pool, lengths)
+        lengths = pools.frame_lengths(args["frames"], valid)
+        return pools.pool_frames(sums, valid, pool, SHARPNESS, lengths)
 
     value, gradient = jax.value_and_grad(score)(args)
     assert value == 0
@@ -163,10 +171,10 @@ def test_cosine_does_not_depend_on_length(size):
 
 
 def test_normalise():
-    assert_same(scores_lib.normalise(jnp.array([3.0, 4.0])), jnp.array([0.6, 0.8]))
-    assert scores_lib.normalise(jnp.ones(D, jnp.bfloat16)).dtype == jnp.float32
+    assert_same(pools.normalise(jnp.array([3.0, 4.0])), jnp.array([0.6, 0.8]))
+    assert pools.normalise(jnp.ones(D, jnp.bfloat16)).dtype == jnp.float32
     zero = jnp.zeros((2, D))
-    assert_same(jax.grad(lambda x: weigh(scores_lib.normalise(x)))(zero), zero, atol=0)
+    assert_same(jax.grad(lambda x: weigh(pools.normalise(x)))(zero), zero, atol=0)
 
 
 # -- pooling
@@ -177,9 +185,15 @@ def test_pools_worked_by_hand():
     sums = CosineSums(jnp.array([1.0, 1.8, 9]), jnp.array([1.0, 4, 10]), jnp.array([1.0, 1, 10]))
     mask = jnp.array([True, True, False])
     # 10 times a difference of 0.1: the better frame weighs e times as much.
-    expected = {"mean": 0.95, "softmax": (np.e + 0.9) / (np.e + 1), "joint": 2.8 / np.sqrt(5 * 2)}
+    expected = {
+        "mean": 0.95,
+        "max": 1.0,
+        "softmax": (np.e + 0.9) / (np.e + 1),
+        "logmeanexp": 0.9 + np.log((np.e + 1) / 2) / 10,
+        "joint": 2.8 / np.sqrt(5 * 2),
+    }
     for pool, value in expected.items():
-        assert_same(scores_lib.pool_frames(sums, mask, pool), value)
+        assert_same(pools.pool_frames(sums, mask, pool, SHARPNESS), value)
 
 
 def test_aligned_worked_by_hand():
@@ -188,10 +202,10 @@ def test_aligned_worked_by_hand():
     frames, mask = jnp.array([[3.0, 0], [0, 5], [7, 7]]), jnp.array([True, True, False])
     text = jnp.array([[1.0, 0], [1, 1], [1, 1]])
     sums = scores_lib.pair_sums(frames, concept_masks(text, jnp.ones((3, 2)), jnp.array([4.0, 6])))
-    lengths = scores_lib.frame_lengths(frames, mask)
-    assert_same(lengths, scores_lib.FrameLengths(jnp.array([3.0, 5, 0]), np.sqrt(2)))
+    lengths = pools.frame_lengths(frames, mask)
+    assert_same(lengths, pools.FrameLengths(jnp.array([3.0, 5, 0]), np.sqrt(2)))
     expected = (4 + 6) / np.sqrt(2) / np.sqrt((16 + 52) / 2)
-    assert_same(scores_lib.pool_frames(sums, mask, "aligned", lengths), expected)
+    assert_same(pools.pool_frames(sums, mask, "aligned", lengths=lengths), expected)
 
 
 def test_aligned_with_open_masks_is_the_global_score_of_mean_frames():
@@ -204,8 +218,8 @@ def test_aligned_with_open_masks_is_the_global_score_of_mean_frames():
 
 def test_unknown_pool_names_the_choices():
     sums = CosineSums(jnp.ones(2), jnp.ones(2), jnp.ones(2))
-    with pytest.raises(ValueError, match=r"'max'.*'aligned', 'softmax', 'mean', 'joint'"):
-        scores_lib.pool_frames(sums, jnp.ones(2, bool), "max")
+    with pytest.raises(ValueError, match=r"'best'.*'aligned', 'softmax', .*, 'mean', 'joint'"):
+        pools.pool_frames(sums, jnp.ones(2, bool), "best")
 
 
 # -- masks of every pair
@@ -234,8 +248,11 @@ def attend_masks(network, frames, frame_mask, caption):
 
 def networks_of(network, masks=attend_masks):
     """Stand-in for mask networks; it has no masks when there are no parameters."""
-    has_masks = network is not None
-    return types.SimpleNamespace(has_masks=has_masks, masks=functools.partial(masks, network))
+    return types.SimpleNamespace(
+        masks_see_frames=network is not None,
+        caption_masks=functools.partial(masks, network),
+        sharpness=SHARPNESS,
+    )
 
 
 def pair_scores(network, video, captions, pool):

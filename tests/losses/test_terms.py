@@ -60,7 +60,7 @@ LENGTHS = TermSpec(
     needs="masks",
     weight=0.5,
     scores_pairs=lambda cfg: True,
-    products=lambda cfg, b, f, d: [(b, f, d)],
+    products=lambda cfg, b, f, d, p: [(b, f, d)],
 )
 
 

@@ -25,7 +25,7 @@ from mova_jax.data.pipeline.sampling import (
 )
 from mova_jax.data.shards import ShardError, VideoRecord
 from mova_jax.data.sources import ConcatSource
-from mova_jax.data.tokenizer import Tokenizer, pad_parts, pad_tokens
+from mova_jax.data.tokenizer import PART_TOKENS, Tokenizer, pad_parts, pad_tokens
 
 ArrayDict = dict[str, np.ndarray]
 # Numbers and lengths of parts to pad to, beside `token_buckets`. They are few, because the step is
@@ -89,8 +89,8 @@ class PipelineSettings:
         if not self.parts:
             return Padding(self.buckets)
         counts = {*_PART_COUNTS, *range(8, self.parts, 4)}
-        lengths = {*_PART_BUCKETS, *self.buckets}
-        parts, lengths = _up_to(counts, self.parts), _up_to(lengths, self.max_tokens)
+        longest = min(PART_TOKENS, self.max_tokens)
+        parts, lengths = _up_to(counts, self.parts), _up_to(_PART_BUCKETS, longest)
         return Padding(self.buckets, parts, lengths)
 
 
