@@ -1,66 +1,129 @@
-"""Trains objectives at equal steps with several seeds, and prints the table of docs/results.md.
+"""Trains objectives for an equal time with several seeds, and prints the tables of docs/results.md.
 
-    python -m benchmarks.compare_objectives [--objectives full global_only] [--seeds 0 1 2]
-        [--jobs 2] [--workdir runs/compare] [--split test] [-- --config.train.steps=800]
+    python -m benchmarks.compare_objectives [--objectives parts full] [--seeds 0 1 2]
+        [--seconds 120] [--jobs 2] [--workdir runs/compare] [-- --config.data.eval_videos=1024]
 
-Each run is `python -m mova_jax.main --config=configs/base.py:objective=NAME` with its own seed and
-workdir; complete runs are read, not repeated. `--jobs` runs share the cores evenly. Flags after
-`--` are given to every run. Cells have the mean over seeds, and the lowest and highest in brackets.
+For each seed, towers are first trained by `global_only` on single frames (`--warmup` steps), which
+stands in for a pretrained CLIP. From these weights every objective then trains on videos for as
+many steps as take it `--seconds` on all cores: steps are timed side by side in one process, when
+nothing else runs, and written to steps.json. So the table does not depend on what else the machine
+does while the runs are made; `--jobs` runs share the cores. Complete runs are read, not repeated.
+Flags after `--` are given to every run.
 
-Below it, the differences of each two objectives in R@1 by the score of record, averaged over seeds,
-with the paired interval over the choice of queries (`mova_jax/evaluation/paired.py`).
+Cells have the mean over seeds, and the lowest and highest in brackets. Scores are those of record.
+Below are the differences in R@1 to `--against`, averaged over seeds, with the paired interval over
+the choice of queries (`mova_jax/evaluation/paired.py`).
 """
 
 import argparse
 import concurrent.futures
-import itertools
+import json
 import os
 import queue
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 
+from benchmarks.train_step import random_batch
+from configs.base import get_config
+from mova_jax.config import from_config_dict
 from mova_jax.evaluation.paired import load_paired, paired_difference_over_seeds
+from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel import sharding
+from mova_jax.training.state import make_train_spec
+from mova_jax.training.step import make_train_step
 from mova_jax.training.workdir import RANKS
+from mova_jax.utils.atomic import write_bytes
 from mova_jax.utils.metric_log import METRICS_FILE, last_metrics
 
-OBJECTIVES = ("full", "frame_weighting", "global_only")
+OBJECTIVES = (
+    *("global_only", "clip4clip", "frame_weighting", "full"),
+    *("parts", "part_concepts", "part_masks"),
+    *("parts_ordered", "part_concepts_ordered", "part_masks_ordered"),
+)
+SPLITS = ("test", "confusable", "ood_time", "ood_domain")
 # (title, name in the metrics without the split, factor)
-ROWS = {
-    "T2V R@1, %": [
-        ("global", "global/t2v/r1", 1),
-        ("modular", "modular/t2v/r1", 1),
-        ("blend", "blend/t2v/r1", 1),
-    ],
-    "V2T R@1, %": [
-        ("global", "global/v2t/r1", 1),
-        ("modular", "modular/v2t/r1", 1),
-        ("blend", "blend/v2t/r1", 1),
-    ],
-    "Grounding": [
-        ("best frame in its event by frame cosine, %", "grounding/frame/hit", 100),
-        ("by modular score, %", "grounding/modular/hit", 100),
-        ("a random frame, %", "grounding/frame/chance", 100),
-        ("mIoU by frame cosine, %", "grounding/frame/miou", 100),
-        ("mIoU by modular score, %", "grounding/modular/miou", 100),
-        ("the whole video, %", "grounding/frame/miou_whole", 100),
-        ("a frame's own sentence by frame cosine, %", "sentence_of_frame/frame/accuracy", 100),
-        ("by modular score, %", "sentence_of_frame/modular/accuracy", 100),
-        ("a random sentence, %", "sentence_of_frame/chance", 100),
-    ],
-    "Masks": [
-        ("mᵀ open, %", "text_mask_density", 100),
-        ("mᵀ open in named events, %", "text_mask_density/named", 100),
-        ("mᵀ open in unnamed events, %", "text_mask_density/unnamed", 100),
-        ("mᵀ open in gaps, %", "text_mask_density/gap", 100),
-        ("mⱽ open, %", "video_mask_density", 100),
-        ("leak, own masks, % (chance 50)", "leak/own_masks_auc", 100),
-        ("leak, pair masks, % (chance 50)", "leak/pairs_auc", 100),
-        ("blend weight", "blend/weight", 1),
-    ],
-}
+COLUMNS = (
+    ("T2V R@1", "t2v/r1", 1),
+    ("R@5", "t2v/r5", 1),
+    ("R@10", "t2v/r10", 1),
+    ("MdR", "t2v/mdr", 1),
+    ("V2T R@1", "v2t/r1", 1),
+    ("global R@1", "global/t2v/r1", 1),
+    ("best frame in its event", "grounding/frame/hit", 100),
+    ("a frame's own sentence", "sentence_of_frame/frame/accuracy", 100),
+    ("leak, own masks", "leak/own_masks_auc", 100),
+    ("mᵀ open: named", "text_mask_density/named", 100),
+    ("unnamed", "text_mask_density/unnamed", 100),
+    ("gaps", "text_mask_density/gap", 100),
+    ("mⱽ open", "video_mask_density", 100),
+)
+BATCH_TEXTS = {"tokens": 96, "parts": (4, 40)}  # lengths of most batches of Storyboard
+
+
+def step_seconds(objectives: list[str], rounds: int = 5) -> dict[str, float]:
+    """Median seconds of a train step on videos, the objectives in turn in one process."""
+    steps = {name: _ready_step(name) for name in objectives}
+    seconds: dict[str, list[float]] = {name: [] for name in objectives}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+def _ready_step(objective: str):
+    """A function that takes one step of an objective; compiled, and run once."""
+    made = get_config(f"objective={objective}")
+    made.model.text.vocab_size = 1024
+    config = from_config_dict(made)
+    mesh = mesh_lib.make_mesh(config.mesh)
+    spec = make_train_spec(config, mesh)
+    train_step, state = make_train_step(spec, mesh), spec.initial()
+    arrays = random_batch(config, BATCH_TEXTS["tokens"], BATCH_TEXTS["parts"])
+    batch = sharding.put_batch(mesh, arrays)
+
+    def step():
+        nonlocal state
+        state, metrics = train_step(state, batch)
+        jax.block_until_ready(metrics)
+
+    step()
+    return step
+
+
+def steps_of(workdir: Path, objectives: list[str], seconds: float) -> dict[str, int]:
+    """Steps of each objective, from steps.json where they are there."""
+    file = workdir / "steps.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    if missing := [name for name in objectives if name not in known]:
+        # With those that are known, so that all are measured at one time.
+        timed = step_seconds(sorted({*known, *missing}))
+        scale = np.median([known[n]["step_s"] / timed[n] for n in known]) if known else 1.0
+        for name in missing:
+            step_s = scale * timed[name]
+            known[name] = {"step_s": step_s, "steps": max(1, round(seconds / step_s))}
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, json.dumps(known, indent=1).encode())
+    return {name: known[name]["steps"] for name in objectives}
+
+
+def warmed_towers(workdir: Path, seed: int, steps: int, cores: set[int], more: list[str]) -> Path:
+    """An export of towers that saw single frames only."""
+    run, export = workdir / f"warmup-{seed}", workdir / f"towers-{seed}"
+    if not export.exists():
+        flags = [f"--config.train.steps={steps}", "--config.train.image_share=1.0"]
+        flags += ["--config.eval.splits=()", f"--config.train.eval_every={steps}"]
+        train(run, "global_only", seed, cores, [*flags, *more])
+        command = [sys.executable, "-m", "mova_jax.convert", "export", str(run), str(export)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return export / "pytorch"
 
 
 def train(workdir: Path, objective: str, seed: int, cores: set[int], more: list[str]) -> None:
@@ -76,22 +139,22 @@ def train(workdir: Path, objective: str, seed: int, cores: set[int], more: list[
     print(f"{workdir}: exit code {code}", file=sys.stderr, flush=True)
 
 
-def train_all(runs: list[tuple[Path, str, int]], jobs: int, more: list[str]) -> None:
-    """All runs, `jobs` at a time, each on its own share of the cores."""
+def run_all(tasks: list, jobs: int) -> None:
+    """All tasks, functions of a set of cores; `jobs` at a time, each on its share of the cores."""
     every = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     free: queue.Queue[set[int]] = queue.Queue()
     for job in range(jobs):
         free.put(set(every[job::jobs]) or set(every))
 
-    def one(run: tuple[Path, str, int]) -> None:
+    def one(task) -> None:
         cores = free.get()
         try:
-            train(*run, cores, more)
+            task(cores)
         finally:
             free.put(cores)
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, runs))
+        list(pool.map(one, tasks))
 
 
 def split_metrics(workdir: Path, split: str) -> dict[str, float]:
@@ -109,65 +172,91 @@ def cell(values: list[float]) -> str:
     return f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
-def table(by_objective: dict[str, list[dict[str, float]]]) -> str:
-    """Markdown: a row for each metric, a column for each objective."""
-    names = list(by_objective)
-    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    seeds = [str(sum(bool(found) for found in by_objective[name])) for name in names]
-    lines.append("| seeds | " + " | ".join(seeds) + " |")
-    for group, rows in ROWS.items():
-        for title, metric, factor in rows:
-            cells = [
-                cell([factor * found[metric] for found in by_objective[name] if metric in found])
-                for name in names
-            ]
-            lines.append(f"| {group}: {title} | " + " | ".join(cells) + " |")
+def table(by_objective: dict[str, list[dict[str, float]]], steps: dict[str, int]) -> str:
+    """Markdown: a row for each objective; columns without values are left out."""
+    columns = [
+        (title, metric, factor)
+        for title, metric, factor in COLUMNS
+        if any(metric in found for runs in by_objective.values() for found in runs)
+    ]
+    titles = ["objective", "steps", "seeds", *(title for title, _, _ in columns)]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, runs in by_objective.items():
+        cells = [name, str(steps[name]), str(sum(bool(found) for found in runs))]
+        for _, metric, factor in columns:
+            cells.append(cell([factor * found[metric] for found in runs if metric in found]))
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def differences(by_objective: dict[str, list[Path]], split: str) -> str:
-    """Markdown: a row for each two objectives; their workdirs without ranks are left out."""
-    files = {
-        name: [path for w in workdirs if (path := w / RANKS / f"{split}.npz").exists()]
-        for name, workdirs in by_objective.items()
-    }
-    lines = ["| R@1 of | T2V, points | V2T, points |", "|---|---|---|"]
-    for one, other in itertools.combinations([name for name in files if files[name]], 2):
+def differences(by_objective: dict[str, list[Path]], against: str, splits: list[str]) -> str:
+    """Markdown: a row for each objective but one, with its differences to that one by split."""
+    lines = [
+        f"| minus {against}, points of R@1, T2V; V2T | " + " | ".join(splits) + " |",
+        "|---" * (len(splits) + 1) + "|",
+    ]
+    for name in by_objective:
+        if name == against:
+            continue
         cells = []
-        for direction in ("t2v", "v2t"):
-            ranks, video = load_paired(files[one] + files[other], direction)
-            sides = ranks[: len(files[one])], ranks[len(files[one]) :]
-            found = paired_difference_over_seeds(*sides, video_of_query=video)
-            cells.append("{:+.1f} ({:+.1f} to {:+.1f})".format(*found))
-        lines.append(f"| {one} minus {other} | {' | '.join(cells)} |")
+        for split in splits:
+            # Pairs of runs of one seed.
+            files = [
+                [w / RANKS / f"{split}.npz" for w in pair]
+                for pair in zip(by_objective[name], by_objective[against], strict=True)
+            ]
+            files = [pair for pair in files if all(path.exists() for path in pair)]
+            cells.append("; ".join(_difference(files, way) for way in ("t2v", "v2t")))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _difference(files: list[list[Path]], direction: str) -> str:
+    if not files:
+        return ""
+    ones, others = zip(*files, strict=True)
+    ranks, video = load_paired([*ones, *others], direction)
+    sides = ranks[: len(ones)], ranks[len(ones) :]
+    found = paired_difference_over_seeds(*sides, video_of_query=video)
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*found)
 
 
 def main() -> None:
-    """Trains the missing runs and prints the table."""
+    """Trains the missing runs and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seconds", type=float, default=120, help="of training, a run")
+    parser.add_argument("--warmup", type=int, default=240, help="steps on single frames")
+    parser.add_argument("--against", default="parts")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--workdir", type=Path, default=Path("runs/compare"))
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--splits", nargs="+", default=SPLITS)
     parser.add_argument("--read_only", action="store_true", help="runs nothing")
     parser.add_argument("more", nargs="*", help="flags for every run, after --")
     args = parser.parse_args()
-    runs = [
-        (args.workdir / f"{objective}-{seed}", objective, seed)
-        for seed in args.seeds
-        for objective in args.objectives
-    ]
+    steps = steps_of(args.workdir, list(args.objectives), args.seconds)
+    workdirs = {o: [args.workdir / f"{o}-{seed}" for seed in args.seeds] for o in args.objectives}
+
+    def run(objective: str, seed: int, cores: set[int]) -> None:
+        count = steps[objective]
+        more = [f"--config.train.steps={count}", f"--config.train.eval_every={count}"]
+        more += ["--config.train.image_share=0.0", f"--config.init_from={towers[seed]}", *args.more]
+        train(args.workdir / f"{objective}-{seed}", objective, seed, cores, more)
+
+    def warm(seed: int, cores: set[int]) -> None:
+        towers[seed] = warmed_towers(args.workdir, seed, args.warmup, cores, args.more)
+
     if not args.read_only:
-        train_all(runs, args.jobs, args.more)
-    found = {
-        objective: [split_metrics(w, args.split) for w, name, _ in runs if name == objective]
-        for objective in args.objectives
-    }
-    print(table(found))
-    workdirs = {o: [w for w, name, _ in runs if name == o] for o in args.objectives}
-    print("\n" + differences(workdirs, args.split))
+        towers: dict[int, Path] = {}
+        run_all([partial(warm, seed) for seed in args.seeds], args.jobs)
+        run_all(
+            [partial(run, name, seed) for seed in args.seeds for name in args.objectives], args.jobs
+        )
+    for split in args.splits:
+        found = {name: [split_metrics(w, split) for w in dirs] for name, dirs in workdirs.items()}
+        print(f"\n{split}\n\n{table(found, steps)}")
+    print("\n" + differences(workdirs, args.against, list(args.splits)))
 
 
 if __name__ == "__main__":

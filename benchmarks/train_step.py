@@ -40,16 +40,29 @@ MODULAR = ("TMN", "CMN", "modular losses")
 CALLERS = ("while", "call", "conditional")  # their time is that of the instructions inside
 
 
-def random_batch(config: Config, tokens: int) -> dict[str, np.ndarray]:
-    """A batch whose frames and tokens are all valid."""
+def random_batch(
+    config: Config, tokens: int, parts: tuple[int, int] = (4, 40)
+) -> dict[str, np.ndarray]:
+    """A batch whose frames and tokens are all valid.
+
+    Args:
+        config: of the run.
+        tokens: l.
+        parts: p and t, where captions are divided.
+    """
     rng = np.random.default_rng(0)
     b, f, size = config.train.batch_size, config.data.frames, config.model.vision.image_size
-    return {
+    texts = {"tokens": (b, tokens)}
+    if config.data.parts:
+        texts["part_tokens"] = (b, *parts)
+    arrays = {}
+    for name, shape in texts.items():
+        arrays[name] = rng.integers(0, config.model.text.vocab_size, shape, dtype=np.int32)
+        arrays[name.replace("tokens", "token_mask")] = np.ones(shape, bool)
+    return arrays | {
         "frames": rng.integers(0, 256, (b, f, size, size, 3), dtype=np.uint8),
         "frame_mask": np.ones((b, f), bool),
         "timestamps": np.tile(np.arange(f, dtype=np.float32), (b, 1)),
-        "tokens": rng.integers(0, config.model.text.vocab_size, (b, tokens), dtype=np.int32),
-        "token_mask": np.ones((b, tokens), bool),
         "video_id": np.arange(b, dtype=np.int32),
     }
 

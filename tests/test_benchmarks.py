@@ -47,20 +47,23 @@ def test_instructions_of_a_compiled_program_are_found_by_their_scope():
 
 def write_run(folder, **metrics):
     folder.mkdir()
-    rows = [{"step": 1, "test/global/t2v/r1": 1.0}, {"step": 2} | metrics]
+    rows = [{"step": 1, "test/t2v/r1": 1.0}, {"step": 2} | metrics]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return compare_objectives.split_metrics(folder, "test")
 
 
 def test_the_table_has_the_mean_and_the_range_over_seeds(tmp_path):
-    a = write_run(tmp_path / "a", **{"test/global/t2v/r1": 40.0, "test/text_mask_density": 0.5})
-    b = write_run(tmp_path / "b", **{"test/global/t2v/r1": 50.0, "test/text_mask_density": 0.7})
-    plain = write_run(tmp_path / "c", **{"test/global/t2v/r1": 30.0})
-    lines = compare_objectives.table({"full": [a, b], "global_only": [plain, {}]}).splitlines()
-    assert lines[0] == "| | full | global_only |"
-    assert "| seeds | 2 | 1 |" in lines
-    assert "| T2V R@1, %: global | 45.0 (40.0 to 50.0) | 30.0 |" in lines
-    assert "| Masks: mᵀ open, % | 60.0 (50.0 to 70.0) |  |" in lines
+    a = write_run(tmp_path / "a", **{"test/t2v/r1": 40.0, "test/video_mask_density": 0.5})
+    b = write_run(tmp_path / "b", **{"test/t2v/r1": 50.0, "test/video_mask_density": 0.7})
+    plain = write_run(tmp_path / "c", **{"test/t2v/r1": 30.0})
+    steps = {"full": 100, "global_only": 300}
+    lines = compare_objectives.table({"full": [a, b], "global_only": [plain, {}]}, steps)
+    assert lines.splitlines() == [
+        "| objective | steps | seeds | T2V R@1 | mⱽ open |",
+        "|---|---|---|---|---|",
+        "| full | 100 | 2 | 45.0 (40.0 to 50.0) | 60.0 (50.0 to 70.0) |",
+        "| global_only | 300 | 1 | 30.0 |  |",
+    ]
 
 
 def test_differences_are_paired_over_the_seeds_that_have_ranks(tmp_path):
@@ -71,10 +74,27 @@ def test_differences_are_paired_over_the_seeds_that_have_ranks(tmp_path):
         save_ranks(tmp_path / name / "ranks" / "test.npz", ranks, [f"v{i}" for i in range(10)])
         return tmp_path / name
 
-    full = [keep("a", 8), keep("b", 6), tmp_path / "not_there"]
-    text = compare_objectives.differences({"full": full, "plain": [keep("c", 4)]}, "test")
-    assert text.splitlines()[2].startswith("| full minus plain | +30.0 (+")
-    assert text.endswith("| +0.0 (+0.0 to +0.0) |")
+    full = [keep("a", 8), keep("b", 6), keep("c", 0)]
+    plain = [keep("d", 4), keep("e", 4), tmp_path / "not_there"]
+    runs = {"full": full, "plain": plain}
+    text = compare_objectives.differences(runs, "plain", ["test", "ood_time"])
+    assert text.splitlines()[2].startswith("| full | +30.0 (+")
+    assert text.endswith("; +0.0 (+0.0 to +0.0) | ;  |")
+
+
+def test_steps_give_every_objective_the_same_time(tmp_path, monkeypatch):
+    seconds = {"parts": 0.5, "full": 2.0}
+    monkeypatch.setattr(
+        compare_objectives, "step_seconds", lambda names: {name: seconds[name] for name in names}
+    )
+    assert compare_objectives.steps_of(tmp_path, ["parts", "full"], 60) == {
+        "parts": 120,
+        "full": 30,
+    }
+    # Measured later on a machine that is twice as slow, at the time of the first.
+    seconds |= {"parts": 1.0, "full": 4.0, "global_only": 1.0}
+    names = ["full", "global_only"]
+    assert compare_objectives.steps_of(tmp_path, names, 60) == {"full": 30, "global_only": 120}
 
 
 def test_rows_of_the_plan_table_name_presets_and_keys_that_there_are():

@@ -54,6 +54,10 @@ OBJECTIVES = {
     "full": {},
     # Row (i): CLIP4Clip's loss and nothing else.
     "global_only": _NO_MASKS | _OTHER_TERMS | {"model.modular_scale": 0.0},
+    # CLIP4Clip with its seqTransf head.
+    "clip4clip": _NO_MASKS
+    | _OTHER_TERMS
+    | {"model.modular_scale": 0.0, "model.global_head": "seq_transformer"},
     # The control that masks have to beat (docs/method.md, 7): frames weighted by the caption.
     "frame_weighting": _NO_MASKS | {"losses.pool": "softmax", "eval.pool": "training"},
     # Each sentence of the caption finds its own frames (docs/method.md, 3); no masks.

@@ -9,8 +9,9 @@ from mova_jax.config import difference, flatten, from_config_dict, presets, sche
 from mova_jax.config.keys import weight
 from mova_jax.config.presets import MODELS, OBJECTIVES
 
-ROWS = """full global_only frame_weighting cmn_only token_mask no_dfsm no_sfdm no_tv soft_masks
-paper parts part_concepts part_masks parts_ordered part_concepts_ordered part_masks_ordered"""
+ROWS = """full global_only clip4clip frame_weighting cmn_only token_mask no_dfsm no_sfdm no_tv
+soft_masks paper parts part_concepts part_masks parts_ordered part_concepts_ordered
+part_masks_ordered"""
 BASE = from_config_dict(get_config())
 
 
