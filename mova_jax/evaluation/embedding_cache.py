@@ -10,7 +10,7 @@ of captions again for every block of videos would need no memory, but 12 % more 
 of 64 and 64, 64 frames, 48 tokens).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -122,15 +122,26 @@ class CachedScores:
         return scores[: self._count, : self._count]
 
 
-def with_progress(score_block: ScoreBlock, update: Callable[[int], object]) -> ScoreBlock:
-    """A `score_block` that reports the number of pairs in each new block to `update`."""
+def observed(
+    score_block: ScoreBlock, see: Callable[[slice, slice, Mapping[str, np.ndarray]], object]
+) -> ScoreBlock:
+    """A `score_block` that shows the scores of each new block to `see`, with its slices."""
     seen: set[tuple[int, int]] = set()
 
     def scored(videos: slice, captions: slice):
         scores = score_block(videos, captions)
         if (key := (videos.start, captions.start)) not in seen:
             seen.add(key)
-            update((videos.stop - videos.start) * (captions.stop - captions.start))
+            see(videos, captions, scores)
         return scores
 
     return scored
+
+
+def with_progress(score_block: ScoreBlock, update: Callable[[int], object]) -> ScoreBlock:
+    """A `score_block` that reports the number of pairs in each new block to `update`."""
+
+    def count(videos: slice, captions: slice, _) -> None:
+        update((videos.stop - videos.start) * (captions.stop - captions.start))
+
+    return observed(score_block, count)

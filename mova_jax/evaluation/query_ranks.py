@@ -10,7 +10,7 @@ The blend is `global + weight * modular`. Its weight is chosen on validation and
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -30,6 +30,7 @@ class QueryRanks:
     by_score: dict[str, RanksBothDirections]
     video_of_caption: Int[np.ndarray, "c"]
     blend_weight: float | None  # of the modular score; None without
+    reranked: int = 0  # candidates of a query that `modular` and `blend` order; 0: all answers
 
     @property
     def record(self) -> str:
@@ -65,9 +66,20 @@ def rank_queries(
     by_score = {name: swept[name] for name in ("global", "modular") if name in swept}
     weight = None
     if "modular" in swept:
-        weight = _best_weight(swept, blend_weights)
-        by_score["blend"] = swept[_blend_name(weight)]
+        blends = {float(weight): swept[_blend_name(weight)] for weight in blend_weights}
+        weight = best_weight(blends)
+        by_score["blend"] = blends[weight]
     return QueryRanks(by_score, np.asarray(video_of_caption), weight)
+
+
+def best_weight(blends: Mapping[float, RanksBothDirections]) -> float:
+    """The weight whose ranks are best, as `rank_queries` chooses it."""
+
+    def badness(weight: float) -> tuple[float, float, float]:
+        both = [ranks_lib.summary(ranks) for ranks in blends[weight]]
+        return -sum(s["r1"] for s in both), sum(s["mnr"] for s in both), weight
+
+    return min(blends, key=badness)
 
 
 def save_ranks(path: str | os.PathLike, ranks: QueryRanks, video_ids: Sequence[str]) -> None:
@@ -135,14 +147,6 @@ def _sweep(
         return scores
 
     return ranks_lib.blockwise_ranks(with_blends, num_videos, video_of_caption, *blocks)
-
-
-def _best_weight(swept: dict[str, RanksBothDirections], weights: Sequence[float]) -> float:
-    def badness(weight: float) -> tuple[float, float, float]:
-        both = [ranks_lib.summary(ranks) for ranks in swept[_blend_name(weight)]]
-        return -sum(s["r1"] for s in both), sum(s["mnr"] for s in both), weight
-
-    return float(min(weights, key=badness))
 
 
 def _blend_name(weight: float) -> str:

@@ -39,7 +39,7 @@ def retrieval_metrics(ranks: QueryRanks, interval_seed: int | None = None) -> di
         `<score>/<direction>/<metric>` for score in `global`, `modular`, `blend`, direction in
         `t2v`, `v2t` and metric in `r1`, `r5`, `r10` (percent), `mdr`, `mnr`; `blend/weight`;
         `gallery` (videos searched by a caption) and `gallery_captions` (captions searched by a
-        video).
+        video); `rerank`, the number of candidates of a query, where only those have pair scores.
     """
     metrics = {} if ranks.blend_weight is None else {"blend/weight": ranks.blend_weight}
     for name, both in ranks.by_score.items():
@@ -52,6 +52,8 @@ def retrieval_metrics(ranks: QueryRanks, interval_seed: int | None = None) -> di
             metrics |= {f"{name}/{direction}/{key}": value for key, value in found.items()}
     metrics["gallery"] = float(ranks.by_score["global"].t2v.gallery)
     metrics["gallery_captions"] = float(ranks.by_score["global"].v2t.gallery)
+    if ranks.reranked:
+        metrics["rerank"] = float(ranks.reranked)
     return metrics
 
 
