@@ -6,13 +6,13 @@ all when none does. All of them are NumPy arrays on the host; row i belongs to v
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from mova_jax.config import Config
 from mova_jax.data.pipeline.batching import PipelineSettings, settings_of
@@ -35,7 +35,7 @@ from mova_jax.evaluation.embedding_cache import (
 )
 from mova_jax.evaluation.jitted import EvalFns, rows_of
 from mova_jax.evaluation.query_ranks import WEIGHTS, QueryRanks, rank_queries
-from mova_jax.evaluation.ranks import ScoreBlock
+from mova_jax.evaluation.rerank import RERANKED, rerank, shortlist
 from mova_jax.typing import ConceptMasks, TextEmbedding
 from mova_jax.utils.progress_bar import bar_of
 
@@ -94,8 +94,9 @@ class EvalContext:
     @cached_property
     def matching_scores(self) -> CachedScores:
         """Scores of blocks of videos with blocks of their first captions."""
-        block = self.score_block(lambda captions: rows_of(self.embeddings.text, captions))
-        return CachedScores(block, self.fns.rows, min(CACHED_VIDEOS, self.num_videos))
+        block, count = self.fns.pair_block(self.num_videos), min(CACHED_VIDEOS, self.num_videos)
+        scores = self._score_block(self.fns.pairs, partial(rows_of, self.embeddings.text), block)
+        return CachedScores(scores, block, count)
 
     @cached_property
     def matching_masks(self) -> ConceptMasks | None:
@@ -126,47 +127,73 @@ class EvalContext:
 
     @cached_property
     def query_ranks(self) -> QueryRanks:
-        """The ranks of the queries by every score."""
-        scores, owner = self.query_scores()
-        weight, rows = self.blend_weight, self.fns.rows
-        with self.progress("scores", self.num_videos * len(owner), "pair") as bar:
-            return rank_queries(
-                with_progress(scores, bar.update),
-                self.num_videos,
-                owner,
-                blend_weights=WEIGHTS if weight is None else (weight,),
-                blocks=(rows, rows),
-            )
+        """The ranks of the queries by every score.
 
-    def query_scores(self) -> tuple[ScoreBlock, Int[np.ndarray, "c"]]:
-        """Scores of blocks of videos with blocks of captions, and the video of each caption.
-
-        `config.eval.queries` says which captions these are: the first of each video, or all.
+        `config.eval.queries` says which captions these are: the first of each video, or all. In a
+        gallery of more than `CACHED_VIDEOS`, masks that depend on frames are computed for the best
+        answers of each query only.
         """
-        videos = self.num_videos
+        videos, packed, owner = self.num_videos, None, np.arange(self.num_videos)
         protocol = query_protocol(self.folder, self.config.eval.queries)
         if protocol != CAPTION:
             captions = eval_captions(
                 self.folder, self.split, self.tokenizer, videos, protocol, self.config.data.parts
             )
             if len(captions.ids) > videos:
-                return self.score_block(self._packed(captions).rows), captions.video
-        return self.matching_scores, np.arange(videos)
+                packed, owner = self._packed(captions), captions.video
+        weights = WEIGHTS if self.blend_weight is None else (self.blend_weight,)
+        model = self.config.model
+        if model.modular_scale and model.masks_see_frames and videos > CACHED_VIDEOS:
+            return self._reranked(packed, owner, weights)
+        block = self.fns.pair_block(len(owner))
+        scores = self.matching_scores
+        if packed is not None:
+            scores = self._score_block(self.fns.pairs, packed.rows, block)
+        with self.progress("scores", videos * len(owner), "pair") as bar:
+            scores = with_progress(scores, bar.update)
+            return rank_queries(scores, videos, owner, blend_weights=weights, blocks=block)
 
-    def score_block(self, captions: Callable[[slice], TextEmbedding]) -> ScoreBlock:
+    def _reranked(
+        self, packed: PackedCaptions | None, owner: np.ndarray, weights: Sequence[float]
+    ) -> QueryRanks:
+        """The ranks of queries in a large gallery."""
+        rows = partial(rows_of, self.embeddings.text)
+        stateless = rows if packed is None else partial(packed.rows, states=False)
+        rows = rows if packed is None else packed.rows
+        block = self.fns.pair_block(len(owner), masks=False)
+        first = self._score_block(self.fns.first_stage, stateless, block)
+        with self.progress("first stage", self.num_videos * len(owner), "pair") as bar:
+            first = with_progress(first, bar.update)
+            found = shortlist(first, self.num_videos, owner, k=RERANKED, blocks=block)
+        size = self.fns.rows
+        with self.progress("re-ranked", len(found.pairs), "pair") as bar:
+
+            def score_answers(caption: int, videos: np.ndarray) -> dict[str, np.ndarray]:
+                text, blocks = rows(slice(caption, caption + 1)), []
+                for start in range(0, len(videos), size):
+                    video = rows_of(self.embeddings.video, videos[start : start + size])
+                    blocks.append(self.fns.pairs(self.params, video, text, (size, 1)))
+                bar.update(len(videos))
+                return {n: np.concatenate([x[n][:, 0] for x in blocks]) for n in blocks[0]}
+
+            return rerank(found, score_answers, weights)
+
+    def _score_block(self, score: Callable, captions: Callable, block: tuple[int, int]):
         """Scores of blocks of the videos with blocks of captions, `{name: [b c]}`."""
 
-        def scores(videos: slice, block: slice) -> dict[str, np.ndarray]:
+        def scores(videos: slice, rows: slice) -> dict[str, np.ndarray]:
             video = rows_of(self.embeddings.video, videos)
-            return self.fns.pairs(self.params, video, captions(block))
+            return score(self.params, video, captions(rows), block)
 
         return scores
 
     def dense_scores(self) -> dict[str, Float[np.ndarray, "b c"]]:
         """All scores of the videos with their first captions by name, for small splits only."""
-        starts = range(0, self.num_videos, self.fns.rows)
-        blocks = [slice(start, start + self.fns.rows) for start in starts]
-        rows = [[self.matching_scores(v, c) for c in blocks] for v in blocks]
+        videos, captions = (
+            [slice(start, start + size) for start in range(0, self.num_videos, size)]
+            for size in self.fns.pair_block(self.num_videos)
+        )
+        rows = [[self.matching_scores(v, c) for c in captions] for v in videos]
         return {name: np.block([[b[name] for b in row] for row in rows]) for name in rows[0][0]}
 
     def progress(self, name: str, total: int, unit: str):

@@ -65,11 +65,11 @@ class PackedCaptions:
             block = slice(self._start[captions.start], self._start[captions.stop])
             self._states[block] = scored.tokens[mask]
 
-    def rows(self, captions: slice) -> TextEmbedding:
-        """Some captions, their states padded with zeros to the common length."""
+    def rows(self, captions: slice, states: bool = True) -> TextEmbedding:
+        """Some captions, their states padded with zeros to the common length, or left out."""
         found = {name: array[captions] for name, array in self._arrays.items()}
         mask, whole = self._mask(captions, self._length), found.pop("whole")
-        if self._states is None:
+        if self._states is None or not states:
             mask = mask.any(-1, keepdims=True)
             tokens = np.zeros((*mask.shape[:-1], 0, 1), np.float32)
         else:
@@ -92,15 +92,15 @@ class PackedCaptions:
 class CachedScores:
     """A `score_block` that caches the blocks of the first videos with the first captions."""
 
-    def __init__(self, score_block: ScoreBlock, rows: int, count: int):
+    def __init__(self, score_block: ScoreBlock, block: tuple[int, int], count: int):
         """Wraps a `score_block`.
 
         Args:
-            score_block: of blocks that start at multiples of `rows`.
-            rows: videos and captions of a block.
+            score_block: of blocks that start at multiples of the size of a block.
+            block: videos and captions of a block.
             count: videos and captions that are cached, from the first.
         """
-        self._score_block, self._rows, self._count = score_block, rows, count
+        self._score_block, self._block, self._count = score_block, block, count
         self._cached: dict[tuple[int, int], dict[str, np.ndarray]] = {}
 
     def __call__(self, videos: slice, captions: slice) -> dict[str, np.ndarray]:
@@ -116,9 +116,11 @@ class CachedScores:
     def square(self, name: str) -> Float[np.ndarray, "b c"]:
         """Scores of the first `count` videos with the first `count` captions."""
         # Whole blocks, as a sweep over the gallery asks for: only those are in the cache.
-        starts = range(0, self._count, self._rows)
-        blocks = [slice(start, start + self._rows) for start in starts]
-        scores = np.block([[self(v, c)[name] for c in blocks] for v in blocks])
+        videos, captions = (
+            [slice(start, start + size) for start in range(0, self._count, size)]
+            for size in self._block
+        )
+        scores = np.block([[self(v, c)[name] for c in captions] for v in videos])
         return scores[: self._count, : self._count]
 
 

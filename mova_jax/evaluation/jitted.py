@@ -2,11 +2,12 @@
 
     fns = EvalFns(spec, config.losses, config.eval, mesh)
     video, text = fns.encode(params, batch_arrays)
-    scores = fns.pairs(params, video, text)       # {"global": [b c], "modular": [b c]}
+    block = fns.pair_block(len(captions))         # videos and captions that are scored at a time
+    scores = fns.pairs(params, video, text, block)    # {"global": [b c], "modular": [b c]}
 
-Arguments and results are NumPy arrays on the host. Inputs are padded to `rows` rows, split over the
-mesh, so that one compiled program serves all blocks. `rows` is `config.eval.batch_size`, or the
-next number that the devices divide.
+Arguments and results are NumPy arrays on the host. Inputs of the towers are padded to `rows` rows,
+split over the mesh, so that one compiled program serves all blocks. `rows` is
+`config.eval.batch_size`, or the next number that the devices divide.
 """
 
 import dataclasses
@@ -28,6 +29,10 @@ from mova_jax.models.build import ModelSpec
 from mova_jax.parallel import sharding
 from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
 
+# Videos (on each device) and captions whose pairs are scored at a time where no mask depends on the
+# pair. Their cosines are 4 MB for 64 frames and 4 parts; larger blocks leave the processor's cache.
+PAIR_BLOCK = (8, 512)
+
 
 class EvalFns:
     """The compiled functions of an evaluation; nothing is compiled before it is used."""
@@ -41,8 +46,9 @@ class EvalFns:
             settings: `config.eval`.
             mesh: to run on.
         """
-        shards = sharding.batch_shards(mesh)
-        self.rows = -(-settings.batch_size // shards) * shards
+        self._shards = sharding.batch_shards(mesh)
+        self.rows = _multiple(settings.batch_size, self._shards)
+        self._spec = spec
         self._context = spec.config.text.context
         scoring = search_scoring(losses, settings)
         whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
@@ -52,6 +58,7 @@ class EvalFns:
         self._encode = compiled(sharded(partial(_encode, spec)), (params, split))
         self._encode_text = compiled(sharded(partial(_encode_text, spec)), (params, split))
         self._pairs = compiled(partial(_pairs, spec, scoring), (params, split, whole))
+        self._first_stage = compiled(partial(_first_stage, spec, scoring), (params, split, whole))
         self._matching = compiled(sharded(partial(_matching, spec)), (params, split, split))
         self._own_mask_scores = jax.jit(partial(_own_masks, spec, scoring.pool))
 
@@ -74,10 +81,40 @@ class EvalFns:
         """At most `rows` captions: tokens and mask `[c l]`; also those of parts `[c p t]`."""
         return _first(self._encode_text(params, _filled(texts, self.rows)), len(texts[0]))
 
-    def pairs(self, params, video: VideoEmbedding, text: TextEmbedding) -> dict[str, np.ndarray]:
-        """Scores `[b c]` by name of at most `rows` videos with at most `rows` captions."""
+    def pair_block(self, captions: int, masks: bool = True) -> tuple[int, int]:
+        """How many videos and captions are scored at a time.
+
+        Args:
+            captions: of the gallery.
+            masks: whether pairs have their own masks, in a model whose masks depend on frames.
+        """
+        if masks and self._spec.config.masks_see_frames:
+            return self.rows, self.rows
+        videos, most = PAIR_BLOCK
+        return videos * self._shards, min(most, _multiple(captions, 64))
+
+    def pairs(
+        self, params, video: VideoEmbedding, text: TextEmbedding, block: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        """Scores `[b c]` by name of at most as many videos and captions as are in a block.
+
+        The same pair has the same scores, to the last bit, in all calls with blocks of one size.
+        """
+        return self._block_scores(self._pairs, params, video, text, block)
+
+    def first_stage(
+        self, params, video: VideoEmbedding, text: TextEmbedding, block: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        """Scores `[b c]` without masks: `global`, and `first`, by which candidates are chosen.
+
+        `first` is the global score; of divided captions, the global score and the score by parts
+        added up. No token states are read.
+        """
+        return self._block_scores(self._first_stage, params, video, text, block)
+
+    def _block_scores(self, compiled, params, video, text, block):
         shape = len(video.pooled), len(text.pooled)
-        scores = self._pairs(params, *_filled((video, text), self.rows))
+        scores = compiled(params, _filled(video, block[0]), _filled(text, block[1]))
         return {name: np.asarray(s)[: shape[0], : shape[1]] for name, s in scores.items()}
 
     def matching_pairs(self, params, video: VideoEmbedding, text: TextEmbedding):
@@ -137,6 +174,17 @@ def _pairs(
     return scores
 
 
+def _first_stage(
+    spec: ModelSpec, scoring: PairScoring, params, video: VideoEmbedding, text: TextEmbedding
+):
+    scores = global_scores(video, text)
+    first = scores
+    if text.parts is not None:
+        model = spec.model(params).without_masks()
+        first += pair_scores(model, video, model.prepare(text), **scoring._asdict())
+    return {"global": scores, "first": first}
+
+
 def _matching(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbedding):
     model = spec.model(params)
     frame = normalise(video.frames) @ normalise(text.pooled)[..., None]
@@ -183,3 +231,8 @@ def _filled(tree, rows: int):
         return np.concatenate([leaf, np.repeat(leaf[-1:], missing, axis=0)]) if missing else leaf
 
     return jax.tree.map(fill, tree)
+
+
+def _multiple(number: int, of: int) -> int:
+    """The next multiple that is not smaller."""
+    return -(-number // of) * of

@@ -77,7 +77,7 @@ def shortlist(
     num_videos: int,
     video_of_caption: Int[np.ndarray, "c"],
     *,
-    k: int = RERANKED,
+    k: int,
     blocks: tuple[int, int],
 ) -> Shortlist:
     """Ranks all queries by the first stage and finds their candidates.

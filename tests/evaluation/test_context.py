@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mova_jax import prepare
+from mova_jax.data.pipeline.queries import eval_captions
 from mova_jax.data.shards import (
     MANIFEST,
     Manifest,
@@ -19,13 +20,17 @@ from mova_jax.data.shards import (
     write_split,
 )
 from mova_jax.data.storyboard.generate import TOKENIZER, make_record
-from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
+from mova_jax.data.tokenizer import Tokenizer, pad_parts, pad_tokens, train_tokenizer
+from mova_jax.evaluation import context as context_lib
 from mova_jax.evaluation.evaluator import Evaluator
+from mova_jax.evaluation.retrieval import retrieval
 from mova_jax.losses.scores import global_scores, pair_scores, search_scoring
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.state import make_train_spec
 from tests import tiny
 from tests.clips import ramp, write_video
+from tests.evaluation.test_ranks import dense_ranks
+from tests.evaluation.test_rerank import two_stage
 
 COUNTS = np.array([1, 2, 3, 1, 3, 2, 2, 1, 3, 3])  # captions of each video
 OWNER = np.repeat(np.arange(len(COUNTS)), COUNTS)
@@ -147,6 +152,30 @@ def test_blocks_of_any_size_give_the_same_metrics(folder, metrics):
     assert other.keys() == metrics.keys()
     for name, value in metrics.items():
         assert other[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_candidates_of_divided_captions_are_found_by_parts_without_masks(folder, monkeypatch):
+    evaluator, spec, params = make(folder, "part_masks", data__parts=2, losses__hard_pairs=1)
+    monkeypatch.setattr(context_lib, "CACHED_VIDEOS", 1)
+    monkeypatch.setattr(context_lib, "RERANKED", 3)
+    context = evaluator.context(params, "test")
+    captions = eval_captions(folder, "test", Tokenizer(folder / TOKENIZER, 40), 0, "all", 2)
+    texts = [*pad_tokens(captions.ids, (40,), 0), *pad_parts(captions.parts, (2,), (40,), 0)]
+
+    def score(params, video, texts):
+        model, how = spec.model(params), search_scoring(spec.config.losses, spec.config.eval)
+        text, plain = model.encode_text(*texts), model.without_masks()
+        first = pair_scores(plain, video, plain.prepare(text), **how._asdict())
+        modular = pair_scores(model, video, model.prepare(text), **how._asdict())
+        return global_scores(video, text) + first, modular
+
+    first, modular = map(np.asarray, tiny.jit(score)(params, context.embeddings.video, texts))
+    ranks = context.query_ranks.by_score["modular"]
+    t2v, _ = dense_ranks(two_stage(first.T, modular.T, 3).T, OWNER)
+    _, v2t = dense_ranks(two_stage(first, modular, 3), OWNER)
+    assert ranks.t2v.values.tolist() == t2v
+    assert ranks.v2t.values.tolist() == v2t
+    assert retrieval(context)["rerank"] == 3
 
 
 def test_masks_leak_and_grounding_are_those_of_the_first_captions(folder, metrics):

@@ -58,7 +58,7 @@ def test_scores_of_the_first_are_computed_once():
         scored.append((v.start, c.start))
         return {"modular": scores[v, c]}
 
-    cached = CachedScores(block, rows=2, count=3)
+    cached = CachedScores(block, block=(2, 2), count=3)
     first = cached(slice(0, 2), slice(2, 4))
     assert cached(slice(0, 2), slice(2, 4)) is first
     np.testing.assert_array_equal(cached.square("modular"), scores[:3, :3])

@@ -10,9 +10,11 @@ import pytest
 from mova_jax.data.shards import open_split
 from mova_jax.data.storyboard.generate import TOKENIZER, ensure
 from mova_jax.data.tokenizer import Tokenizer
+from mova_jax.evaluation import context as context_lib
 from mova_jax.evaluation.context import Evaluation
 from mova_jax.evaluation.evaluator import EVALUATIONS, Evaluator
 from mova_jax.evaluation.query_ranks import load_ranks
+from mova_jax.evaluation.retrieval import retrieval
 from mova_jax.losses.pools import frame_lengths, pool_frames
 from mova_jax.losses.scores import pair_sums, search_scoring
 from mova_jax.parallel import mesh as mesh_lib
@@ -20,6 +22,8 @@ from mova_jax.report.report import write_report
 from mova_jax.training.state import make_train_spec
 from mova_jax.utils.metric_log import MetricWriter
 from tests import tiny
+from tests.evaluation.test_ranks import dense_ranks
+from tests.evaluation.test_rerank import two_stage
 
 VIDEOS = 8
 SIZES = {
@@ -104,6 +108,25 @@ def test_modular_metrics_are_those_of_pairs_scored_one_by_one(by_hand, metrics):
         others = np.delete(scores[:, true_video], [given, true_video])
         shares.append((others < scores[given, true_video]).mean())
     assert metrics["leak/pairs_auc"] == pytest.approx(np.mean(shares))
+
+
+def test_large_galleries_are_ranked_again_among_the_best_of_the_global_score(
+    full, metrics, monkeypatch
+):
+    evaluator, _, params = full
+    monkeypatch.setattr(context_lib, "CACHED_VIDEOS", VIDEOS - 1)
+    context = evaluator.context(params, "test", blend_weight=1.0)
+    found = retrieval(context)
+    assert found.pop("rerank") == 64
+    assert found == {name: metrics[name] for name in found}  # all are candidates
+    monkeypatch.setattr(context_lib, "RERANKED", 3)
+    scores, ranks = context.dense_scores(), evaluator.context(params, "test").query_ranks
+    first, modular = scores["global"], scores["modular"]
+    t2v, _ = dense_ranks(two_stage(first.T, modular.T, 3).T, np.arange(VIDEOS))
+    _, v2t = dense_ranks(two_stage(first, modular, 3), np.arange(VIDEOS))
+    assert ranks.by_score["modular"].t2v.values.tolist() == t2v
+    assert ranks.by_score["modular"].v2t.values.tolist() == v2t
+    assert ranks.reranked == 3
 
 
 def test_the_ranks_of_all_queries_are_kept(metrics, ranks_file):
