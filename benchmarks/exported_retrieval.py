@@ -3,7 +3,7 @@
     python -m benchmarks.exported_retrieval runs/base out/base/pytorch --python OTHER/bin/python
 
 The videos and captions of a split go through the run's best checkpoint in this process, and through
-torch_model.py in a process of another interpreter, which needs PyTorch, safetensors and NumPy only
+torch_model in a process of another interpreter, which needs PyTorch, safetensors and NumPy only
 (`--python`; by default this one, where jax and this package cannot be imported). It compares the
 ranks of every query by every score; the exit code is 1 when one differs.
 """
@@ -34,11 +34,20 @@ from torch_model import Mova
 model, inputs = Mova.from_pretrained(sys.argv[1]), np.load(sys.argv[2])
 inputs = {name: torch.from_numpy(inputs[name]) for name in inputs.files}
 with torch.no_grad():
+    def joined(found):
+        if found[0] is None:  # the parts of captions that are not divided
+            return None
+        if torch.is_tensor(found[0]):
+            return torch.cat(found)
+        return type(found[0])(*map(joined, zip(*found)))
     def batches(encode, *arrays):
-        parts = [encode(*(a[i:i + 16] for a in arrays)) for i in range(0, len(arrays[0]), 16)]
-        return type(parts[0])(*map(torch.cat, zip(*parts)))
+        rows = range(0, len(arrays[0]), 16)
+        return joined([encode(*(a[i:i + 16] for a in arrays)) for i in rows])
     video = batches(model.encode_video, inputs["frames"], inputs["frame_mask"])
-    text = batches(model.encode_text, inputs["tokens"].long(), inputs["token_mask"])
+    names = "tokens", "token_mask", "part_tokens", "part_token_mask"
+    texts = [inputs[name] for name in names if name in inputs]
+    texts = [x if x.dtype == torch.bool else x.long() for x in texts]
+    text = batches(model.encode_text, *texts)
     scores = model.scores(video, text, block=4)
 np.savez(sys.argv[3], **{name: x.numpy() for name, x in scores.items()})
 """
@@ -55,7 +64,7 @@ def inputs_of(run: LoadedRun, folder: Path, split: str) -> dict[str, np.ndarray]
         for name in ("tokens", "token_mask"):
             batch[name] = np.pad(batch[name], ((0, 0), (0, missing)))
         parts.append({name: batch[name][valid] for name in batch})
-    names = ("frames", "frame_mask", "tokens", "token_mask")
+    names = parts[0].keys() - {"timestamps", "video_id"}
     found = {name: np.concatenate([part[name] for part in parts]) for name in names}
     longest = int(found["token_mask"].sum(1).max())
     return found | {name: found[name][:, :longest] for name in ("tokens", "token_mask")}

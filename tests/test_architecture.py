@@ -16,6 +16,7 @@ FULLEST = 20  # files of a folder
 FORMER_NAMES = """Parties OneParty parties party laid_out laid_out_by WaitingFrames KeptPrograms
 keep_programs DeviceUse Vote _Taken _settle _Fetched kept_text kept_video found_first Outcome Joined
 ClearErrors _clear_errors BothWays Shipment shipment Opened to_ours _leans _apart""".split()
+SHIPPED = "mova_jax/export/torch_model/"  # runs without the package, in exported folders
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 PURE = {"jax", "flax", "numpy", "jaxtyping"}  # what a model or a loss is made of
 
@@ -31,8 +32,12 @@ def imports(file: str) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{file} imports {node.module} relatively: write mova_jax.…"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            module = node.module
+            if file.startswith(SHIPPED) and node.level == 1:
+                module = f"{SHIPPED.replace('/', '.')}{module}"
+            else:
+                assert not node.level, f"{file} imports {module} relatively: write mova_jax.…"
+            names |= {f"{module}.{alias.name}" for alias in node.names}
     return names
 
 

@@ -6,7 +6,7 @@ The content of the folder decides; a prefix `jax:` opens exported or published w
 package in place of the library that they are made for:
 
     workdir of a run         this package     all outputs
-    an export for PyTorch    torch_model.py   all outputs
+    an export for PyTorch    torch_model      all outputs
     a CLIPModel folder       transformers     zv, y, zt, logits
     a CLIPTextModel folder   transformers     y
     an export to ONNX        onnxruntime      zv, y, zt
@@ -27,6 +27,8 @@ from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.export import external_backends as external
 from mova_jax.export.parity import Backend, Inputs, Outputs, Sizes
 from mova_jax.losses import scores
+from mova_jax.losses.pools import PairScoring
+from mova_jax.losses.pools import normalise as unit
 from mova_jax.models.build import make_model_spec
 from mova_jax.training.load_run import load_run
 from mova_jax.utils.trees import parameter_shapes, unflatten
@@ -84,8 +86,9 @@ def open_run(path: Path) -> Backend:
     """A run's best model, in this package."""
     run = load_run(path)
     model, end = run.config.model, Tokenizer(run.tokenizer).eot_id
-    pool = scores.search_scoring(run.config.losses, run.config.eval).pool
-    outputs = _outputs(model, run.params, pool, run.blend_weight)
+    scoring = scores.search_scoring(run.config.losses, run.config.eval)
+    divided = bool(run.config.data.parts)
+    outputs = _outputs(model, run.params, scoring, run.blend_weight, divided)
     return Backend(f"{path} (JAX)", _sizes(model, end), outputs, complete=True)
 
 
@@ -94,7 +97,9 @@ def open_export_in_jax(path: Path) -> Backend:
     config = external.read_config(path)
     model = config_lib.section(Model, config["model"])
     params = _load_params(path, model)
-    outputs = _outputs(model, params, config["score_pool"], config["blend_weight"])
+    scoring = PairScoring(config["score_pool"], config.get("score_order", 0.0))
+    divided = bool(config.get("parts"))
+    outputs = _outputs(model, params, scoring, config["blend_weight"], divided)
     sizes = external.export_sizes(path, config)
     return Backend(f"{path} (JAX)", sizes, outputs, complete=True)
 
@@ -130,43 +135,52 @@ def _load_params(path: Path, model: Model):
 
 
 def _outputs(
-    cfg: Model, params, pool: scores.Pool | None = None, blend_weight: float = 0.0
+    cfg: Model,
+    params,
+    scoring: PairScoring | None = None,
+    blend_weight: float = 0.0,
+    divided: bool = False,
 ) -> Callable[[Inputs], Outputs]:
     """A model's outputs, computed in float32 as by the other libraries.
 
     Args:
         cfg: `config.model`.
         params: nested dict.
-        pool: of the modular score; None gives the outputs of a CLIP alone.
+        scoring: of pairs; None gives the outputs of a CLIP alone.
         blend_weight: of the modular score.
+        divided: whether captions are scored by their parts.
     """
     cfg = dataclasses.replace(cfg, dtype="float32")
-    soft = dataclasses.replace(cfg, masks=dataclasses.replace(cfg.masks, kind="soft"))
-    spec, soft_spec = make_model_spec(cfg), make_model_spec(soft)
+    soft_cfg = dataclasses.replace(cfg, masks=dataclasses.replace(cfg.masks, kind="soft"))
+    spec, soft_spec = make_model_spec(cfg), make_model_spec(soft_cfg)
 
     @jax.jit
-    def outputs(params, frames, frame_mask, tokens, token_mask):
+    def outputs(params, inputs: Inputs):
         model = spec.model(params)
-        video = model.encode_video(frames, frame_mask)
-        text = model.encode_text(tokens, token_mask)
-        unit = scores.normalise
+        video = model.encode_video(inputs.frames, inputs.frame_mask)
+        text = model.encode_text(*inputs[2:] if divided else inputs[2:4])
         found = {"zv": video.frames, "video": video.pooled, "y": text.tokens, "zt": text.pooled}
         found["scale"] = model.scale
         found["logits"] = model.scale * unit(video.frames[:, 0]) @ unit(text.pooled).T
         found["global"] = scores.global_scores(video, text)
-        if pool is None:
+        if scoring is None:
             return found
+        if divided:
+            found["part zt"] = text.parts.pooled
+        if cfg.sharpness:
+            found["sharpness"] = model.sharpness
         captions = model.prepare(text)
         if cfg.modular_scale:
             found["modular scale"] = model.modular_scale
-            found["modular"] = scores.pair_scores(model, video, captions, pool=pool)
+            found["modular"] = scores.pair_scores(model, video, captions, **scoring._asdict())
             found["blend"] = found["global"] + blend_weight * found["modular"]
-        if not model.has_masks:
-            found["timeline"] = (unit(video.frames) * unit(text.pooled)[:, None]).sum(-1)
-            return found
         masks = model.own_masks(video, captions)
-        found["timeline"] = scores.pair_sums(video.frames, masks).cosine
-        soft_masks = soft_spec.model(params).own_masks(video, captions)
+        frames = video.frames[:, None] if divided else video.frames
+        found["timeline"] = scores.pair_sums(frames, masks).cosine
+        if not model.has_masks:
+            return found
+        soft = soft_spec.model(params)
+        soft_masks = soft.own_masks(video, soft.prepare(text))
         return found | external.named_masks(soft_masks, masks, cfg.masks.kind)
 
-    return lambda inputs: jax.device_get(outputs(params, *inputs))
+    return lambda inputs: jax.device_get(outputs(params, inputs))

@@ -16,7 +16,7 @@ from mova_jax.losses.scores import search_scoring
 from mova_jax.training.load_run import LoadedRun
 from mova_jax.utils.trees import parameter_names
 
-FORMAT_VERSION = 2  # of config.json and of the names in model.safetensors
+FORMAT_VERSION = 3  # of config.json and of the names in model.safetensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +43,15 @@ class Bundle:
 
     def as_json(self) -> dict[str, Any]:
         """The config.json of an export for PyTorch or ONNX."""
+        scoring = search_scoring(self.config.losses, self.config.eval)
         return {
             "format": "mova_jax",
             "format_version": FORMAT_VERSION,
             "model": dataclasses.asdict(self.config.model),
             "blend_weight": self.blend_weight,
-            "score_pool": search_scoring(self.config.losses, self.config.eval).pool,
+            "score_pool": scoring.pool,
+            "score_order": scoring.order,
+            "parts": self.config.data.parts,
             "eval_frames": self.config.eval.frames,
             "training": dict(self.training),
         }

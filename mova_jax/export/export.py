@@ -3,7 +3,7 @@
 In: a `Bundle`, of a run or of imported CLIP weights. Out: one folder per format, with a model card
 (`model_card.py`) as its README.md. A folder that cannot be finished is not there at all.
 
-    pytorch       torch_model.py, model.safetensors, config.json, tokenizer: all of MoVA
+    pytorch       torch_model/, model.safetensors, config.json, tokenizer: all of MoVA
     huggingface   CLIPModel of the two towers, with processor and tokenizer
     text_encoder  CLIPTextModel, for pipelines of diffusers
     onnx          the two encoders for onnxruntime, config.json, tokenizer
@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from mova_jax.data import sentences
 from mova_jax.export import torch_model
 from mova_jax.export.bundle import Bundle
 from mova_jax.export.model_card import write_card
@@ -55,7 +56,9 @@ def _write_pytorch(bundle: Bundle, folder: Path) -> None:
     write_safetensors(tensors, folder / "model.safetensors", {"format": "pt"})
     _write_config(bundle, folder)
     _write_tokenizer(bundle, folder)
-    shutil.copy(torch_model.__file__, folder / "torch_model.py")
+    source, copy = Path(torch_model.__file__).parent, folder / "torch_model"
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(sentences.__file__, copy)
 
 
 def _write_huggingface(bundle: Bundle, folder: Path) -> None:

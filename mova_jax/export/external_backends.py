@@ -17,6 +17,7 @@ from mova_jax.data.tokenizer import Tokenizer, is_tokenizer
 from mova_jax.export import torch_model
 from mova_jax.export.onnx_export import OnnxEncoders
 from mova_jax.export.parity import Backend, Inputs, Outputs, Sizes
+from mova_jax.export.torch_model.scores import normalise as unit
 from mova_jax.models.vision import PIXEL_MEAN, PIXEL_STD
 from mova_jax.weights.files import WeightsError
 
@@ -25,22 +26,28 @@ _SCALES = {"logit_scale": "scale", "modular_logit_scale": "modular scale"}
 
 
 def open_torch_model(path: Path) -> Backend:
-    """An export for PyTorch, in this version of `torch_model.py`."""
+    """An export for PyTorch, in this version of `torch_model`."""
     try:
         model = torch_model.Mova.from_pretrained(path)
     except (ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError([f"{path}: {error}"]) from error
 
+    divided = bool(model.config.get("parts"))
+
     def run(inputs: Inputs) -> Outputs:
-        frames, frame_mask, tokens, token_mask = (torch.from_numpy(x) for x in inputs)
+        frames, frame_mask, *texts = (torch.from_numpy(x) for x in inputs)
+        texts = [x if x.dtype == torch.bool else x.long() for x in texts]
         with torch.no_grad():
             video = model.encode_video(frames, frame_mask)
-            text = model.encode_text(tokens.long(), token_mask)
+            text = model.encode_text(*texts if divided else texts[:2])
             found = {"zv": video.frames, "video": video.pooled, "y": text.tokens, "zt": text.pooled}
+            if divided:
+                found["part zt"] = text.parts.pooled
             for name, output in _SCALES.items():
                 if hasattr(model, name):
                     found[output] = getattr(model, name).exp().clamp(max=100.0)
-            unit = torch_model.normalise
+            if hasattr(model, "log_sharpness"):
+                found["sharpness"] = model.sharpness
             found["logits"] = found["scale"] * unit(video.frames[:, 0]) @ unit(text.pooled).T
             found |= model.scores(video, text) | _masks(model, video, text)
             found["timeline"] = model.timeline(video, text)
@@ -60,7 +67,7 @@ def _masks(model: torch_model.Mova, video, text) -> dict[str, torch.Tensor]:
 
 
 def named_masks(soft, hard, kind: str) -> dict[str, Any]:
-    """Masks `[b f d]` by the names of outputs; hard ones for a model with `kind` "hard"."""
+    """Masks by the names of outputs; hard ones for a model with `kind` "hard"."""
     found = {"soft text mask": soft.text, "soft video mask": soft.video}
     if kind == "hard":
         found |= {"text mask": hard.text, "video mask": hard.video}
@@ -79,15 +86,14 @@ def open_clip(path: Path) -> Backend:
     mean, std = (torch.tensor(values.tolist()) for values in (PIXEL_MEAN, PIXEL_STD))
 
     def run(inputs: Inputs) -> Outputs:
-        frames, frame_mask, tokens, token_mask = (torch.from_numpy(x) for x in inputs)
+        frames, frame_mask, tokens, token_mask = (torch.from_numpy(x) for x in inputs[:4])
         pixels = ((frames.flatten(0, 1) / 255.0 - mean) / std).permute(0, 3, 1, 2)
         with torch.no_grad():
             image = model.vision_model(pixel_values=pixels).pooler_output
             caption = model.text_model(input_ids=tokens.long())
             zv = model.visual_projection(image).unflatten(0, frame_mask.shape)
             zt = model.text_projection(caption.pooler_output)
-            unit = torch.nn.functional.normalize
-            logits = model.logit_scale.exp() * unit(zv[:, 0], dim=-1) @ unit(zt, dim=-1).T
+            logits = model.logit_scale.exp() * unit(zv[:, 0]) @ unit(zt).T
         zv = torch.where(frame_mask[..., None], zv, 0.0)
         y = torch.where(token_mask[..., None], caption.last_hidden_state, 0.0)
         return {"zv": zv.numpy(), "y": y.numpy(), "zt": zt.numpy(), "logits": logits.numpy()}

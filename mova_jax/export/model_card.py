@@ -7,10 +7,12 @@ lines, and their licence.
 from collections.abc import Mapping
 from pathlib import Path
 
+from mova_jax.config import Config
+from mova_jax.data.tokenizer import PART_TOKENS
 from mova_jax.export.bundle import Bundle
 
 _DESCRIPTION = {
-    "pytorch": "a MoVA model for PyTorch: encoders, mask networks and all scores",
+    "pytorch": "a MoVA model for PyTorch: encoders, mask networks if any, and all scores",
     "huggingface": "the two encoders of a MoVA model as a CLIPModel",
     "text_encoder": "the text encoder of a MoVA model as a CLIPTextModel",
     "onnx": "the two encoders of a MoVA model as ONNX files",
@@ -18,7 +20,7 @@ _DESCRIPTION = {
 _LIBRARY = {"huggingface": "transformers", "text_encoder": "transformers", "onnx": "onnx"}
 _LOAD = {
     "pytorch": """\
-from torch_model import Mova            # the file in this folder; needs torch and safetensors
+from torch_model import Mova            # a folder in this one; needs torch and safetensors
 model = Mova.from_pretrained(".")
 scores = model.scores(model.encode_video(frames, frame_mask), model.encode_text(tokens, mask))
 """,
@@ -52,13 +54,43 @@ _ABOUT = {
     "embedding zt. Neither embedding is normalised. A video's global score is the cosine of zt "
     "with the mean of its frames' zv, each at length 1{head}.",
 }
-_MASKS = """\
-Frames of a video and a long caption are encoded as in CLIP, and for each frame two masks select the
-part of the caption that it is about and its concepts that match (Modular Long Video-Text Alignment,
-[arXiv 2607.00858](https://arxiv.org/abs/2607.00858))."""
+_METHOD = """\
+Frames of a video and {texts} are encoded as in CLIP{masks} (after Modular Long Video-Text
+Alignment, [arXiv 2607.00858](https://arxiv.org/abs/2607.00858))."""
+_MASKS = {  # by whether there is a TMN and a CMN
+    (True, True): "; for each frame two masks select the part of the {text} that it is about and "
+    "its concepts that match",
+    (True, False): "; for each frame a mask selects the part of the {text} that it is about",
+    (False, True): "; a mask selects the concepts of a frame that match the {text}",
+    (False, False): "",
+}
 _ENCODERS = """\
 They are those of a model for long videos and long captions (Modular Long Video-Text Alignment,
-[arXiv 2607.00858](https://arxiv.org/abs/2607.00858)); its mask networks are not in this folder."""
+[arXiv 2607.00858](https://arxiv.org/abs/2607.00858)); its other modules, such as mask networks, are
+not in this folder."""
+_PARTS = """\
+
+
+## Captions in parts
+
+The modular score is the mean over the parts of a caption: each sentence is encoded as a text of its
+own and finds its own frames. At most {parts} parts; shorter captions are padded with parts whose
+mask is all False. A caption without parts is scored as a whole.
+
+```python
+import torch
+from torch_model.sentences import merge_parts, split_sentences  # needs numpy
+from transformers import CLIPTokenizer
+
+tokenizer = CLIPTokenizer.from_pretrained(".")
+
+def tokenise(texts, most):
+    found = tokenizer(texts, padding=True, truncation=True, max_length=most, return_tensors="pt")
+    return found["input_ids"], found["attention_mask"].bool()
+
+part_tokens, part_mask = tokenise(merge_parts(split_sentences(caption), {parts}), {length})
+text = model.encode_text(*tokenise([caption], {context}), part_tokens[None], part_mask[None])
+```"""
 
 
 _HEAD = """\
@@ -126,11 +158,15 @@ def write_card(folder: Path, kind: str, bundle: Bundle) -> None:
 def text_of(kind: str, bundle: Bundle) -> str:
     """The card of a format, as Markdown."""
     model, training = bundle.config.model, bundle.training
-    about = _ABOUT[kind].format(
+    divided = kind == "pytorch" and bundle.config.data.parts
+    about = _ABOUT[kind] + (_PARTS if divided else "")
+    about = about.format(
         image=model.vision.image_size,
         context=model.text.context,
         width=model.text.width,
         frames=bundle.config.eval.frames,
+        parts=bundle.config.data.parts,
+        length=min(model.text.context, PART_TOKENS),
         head="" if model.global_head == "mean" else _HEAD,
     )
     return _CARD.format(
@@ -138,7 +174,7 @@ def text_of(kind: str, bundle: Bundle) -> str:
         library=_LIBRARY.get(kind, "pytorch"),
         kind=kind.replace("_", " "),
         description=_DESCRIPTION[kind],
-        method=_MASKS if kind == "pytorch" else _ENCODERS,
+        method=_method(bundle.config) if kind == "pytorch" else _ENCODERS,
         origin=_origin(training),
         load=_LOAD[kind],
         about=about,
@@ -147,6 +183,15 @@ def text_of(kind: str, bundle: Bundle) -> str:
         measured=_measured(kind, bundle),
         licence=bundle.licence or "not stated: ask the publisher of this folder",
     )
+
+
+def _method(config: Config) -> str:
+    """The sentence on how the model compares videos and captions."""
+    text, texts = "caption", "a long caption"
+    if config.data.parts:
+        text, texts = "sentence", "the sentences of a long caption, each for itself,"
+    masks = _MASKS[config.model.tmn.layout != "none", config.model.cmn.kind != "none"]
+    return _METHOD.format(texts=texts, masks=masks.format(text=text))
 
 
 def _origin(training: Mapping[str, object]) -> str:

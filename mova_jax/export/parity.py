@@ -4,9 +4,11 @@
 
 Outputs: `zv[b f d]` frames, `video[b d]`, `y[c l w]` token states, `zt[c d]` captions,
 `logits[b c]` scaled cosines of first frames and captions, `global`, `modular` and `blend` scores
-`[b c]`, the `timeline[b f]` of each video with its caption,
-`scale` and `modular scale`, `soft text mask` and `soft video mask` `[b f d]` (the sigmoids). Hard
-masks are compared where the soft ones are not within 1e-6 (in logits) of the threshold.
+`[b c]`, the `timeline[b f]` of each video with its caption, of a model that scores captions by
+parts `part zt[c p d]` and `timeline[b p f]`,
+`scale`, `modular scale` and `sharpness`, `soft text mask` and `soft video mask` `[b f d]` or
+`[b p f d]` (the sigmoids). Hard masks are compared where the soft ones are not within 1e-6 (in
+logits) of the threshold.
 """
 
 import dataclasses
@@ -15,16 +17,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mova_jax.data.tokenizer import PART_TOKENS
 from mova_jax.weights.files import WeightsError
 
 Outputs = dict[str, np.ndarray]
 HARD_MASKS = ("text mask", "video mask")
 # In the order in which a model computes them.
 OUTPUTS = (
-    *("zv", "video", "y", "zt", "scale", "logits", "global"),
+    *("zv", "video", "y", "zt", "part zt", "scale", "logits", "global"),
     *("soft text mask", "soft video mask", *HARD_MASKS),
-    *("modular scale", "modular", "blend", "timeline"),
+    *("modular scale", "sharpness", "modular", "blend", "timeline"),
 )
+_PARTS = 3  # of a caption, at most
 # The slope of the sigmoid at the threshold is a quarter.
 _AT_THRESHOLD = 1e-6 / 4
 
@@ -36,6 +40,8 @@ class Inputs(NamedTuple):
     frame_mask: np.ndarray  # bool[b f]
     tokens: np.ndarray  # i32[b l]; start-of-text is not needed, end-of-text ends each caption
     token_mask: np.ndarray  # bool[b l]
+    part_tokens: np.ndarray  # i32[b p t]; a model that does not divide captions ignores them
+    part_token_mask: np.ndarray  # bool[b p t], all False for a part that pads
 
 
 class Sizes(NamedTuple):
@@ -79,7 +85,7 @@ class Difference(NamedTuple):
 
 
 def draw_inputs(sizes: Sizes, *, videos: int = 4, frames: int = 3, seed: int = 0) -> Inputs:
-    """Random frames, and random captions of all lengths up to the longest.
+    """Random frames, random captions of all lengths up to the longest, and random parts of them.
 
     Args:
         sizes: of the models.
@@ -89,20 +95,26 @@ def draw_inputs(sizes: Sizes, *, videos: int = 4, frames: int = 3, seed: int = 0
     """
     rng = np.random.default_rng(seed)
     shape = (videos, frames, max(sizes.image_size, 1), max(sizes.image_size, 1), 3)
-    lengths = np.linspace(2, sizes.context, videos).astype(int)
-    token_mask = np.arange(sizes.context) < lengths[:, None]
+    tokens, token_mask = _draw_texts(rng, sizes, np.linspace(2, sizes.context, videos))
+    frame_mask = np.ones((videos, frames), bool)
+    frame_mask[-1, -1] = frames == 1
+    pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+    # The last caption has all parts, the one before one part less, ... and then all again.
+    lengths = np.linspace(2, min(sizes.context, PART_TOKENS), videos * _PARTS)
+    there = np.arange(_PARTS) < _PARTS - np.arange(videos)[::-1, None] % _PARTS
+    parts = _draw_texts(rng, sizes, np.where(there, lengths.reshape(videos, _PARTS), 0))
+    return Inputs(pixels, frame_mask, tokens, token_mask, *parts)
+
+
+def _draw_texts(rng: np.random.Generator, sizes: Sizes, lengths: np.ndarray):
+    """Tokens and mask `[... l]` of random texts; one of length 0 pads."""
+    lengths = lengths.astype(int)[..., None]
+    token_mask = np.arange(lengths.max()) < lengths
     # Libraries look for the first end-of-text, so no other token may be one.
     words = rng.integers(0, sizes.vocab_size - 1, token_mask.shape, dtype=np.int32)
     words += words >= sizes.end
-    last = np.arange(sizes.context) == lengths[:, None] - 1
-    frame_mask = np.ones((videos, frames), bool)
-    frame_mask[-1, -1] = frames == 1
-    return Inputs(
-        frames=rng.integers(0, 256, shape, dtype=np.uint8),
-        frame_mask=frame_mask,
-        tokens=np.where(last | ~token_mask, np.int32(sizes.end), words),
-        token_mask=token_mask,
-    )
+    last = np.arange(lengths.max()) == lengths - 1
+    return np.where(last | ~token_mask, np.int32(sizes.end), words), token_mask
 
 
 def compare(

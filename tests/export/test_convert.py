@@ -73,12 +73,13 @@ def test_jax_to_pytorch_to_jax_is_bit_for_bit(run, out):
         assert difference.absolute == 0.0, difference
 
 
-def changed_copy(folder, copy, tensors=None, config=None):
-    """A copy of an export for PyTorch with other tensors or keys of its config.json."""
+def changed_copy(folder, copy, tensors=None, config=None, replace=False):
+    """A copy of an export for PyTorch with other tensors, or keys of its config.json, or all."""
     shutil.copytree(folder, copy)
     file = copy / "model.safetensors"
     write_safetensors(read_tensors(file) | (tensors or {}), file, {"format": "pt"})
-    values = json.loads((copy / "config.json").read_text()) | (config or {})
+    values = {} if replace else json.loads((copy / "config.json").read_text())
+    values |= config or {}
     (copy / "config.json").write_text(json.dumps(values))
     return str(copy)
 
@@ -115,7 +116,7 @@ def test_models_of_other_sizes_and_unknown_folders_are_refused(run, out, tmp_pat
 
 def test_inputs_have_all_lengths_and_one_end_of_text():
     sizes = parity.Sizes(image_size=4, context=12, vocab_size=7, end=3)
-    frames, frame_mask, tokens, token_mask = parity.draw_inputs(sizes, videos=5, frames=2)
+    frames, frame_mask, tokens, token_mask, *_ = parity.draw_inputs(sizes, videos=5, frames=2)
     assert frames.shape == (5, 2, 4, 4, 3) and frame_mask.sum() == 9
     assert token_mask.sum(1).tolist() == [2, 4, 7, 9, 12]
     ends = token_mask & (tokens == 3)
@@ -223,16 +224,19 @@ def test_verify_finds_changes_of_config_json(run, out, tmp_path, capsys, change,
     assert expected in capsys.readouterr().err
 
 
-def test_an_export_of_format_1_is_verified(run, out, tmp_path):
+def test_exports_of_former_formats_are_verified(run, out, tmp_path):
     config = json.loads((out / "pytorch" / "config.json").read_text())
+    del config["parts"], config["score_order"], config["model"]["sharpness"]
+    config["format_version"] = 2
+    format_2 = changed_copy(out / "pytorch", tmp_path / "2", config=config, replace=True)
     heads = config["model"]["text"]["heads"]
     config["model"]["tmn"] |= {"heads": heads, "token_layers": 0}
     config["model"]["cmn"] |= {"heads": heads}
     config["model"]["masks"] |= {"temperature": 1.0}
     config |= {"format_version": 1, "losses": {"pool": "joint", "pool_scale": 10.0}}
     config["model"] |= {"head_layers": 4}
-    former = changed_copy(out / "pytorch", tmp_path / "former", config=config)
-    for spec in (former, f"jax:{former}"):
+    format_1 = changed_copy(out / "pytorch", tmp_path / "1", config=config, replace=True)
+    for spec in (format_2, f"jax:{format_2}", format_1, f"jax:{format_1}"):
         assert convert.main(["verify", str(run), spec]) == convert.DONE
 
 

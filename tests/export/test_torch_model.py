@@ -18,6 +18,9 @@ from safetensors.torch import save_file
 
 from mova_jax.config import KEYS, flatten
 from mova_jax.export import torch_model
+from mova_jax.export.torch_model import mova
+from mova_jax.export.torch_model.masks import straight_through
+from mova_jax.export.torch_model.towers import attend, positions_of
 from mova_jax.losses.scores import global_scores, pair_scores, pair_sums, search_scoring
 from mova_jax.models import layers
 from mova_jax.typing import Batch
@@ -55,6 +58,17 @@ VARIANTS = {
     "cmn_only": {"objective": "cmn_only", "losses__pool": "aligned"},
     "frame_weighting": {"objective": "frame_weighting", "losses__pool": "aligned"},
     "global_only": {"objective": "global_only", "model__global_head": "seq_transformer"},
+    # Captions by parts: with no masks, with those of texts, with those of frames and texts.
+    "parts_ordered": {"objective": "parts_ordered"},
+    "part_concepts": {"objective": "part_concepts", "losses__pool": "max"},
+    "part_masks": {"objective": "part_masks", "losses__hard_pairs": 2},
+    # The order alone counts; masks differ from frame to frame.
+    "part_masks_ordered": {
+        "objective": "part_masks_ordered",
+        "losses__hard_pairs": 2,
+        "losses__order": 1.0,
+        "model__masks__kind": "soft",
+    },
     # Most masks are closed, so that parts have no length.
     "closed": {"model__masks__init_bias": -1.0, "losses__pool": "joint"},
 }
@@ -69,8 +83,10 @@ def changes(variant):
 @functools.cache
 def arrays():
     """Several lengths, fewer tokens than the context, a row without frames and one without text."""
-    found = tiny.batch_arrays(B)
+    found = tiny.batch_arrays(B) | tiny.part_arrays(B)
     found["frame_mask"][-1] = False
+    found["frame_mask"][0] = [True, False, True]
+    found["part_token_mask"][-2] = False
     found["tokens"] = found["tokens"][:, 1:].copy()
     found["token_mask"] = tiny.masks_of_lengths([4, 5, 3, 2, 0, 5], tiny.L - 1)
     return found
@@ -79,9 +95,9 @@ def arrays():
 def weighted_sum(found):
     """A scalar whose gradient runs through every score and cosine."""
     rng, total = np.random.default_rng(1), 0.0
-    for name, shape in (("global", (B, B)), ("modular", (B, B)), ("timeline", (B, tiny.F))):
-        weights = rng.normal(size=shape).astype(np.float32)
+    for name in ("global", "modular", "timeline"):
         if name in found:
+            weights = rng.normal(size=tuple(found[name].shape)).astype(np.float32)
             tensor = isinstance(found[name], torch.Tensor)
             total = total + (found[name] * (torch.from_numpy(weights) if tensor else weights)).sum()
     return total
@@ -93,16 +109,18 @@ def jax_outputs(model, batch, cfg):
 
     def outputs(model):
         video = model.encode_video(batch.frames, batch.frame_mask)
-        text = model.encode_text(batch.tokens, batch.token_mask)
+        texts = batch.tokens, batch.token_mask, batch.part_tokens, batch.part_token_mask
+        text = model.encode_text(*texts if cfg.data.parts else texts[:2])
         captions = model.prepare(text)
         masks = model.own_masks(video, captions)
         found = {"zv": video.frames, "pooled": video.pooled, "y": text.tokens, "zt": text.pooled}
         found |= {"masks.text": masks.text, "masks.video": masks.video, "masks.part": masks.part}
-        found["timeline"] = pair_sums(video.frames, masks).cosine
+        frames = video.frames[:, None] if cfg.data.parts else video.frames
+        found["timeline"] = pair_sums(frames, masks).cosine
         found["global"] = global_scores(video, text)
         if cfg.model.modular_scale:
-            pool = search_scoring(cfg.losses, cfg.eval).pool
-            found["modular"] = pair_scores(model, video, captions, pool=pool)
+            scoring = search_scoring(cfg.losses, cfg.eval)._asdict()
+            found["modular"] = pair_scores(model, video, captions, **scoring)
             found["blend"] = found["global"] + BLEND * found["modular"]
         return weighted_sum(found), found
 
@@ -128,9 +146,10 @@ def in_jax(variant):
 def config_of(variant):
     """config.json."""
     cfg = tiny.config(**changes(variant))
-    made = {"format": "mova_jax", "format_version": 2, "blend_weight": BLEND}
-    made["model"] = dataclasses.asdict(cfg.model)
-    made["score_pool"] = search_scoring(cfg.losses, cfg.eval).pool
+    scoring = search_scoring(cfg.losses, cfg.eval)
+    made = {"format": "mova_jax", "format_version": 3, "blend_weight": BLEND}
+    made |= {"model": dataclasses.asdict(cfg.model), "parts": cfg.data.parts}
+    made |= {"score_pool": scoring.pool, "score_order": scoring.order}
     return json.loads(json.dumps(made))
 
 
@@ -144,9 +163,10 @@ def torch_model_of(variant):
 
 def encoded(model):
     """`arrays` through the PyTorch encoders."""
-    names = ("frames", "frame_mask", "tokens", "token_mask")
-    frames, frame_mask, *captions = (torch.from_numpy(arrays()[name]) for name in names)
-    return model.encode_video(frames, frame_mask), model.encode_text(*captions)
+    names = ("frames", "frame_mask", "tokens", "token_mask", "part_tokens", "part_token_mask")
+    frames, frame_mask, *texts = (torch.from_numpy(arrays()[name]) for name in names)
+    texts = texts if model.config["parts"] else texts[:2]
+    return model.encode_video(frames, frame_mask), model.encode_text(*texts)
 
 
 @functools.cache
@@ -154,7 +174,7 @@ def in_torch(variant):
     """Outputs of the PyTorch model, gradients by our names, and the logits of its masks."""
     model = torch_model_of(variant)
     video, text = encoded(model)
-    spy = mock.patch.object(torch_model, "straight_through", wraps=torch_model.straight_through)
+    spy = mock.patch.object(mova, "straight_through", wraps=straight_through)
     with torch.no_grad(), spy as called:
         masks = model.masks(video, text)
     found = {"zv": video.frames, "pooled": video.pooled, "y": text.tokens, "zt": text.pooled}
@@ -208,7 +228,7 @@ def test_every_gradient_through_the_scores_is_that_of_jax(variant):
     assert np.abs(expected["text/token_embedding"]).max() > 0
 
 
-@pytest.mark.parametrize("variant", ["full", "paper", "no_cmn", "cmn_only", "closed"])
+@pytest.mark.parametrize("variant", ["full", "paper", "no_cmn", "cmn_only", "part_masks", "closed"])
 def test_hard_masks_differ_at_the_threshold_only(variant):
     expected, (got, _, logits) = in_jax(variant)[1], in_torch(variant)
     names = {"no_cmn": ["masks.text"], "cmn_only": ["masks.video"]}
@@ -226,8 +246,9 @@ def test_closed_masks_leave_parts_without_length():
     assert not found["timeline"][empty].any()
 
 
-def test_scores_by_blocks_of_videos_are_the_same():
-    model = torch_model_of("joint")
+@pytest.mark.parametrize("variant", ["joint", "parts_ordered"])
+def test_scores_by_blocks_of_videos_are_the_same(variant):
+    model = torch_model_of(variant)
     with torch.no_grad():
         video, text = encoded(model)
         video = torch_model.Video(*(x[:3] for x in video))
@@ -245,14 +266,14 @@ def test_positions_are_those_of_jax_for_any_frames():
     rows = rng.normal(size=(4, 3)).astype(np.float32)
     mask = rng.random((20, 9)) < 0.6
     mask[0], mask[1] = False, True
-    got = torch_model.positions_of(torch.from_numpy(rows), torch.from_numpy(mask))
+    got = positions_of(torch.from_numpy(rows), torch.from_numpy(mask))
     assert_near(got, layers.positions_of(jnp.asarray(rows), jnp.asarray(mask)), 1e-6)
 
 
 def test_a_query_that_may_see_nothing_returns_zeros():
     query, key, value = torch.randn(3, 2, 4, 6, requires_grad=True).unbind(0)
     mask = torch.tensor([[True, False, True, True], [False] * 4])[:, None]
-    found = torch_model.attend(3, query, key, value, mask)
+    found = attend(3, query, key, value, mask)
     (gradient,) = torch.autograd.grad(found.square().sum(), value)
     assert found[0].abs().min() > 0 and not found[1].any()
     assert gradient[0, 0].abs().min() > 0 and not gradient[0, 1].any() and not gradient[1].any()
@@ -273,13 +294,14 @@ def exported(folder, variant, **config):
     return folder
 
 
-def test_the_file_imports_torch_and_safetensors_only():
-    tree = ast.parse(pathlib.Path(torch_model.__file__).read_text(encoding="utf-8"))
-    absolute = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
-    others = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert not any(node.level for node in others)
-    found = [alias.name for node in absolute for alias in node.names]
-    roots = {name.split(".")[0] for name in found + [node.module for node in others]}
+def test_the_files_import_torch_and_safetensors_only():
+    roots = set()
+    for file in pathlib.Path(torch_model.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                roots |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                roots.add(node.module.split(".")[0])
     assert {"torch", "safetensors"} < roots
     assert roots - {"torch", "safetensors"} <= set(sys.stdlib_module_names)
 
@@ -297,11 +319,11 @@ def test_one_error_names_all_that_is_wrong_with_weights(tmp_path):
     assert all(name in str(error.value) for name in names)
 
 
-def test_formats_1_and_2_are_read_and_others_refused(tmp_path):
-    for version in (1, 2):
+def test_formats_1_to_3_are_read_and_others_refused(tmp_path):
+    for version in (1, 2, 3):
         torch_model.Mova.from_pretrained(exported(tmp_path, "full", format_version=version))
-    folder = exported(tmp_path, "full", format_version=3)
-    with pytest.raises(ValueError, match="format_version 1 or 2"):
+    folder = exported(tmp_path, "full", format_version=4)
+    with pytest.raises(ValueError, match="format_version"):
         torch_model.Mova.from_pretrained(folder)
 
 
@@ -317,7 +339,7 @@ def test_keys_of_format_1_count():
     ) == 1
     assert model.cmn.blocks[0].attention.heads == 1
     logits, masks = torch.randn(5), {"kind": "soft", "init_bias": 0.0}
-    steep = torch_model.straight_through(logits, masks | {"temperature": 0.5})
-    assert torch.equal(steep, torch_model.straight_through(2 * logits, masks))
+    steep = straight_through(logits, masks | {"temperature": 0.5})
+    assert torch.equal(steep, straight_through(2 * logits, masks))
     head = {"head_layers": 2, "global_head": "seq_transformer"}
     assert len(torch_model.Mova({"model": config["model"] | head}).head.blocks) == 2
