@@ -97,6 +97,6 @@ OBJECTIVES = {
 
 # Rows whose captions are divided, with the sentences also looked for in the order of time.
 OBJECTIVES |= {
-    f"{name}_ordered": OBJECTIVES[name] | {"losses.order": 0.5}
+    f"{name}_ordered": OBJECTIVES[name] | {"losses.order": 0.2}
     for name in ("parts", "part_concepts", "part_masks")
 }
