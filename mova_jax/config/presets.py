@@ -37,47 +37,53 @@ MODELS["l14"] = {
 }
 MODELS["l14_336"] = MODELS["l14"] | {"model.vision.image_size": 336}
 
-_NO_MASKS = {
-    "model.tmn.layout": "none",
-    "model.cmn.kind": "none",
-    **dict.fromkeys(weights(needs="masks"), 0.0),
+# MoVA: captions are whole, and each frame masks them. Its rows change what follows.
+_WHOLE = {
+    "data.parts": 0,
+    "model.sharpness": 0.0,
+    "losses.order": 0.0,
+    "losses.pool": "joint",
+    "eval.pool": "aligned",
 }
-_PARTS = {
-    "data.parts": 8,
-    "model.sharpness": 20.0,
-    "losses.pool": "logmeanexp",
-    "eval.pool": "training",
-}
-_OTHER_TERMS = {name: 0.0 for name in weights() if name != "losses.contrast"}
+_BOTH_MASKS = {"model.tmn.layout": "select", "model.cmn.kind": "pool"}
+_FULL = _WHOLE | _BOTH_MASKS | {"losses.frame": 0.1, "losses.sparsity": 0.02}
+_GLOBAL = (
+    _WHOLE
+    | {name: 0.0 for name in weights() if name != "losses.contrast"}
+    | {"model.modular_scale": 0.0}
+)
 
-OBJECTIVES = {
-    "full": {},
-    # Row (i): CLIP4Clip's loss and nothing else.
-    "global_only": _NO_MASKS | _OTHER_TERMS | {"model.modular_scale": 0.0},
-    # CLIP4Clip with its seqTransf head.
-    "clip4clip": _NO_MASKS
-    | _OTHER_TERMS
-    | {"model.modular_scale": 0.0, "model.global_head": "seq_transformer"},
-    # The control that masks have to beat (docs/method.md, 7): frames weighted by the caption.
-    "frame_weighting": _NO_MASKS | {"losses.pool": "softmax", "eval.pool": "training"},
-    # Each sentence of the caption finds its own frames (docs/method.md, 3); no masks.
-    "parts": _NO_MASKS | _PARTS,
-    # The same under a mask of concepts that is made from the sentence alone.
-    "part_concepts": _PARTS | {"model.tmn.layout": "none", "losses.frame": 0.0},
-    # The same under both masks of each frame and sentence, on hard pairs.
-    "part_masks": _PARTS
-    | {"losses.hard_pairs": 4, "losses.dfsm_masks": "none", "losses.frame": 0.0},
+# Each sentence of the caption finds its own frames (docs/method.md, 3), here in the order of time.
+_PARTS = {
+    "parts_ordered": {},
+    # Under a mask of concepts that is made from the sentence alone.
+    "part_concepts_ordered": {"model.cmn.kind": "pool", "losses.sparsity": 0.02},
+    # Under both masks of each frame and sentence, on hard pairs.
+    "part_masks_ordered": _BOTH_MASKS
+    | {"losses.sparsity": 0.02, "losses.hard_pairs": 4, "losses.dfsm_masks": "none"},
+}
+OBJECTIVES = _PARTS | {
+    name.removesuffix("_ordered"): table | {"losses.order": 0.0} for name, table in _PARTS.items()
+}
+OBJECTIVES |= {
+    "full": _FULL,
+    # Row (i): CLIP4Clip's loss and nothing else; and with its seqTransf head.
+    "global_only": _GLOBAL,
+    "clip4clip": _GLOBAL | {"model.global_head": "seq_transformer"},
+    # A control without masks (docs/method.md, 7): frames weighted by the whole caption.
+    "frame_weighting": _WHOLE | {"losses.pool": "softmax", "eval.pool": "training"},
     # Row (ii): the visual mask alone, from the whole caption, as the parent SmartCLIP does.
     # All frames then share one part of the caption, so the frame contrast has no negatives.
-    "cmn_only": {"model.tmn.layout": "none", "losses.frame": 0.0},
+    "cmn_only": _FULL | {"model.tmn.layout": "none", "losses.frame": 0.0},
     # Row (iii): a frame selects tokens of the caption in place of dimensions.
-    "token_mask": {"model.tmn.layout": "tokens"},
-    "no_dfsm": {"losses.dfsm": 0.0},
-    "no_sfdm": {"losses.sfdm": 0.0},
-    "no_tv": {"losses.frame": 0.0},
-    "soft_masks": {"model.masks.kind": "soft"},
+    "token_mask": _FULL | {"model.tmn.layout": "tokens"},
+    "no_dfsm": _FULL | {"losses.dfsm": 0.0},
+    "no_sfdm": _FULL | {"losses.sfdm": 0.0},
+    "no_tv": _FULL | {"losses.frame": 0.0},
+    "soft_masks": _FULL | {"model.masks.kind": "soft"},
     # The closest reading of the sources; for towers that start from a trained CLIP.
-    "paper": {
+    "paper": _FULL
+    | {
         "model.global_head": "seq_transformer",
         "model.tmn.layout": "cross",
         "model.masks.kind": "hard",
@@ -93,10 +99,4 @@ OBJECTIVES = {
         "optim.groups": (("(vision|text|logit_scale)/?.*", 1e-3), (".*", 1.0)),
         "optim.learning_rate": 1e-4,
     },
-}
-
-# Rows whose captions are divided, with the sentences also looked for in the order of time.
-OBJECTIVES |= {
-    f"{name}_ordered": OBJECTIVES[name] | {"losses.order": 0.2}
-    for name in ("parts", "part_concepts", "part_masks")
 }

@@ -41,7 +41,7 @@ class TemporalMask:
     """The temporal mask network (TMN), which selects a part of the caption for each frame."""
 
     layout: str = key(
-        "select",
+        "none",
         "how frames and tokens are combined (docs/method.md, 2)",
         choices=("select", "cross", "joint", "tokens", "none"),
     )
@@ -53,7 +53,7 @@ class TemporalMask:
 class ConceptMask:
     """The concept mask network (CMN), which selects the concepts of a frame for that part."""
 
-    kind: str = key("pool", "attention pooling over tokens; or no CMN", choices=("pool", "none"))
+    kind: str = key("none", "attention pooling over tokens; or no CMN", choices=("pool", "none"))
     sees_frame: bool = key(False, "query by the frame too; a mask can then identify its video")
     detach_tokens: bool = key(True, "stop the gradient from the CMN into the text encoder")
 
@@ -95,7 +95,7 @@ class Model:
         14.3, "initial scale of modular scores; 0: the model has none", low=0.0, high=100.0
     )
     sharpness: float = key(
-        0.0,
+        20.0,
         "initial factor on cosines in the pools softmax and logmeanexp; 0: fixed at 10",
         low=0.0,
         before=0.0,
@@ -117,10 +117,10 @@ class Losses:
     """Weights and forms of the terms (docs/method.md, 4)."""
 
     contrast: float = weight(1.0, "weight of L_g, the global contrast")
-    frame: float = weight(0.1, "weight of L_tv, the frame contrast", needs="masks")
+    frame: float = weight(0.0, "weight of L_tv, the frame contrast", needs="masks")
     sfdm: float = weight(1.0, "weight of same frame, different masks", needs="modular_scale")
     dfsm: float = weight(1.0, "weight of different frames, same mask", needs="modular_scale")
-    sparsity: float = weight(0.02, "weight of L_s, the open share of the masks", needs="masks")
+    sparsity: float = weight(0.0, "weight of L_s, the open share of the masks", needs="masks")
     margin: float = key(0.2, "margin of L_tv, cosine", low=-1.0, high=2.0)
     frame_form: str = key("hinge", "form of L_tv", choices=("hinge", "relative"))
     frame_negatives: str = key(
@@ -132,12 +132,12 @@ class Losses:
         choices=("pair", "own", "none"),
     )
     pool: str = key(
-        "joint",
+        "logmeanexp",
         "pooling of a pair's score over frames, in training (docs/method.md, 3)",
         choices=POOLS,
     )
     order: float = key(
-        0.0,
+        0.2,
         "prior probability that the parts of a caption are in the order of time; 0: in any order",
         low=0.0,
         high=1.0,
@@ -157,7 +157,7 @@ class Data:
     cache: str = key(".data", "folder for generated shards and copies of shards at a URL")
     frames: int = key(8, "frames of a video, in training", low=1)
     parts: int = key(
-        0,
+        8,
         "most parts of a caption, each a sentence or several; 0: the caption is not divided",
         low=0,
         before=0,
@@ -252,7 +252,7 @@ class Eval:
         before="data",
     )
     pool: str = key(
-        "aligned",
+        "training",
         "pooling of a pair's score over frames; training: as losses.pool",
         choices=("training", *POOLS),
         before="training",
@@ -273,7 +273,7 @@ class Config:
     """The whole configuration."""
 
     seed: int = key(0, "seed of the weights and of the order of examples")
-    objective: str = key("full", "name of the preset, for the record")
+    objective: str = key("parts_ordered", "name of the preset, for the record")
     init_from: str = key("", "weights to start from (docs/weights.md); '': random ones", before="")
     model: Model = Model()
     losses: Losses = Losses()

@@ -20,7 +20,7 @@ def test_all_problems_are_reported_at_once():
         config.model.vision.image_size = 60  # contradicts the patch size
         config.train.batch_size = 8
         config.losses.hard_pairs = 8  # contradicts the batch size
-        config.losses.dfsm_masks = "own"
+        config.losses.dfsm_masks = "none"
         del config.seed  # missing
     with pytest.raises(ConfigError) as error:
         from_config_dict(config)

@@ -33,32 +33,41 @@ def test_every_pair_of_presets_is_valid_and_sets_all_it_says(model, objective):
 
 def test_all_rows_are_there_and_models_set_the_same_keys():
     assert sorted(OBJECTIVES) == sorted(ROWS.split())
-    assert not MODELS["tiny"] and not OBJECTIVES["full"]  # the schema's defaults
+    assert not MODELS["tiny"] and not OBJECTIVES["parts_ordered"]  # the schema's defaults
     assert len({frozenset(table) for table in MODELS.values() if table}) == 1
 
 
-def test_presets_zero_the_weights_that_make_no_sense_in_them(monkeypatch):
+def test_presets_zero_the_weights_of_other_terms(monkeypatch):
     """A term that is added to the schema needs no line in the presets."""
-    field = weight(3.0, "a new term", needs="masks").metadata["key"]
+    field = weight(3.0, "a new term").metadata["key"]
     monkeypatch.setitem(schema.KEYS, "losses.new", field)
     made = importlib.reload(presets).OBJECTIVES
     monkeypatch.undo()
     importlib.reload(presets)
-    assert made["frame_weighting"]["losses.new"] == made["global_only"]["losses.new"] == 0.0
+    assert made["global_only"]["losses.new"] == made["clip4clip"]["losses.new"] == 0.0
     assert "losses.new" not in made["no_tv"]
 
 
 def test_rows_change_what_their_names_say():
-    assert changed("no_dfsm") == {"losses.dfsm": 0.0}
-    assert changed("no_sfdm") == {"losses.sfdm": 0.0}
-    assert changed("no_tv") == {"losses.frame": 0.0}
-    assert changed("soft_masks") == {"model.masks.kind": "soft"}
-    assert changed("token_mask") == {"model.tmn.layout": "tokens"}
-    assert changed("cmn_only") == {"model.tmn.layout": "none", "losses.frame": 0.0}
+    def beyond_full(objective):
+        made, full = (from_config_dict(get_config(f"objective={o}")) for o in (objective, "full"))
+        changes = difference(made, full)
+        return {name: new for name, (_, new) in changes.items() if name != "objective"}
+
+    assert beyond_full("no_dfsm") == {"losses.dfsm": 0.0}
+    assert beyond_full("no_sfdm") == {"losses.sfdm": 0.0}
+    assert beyond_full("no_tv") == {"losses.frame": 0.0}
+    assert beyond_full("soft_masks") == {"model.masks.kind": "soft"}
+    assert beyond_full("token_mask") == {"model.tmn.layout": "tokens"}
+    assert beyond_full("cmn_only") == {"model.tmn.layout": "none", "losses.frame": 0.0}
     no_masks = {"model.tmn.layout": "none", "model.cmn.kind": "none"}
     no_masks |= {"losses.frame": 0.0, "losses.sparsity": 0.0}
     pools = {"losses.pool": "softmax", "eval.pool": "training"}
-    assert changed("frame_weighting") == no_masks | pools
+    assert beyond_full("frame_weighting") == no_masks | pools
     alone = {"losses.sfdm": 0.0, "losses.dfsm": 0.0, "model.modular_scale": 0.0}
-    assert changed("global_only") == no_masks | alone
+    assert beyond_full("global_only") == no_masks | alone
+    assert changed("parts") == {"losses.order": 0.0}
+    concepts = {"model.cmn.kind": "pool", "losses.sparsity": 0.02}
+    assert changed("part_concepts_ordered") == concepts
+    assert changed("part_concepts") == concepts | {"losses.order": 0.0}
     assert [factor for _, factor in changed("paper")["optim.groups"]] == [1e-3, 1.0]
