@@ -122,7 +122,8 @@ class EvalFns:
 
         Returns:
             `{"frame": [r f], "modular": [r f]}`: the cosine of frame and caption, plain and under
-            the masks (the same for a model without); and `ConceptMasks` `[r f d]` or None.
+            the masks (the same for a model without); and `ConceptMasks` `[r f d]` or None. Under
+            masks, divided captions have an axis of parts: `[r p f]` and `[r p f d]`.
         """
         parts = []
         for start in range(0, len(text.pooled), self.rows):
@@ -192,7 +193,8 @@ def _matching(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbeddin
     if not model.has_masks:
         return cosines, None
     masks = model.own_masks(video, model.prepare(text))
-    return cosines | {"modular": pair_sums(video.frames, masks).cosine}, masks
+    frames = video.frames if text.parts is None else video.frames[:, None]
+    return cosines | {"modular": pair_sums(frames, masks).cosine}, masks
 
 
 def _own_masks(

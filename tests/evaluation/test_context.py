@@ -178,6 +178,16 @@ def test_candidates_of_divided_captions_are_found_by_parts_without_masks(folder,
     assert retrieval(context)["rerank"] == 3
 
 
+@pytest.mark.parametrize("form", ["part_concepts", "part_masks"])
+def test_every_evaluation_takes_divided_captions(folder, form):
+    evaluator, _, params = make(folder, form, data__parts=2, losses__hard_pairs=0)
+    metrics = evaluator.evaluate(params, "test", blend_weight=0.5)
+    kinds = {"video_mask_density", "grounding", "sentence_of_frame", "modular"}
+    kinds |= {"leak"} if form == "part_masks" else set()  # masks of texts alone cannot leak
+    assert kinds <= {name.split("/")[0] for name in metrics}
+    assert np.isfinite(list(metrics.values())).all()
+
+
 def test_masks_leak_and_grounding_are_those_of_the_first_captions(folder, metrics):
     evaluator, _, params = make(folder, eval__queries="data")  # one caption a video, in the shards
     first = evaluator.evaluate(params, "test")
