@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mova_jax.losses.order import monotone_log_sum, ordered_score
+from mova_jax.losses.order import monotone_probability, ordered_score
 from mova_jax.losses.pools import CosineSums, FrameLengths, pool_frames, pool_parts
 
 SHARPNESS = 5.0
@@ -50,11 +50,20 @@ def test_is_the_mean_over_assignments_in_value_and_gradient(parts, order):
     assert not np.asarray(gradient[0])[~(FRAMES & parts[:, None])].any()
 
 
-def test_monotone_sum_worked_by_hand():
+def test_probability_of_order_worked_by_hand():
     # Two parts, two frames: (0, 0), (0, 1) and (1, 1) are monotone, (1, 0) is not.
-    logits = jnp.log(jnp.array([[2.0, 3.0], [5.0, 7.0]]))
-    expected = 2 * 5 + 2 * 7 + 3 * 7
-    np.testing.assert_allclose(jnp.exp(monotone_log_sum(logits, jnp.ones(2, bool))), expected, 1e-5)
+    windows = jnp.array([[0.2, 0.8], [0.6, 0.4]])
+    expected = 0.2 * 0.6 + 0.2 * 0.4 + 0.8 * 0.4
+    np.testing.assert_allclose(monotone_probability(windows, jnp.ones(2, bool)), expected, 1e-5)
+
+
+def test_hopeless_order_is_as_good_as_no_order():
+    cosine = jnp.asarray(np.eye(8, dtype=np.float32)[::-1])  # the last part holds first
+    every = np.ones(8, bool), np.ones(8, bool)
+    value, gradient = jax.value_and_grad(score)(cosine, *every, order=0.5, sharpness=100.0)
+    free = score(cosine, *every, order=1e-12, sharpness=100.0)
+    np.testing.assert_allclose(value, free + np.log(0.5) / 800, rtol=1e-5)
+    assert np.isfinite(gradient).all()
 
 
 def test_without_order_is_the_mean_of_the_pool():
