@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import compare_objectives, plan_table, train_step
+from benchmarks import compare_objectives, large_gallery, plan_table, train_step
 from mova_jax.config import ConfigFlags
 from mova_jax.evaluation.query_ranks import QueryRanks, save_ranks
 from mova_jax.evaluation.ranks import Ranks, RanksBothDirections
@@ -125,3 +125,10 @@ def test_the_plan_table_has_a_line_a_row_and_says_what_does_not_fit():
     assert len({line.count("|") for line in lines}) == 1
     assert "b16/256 v5e:4x4" in lines[2] and "wants 32.0 of 15.75" in lines[2]
     assert "1.0 of 16.00 | 0.50 | 2.0 | 2.00 | 1.00 | 100 to 200 | 25 to 50 | 25 | 1.50" in lines[3]
+
+
+@pytest.mark.parametrize(("order", "masks"), [(0.0, False), (0.5, True)])
+def test_scores_of_a_gallery_are_those_of_a_plain_loop(order, masks):
+    found = large_gallery.measure(large_gallery.SMALL, order, masks)
+    assert found["difference"] < 1e-5
+    assert 5 < found["t2v_r1"] < 100 and 5 < found["v2t_r1"] < 100
