@@ -253,8 +253,8 @@ def eval_batches(
         limit: number of videos, from the first; 0 for all.
 
     Yields:
-        Batches as the module describes them; all have the same number of parts, `settings.parts`,
-        padded to one length that holds the longest of the split.
+        Batches as the module describes them; all have the same number and length of parts,
+        which hold those of the whole split.
 
     Raises:
         ShardError: the source, or one record or frame, cannot be read.
@@ -263,8 +263,9 @@ def eval_batches(
     padding = settings.padding
     if settings.parts:
         captions = eval_captions(folder, split, tokenizer, limit, parts=settings.parts)
+        parts = bucket_length(captions.most_parts, padding.parts)
         length = bucket_length(captions.longest_part, padding.part_tokens)
-        padding = Padding(padding.tokens, padding.parts[-1:], (length,))
+        padding = Padding(padding.tokens, (parts,), (length,))
     make_batch = MakeBatch(source, settings, tokenizer.pad_id, padding, batch_size)
     batches = (
         grain.MapDataset.range(min(limit or len(source), len(source)))

@@ -43,6 +43,11 @@ class Captions:
         return np.array([len(ids) for ids in self.ids])
 
     @property
+    def most_parts(self) -> int:
+        """The largest number of parts of a caption, 0 without parts."""
+        return max(map(len, self.parts), default=0)
+
+    @property
     def longest_part(self) -> int:
         """The number of tokens of the longest part, 0 without parts."""
         return max((len(ids) for parts in self.parts for ids in parts), default=0)

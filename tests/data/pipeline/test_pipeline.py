@@ -237,9 +237,9 @@ def test_the_sizes_of_parts_are_few_and_end_with_the_largest():
     assert padding(parts=5).parts == (1, 2, 4, 5)
     assert padding(parts=8).parts == (1, 2, 4, 6, 8)
     assert padding(parts=17).parts == (1, 2, 4, 6, 8, 12, 16, 17)
-    assert padding(parts=8).part_tokens == (16, 24, 40, 64, 128, 192, 248)
-    assert padding(parts=8, max_tokens=40, token_buckets=(20,)).part_tokens == (16, 20, 24, 40)
-    assert padding(parts=8).largest == ((248,), (8,), (248,))
+    assert padding(parts=8).part_tokens == (16, 24, 40, 77)
+    assert padding(parts=8, max_tokens=30).part_tokens == (16, 24, 30)
+    assert padding(parts=8).largest == ((248,), (8,), (77,))
     assert padding().largest == ((248,), (), ())
 
 
