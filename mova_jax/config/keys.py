@@ -53,8 +53,9 @@ def weight(default: float, help: str, needs: str = "") -> Any:
     Args:
         default: value in the base recipe.
         help: what the term is.
-        needs: what a model must have for the term to make sense: `masks`, `modular_scale` or
-            nothing. Presets of models without it set the weight to 0, and a rule asks for that.
+        needs: what a model must have for the term to make sense: `masks`, `masks_or_parts` (parts
+            of captions), `modular_scale` or nothing. Presets of models without it set the weight to
+            0, and a rule asks for that.
     """
     description = Key(default, help, low=0.0, needs=needs, is_weight=True)
     return dataclasses.field(default=default, metadata={"key": description})

@@ -159,6 +159,11 @@ RULES = (
     _token_buckets,
     _mixture,
     _needs("masks", _has_masks, "masks: set them to 0, or choose a model.tmn.layout"),
+    _needs(
+        "masks_or_parts",
+        lambda v: _has_masks(v) or v["data.parts"] > 0,
+        "masks or divided captions: set them to 0, or data.parts above 0",
+    ),
     _needs("modular_scale", lambda v: v["model.modular_scale"] > 0, "model.modular_scale > 0"),
     _dfsm_sees_all_pairs,
     _order,

@@ -117,14 +117,20 @@ class Losses:
     """Weights and forms of the terms (docs/method.md, 4)."""
 
     contrast: float = weight(1.0, "weight of L_g, the global contrast")
-    frame: float = weight(0.0, "weight of L_tv, the frame contrast", needs="masks")
+    frame: float = weight(0.0, "weight of L_tv, the frame contrast", needs="masks_or_parts")
     sfdm: float = weight(1.0, "weight of same frame, different masks", needs="modular_scale")
     dfsm: float = weight(1.0, "weight of different frames, same mask", needs="modular_scale")
     sparsity: float = weight(0.0, "weight of L_s, the open share of the masks", needs="masks")
-    margin: float = key(0.2, "margin of L_tv, cosine", low=-1.0, high=2.0)
-    frame_form: str = key("hinge", "form of L_tv", choices=("hinge", "relative"))
+    margin: float = key(
+        0.2,
+        "margin of L_tv, cosine; above it a frame shows a part of a divided caption",
+        low=-1.0,
+        high=2.0,
+    )
     frame_negatives: str = key(
-        "same_index", "negatives of L_tv in other videos", choices=("same_index", "all")
+        "same_index",
+        "negatives of L_tv in other videos, of whole captions",
+        choices=("same_index", "all"),
     )
     dfsm_masks: str = key(
         "pair",
@@ -300,5 +306,5 @@ SECTIONS, KEYS = _walk(Config)
 
 
 def weights(needs: str | None = None) -> tuple[str, ...]:
-    """Keys that are weights of terms: all of them, or those that need `masks` (see `weight`)."""
+    """Keys that are weights of terms: all, or those with that need (see `keys.weight`)."""
     return tuple(k for k, v in KEYS.items() if v.is_weight and needs in (None, v.needs))

@@ -25,6 +25,7 @@ DROPPED = {
     "model.tmn.token_layers": Dropped(0),
     "model.masks.temperature": Dropped(1.0),
     "model.head_layers": Dropped(4, only=("model.global_head", "seq_transformer")),
+    "losses.frame_form": Dropped("hinge"),
     "losses.pool_scale": Dropped(10.0),
     "losses.pair_block": Dropped(ANY),
     "losses.warmup_steps": Dropped(0),

@@ -116,7 +116,8 @@ def model_flops(
             costs[tower] = Cost(costs[tower].forward)
     if model.global_head == "seq_transformer":
         costs["global_head"] = b * blocks(HEAD_LAYERS, f, d)
-    terms = [TERMS[name] for name in active_terms(losses, model) if TERMS[name].modular]
+    names = active_terms(losses, model, p > 0)
+    terms = [TERMS[name] for name in names if TERMS[name].modular]
     if not terms:
         return costs
     # The texts that masks are made of: captions, or their parts.
@@ -131,7 +132,7 @@ def model_flops(
     costs["tmn"] += texts * _tmn_captions(model, length, "text" not in frozen)
     if model.cmn.kind != "none":
         costs["cmn"] += texts * blocks(1, length, model.text.width)
-    products = [shape for term in terms for shape in term.products(losses, b, f, d, max(1, p))]
+    products = [shape for term in terms for shape in term.products(losses, b, f, d, p)]
     if scored and not model.masks_see_frames:
         # The cosines of frames and texts are matrix products.
         products += (2 if model.has_masks else 1) * [(scored.pairs * f, d, 1)]

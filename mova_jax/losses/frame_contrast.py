@@ -1,5 +1,6 @@
 """L_tv: the contrast between frames and parts of captions (docs/method.md, 4)."""
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -20,7 +21,6 @@ def frame_contrast(
     *,
     margin: float,
     example_mask: Bool[Array, "b"],
-    form: Literal["hinge", "relative"] = "hinge",
     negatives: Literal["same_index", "all"] = "same_index",
     group: ReplicaGroup | None = None,
 ) -> Term:
@@ -28,8 +28,7 @@ def frame_contrast(
 
     With c+ = cos(zv[b f], s[b f]) and c- = cos(zv[b f], s[c g]), a valid frame costs
 
-        hinge      (1 - c+) + mean over c- of max(0, c- - margin)
-        relative              mean over c- of max(0, margin + c- - c+)
+        (1 - c+) + mean over c- of max(0, c- - margin)
 
     The negatives of frame (b, f) are the parts s[c g] of valid frames: those of the same video,
     c == b and g != f; and those of the other videos c != b, at the same index g == f
@@ -44,9 +43,8 @@ def frame_contrast(
         frames: `[b f d]` zv, not normalised.
         text_parts: `[b f d]` s = zt * m^T of the own caption.
         frame_mask: `[b f]`; frames where it is False are never read.
-        margin: cosine below which a negative costs nothing, or by which c+ should exceed c-.
+        margin: cosine below which a negative costs nothing.
         example_mask: `[b]`; rows where it is False are never read.
-        form: `hinge` or `relative`.
         negatives: `same_index` or `all`.
         group: the replicas that share the batch; the arrays are this replica's rows. None: one.
 
@@ -54,35 +52,28 @@ def frame_contrast(
         Sum over valid frames; their count.
 
     Raises:
-        ValueError: for another form or another kind of negatives.
+        ValueError: for another kind of negatives.
     """
-    if form not in ("hinge", "relative"):
-        raise ValueError(f"form is {form!r}; choose 'hinge' or 'relative'")
     if negatives not in ("same_index", "all"):
         raise ValueError(f"negatives is {negatives!r}; choose 'same_index' or 'all'")
     valid = frame_mask & example_mask[:, None]
     frames = normalise(jnp.where(valid[..., None], frames, 0))
     parts = normalise(jnp.where(valid[..., None], text_parts, 0))
     positive = (frames * parts).sum(-1)
-    threshold = positive - margin if form == "relative" else jnp.full_like(positive, margin)
-    total, count = _negatives(
-        group or SingleReplica(), frames, parts, valid, threshold, negatives == "all"
-    )
-    cost = total / jnp.maximum(count, 1)
-    if form == "hinge":
-        cost = cost + 1 - positive
-    return masked_term(cost, valid)
+    group = group or SingleReplica()
+    total, count = _negatives(group, frames, parts, valid, margin, negatives == "all")
+    return masked_term(1 - positive + total / jnp.maximum(count, 1), valid)
 
 
-def _negatives(group, frames, parts, valid, threshold, every_index: bool):
-    """Total excess over the threshold, and number of negatives, of each frame `[r f]`."""
+def _negatives(group, frames, parts, valid, margin: float, every_index: bool):
+    """Total excess over the margin, and number of negatives, of each frame `[r f]`."""
     r, f = valid.shape
     index = BatchRows.of(group, valid[:, 0]).index
     by_video, _ = ring.reduce_pairs(
         group,
-        _excess_at_every_index if every_index else _excess_at_same_index,
+        partial(_excess_at_every_index if every_index else _excess_at_same_index, margin),
         (),
-        (frames, threshold, index),
+        (frames, index),
         (parts, valid, index),
         ring.choose_tile(group, r, 4 * f * (f if every_index else 1)),
     )
@@ -91,28 +82,28 @@ def _negatives(group, frames, parts, valid, threshold, every_index: bool):
         return total, count
     within = jnp.einsum("bfd,bgd->bfg", frames, parts, precision="highest")
     others = valid[:, None, :] & ~jnp.eye(f, dtype=bool)
-    total_within, count_within = _excess(within, threshold[..., None], others, axis=2)
+    total_within, count_within = _excess(within, margin, others, axis=2)
     return total + total_within, count + count_within
 
 
-def _excess(cosine: Array, threshold: Array, mask: Array, axis) -> tuple[Array, Array]:
-    """Sum over axes of how far negatives are above their threshold, and how many there are."""
-    over = jnp.where(mask, jax.nn.relu(cosine - threshold), 0.0)
+def _excess(cosine: Array, margin: float, mask: Array, axis) -> tuple[Array, Array]:
+    """Sum over axes of how far negatives are above the margin, and how many there are."""
+    over = jnp.where(mask, jax.nn.relu(cosine - margin), 0.0)
     return over.sum(axis), mask.sum(axis, dtype=jnp.float32)
 
 
-def _excess_at_same_index(_, videos, captions):
+def _excess_at_same_index(margin: float, _, videos, captions):
     """A tile of `_negatives`: the same frame of all other videos."""
-    (frames, threshold, b), (parts, valid, c) = videos, captions
+    (frames, b), (parts, valid, c) = videos, captions
     cosine = jnp.einsum("bfd,cfd->bcf", frames, parts, precision="highest")
     others = valid & (b[:, None] != c)[..., None]
-    return ring.Stats(_excess(cosine, threshold[:, None], others, axis=1)), ring.Stats()
+    return ring.Stats(_excess(cosine, margin, others, axis=1)), ring.Stats()
 
 
-def _excess_at_every_index(_, videos, captions):
+def _excess_at_every_index(margin: float, _, videos, captions):
     """A tile of `_negatives`: all frames of all videos, except the frame itself."""
-    (frames, threshold, b), (parts, valid, c) = videos, captions
+    (frames, b), (parts, valid, c) = videos, captions
     cosine = jnp.einsum("bfd,cgd->bfcg", frames, parts, precision="highest")
     itself = (b[:, None] == c)[:, None, :, None] & jnp.eye(valid.shape[1], dtype=bool)[:, None]
     others = valid & ~itself
-    return ring.Stats(_excess(cosine, threshold[..., None, None], others, (2, 3))), ring.Stats()
+    return ring.Stats(_excess(cosine, margin, others, (2, 3))), ring.Stats()

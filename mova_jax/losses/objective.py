@@ -53,7 +53,7 @@ def loss_of_embeddings(
     group: ReplicaGroup | None = None,
 ):
     """`objective` of the towers' output."""
-    weights = active_terms(cfg, model.cfg)
+    weights = active_terms(cfg, model.cfg, text.parts is not None)
     scales = {"scale": model.scale}
     if model.cfg.modular_scale:
         scales["modular_scale"] = model.modular_scale

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from mova_jax.losses import contrast
 from mova_jax.losses.context import TermContext
+from mova_jax.losses.frame_answer import frame_answer
 from mova_jax.losses.frame_contrast import frame_contrast
 from mova_jax.losses.hard_sfdm import hard_sfdm
 from mova_jax.typing import Term
@@ -26,15 +27,16 @@ class TermSpec:
     # means in it; each of them is logged under its own name too.
     fn: Callable[[TermContext], Term | dict[str, Term]]
     label: str  # in the report
-    # The term is left out of models that have none of this.
-    needs: Literal["", "masks", "modular_scale"] = ""
+    # The term is left out of models and captions that have none of this.
+    needs: Literal["", "masks", "masks_or_parts", "modular_scale"] = ""
     weight: float = 0.0  # when `config.losses` has no key of the term's name
     modular: bool = True  # reads frames or masks, not the global embeddings alone
     # For the count of FLOPs: whether it reads `pair_logits`, by `config.losses`.
     scores_pairs: Callable[[Any], bool] = lambda cfg: False
     # For the count of FLOPs: its own matrix products `(rows, inner, columns)`, by `config.losses`
-    # and the sizes b, f, d and the number of parts of a caption of the global batch.
-    products: Callable[[Any, int, int, int, int], list[tuple[int, int, int]]] = lambda *_: []
+    # and the sizes b, f, d of the global batch and the number of parts of a caption, 0 for whole
+    # captions. A fourth number is that of the products of the backward pass, otherwise 2.
+    products: Callable[[Any, int, int, int, int], list[tuple[int, ...]]] = lambda *_: []
 
 
 def global_contrast(context: TermContext) -> Term:
@@ -43,21 +45,37 @@ def global_contrast(context: TermContext) -> Term:
 
 
 def frame(context: TermContext) -> Term:
-    """L_tv: each frame and its own part of the caption."""
-    cfg = context.cfg
-    return frame_contrast(
-        context.video.frames,
-        context.masks.part,
-        context.video.frame_mask,
-        margin=cfg.margin,
-        example_mask=context.example_mask,
-        form=cfg.frame_form,
-        negatives=cfg.frame_negatives,
-        group=context.group,
+    """L_tv: each frame and its own part of the caption; of divided captions, one of them or none.
+
+    The video mask is not applied. It is there for positives alone, and a mask of one open dimension
+    would give them the cosine 1.
+    """
+    cfg, video, parts = context.cfg, context.video, context.text.parts
+    common = {"example_mask": context.example_mask, "group": context.group}
+    if parts is None:
+        return frame_contrast(
+            video.frames,
+            context.masks.part,
+            video.frame_mask,
+            margin=cfg.margin,
+            negatives=cfg.frame_negatives,
+            **common,
+        )
+    return frame_answer(
+        video.frames,
+        parts.pooled,
+        context.masks.part if context.networks.masks_see_frames else None,
+        video.frame_mask,
+        parts.token_mask.any(-1),
+        nothing=cfg.margin,
+        sharpness=context.networks.sharpness,
+        **common,
     )
 
 
-def _frame_products(cfg, b: int, f: int, d: int, parts: int) -> list[tuple[int, int, int]]:
+def _frame_products(cfg, b: int, f: int, d: int, parts: int) -> list[tuple[int, ...]]:
+    if parts:  # own parts, those of others, and which of these say the same
+        return [(b * f, d, parts), (b * f, d, b * parts), (b * parts, d, b * parts, 0)]
     if cfg.frame_negatives == "all":
         return [(b * f, d, b * f)]
     return [(b * f, d, f), (f * b, d, b)]
@@ -77,9 +95,9 @@ def dfsm(context: TermContext) -> Term:
     return contrast.different_frames_same_mask(logits, context.example_mask)
 
 
-def _dfsm_products(cfg, b: int, f: int, d: int, parts: int) -> list[tuple[int, int, int]]:
+def _dfsm_products(cfg, b: int, f: int, d: int, parts: int) -> list[tuple[int, ...]]:
     """Two products under a caption's own masks, one without masks."""
-    return {"own": 2, "none": 1, "pair": 0}[cfg.dfsm_masks] * [(f * b, d, b * parts)]
+    return {"own": 2, "none": 1, "pair": 0}[cfg.dfsm_masks] * [(f * b, d, b * max(1, parts))]
 
 
 def mask_densities(context: TermContext) -> dict[str, Term]:
@@ -99,7 +117,9 @@ def mask_densities(context: TermContext) -> dict[str, Term]:
 
 TERMS: dict[str, TermSpec] = {
     "contrast": TermSpec(global_contrast, "L_g: global contrast", modular=False),
-    "frame": TermSpec(frame, "L_tv: frame contrast", needs="masks", products=_frame_products),
+    "frame": TermSpec(
+        frame, "L_tv: frame contrast", needs="masks_or_parts", products=_frame_products
+    ),
     "sfdm": TermSpec(
         sfdm,
         "sfdm: same frame, different masks",
@@ -117,16 +137,18 @@ TERMS: dict[str, TermSpec] = {
 }
 
 
-def active_terms(cfg, model) -> dict[str, float]:
+def active_terms(cfg, model, divided: bool) -> dict[str, float]:
     """The weights that are not 0, by term, of the terms that a model has.
 
     Args:
         cfg: `config.losses`.
         model: `config.model`.
+        divided: whether captions are divided into parts.
     """
     has = {
         "": True,
         "masks": model.has_masks,
+        "masks_or_parts": model.has_masks or divided,
         "modular_scale": bool(model.modular_scale),
     }
     weights = {name: getattr(cfg, name, spec.weight) for name, spec in TERMS.items()}

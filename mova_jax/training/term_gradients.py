@@ -40,7 +40,7 @@ def make_term_gradients(spec: TrainSpec, mesh: jax.sharding.Mesh) -> TermGradien
         `cmn`, for each term that reads frames or masks.
     """
     config, abstract = spec.config, spec.shapes.params
-    weights = active_terms(config.losses, config.model)
+    weights = active_terms(config.losses, config.model, config.data.parts > 0)
     weights = {name: weight for name, weight in weights.items() if TERMS[name].modular}
     names = [name for name in NETWORKS if name in abstract]
     if not (names and weights):

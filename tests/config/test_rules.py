@@ -18,6 +18,10 @@ from tests.config.problems import problems_of
         ({"optim__warmup_steps": 10**6}, "optim.warmup_steps 1000000 must be under train.steps"),
         ({"model__modular_scale": 0.0}, "losses.sfdm and losses.dfsm need model.modular_scale > 0"),
         ({"losses__sparsity": 0.1}, "losses.sparsity need masks"),
+        (
+            {"losses__frame": 0.1, "data__parts": 0, "losses__order": 0.0},
+            "losses.frame need masks or divided captions: set them to 0, or data.parts above 0",
+        ),
         ({"losses__hard_pairs": 2}, "losses.dfsm_masks = 'pair' needs the score of every pair"),
         ({"train__microbatch": 5}, "train.microbatch: got 5, expected 0 (all rows at once)"),
         ({"train__microbatch": 64}, "or what divides train.batch_size 32"),

@@ -78,3 +78,15 @@ def test_a_frozen_tower_has_no_backward_pass():
     whole, frozen = (flops.model_flops(cfg, 6, f) for f in ((), ("vision",)))
     assert whole["vision"].backward > 0 == frozen["vision"].backward
     assert frozen["text"] == whole["text"]
+
+
+@pytest.mark.parametrize("objective", ["parts", "part_masks"])
+def test_the_frame_contrast_of_divided_captions_is_what_the_step_computes(objective):
+    changes = {"losses__hard_pairs": 2} if objective == "part_masks" else {}
+    parts, needed, counted = (tiny.P, tiny.T), [], []
+    for weight in (0.0, 0.5):
+        cfg = tiny.config(objective, losses__frame=weight, data__parts=tiny.P, **changes)
+        flops_of = flops.model_flops(cfg, cfg.model.text.context, parts=parts)
+        needed.append(flops_of["modular_losses"].total)
+        counted.append(both(cfg)[1].flops["modular_losses"])
+    assert counted[1] - counted[0] == pytest.approx(needed[1] - needed[0], rel=1e-6) and needed[1]

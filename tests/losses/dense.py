@@ -55,10 +55,8 @@ def frame_loss(zv, part, valid, cfg):
     if cfg.frame_negatives == "same_index":
         negative = negative & (same_video | same_index)
     positive = cosine(zv, part)
-    floor = cfg.margin if cfg.frame_form == "hinge" else (positive - cfg.margin)[..., None, None]
-    over = jnp.where(negative, jnp.maximum(c - floor, 0.0), 0.0).sum((2, 3))
-    cost = over / jnp.maximum(negative.sum((2, 3)), 1)
-    cost = cost + (1 - positive if cfg.frame_form == "hinge" else 0.0)
+    over = jnp.where(negative, jnp.maximum(c - cfg.margin, 0.0), 0.0).sum((2, 3))
+    cost = 1 - positive + over / jnp.maximum(negative.sum((2, 3)), 1)
     return jnp.where(valid, cost, 0.0).sum() / valid.sum()
 
 

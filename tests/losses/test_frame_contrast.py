@@ -34,7 +34,7 @@ def contrast_inputs():
     return normal(0, B, F, D).at[0, 2].set(0.0), parts
 
 
-def contrast_reference(frames, parts, valid, margin, form, negatives):
+def contrast_reference(frames, parts, valid, margin, negatives):
     """By loops over frames and their negatives, in the words of the docstring."""
 
     def cosine(z, s):
@@ -51,10 +51,8 @@ def contrast_reference(frames, parts, valid, margin, form, negatives):
             other_video = c != b and (negatives == "all" or g == f)
             if same_video or other_video:
                 negative = cosine(frames[b, f], parts[c, g])
-                over = negative - (margin if form == "hinge" else positive - margin)
-                costs.append(jnp.maximum(over, 0.0))
-        total += (1 - positive) if form == "hinge" else 0.0
-        total += sum(costs) / len(costs) if costs else 0.0
+                costs.append(jnp.maximum(negative - margin, 0.0))
+        total += 1 - positive + (sum(costs) / len(costs) if costs else 0.0)
         count += 1
     return total, count
 
@@ -66,16 +64,15 @@ def contrast(frames, parts, frame_mask=None, example_mask=None, **kwargs):
 
 
 @pytest.mark.parametrize("negatives", ["same_index", "all"])
-@pytest.mark.parametrize("form", ["hinge", "relative"])
 @pytest.mark.parametrize("example_mask", [ALL, SOME.at[0].set(False)], ids=["all", "some"])
-def test_frame_contrast_equals_loops_in_values_and_gradients(form, negatives, example_mask):
+def test_frame_contrast_equals_loops_in_values_and_gradients(negatives, example_mask):
     valid = FRAME_MASK & np.asarray(example_mask)[:, None]
 
     def loops(frames, parts):
-        return contrast_reference(frames, parts, valid, 0.2, form, negatives)
+        return contrast_reference(frames, parts, valid, 0.2, negatives)
 
     def blockwise(*args):
-        options = {"margin": 0.2, "form": form, "negatives": negatives}
+        options = {"margin": 0.2, "negatives": negatives}
         return tuple(contrast(*args, jnp.asarray(FRAME_MASK), example_mask, **options))
 
     assert_same(blockwise(*contrast_inputs()), loops(*contrast_inputs()))
@@ -97,8 +94,6 @@ def test_frame_contrast_worked_by_hand():
     # (0, 1) = y at 0 and (1, 0) = y at 0; so 0. Likewise frame (0, 1). Frame (1, 0) = x: c+ = 0;
     # negatives (1, 1) = x at 1 and (0, 0) = x at 1; so 1 + 0.75. Likewise frame (1, 1).
     assert_same(contrast(frames, parts, margin=0.25), Term(3.5, 4.0))
-    # relative: frames of video 0: max(0, 0.25 + 0 - 1) = 0; of video 1: 0.25 + 1 - 0.
-    assert_same(contrast(frames, parts, margin=0.25, form="relative"), Term(2.5, 4.0))
     # all: one more negative each. Frame (0, 0) = x also meets (1, 1) = x: 0.75 / 3. Frame (1, 0)
     # also meets (0, 1) = y: 1 + (0.75 + 0.75 + 0) / 3.
     everything = contrast(frames, parts, margin=0.25, negatives="all")
@@ -109,9 +104,8 @@ def test_empty_part_counts_as_cosine_zero():
     frames = normal(0, 1, 1, D)
     empty = jnp.zeros((1, 1, D))
     assert_same(contrast(frames, empty, margin=0.2), Term(1.0, 1.0))
-    # A frame without negatives costs its pull alone, which the relative form does not have.
+    # A frame without negatives costs its pull alone.
     assert_same(contrast(frames, frames, margin=0.2), Term(0.0, 1.0))
-    assert_same(contrast(frames, empty, margin=0.2, form="relative"), Term(0.0, 1.0))
 
 
 @pytest.mark.parametrize("garbage", [1e30, jnp.nan])
@@ -151,7 +145,6 @@ def test_frame_contrast_of_bfloat16_is_float32():
     assert_same(got, contrast(*(x.astype(jnp.float32) for x in small), margin=0.2), atol=1e-6)
 
 
-@pytest.mark.parametrize("kwargs", [{"form": "soft"}, {"negatives": "none"}])
-def test_unknown_forms_are_refused(kwargs):
+def test_unknown_negatives_are_refused():
     with pytest.raises(ValueError, match="choose"):
-        contrast(*contrast_inputs(), margin=0.2, **kwargs)
+        contrast(*contrast_inputs(), margin=0.2, negatives="none")

@@ -40,6 +40,7 @@ def gradient_of(model, batch, cfg):
     [
         ("full", EVERYTHING),
         ("global_only", ALWAYS),
+        ("clip4clip", ALWAYS),
         ("frame_weighting", ALWAYS | MODULAR),
         ("cmn_only", EVERYTHING - {"frame"}),
         ("token_mask", EVERYTHING),
@@ -63,7 +64,8 @@ def test_presets_are_the_weighted_sum_of_the_terms_they_name(name, expected):
 
 def test_every_preset_is_tested():
     [mark] = test_presets_are_the_weighted_sum_of_the_terms_they_name.pytestmark
-    assert {name for name, _ in mark.args[1]} == set(OBJECTIVES)
+    divided = {name for name in OBJECTIVES if name.startswith("part")}  # test_part_scores.py
+    assert {name for name, _ in mark.args[1]} == set(OBJECTIVES) - divided
 
 
 # -- the formulas (docs/method.md, 3 and 4)
@@ -91,7 +93,7 @@ def reference(model, batch, cfg, rows):
 )
 def test_full_objective_equals_the_dense_form(options):
     model, cfg = tiny.model(**options), tiny.config(**options).losses
-    assert (cfg.frame_form, cfg.frame_negatives) == ("hinge", "same_index")
+    assert cfg.frame_negatives == "same_index"
     arrays = tiny.batch_arrays()
     arrays["frame_mask"][2] = False  # one padded example
     batch = Batch(**{name: jnp.asarray(x) for name, x in arrays.items()})

@@ -107,7 +107,7 @@ def assert_as_dense(devices, name="full", **options):
 
 
 HARD = {"losses__hard_pairs": 3, "losses__dfsm_masks": "own", "losses__pool": "softmax"}
-OTHERS = {"losses__frame_negatives": "all", "losses__frame_form": "relative"}
+OTHERS = {"losses__frame_negatives": "all"}
 ALIGNED = {"losses__pool": "aligned"}
 
 
@@ -234,11 +234,10 @@ def test_every_layout(monkeypatch, devices, layout):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4, 8])
-@pytest.mark.parametrize("form", ["hinge", "relative"])
 @pytest.mark.parametrize("negatives", ["same_index", "all"])
 @pytest.mark.parametrize("k", [1, 12])
-def test_every_frame_contrast_and_hard_pairs(monkeypatch, devices, form, negatives, k):
+def test_every_frame_contrast_and_hard_pairs(monkeypatch, devices, negatives, k):
     force_small_tiles(monkeypatch)
-    options = {"losses__frame_form": form, "losses__frame_negatives": negatives}
+    options = {"losses__frame_negatives": negatives}
     options |= {"losses__hard_pairs": k, "losses__dfsm_masks": "own"}
     assert_as_dense(devices, **options, **SMOOTH)

@@ -34,11 +34,14 @@ def test_each_weight_in_the_schema_is_a_term_that_needs_the_same():
 @pytest.mark.parametrize("objective", ["full", "global_only", "frame_weighting", "cmn_only"])
 def test_terms_that_a_model_lacks_are_left_out(monkeypatch, objective):
     cfg = tiny.config(objective)
-    for name in ("masks", "modular_scale"):
+    for name in ("masks", "masks_or_parts", "modular_scale"):
         monkeypatch.setitem(TERMS, f"by_{name}", TermSpec(None, "", needs=name, weight=1.0))
-    absent = {"global_only": {"by_masks", "by_modular_scale"}, "frame_weighting": {"by_masks"}}
-    added = {name for name in active_terms(cfg.losses, cfg.model) if name.startswith("by_")}
-    assert added == {"by_masks", "by_modular_scale"} - absent.get(objective, set())
+    masks, scale = {"by_masks", "by_masks_or_parts"}, {"by_modular_scale"}
+    absent = {"global_only": masks | scale, "frame_weighting": masks}.get(objective, set())
+    for divided, there in ((False, set()), (True, {"by_masks_or_parts"})):
+        names = active_terms(cfg.losses, cfg.model, divided)
+        added = {name for name in names if name.startswith("by_")}
+        assert added == (masks | scale) - absent | there
 
 
 # -- a term from outside, through the table alone
