@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mova_jax import config as config_lib
 
@@ -95,8 +96,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _size(folder: os.PathLike) -> str:
-    files = [entry for entry in os.scandir(folder) if entry.is_file()]
-    total = sum(entry.stat().st_size for entry in files)
+    files = [path for path in Path(folder).rglob("*") if path.is_file()]
+    total = sum(path.stat().st_size for path in files)
     return f"{len(files)} files, {total / 1e6:,.1f} MB"
 
 

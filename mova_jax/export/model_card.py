@@ -10,6 +10,7 @@ from pathlib import Path
 from mova_jax.config import Config
 from mova_jax.data.tokenizer import PART_TOKENS
 from mova_jax.export.bundle import Bundle
+from mova_jax.losses.scores import search_scoring
 
 _DESCRIPTION = {
     "pytorch": "a MoVA model for PyTorch: encoders, mask networks if any, and all scores",
@@ -55,8 +56,8 @@ _ABOUT = {
     "with the mean of its frames' zv, each at length 1{head}.",
 }
 _METHOD = """\
-Frames of a video and {texts} are encoded as in CLIP{masks} (after Modular Long Video-Text
-Alignment, [arXiv 2607.00858](https://arxiv.org/abs/2607.00858))."""
+Frames of a video and {texts} are encoded as in CLIP{masks}
+(after Modular Long Video-Text Alignment, [arXiv 2607.00858](https://arxiv.org/abs/2607.00858))."""
 _MASKS = {  # by whether there is a TMN and a CMN
     (True, True): "; for each frame two masks select the part of the {text} that it is about and "
     "its concepts that match",
@@ -74,11 +75,10 @@ _PARTS = """\
 ## Captions in parts
 
 The modular score is the mean over the parts of a caption: each sentence is encoded as a text of its
-own and finds its own frames. At most {parts} parts; shorter captions are padded with parts whose
-mask is all False. A caption without parts is scored as a whole.
+own and finds its own frames. A caption has at most {parts} parts; where it has fewer than others of
+its batch, parts whose mask is all False pad it. A caption without parts is scored as a whole.
 
 ```python
-import torch
 from torch_model.sentences import merge_parts, split_sentences  # needs numpy
 from transformers import CLIPTokenizer
 
@@ -126,6 +126,7 @@ This is {description}. {method}
 vocabulary of {model.text.vocab_size} |
 | joint embedding | {model.embed_dim} dimensions, {model.activation} |
 | global head | {model.global_head} |
+| pair scores | {pool} over frames; captions in {parts} |
 | mask networks | TMN {model.tmn.layout}, CMN {model.cmn.kind}, {model.masks.kind} masks |
 
 ## Training
@@ -179,6 +180,8 @@ def text_of(kind: str, bundle: Bundle) -> str:
         load=_LOAD[kind],
         about=about,
         model=model,
+        pool=search_scoring(bundle.config.losses, bundle.config.eval).pool,
+        parts=_parts(bundle.config),
         training="\n".join(f"| {k.replace('_', ' ')} | {v} |" for k, v in training.items()),
         measured=_measured(kind, bundle),
         licence=bundle.licence or "not stated: ask the publisher of this folder",
@@ -192,6 +195,15 @@ def _method(config: Config) -> str:
         text, texts = "sentence", "the sentences of a long caption, each for itself,"
     masks = _MASKS[config.model.tmn.layout != "none", config.model.cmn.kind != "none"]
     return _METHOD.format(texts=texts, masks=masks.format(text=text))
+
+
+def _parts(config: Config) -> str:
+    """The division of captions, for the table of the model."""
+    if not config.data.parts:
+        return "one part"
+    order = config.losses.order
+    in_order = f", in the order of time with prior probability {order:g}" if order else ""
+    return f"at most {config.data.parts} parts{in_order}"
 
 
 def _origin(training: Mapping[str, object]) -> str:

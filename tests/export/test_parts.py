@@ -100,9 +100,13 @@ def test_the_example_of_the_card_runs_without_this_package(folder, tmp_path):
     text = "A red circle moves. It stops! Then (e.g. here) it goes."
     script = tmp_path / "script.py"
     card = (source / "README.md").read_text()
+    assert (
+        "logmeanexp over frames; captions in at most 8 parts |" in card
+        and "mask select" not in card
+    )
     example = next(block for block in card.split("```python\n") if "split_sentences" in block)
     script.write_text(
-        "import sys\n"
+        "import sys, torch\n"
         "sys.modules |= dict.fromkeys(('jax', 'flax', 'mova_jax', 'tests'))\n"
         "sys.path.insert(0, '.')\n"
         f"caption = {text!r}\n"
