@@ -62,7 +62,11 @@ class ConceptMask:
 class Masks:
     """The masks of both networks."""
 
-    kind: str = key("hard", "exactly 0 or 1; or a sigmoid", choices=("hard", "soft"))
+    kind: str = key(
+        "hard",
+        "exactly 0 or 1; a sigmoid; or from the sigmoid to 0 or 1 over the steps of the training",
+        choices=("hard", "soft", "annealed"),
+    )
     init_bias: float = key(2.0, "added to the logits: above 0, masks start open")
 
 

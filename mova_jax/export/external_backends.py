@@ -67,9 +67,9 @@ def _masks(model: torch_model.Mova, video, text) -> dict[str, torch.Tensor]:
 
 
 def named_masks(soft, hard, kind: str) -> dict[str, Any]:
-    """Masks by the names of outputs; hard ones for a model with `kind` "hard"."""
+    """Masks by the names of outputs; hard ones too, but for a model with `kind` "soft"."""
     found = {"soft text mask": soft.text, "soft video mask": soft.video}
-    if kind == "hard":
+    if kind != "soft":
         found |= {"text mask": hard.text, "video mask": hard.video}
     return found
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from mova_jax.losses import contrast
 from mova_jax.losses.context import TermContext
@@ -26,7 +26,13 @@ from mova_jax.typing import Batch, Term, TextEmbedding, VideoEmbedding
 _WATCHED = "watched"  # key of what is logged besides the terms
 
 
-def objective(model, batch: Batch, cfg, group: ReplicaGroup | None = None):
+def objective(
+    model,
+    batch: Batch,
+    cfg,
+    group: ReplicaGroup | None = None,
+    hardness: Float[Array, ""] | None = None,
+):
     """The loss of a batch, and its metrics.
 
     Args:
@@ -35,13 +41,14 @@ def objective(model, batch: Batch, cfg, group: ReplicaGroup | None = None):
             microbatches (`losses/microbatch.py`).
         cfg: `config.losses`.
         group: the replicas that share the batch (`parallel.collectives.replica_group`); None: one.
+        hardness: of `annealed` masks at a step of training; None: as in an evaluation.
 
     Returns:
         The loss (float32 scalar), and a dict of scalars: each term without its weight, the open
         shares of the masks, the scales, and the recall at 1 of the global score within the batch.
     """
     video, text = embeddings(model, batch)
-    return loss_of_embeddings(model, video, text, batch.example_mask, cfg, group)
+    return loss_of_embeddings(model, video, text, batch.example_mask, cfg, group, hardness)
 
 
 def loss_of_embeddings(
@@ -51,6 +58,7 @@ def loss_of_embeddings(
     example_mask: Bool[Array, "b"],
     cfg,
     group: ReplicaGroup | None = None,
+    hardness: Float[Array, ""] | None = None,
 ):
     """`objective` of the towers' output."""
     weights = active_terms(cfg, model.cfg, text.parts is not None)
@@ -60,7 +68,7 @@ def loss_of_embeddings(
     if model.cfg.sharpness:
         scales["sharpness"] = model.sharpness
     group = group or SingleReplica()
-    replicated, sharded = (model.mask_networks(), scales), (video, text, example_mask)
+    replicated, sharded = (model.mask_networks(hardness), scales), (video, text, example_mask)
     sums = group.shard_map(partial(_sums, group, cfg, tuple(weights)), replicated, sharded)
     means = jax.tree.map(lambda term: term.mean, sums, is_leaf=lambda x: isinstance(x, Term))
     loss, metrics = jnp.zeros(()), means.pop(_WATCHED)

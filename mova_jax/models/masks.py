@@ -18,17 +18,21 @@ from jaxtyping import Array, Bool, Float
 from mova_jax.models import layers
 
 
-def straight_through(logits: Float[Array, "..."], kind: str) -> Float[Array, "..."]:
+def straight_through(
+    logits: Float[Array, "..."], hardness: float | Float[Array, ""]
+) -> Float[Array, "..."]:
     """A mask in 0..1 from its logits (docs/method.md, 2; the parent's code).
 
     Args:
         logits: any shape.
-        kind: `hard`: exactly 0 or 1 with the gradient of the sigmoid; `soft`: the sigmoid.
+        hardness: 0: the sigmoid; 1: exactly 0 or 1 with the gradient of the sigmoid; between them
+            their mixture, with the same gradient.
     """
     soft = jax.nn.sigmoid(logits.astype(jnp.float32))
-    if kind == "soft":
-        return soft
-    return (soft >= 0.5).astype(jnp.float32) + (soft - jax.lax.stop_gradient(soft))
+    hard = (soft >= 0.5).astype(jnp.float32) + (soft - jax.lax.stop_gradient(soft))
+    if isinstance(hardness, float) and hardness in (0.0, 1.0):
+        return hard if hardness else soft
+    return (1 - hardness) * soft + hardness * hard
 
 
 class CrossAttention(nnx.Module):

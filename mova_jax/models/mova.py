@@ -46,11 +46,12 @@ class MaskNetworks(nnx.Module):
     """TMN and CMN: all parameters that the score of a pair depends on, but those of the towers.
 
     What the config leaves out has no attribute: `tmn`, `cmn`, `projection` (of tokens, in the
-    `tokens` layout only), `log_sharpness`.
+    `tokens` layout only), `log_sharpness`. Nor have `annealed` masks the attribute `hardness_now`
+    outside of training.
     """
 
-    def __init__(self, cfg, parts: dict[str, nnx.Module]):
-        """Holds networks by attribute name; `cfg` is `config.model`."""
+    def __init__(self, cfg, parts: dict[str, Any]):
+        """Holds networks and scalars by attribute name; `cfg` is `config.model`."""
         self.cfg = cfg
         for name, module in parts.items():
             setattr(self, name, module)
@@ -64,6 +65,13 @@ class MaskNetworks(nnx.Module):
     def masks_see_frames(self) -> bool:
         """Whether masks depend on frames; else those of a caption hold for all videos."""
         return self.has_masks and self.cfg.masks_see_frames
+
+    @property
+    def hardness(self) -> Float[Array, ""] | float:
+        """Of the masks, see `straight_through`; that of annealed ones is 1 but in training."""
+        if hasattr(self, "hardness_now"):
+            return self.hardness_now
+        return 0.0 if self.cfg.masks.kind == "soft" else 1.0
 
     @property
     def sharpness(self) -> Float[Array, ""] | float:
@@ -112,7 +120,7 @@ class MaskNetworks(nnx.Module):
         with jax.named_scope("cmn"):
             prepared = self.cmn.prepare(text.tokens, text.token_mask)
             logits = jax.vmap(logits)(text.pooled, prepared, text.token_mask)
-        return straight_through(logits, self.cfg.masks.kind)
+        return straight_through(logits, self.hardness)
 
     def masks(
         self,
@@ -134,7 +142,7 @@ class MaskNetworks(nnx.Module):
         elif hasattr(self, "cmn"):
             with jax.named_scope("cmn"):
                 logits = self.cmn(part, frames, caption.concept, caption.token_mask)
-            video = straight_through(logits, self.cfg.masks.kind)
+            video = straight_through(logits, self.hardness)
         return ConceptMasks(text=text, video=video, part=part, text_mask_density=density)
 
     def _text_part(self, frames, frame_mask, caption):
@@ -144,7 +152,7 @@ class MaskNetworks(nnx.Module):
             return text, text.mean(-1), caption.pooled * text
         with jax.named_scope("tmn"):
             logits = self.tmn(frames, frame_mask, caption.temporal, caption.token_mask)
-        mask = straight_through(logits, self.cfg.masks.kind)
+        mask = straight_through(logits, self.hardness)
         if self.cfg.tmn.layout != "tokens":
             return mask, mask.mean(-1), caption.pooled * mask
         # s is the mean of the selected tokens' projections in place of zt * m^T.
@@ -242,11 +250,18 @@ class Mova(MaskNetworks):
         """The text tower's map to the joint embedding."""
         return self.text.projection
 
-    def mask_networks(self) -> MaskNetworks:
-        """The model without towers and head, with shared parameters."""
+    def mask_networks(self, hardness: Float[Array, ""] | None = None) -> MaskNetworks:
+        """The model without towers and head, with shared parameters.
+
+        Args:
+            hardness: of `annealed` masks at a step of training; None: as everywhere else.
+        """
         names = [name for name in ("tmn", "cmn", "log_sharpness") if hasattr(self, name)]
         names += ["projection"] if self.cfg.tmn.layout == "tokens" else []
-        return MaskNetworks(self.cfg, {name: getattr(self, name) for name in names})
+        parts = {name: getattr(self, name) for name in names}
+        return MaskNetworks(
+            self.cfg, parts if hardness is None else parts | {"hardness_now": hardness}
+        )
 
 
 def _unflattened(tree: Any, shape: tuple[int, int]) -> Any:

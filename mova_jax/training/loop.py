@@ -236,7 +236,7 @@ class Loop:
         step = int(state.step)
         if self._term_gradients:
             with self._progress.paused():
-                self._writer.write(step, self._term_gradients(state.params, batch))
+                self._writer.write(step, self._term_gradients(state.params, batch, state.step))
         if self._evaluate is None:
             return
         with self._progress.paused():

@@ -1,15 +1,19 @@
-"""The optimizer: AdamW with a warm-up and a cosine, and learning rates by parameter name."""
+"""The optimizer: AdamW, learning rates by parameter name, and what changes with the step."""
 
 import re
 
 import jax.numpy as jnp
 import optax
 from flax import traverse_util
+from jaxtyping import Array, Float, Int
 
-from mova_jax.config import Optim
+from mova_jax.config import Config, Optim
 from mova_jax.utils.trees import parameter_names, unflatten
 
 B1, B2, EPS = 0.9, 0.98, 1e-6  # of Adam, as in CLIP4Clip
+
+# Share of the steps after which annealed masks are hard: the last ones train what is evaluated.
+HARDENING = 0.8
 
 
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
@@ -21,6 +25,13 @@ def schedule(cfg: Optim, steps: int) -> optax.Schedule:
         decay_steps=steps,
         end_value=cfg.learning_rate * cfg.final_fraction,
     )
+
+
+def mask_hardness(config: Config, step: Int[Array, ""] | int) -> Float[Array, ""] | None:
+    """Hardness of annealed masks at a step: linear from 0 to 1. None for masks of other kinds."""
+    if config.model.masks.kind != "annealed":
+        return None
+    return jnp.minimum(jnp.asarray(step / (HARDENING * config.train.steps), jnp.float32), 1.0)
 
 
 def group_factors(cfg: Optim, params) -> dict[str, float]:

@@ -9,7 +9,7 @@ import optax
 
 from mova_jax.losses.objective import objective
 from mova_jax.parallel import collectives, sharding
-from mova_jax.training.optim import schedule, split_trained
+from mova_jax.training.optim import mask_hardness, schedule, split_trained
 from mova_jax.training.state import TrainSpec, TrainState
 from mova_jax.typing import Batch
 from mova_jax.utils.trees import merged
@@ -36,10 +36,10 @@ def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
     state_sharding = sharding.state_sharding(mesh, spec.shapes)
     batch_sharding = sharding.fields_sharding(mesh, cfg.train.microbatch)
 
-    def loss_of(trained, frozen, batch):
+    def loss_of(trained, frozen, batch, step):
         with sharding.activation_sharding(mesh):
             model = spec.model(merged(trained, frozen))
-            return objective(model, batch, cfg.losses, group)
+            return objective(model, batch, cfg.losses, group, mask_hardness(cfg, step))
 
     @partial(
         jax.jit,
@@ -50,7 +50,7 @@ def make_train_step(spec: TrainSpec, mesh: jax.sharding.Mesh):
     def train_step(state: TrainState, batch: Batch):
         trained, frozen = split_trained(spec.factors, state.params)
         grad_fn = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, terms), grads = grad_fn(trained, frozen, batch)
+        (loss, terms), grads = grad_fn(trained, frozen, batch, state.step)
         norm = optax.tree.norm(grads)
         with jax.named_scope("optimizer"):
             new, opt_state = _updated(spec, state, trained, grads)

@@ -16,17 +16,18 @@ from jaxtyping import Array, Float
 from mova_jax.losses.objective import objective
 from mova_jax.losses.terms import TERMS, active_terms
 from mova_jax.parallel import collectives, sharding
+from mova_jax.training.optim import mask_hardness
 from mova_jax.training.state import TrainSpec
 from mova_jax.typing import Batch
 from mova_jax.utils.trees import merged
 
 NETWORKS = ("tmn", "cmn")
 
-TermGradients = Callable[[Any, Batch], dict[str, Float[Array, ""]]]
+TermGradients = Callable[[Any, Batch, Any], dict[str, Float[Array, ""]]]
 
 
 def make_term_gradients(spec: TrainSpec, mesh: jax.sharding.Mesh) -> TermGradients | None:
-    """Makes the jitted function `(params, batch) -> metrics`; it changes neither.
+    """Makes the jitted function `(params, batch, step) -> metrics`; it changes none of them.
 
     The towers run forward once and have no backward pass; the losses have one for each term.
 
@@ -48,21 +49,26 @@ def make_term_gradients(spec: TrainSpec, mesh: jax.sharding.Mesh) -> TermGradien
     group = collectives.replica_group(mesh)
     batch_sharding = sharding.fields_sharding(mesh, config.train.microbatch)
 
-    def weighted_terms(networks, others, batch) -> Float[Array, "terms"]:
+    def weighted_terms(networks, others, batch, step) -> Float[Array, "terms"]:
         with sharding.activation_sharding(mesh):
             model = spec.model(merged(others, networks))
-            _, terms = objective(model, batch, config.losses, group)
+            _, terms = objective(model, batch, config.losses, group, mask_hardness(config, step))
         return jnp.stack([weight * terms[name] for name, weight in weights.items()])
 
     @partial(
         jax.jit,
-        in_shardings=(sharding.state_sharding(mesh, abstract), batch_sharding),
+        in_shardings=(
+            sharding.state_sharding(mesh, abstract),
+            batch_sharding,
+            sharding.replicated(mesh),
+        ),
         out_shardings=sharding.replicated(mesh),
     )
-    def term_gradients(params, batch: Batch) -> dict[str, Float[Array, ""]]:
+    def term_gradients(params, batch: Batch, step) -> dict[str, Float[Array, ""]]:
         others = {name: leaf for name, leaf in params.items() if name not in names}
         networks = {name: params[name] for name in names}
-        _, pull_back = jax.vjp(lambda networks: weighted_terms(networks, others, batch), networks)
+        terms = partial(weighted_terms, others=others, batch=batch, step=step)
+        _, pull_back = jax.vjp(terms, networks)
 
         def norms(term: Float[Array, "terms"]) -> list[Float[Array, ""]]:
             (gradients,) = pull_back(term)

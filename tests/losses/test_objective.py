@@ -143,3 +143,30 @@ def test_hard_pairs_are_the_hardest_and_all_of_them_are_all():
     )
     tiny.assert_near(same, whole)
     assert hardest[1]["sfdm"] < whole[1]["sfdm"]  # fewer wrong captions to be confused with
+
+
+# -- annealed masks
+
+
+@functools.partial(tiny.jit, static_argnums=2)
+def annealed_gradient(model, batch, cfg, hardness):
+    """`gradient_of` at a step of training."""
+    return jax.value_and_grad(objective, has_aux=True)(model, batch, cfg, None, hardness)
+
+
+@pytest.mark.parametrize("name", ["full", "part_concepts", "part_masks"])
+def test_annealed_masks_begin_as_soft_ones_and_end_as_hard_ones(name):
+    changes = {"losses__frame": 0.5}
+    changes |= (
+        {"losses__hard_pairs": 2, "losses__dfsm_masks": "none"} if name == "part_masks" else {}
+    )
+    cfg, batch = tiny.config(name, **changes).losses, tiny.batch(parts=name != "full")
+    kinds = ("soft", "hard", "annealed")
+    soft, hard, annealed = (tiny.model(name, model__masks__kind=k, **changes) for k in kinds)
+    found = [annealed_gradient(annealed, batch, cfg, a) for a in (0.0, 1.0, 0.5)]
+    expected = [gradient_of(model, batch, cfg) for model in (soft, hard)]
+    tiny.assert_near(found[:2], expected, 1e-6)
+    losses = [float(loss) for (loss, _), _ in found]
+    assert len(set(losses)) == 3
+    # An evaluation, which does not know the step, has hard masks.
+    np.testing.assert_array_equal(value_of(annealed, batch, cfg)[0], value_of(hard, batch, cfg)[0])

@@ -24,27 +24,51 @@ PARTS = RNG.normal(size=(C, F, D)).astype(np.float32)
 
 def test_hard_masks_are_zeros_and_ones_with_the_gradient_of_the_sigmoid():
     logits = jnp.array([-3.0, -1e-3, 0.0, 1e-3, 5.0])
-    mask = straight_through(logits, "hard")
+    mask = straight_through(logits, 1.0)
     np.testing.assert_array_equal(mask, [0.0, 0.0, 1.0, 1.0, 1.0])
     weights = jnp.array([1.0, 2, 3, 4, 5])
-    gradient = jax.grad(lambda x: (weights * straight_through(x, "hard")).sum())(logits)
+    gradient = jax.grad(lambda x: (weights * straight_through(x, 1.0)).sum())(logits)
     sigmoid = 1 / (1 + np.exp(-np.asarray(logits)))
     np.testing.assert_allclose(gradient, weights * sigmoid * (1 - sigmoid), rtol=1e-5)
 
 
 def test_soft_masks_are_the_sigmoid_of_logits():
     # sigmoid(ln 3) = 3/4 with slope 3/16.
-    value, slope = jax.value_and_grad(lambda x: straight_through(x, "soft"))(np.log(3.0))
+    value, slope = jax.value_and_grad(lambda x: straight_through(x, 0.0))(np.log(3.0))
     np.testing.assert_allclose([value, slope], [3 / 4, 3 / 16], rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["hard", "soft"])
-def test_masks_of_bfloat16_and_of_large_logits_are_exact_with_finite_gradients(kind):
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("hardness", [0.0, 1.0])
+def test_masks_at_the_ends_of_the_annealing_are_soft_and_hard(hardness, traced):
+    logits = jnp.linspace(-4.0, 4.0, 9)
+
+    def value_and_slope(hardness):
+        return jax.value_and_grad(lambda x: (x * straight_through(x, hardness)).sum())(logits)
+
+    annealed = (
+        jax.jit(value_and_slope)(hardness) if traced else value_and_slope(jnp.array(hardness))
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        annealed,
+        jax.jit(value_and_slope, static_argnums=0)(hardness),
+    )
+
+
+def test_masks_between_are_the_mixture_with_the_gradient_of_the_sigmoid():
+    # sigmoid(ln 3) = 3/4 with slope 3/16; a quarter of the way to 1.
+    value, slope = jax.value_and_grad(straight_through)(np.log(3.0), jnp.array(0.25))
+    np.testing.assert_allclose([value, slope], [3 / 4 + 1 / 16, 3 / 16], rtol=1e-6)
+
+
+@pytest.mark.parametrize("hardness", [0.0, 0.5, 1.0])
+def test_masks_of_bfloat16_and_of_large_logits_are_exact_with_finite_gradients(hardness):
     logits = jnp.array([-1e4, -200.0, 200.0, 1e4])
-    mask = straight_through(logits.astype(jnp.bfloat16), kind)
+    mask = straight_through(logits.astype(jnp.bfloat16), hardness)
     assert mask.dtype == jnp.float32
     np.testing.assert_allclose(mask, [0, 0, 1, 1], atol=1e-30)
-    gradient = jax.grad(lambda x: straight_through(x, kind).sum())(logits)
+    gradient = jax.grad(lambda x: straight_through(x, hardness).sum())(logits)
     np.testing.assert_allclose(gradient, 0.0, atol=1e-30)
 
 

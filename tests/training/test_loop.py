@@ -95,9 +95,9 @@ def test_saving_and_evaluating_count_in_no_rate(tmp_path):
 def test_gradients_of_terms_are_measured_on_the_last_batch_and_count_in_no_rate(tmp_path):
     simulation, measured = Simulation(), []
 
-    def term_gradients(params, batch):
+    def term_gradients(params, batch, step):
         simulation.now += 5000
-        measured.append(int(batch.video_id[0]))
+        measured.append((int(batch.video_id[0]), int(step)))
         return {"gradient/frame/tmn": float(len(measured))}
 
     class Numbered(Batches):
@@ -110,7 +110,7 @@ def test_gradients_of_terms_are_measured_on_the_last_batch_and_count_in_no_rate(
     progress = simulation.run(tmp_path, Numbered(), term_gradients=term_gradients)
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "gradient/frame/tmn" in row]
     assert [(row["step"], row["gradient/frame/tmn"]) for row in rows] == [(4, 1), (8, 2)]
-    assert measured == [4, 8]
+    assert measured == [(4, 4), (8, 8)]
     assert progress.rates()["time/step_s"] == pytest.approx(1.0, rel=0.2)
 
 

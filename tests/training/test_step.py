@@ -1,6 +1,7 @@
 """The train step: equal on every mesh, and safe against losses that are not finite."""
 
 import collections
+import dataclasses
 import functools
 import re
 
@@ -213,6 +214,22 @@ def test_frozen_parameters_are_not_averaged():
     shapes = spec_on(ONE, **AVERAGE, optim__groups=(("text/.*", 0.0), (".*", 1.0)))[1].shapes
     assert set(shapes.params) - set(shapes.ema) == {"text"}
     assert parameter_names(shapes.weights).keys() == parameter_names(shapes.params).keys()
+
+
+def test_annealed_masks_harden_with_the_step_in_one_program():
+    annealed, soft, hard = (
+        compiled(ONE, model__masks__kind=k) for k in ("annealed", "soft", "hard")
+    )
+
+    def loss(kind, at):
+        state = dataclasses.replace(kind[1](), step=jnp.asarray(at, jnp.int32))
+        return float(kind[2](state, batch_of(annealed[0], 0))[1]["loss"])
+
+    # Ten steps, so hard from step 8 on.
+    losses = [loss(annealed, at) for at in (0, 4, 8, 9)]
+    assert losses[0] == pytest.approx(loss(soft, 0), rel=1e-6)
+    assert losses[2] == losses[3] == pytest.approx(loss(hard, 8), rel=1e-6)
+    assert losses[1] not in (losses[0], losses[2])
 
 
 def test_without_an_average_the_parameters_are_evaluated():

@@ -50,7 +50,7 @@ def test_norms_are_those_of_objectives_of_one_term_and_nothing_is_changed():
         arrays[name][-1:] = False  # a row of padding
     measure = make_term_gradients(spec, mesh)
     batch = sharding.put_batch(mesh, arrays)
-    found = {name: float(value) for name, value in measure(placed, batch).items()}
+    found = {name: float(value) for name, value in measure(placed, batch, 0).items()}
     assert found.keys() == {f"gradient/{t}/{n}" for t in MODULAR for n in ("tmn", "cmn")}
     expected = norms_of_single_terms(spec, params, Batch(**arrays))
     for name, norm in expected.items():
@@ -67,5 +67,5 @@ def test_networks_that_a_model_does_not_have_are_left_out():
         assert make_term_gradients(spec_on(mesh, name), mesh) is None
     spec = spec_on(mesh, "cmn_only")
     batch = jax.eval_shape(lambda: tiny.batch(ROWS))
-    found = jax.eval_shape(make_term_gradients(spec, mesh), spec.shapes.params, batch)
+    found = jax.eval_shape(make_term_gradients(spec, mesh), spec.shapes.params, batch, 0)
     assert set(found) == {f"gradient/{term}/cmn" for term in ("sfdm", "dfsm", "sparsity")}

@@ -81,6 +81,6 @@ class ConceptMaskNetwork(Module):
 
 
 def straight_through(logits: Tensor, cfg: dict) -> Tensor:
-    """A mask from logits: `soft` is the sigmoid, `hard` is 0 or 1 with the sigmoid's gradient."""
+    """A mask from logits: `soft` is the sigmoid, others are 0 or 1 with its gradient."""
     soft = torch.sigmoid((logits + cfg["init_bias"]) / cfg.get("temperature", 1.0))
     return soft if cfg["kind"] == "soft" else (soft >= 0.5).float() + (soft - soft.detach())
