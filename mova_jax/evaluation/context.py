@@ -100,8 +100,13 @@ class EvalContext:
 
     @cached_property
     def matching_masks(self) -> ConceptMasks | None:
-        """Masks `[b f d]` of each video with its first caption; None for a model without masks."""
-        return self.fns.matching_pairs(self.params, self.embeddings.video, self.embeddings.text)[1]
+        """Masks `[b f d]` of each video with its first caption, for small splits only.
+
+        None for a model without masks.
+        """
+        if not self.config.model.has_masks:
+            return None
+        return self.fns.matching_masks(self.params, self.embeddings.video, self.embeddings.text)
 
     @cached_property
     def timed_sentences(self) -> list[SentenceCosines]:
@@ -120,7 +125,7 @@ class EvalContext:
             tokens = pad_tokens(ids, self.settings.buckets, self.tokenizer.pad_id)
             text = self.fns.encode_text(self.params, *tokens)
             video = rows_of(self.embeddings.video, [sentence.video for sentence in block])
-            cosines, _ = self.fns.matching_pairs(self.params, video, text)
+            cosines = self.fns.matching_cosines(self.params, video, text)
             frame, modular = cosines["frame"], cosines["modular"]
             found += [SentenceCosines(s, frame[i], modular[i]) for i, s in enumerate(block)]
         return found
@@ -165,7 +170,7 @@ class EvalContext:
         with self.progress("first stage", self.num_videos * len(owner), "pair") as bar:
             first = with_progress(first, bar.update)
             found = shortlist(first, self.num_videos, owner, k=RERANKED, blocks=block)
-        size = self.fns.rows
+        size = self.fns.pair_block(len(owner))[0]
         with self.progress("re-ranked", len(found.pairs), "pair") as bar:
 
             def score_answers(caption: int, videos: np.ndarray) -> dict[str, np.ndarray]:

@@ -29,9 +29,10 @@ from mova_jax.models.build import ModelSpec
 from mova_jax.parallel import sharding
 from mova_jax.typing import Batch, ConceptMasks, TextEmbedding, VideoEmbedding
 
-# Videos (on each device) and captions whose pairs are scored at a time where no mask depends on the
-# pair. Their cosines are 4 MB for 64 frames and 4 parts; larger blocks leave the processor's cache.
+# Videos (on each device) and captions that are scored at a time, few enough that their cosines, or
+# their masks, stay in a processor's cache: by matmuls, and with masks of each pair.
 PAIR_BLOCK = (8, 512)
+MASKED_PAIR_BLOCK = (16, 4)
 
 
 class EvalFns:
@@ -59,7 +60,10 @@ class EvalFns:
         self._encode_text = compiled(sharded(partial(_encode_text, spec)), (params, split))
         self._pairs = compiled(partial(_pairs, spec, scoring), (params, split, whole))
         self._first_stage = compiled(partial(_first_stage, spec, scoring), (params, split, whole))
-        self._matching = compiled(sharded(partial(_matching, spec)), (params, split, split))
+        rows = params, split, split
+        self._cosines = compiled(sharded(partial(_cosines, spec)), rows)
+        self._masks = compiled(sharded(partial(_masks, spec)), rows)
+        self._densities = compiled(sharded(partial(_densities, spec)), rows)
         self._own_mask_scores = jax.jit(partial(_own_masks, spec, scoring.pool))
 
     def encode(self, params, arrays: dict[str, np.ndarray]) -> tuple[VideoEmbedding, TextEmbedding]:
@@ -88,9 +92,8 @@ class EvalFns:
             captions: of the gallery.
             masks: whether pairs have their own masks, in a model whose masks depend on frames.
         """
-        if masks and self._spec.config.masks_see_frames:
-            return self.rows, self.rows
-        videos, most = PAIR_BLOCK
+        masked = masks and self._spec.config.masks_see_frames
+        videos, most = MASKED_PAIR_BLOCK if masked else PAIR_BLOCK
         return videos * self._shards, min(most, _multiple(captions, 64))
 
     def pairs(
@@ -117,18 +120,32 @@ class EvalFns:
         scores = compiled(params, _filled(video, block[0]), _filled(text, block[1]))
         return {name: np.asarray(s)[: shape[0], : shape[1]] for name, s in scores.items()}
 
-    def matching_pairs(self, params, video: VideoEmbedding, text: TextEmbedding):
-        """Frame cosines and masks of any number of videos, each with the caption of its row.
+    def matching_cosines(self, params, video: VideoEmbedding, text: TextEmbedding):
+        """Frame cosines of any number of videos, each with the caption of its row.
 
         Returns:
             `{"frame": [r f], "modular": [r f]}`: the cosine of frame and caption, plain and under
-            the masks (the same for a model without); and `ConceptMasks` `[r f d]` or None. Under
-            masks, divided captions have an axis of parts: `[r p f]` and `[r p f d]`.
+            the masks (the same for a model without).
         """
+        return self._by_rows(self._cosines, params, video, text)
+
+    def matching_masks(self, params, video: VideoEmbedding, text: TextEmbedding) -> ConceptMasks:
+        """Masks `[r f d]`, or by parts `[r p f d]`, of videos with the captions of their rows."""
+        return self._by_rows(self._masks, params, video, text)
+
+    def matching_densities(self, params, video: VideoEmbedding, text: TextEmbedding):
+        """The open share of these masks.
+
+        Returns:
+            `{"text_mask_density": [r *p f], "video_mask_density": [r *p f]}`.
+        """
+        return self._by_rows(self._densities, params, video, text)
+
+    def _by_rows(self, compiled, params, video, text):
         parts = []
         for start in range(0, len(text.pooled), self.rows):
             block = rows_of((video, text), slice(start, start + self.rows))
-            found = self._matching(params, *_filled(block, self.rows))
+            found = compiled(params, *_filled(block, self.rows))
             parts.append(_first(found, len(block[1].pooled)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
@@ -186,15 +203,25 @@ def _first_stage(
     return {"global": scores, "first": first}
 
 
-def _matching(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbedding):
+def _cosines(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbedding):
+    plain = (normalise(video.frames) @ normalise(text.pooled)[..., None])[..., 0]
+    if not spec.config.has_masks:
+        return {"frame": plain, "modular": plain}
+    masks = _masks(spec, params, video, text)
+    return {"frame": plain, "modular": pair_sums(video.frames, masks).cosine}
+
+
+def _masks(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbedding) -> ConceptMasks:
     model = spec.model(params)
-    frame = normalise(video.frames) @ normalise(text.pooled)[..., None]
-    cosines = {"frame": frame[..., 0], "modular": frame[..., 0]}
-    if not model.has_masks:
-        return cosines, None
-    masks = model.own_masks(video, model.prepare(text))
-    frames = video.frames if text.parts is None else video.frames[:, None]
-    return cosines | {"modular": pair_sums(frames, masks).cosine}, masks
+    return model.own_masks(video, model.prepare(text))
+
+
+def _densities(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbedding):
+    masks = _masks(spec, params, video, text)
+    return {
+        "text_mask_density": masks.text_mask_density,
+        "video_mask_density": masks.video.mean(-1),
+    }
 
 
 def _own_masks(

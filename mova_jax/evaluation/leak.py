@@ -31,7 +31,7 @@ def leak(context: EvalContext) -> dict[str, float]:
     true_video = np.roll(np.arange(count), count // 2)
     video = rows_of(context.embeddings.video, slice(count))
     text = rows_of(context.embeddings.text, true_video)
-    _, masks = context.fns.matching_pairs(context.params, video, text)
+    masks = context.fns.matching_masks(context.params, video, text)
     scores = context.fns.own_mask_scores(context.params, video, text, masks)
     metrics = {"leak/own_masks_auc": leak_auc(scores, true_video)}
     if context.config.model.modular_scale:

@@ -17,12 +17,9 @@ def mask_densities(context: EvalContext) -> dict[str, float]:
         `text_mask_density` and `video_mask_density`, of all frames; and of the frames of each
         group of `frames_by_event`, such as `text_mask_density/named`.
     """
-    masks, valid = context.matching_masks, context.embeddings.video.frame_mask
-    text = context.embeddings.text
-    densities = {
-        "text_mask_density": mean_of_parts(masks.text_mask_density, text),
-        "video_mask_density": mean_of_parts(masks.video.mean(-1), text),
-    }
+    video, text = context.embeddings.video, context.embeddings.text
+    valid, shares = video.frame_mask, context.fns.matching_densities(context.params, video, text)
+    densities = {name: mean_of_parts(share, text) for name, share in shares.items()}
     groups = {name: density[valid] for name, density in densities.items()}
     for group, frames in frames_by_event(context).items():
         groups |= {f"{name}/{group}": density[frames] for name, density in densities.items()}
