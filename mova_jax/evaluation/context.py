@@ -78,17 +78,21 @@ class EvalContext:
     @cached_property
     def embeddings(self) -> SplitEmbeddings:
         """Every video and its first caption; captions as long as the longest needs."""
-        parts, rows = [], self.fns.rows
         batches = eval_batches(
-            self.folder, self.split, self.tokenizer, self.settings, rows, self.limit
+            self.folder, self.split, self.tokenizer, self.settings, self.fns.rows, self.limit
         )
         count = splits_of(self.folder)[self.split]
-        with self.progress("videos", min(self.limit or count, count), "video") as bar:
+        count, done, embeddings = min(self.limit or count, count), 0, None
+        with self.progress("videos", count, "video") as bar:
             for arrays in batches:
                 video, text = self.fns.encode(self.params, arrays)
-                parts.append(SplitEmbeddings(video, text, arrays["timestamps"][: len(text.pooled)]))
-                bar.update(len(text.pooled))
-        embeddings = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+                size = len(text.pooled)
+                found = SplitEmbeddings(video, text, arrays["timestamps"][:size])
+                if embeddings is None:  # filled in place: to concatenate would take them twice
+                    embeddings = jax.tree.map(partial(_room, count), found)
+                jax.tree.map(partial(_put, slice(done, done + size)), embeddings, found)
+                done += size
+                bar.update(size)
         return embeddings._replace(text=self._shortened(embeddings.text))
 
     @cached_property
@@ -232,6 +236,15 @@ class EvalContext:
         return dataclasses.replace(
             text, tokens=text.tokens[:, :length], token_mask=text.token_mask[:, :length]
         )
+
+
+def _room(rows: int, like: np.ndarray) -> np.ndarray:
+    """An array for more rows like these; zeros, whose memory is taken when they are written."""
+    return np.zeros((rows, *like.shape[1:]), like.dtype)
+
+
+def _put(rows: slice, array: np.ndarray, values: np.ndarray) -> None:
+    array[rows] = values
 
 
 @dataclasses.dataclass(frozen=True)
