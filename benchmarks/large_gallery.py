@@ -110,7 +110,9 @@ def corner(context: EvalContext) -> tuple[np.ndarray, np.ndarray]:
         for c in range(count):
             masks = None if parts.video_mask is None else parts.video_mask[c]
             plain[b, c] = plain_score(video.frames[b], parts.pooled[c], masks, sharpness, order)
-    return context.matching_scores.square("modular")[:count, :count], plain
+    first = slice(count)
+    scores = [context.matching_scores(slice(b, b + 1), first)["modular"] for b in range(count)]
+    return np.concatenate(scores), plain
 
 
 def measure(size: Gallery, order: float, masks: bool) -> dict[str, float]:

@@ -28,18 +28,17 @@ from mova_jax.data.pipeline.queries import (
 from mova_jax.data.sources import splits_of
 from mova_jax.data.tokenizer import Tokenizer, bucket_length, pad_parts, pad_tokens
 from mova_jax.evaluation.embedding_cache import (
-    CachedScores,
     PackedCaptions,
     SplitEmbeddings,
     with_progress,
 )
 from mova_jax.evaluation.jitted import EvalFns, rows_of
 from mova_jax.evaluation.query_ranks import WEIGHTS, QueryRanks, rank_queries
+from mova_jax.evaluation.ranks import ScoreBlock
 from mova_jax.evaluation.rerank import RERANKED, rerank, shortlist
 from mova_jax.typing import ConceptMasks, TextEmbedding
 from mova_jax.utils.progress_bar import bar_of
 
-CACHED_VIDEOS = 256  # first videos of a split whose scores with each other's captions are cached
 _LONG = 10.0  # seconds after which a bar is shown
 
 
@@ -95,12 +94,14 @@ class EvalContext:
                 bar.update(size)
         return embeddings._replace(text=self._shortened(embeddings.text))
 
-    @cached_property
-    def matching_scores(self) -> CachedScores:
+    @property
+    def matching_scores(self) -> ScoreBlock:
         """Scores of blocks of videos with blocks of their first captions."""
-        block, count = self.fns.pair_block(self.num_videos), min(CACHED_VIDEOS, self.num_videos)
-        scores = self._score_block(self.fns.pairs, partial(rows_of, self.embeddings.text), block)
-        return CachedScores(scores, block, count)
+        captions, block = (
+            partial(rows_of, self.embeddings.text),
+            self.fns.pair_block(self.num_videos),
+        )
+        return self._score_block(self.fns.pairs, captions, block)
 
     @cached_property
     def matching_masks(self) -> ConceptMasks | None:
@@ -139,7 +140,7 @@ class EvalContext:
         """The ranks of the queries by every score.
 
         `config.eval.queries` says which captions these are: the first of each video, or all. In a
-        gallery of more than `CACHED_VIDEOS`, masks that depend on frames are computed for the best
+        gallery of more than `RERANKED`, masks that depend on frames are computed for the best
         answers of each query only.
         """
         videos, packed, owner = self.num_videos, None, np.arange(self.num_videos)
@@ -152,7 +153,7 @@ class EvalContext:
                 packed, owner = self._packed(captions), captions.video
         weights = WEIGHTS if self.blend_weight is None else (self.blend_weight,)
         model = self.config.model
-        if model.modular_scale and model.masks_see_frames and videos > CACHED_VIDEOS:
+        if model.modular_scale and model.masks_see_frames and videos > RERANKED:
             return self._reranked(packed, owner, weights)
         block = self.fns.pair_block(len(owner))
         scores = self.matching_scores
@@ -187,7 +188,9 @@ class EvalContext:
 
             return rerank(found, score_answers, weights)
 
-    def _score_block(self, score: Callable, captions: Callable, block: tuple[int, int]):
+    def _score_block(
+        self, score: Callable, captions: Callable, block: tuple[int, int]
+    ) -> ScoreBlock:
         """Scores of blocks of the videos with blocks of captions, `{name: [b c]}`."""
 
         def scores(videos: slice, rows: slice) -> dict[str, np.ndarray]:

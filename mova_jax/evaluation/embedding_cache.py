@@ -1,7 +1,7 @@
 """Host-side caches for blockwise retrieval.
 
 `SplitEmbeddings` has the videos of a split, each with its first caption. `PackedCaptions` has all
-captions where a video has several; `CachedScores` has the scores that are read twice.
+captions where a video has several.
 
 The towers give `[c l w]` states, which for the 59,800 captions of MSR-VTT would be 5.9 GB in
 float32 at 48 tokens of width 512. Without padding they are 1.5 GB (about a dozen tokens each), so
@@ -87,41 +87,6 @@ class PackedCaptions:
 
     def _mask(self, captions: slice, length: int) -> np.ndarray:
         return np.arange(length) < self._tokens[captions, ..., None]
-
-
-class CachedScores:
-    """A `score_block` that caches the blocks of the first videos with the first captions."""
-
-    def __init__(self, score_block: ScoreBlock, block: tuple[int, int], count: int):
-        """Wraps a `score_block`.
-
-        Args:
-            score_block: of blocks that start at multiples of the size of a block.
-            block: videos and captions of a block.
-            count: videos and captions that are cached, from the first.
-        """
-        self._score_block, self._block, self._count = score_block, block, count
-        self._cached: dict[tuple[int, int], dict[str, np.ndarray]] = {}
-
-    def __call__(self, videos: slice, captions: slice) -> dict[str, np.ndarray]:
-        """Scores `[b c]` by name."""
-        key = videos.start, captions.start
-        if key in self._cached:
-            return self._cached[key]
-        scores = self._score_block(videos, captions)
-        if max(key) < self._count:
-            self._cached[key] = scores
-        return scores
-
-    def square(self, name: str) -> Float[np.ndarray, "b c"]:
-        """Scores of the first `count` videos with the first `count` captions."""
-        # Whole blocks, as a sweep over the gallery asks for: only those are in the cache.
-        videos, captions = (
-            [slice(start, start + size) for start in range(0, self._count, size)]
-            for size in self._block
-        )
-        scores = np.block([[self(v, c)[name] for c in captions] for v in videos])
-        return scores[: self._count, : self._count]
 
 
 def observed(

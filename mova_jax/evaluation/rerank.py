@@ -24,7 +24,7 @@ from mova_jax.evaluation.embedding_cache import observed
 from mova_jax.evaluation.query_ranks import QueryRanks, best_weight
 from mova_jax.evaluation.ranks import Ranks, RanksBothDirections, ScoreBlock, blockwise_ranks
 
-RERANKED = 64  # k, candidates of a query
+RERANKED = 32  # k, candidates of a query
 
 # Scores by name of one caption with some videos.
 ScoreAnswers = Callable[[int, Int[np.ndarray, "v"]], Mapping[str, Float[np.ndarray, "v"]]]

@@ -156,7 +156,6 @@ def test_blocks_of_any_size_give_the_same_metrics(folder, metrics):
 
 def test_candidates_of_divided_captions_are_found_by_parts_without_masks(folder, monkeypatch):
     evaluator, spec, params = make(folder, "part_masks", data__parts=2, losses__hard_pairs=1)
-    monkeypatch.setattr(context_lib, "CACHED_VIDEOS", 1)
     monkeypatch.setattr(context_lib, "RERANKED", 3)
     context = evaluator.context(params, "test")
     captions = eval_captions(folder, "test", Tokenizer(folder / TOKENIZER, 40), 0, "all", 2)

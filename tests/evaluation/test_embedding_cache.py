@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mova_jax.evaluation.embedding_cache import CachedScores, PackedCaptions, with_progress
+from mova_jax.evaluation.embedding_cache import PackedCaptions, with_progress
 from mova_jax.typing import TextEmbedding
 
 
@@ -48,24 +48,6 @@ def test_divided_captions_are_restored(states):
     np.testing.assert_array_equal(got.parts.token_mask.any(-1), [[True, False], [True, True]])
     if states:
         np.testing.assert_array_equal(got.parts.tokens[:, :, :4], tokens[1:3])
-
-
-def test_scores_of_the_first_are_computed_once():
-    scores = np.random.default_rng(0).normal(size=(7, 7))
-    scored = []
-
-    def block(v, c):
-        scored.append((v.start, c.start))
-        return {"modular": scores[v, c]}
-
-    cached = CachedScores(block, block=(2, 2), count=3)
-    first = cached(slice(0, 2), slice(2, 4))
-    assert cached(slice(0, 2), slice(2, 4)) is first
-    np.testing.assert_array_equal(cached.square("modular"), scores[:3, :3])
-    assert sorted(scored) == [(0, 0), (0, 2), (2, 0), (2, 2)]
-    cached(slice(4, 6), slice(0, 2))
-    cached(slice(4, 6), slice(0, 2))
-    assert scored.count((4, 0)) == 2  # nothing outside of the square is cached
 
 
 def test_pairs_are_counted_once():

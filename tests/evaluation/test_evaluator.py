@@ -14,7 +14,6 @@ from mova_jax.evaluation import context as context_lib
 from mova_jax.evaluation.context import Evaluation
 from mova_jax.evaluation.evaluator import EVALUATIONS, Evaluator
 from mova_jax.evaluation.query_ranks import load_ranks
-from mova_jax.evaluation.retrieval import retrieval
 from mova_jax.losses.pools import frame_lengths, pool_frames
 from mova_jax.losses.scores import pair_sums, search_scoring
 from mova_jax.parallel import mesh as mesh_lib
@@ -102,23 +101,10 @@ def test_modular_metrics_are_those_of_pairs_scored_one_by_one(by_hand, metrics):
     v2t = 1 + (scores > own[:, None]).sum(1)
     assert metrics["modular/t2v/mnr"] == pytest.approx(t2v.mean())
     assert metrics["modular/v2t/mnr"] == pytest.approx(v2t.mean())
-    shares = []
-    for given in range(VIDEOS):
-        true_video = (given - VIDEOS // 2) % VIDEOS
-        others = np.delete(scores[:, true_video], [given, true_video])
-        shares.append((others < scores[given, true_video]).mean())
-    assert metrics["leak/pairs_auc"] == pytest.approx(np.mean(shares))
 
 
-def test_large_galleries_are_ranked_again_among_the_best_of_the_global_score(
-    full, metrics, monkeypatch
-):
+def test_large_galleries_are_ranked_again_among_the_best_of_the_global_score(full, monkeypatch):
     evaluator, _, params = full
-    monkeypatch.setattr(context_lib, "CACHED_VIDEOS", VIDEOS - 1)
-    context = evaluator.context(params, "test", blend_weight=1.0)
-    found = retrieval(context)
-    assert found.pop("rerank") == 64
-    assert found == {name: metrics[name] for name in found}  # all are candidates
     monkeypatch.setattr(context_lib, "RERANKED", 3)
     scores, ranks = context.dense_scores(), evaluator.context(params, "test").query_ranks
     first, modular = scores["global"], scores["modular"]
