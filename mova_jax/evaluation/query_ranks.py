@@ -19,7 +19,7 @@ from mova_jax.evaluation import ranks as ranks_lib
 from mova_jax.evaluation.ranks import Ranks, RanksBothDirections, ScoreBlock
 from mova_jax.utils import atomic
 
-WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 BLOCKS = (256, 256)
 
 

@@ -106,7 +106,8 @@ def test_modular_metrics_are_those_of_pairs_scored_one_by_one(by_hand, metrics):
 def test_large_galleries_are_ranked_again_among_the_best_of_the_global_score(full, monkeypatch):
     evaluator, _, params = full
     monkeypatch.setattr(context_lib, "RERANKED", 3)
-    scores, ranks = context.dense_scores(), evaluator.context(params, "test").query_ranks
+    context = evaluator.context(params, "test")
+    scores, ranks = context.dense_scores(), context.query_ranks
     first, modular = scores["global"], scores["modular"]
     t2v, _ = dense_ranks(two_stage(first.T, modular.T, 3).T, np.arange(VIDEOS))
     _, v2t = dense_ranks(two_stage(first, modular, 3), np.arange(VIDEOS))
