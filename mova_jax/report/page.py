@@ -13,8 +13,9 @@ RETRIEVAL = (
     "the best one counts as the answer. Rank = 1 + answers that score strictly higher + half of "
     "those that tie. R@K: queries with rank at most K, in %; small print: 95 % bootstrap interval "
     "over queries, or over videos where one has several. MdR, MnR: median and mean rank. Global: "
-    "cosine of two vectors. Modular: the pair's frames under the pair's own masks. Blend: global + "
-    "weight x modular. The blend weight is chosen on validation, never on a test split."
+    "cosine of two vectors. Modular: every sentence of the caption (or the whole, where it is not "
+    "divided) finds its frames, under masks if there are any. Blend: global + weight x modular. "
+    "The blend weight is chosen on validation, never on a test split."
 )
 RETRIEVAL_CURVES = (
     "Validation while training",
@@ -24,7 +25,7 @@ RETRIEVAL_CURVES = (
 )
 GROUNDING = (
     "Each timed sentence is scored on every sampled frame of its own video, two ways: modular, the "
-    "cosine of the frame and the sentence under the pair's own masks; and their plain cosine. Hit: "
+    "cosine of frame and sentence under masks, if the model has any; and their plain cosine. Hit: "
     "the best frame is within the sentence's span; chance is a random frame. AUC: a frame inside "
     "the span scores above one outside. mIoU: overlap in time of the span with the run of frames "
     "around the best one that score above the midpoint of lowest and highest; next to it the whole "
