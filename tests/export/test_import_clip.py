@@ -18,6 +18,8 @@ from mova_jax.utils.trees import parameter_names
 from mova_jax.weights.files import WeightsError, read_tensors
 from tests.weights import clips
 
+FULL = ("--config", "configs/base.py:objective=full")  # with mask networks
+
 
 def make_clip(folder, dim=8):
     """A folder of transformers' CLIPModel with its vocabulary."""
@@ -46,7 +48,8 @@ def test_jax_reads_a_clip_as_transformers_does(clip):
 
 
 def test_import_makes_a_model_of_clips_sizes_for_248_tokens(clip, tmp_path, capsys):
-    assert convert.main(["import", str(clip), str(tmp_path / "out")]) == convert.DONE
+    command = ["import", str(clip), str(tmp_path / "out"), *FULL]
+    assert convert.main(command) == convert.DONE
     report = capsys.readouterr().out
     assert "text positions stretched from 77 to 248" in report and "tmn (" in report
     folder = tmp_path / "out" / "pytorch"
@@ -73,7 +76,7 @@ def test_import_keeps_frozen_positions_activation_and_bias(layout, dim, tmp_path
     """Long-CLIP's first positions stay frozen, SmartCLIP's mask network has no bias."""
     w = make_clip(tmp_path, dim).state_dict()
     torch.save(getattr(clips, layout)(w), tmp_path / "weights.pt")
-    args = ["import", str(tmp_path / "weights.pt"), str(tmp_path / "out")]
+    args = ["import", str(tmp_path / "weights.pt"), str(tmp_path / "out"), *FULL]
     assert convert.main([*args, "--set", "model.text.context=78"]) == convert.FAILED
     assert "78" in capsys.readouterr().err
     assert convert.main(args) == convert.DONE

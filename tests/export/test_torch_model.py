@@ -55,7 +55,11 @@ VARIANTS = {
         "model__text__layers": 2,
         "losses__pool": "mean",
     },
-    "cmn_only": {"objective": "cmn_only", "losses__pool": "aligned"},
+    "cmn_only": {
+        "objective": "cmn_only",
+        "losses__pool": "aligned",
+        "model__masks__kind": "annealed",
+    },
     "frame_weighting": {"objective": "frame_weighting", "losses__pool": "aligned"},
     "global_only": {"objective": "global_only", "model__global_head": "seq_transformer"},
     # Captions by parts: with no masks, with those of texts, with those of frames and texts.

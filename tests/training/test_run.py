@@ -58,13 +58,13 @@ def test_a_run_leaves_what_its_workdir_promises(complete):
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, STEPS + 1))
     assert [row["step"] for row in rows if "validation/t2v/r1" in row] == [4, STEPS]
     # One frame a video among 16, then 3 frames a video among 8.
-    assert all(name in rows[0] for name in ("train/sfdm", "train/dfsm", "train/frame"))
+    assert all(name in rows[0] for name in ("train/sfdm", "train/dfsm", "train/sharpness"))
     last = rows[-1]
     for name in (
         "t2v/r1",
         "modular/v2t/mnr",
-        "grounding/modular/hit",
-        "leak/own_masks_auc",
+        "grounding/frame/hit",
+        "sentence_of_frame/frame/accuracy",
         "gallery",
     ):
         assert f"test/{name}" in last

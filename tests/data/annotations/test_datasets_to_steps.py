@@ -200,6 +200,9 @@ def config_of(printed):
     made = load(f"{ROOT}/{words[3].removeprefix('--config=')}")
     sizes = tiny.SIZES | {
         "data.frames": min(tiny.F, made.data.frames),
+        # Batches of one shape: numbers of parts differ.
+        "data.parts": 0,
+        "losses.order": 0.0,
         "data.token_buckets": (32,),
         "eval.frames": min(tiny.F, made.eval.frames),
         "init_from": "",
