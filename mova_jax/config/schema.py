@@ -228,13 +228,13 @@ class Optim:
 class Train:
     """Length and rhythm of a run; batches are global, over all devices and processes."""
 
-    steps: int = key(800, "steps of the run", low=1)
+    steps: int = key(640, "steps of the run", low=1)
     batch_size: int = key(32, "videos in a batch", low=2)
     microbatch: int = key(
         0, "videos in the towers at a time, to save memory; 0: all", low=0, before=0
     )
     image_share: float = key(
-        0.3,
+        0.375,
         "share of the steps, the first ones, that train on single frames",
         low=0.0,
         high=1.0,
