@@ -279,7 +279,8 @@ def test_an_evaluation_has_one_shape_of_parts(folder, tokenizer):
             expected = [tokenizer.encode(caption.text).ids.tolist() for caption in captions]
             assert _parts_said(batch, row) == expected
     (first,) = _evaluate(folder, tokenizer, parts=5, limit=1)
-    assert first["part_tokens"].shape == (BATCH, len(_record(0).captions), 16)
+    p = min(n for n in (1, 2, 4, 5) if n >= len(_record(0).captions))
+    assert first["part_tokens"].shape == (BATCH, p, 16)
 
 
 # ------------------------------------------------------------------------- image-caption batches
