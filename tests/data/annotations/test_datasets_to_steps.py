@@ -265,7 +265,9 @@ def _train(context, videos):
     before, after = parameter_names(start.params), parameter_names(state.params)
     moved = {name for name in before if not np.array_equal(before[name], after[name])}
     modules, trained = ({name.split("/")[0] for name in names} for names in (before, moved))
-    assert modules - {"vision", "text"} <= trained  # towers may have tiny rates
+    # Towers may have tiny rates, and scales move too little for float32.
+    slow = {"vision", "text", "logit_scale", "modular_logit_scale"}
+    assert modules - slow <= trained
 
 
 def _check_pairs(arrays, tokenizer):
