@@ -138,7 +138,8 @@ def search_scoring(losses, evaluation) -> PairScoring:
         evaluation: `config.eval`, whose pool may be `training`.
     """
     pool = losses.pool if evaluation.pool == "training" else evaluation.pool
-    return PairScoring(pool, losses.order)
+    # The order is defined for this pool; another one is asked for to be seen by itself.
+    return PairScoring(pool, losses.order if pool == "logmeanexp" else 0.0)
 
 
 def global_scores(video: VideoEmbedding, text: TextEmbedding) -> Float[Array, "b c"]:

@@ -10,7 +10,7 @@ import pytest
 from mova_jax.config.presets import OBJECTIVES
 from mova_jax.losses import ring
 from mova_jax.losses.objective import objective
-from mova_jax.losses.scores import matched_scores, pair_scores
+from mova_jax.losses.scores import matched_scores, pair_scores, search_scoring
 from mova_jax.parallel import collectives, sharding
 from mova_jax.parallel import mesh as mesh_lib
 from tests import tiny
@@ -60,6 +60,12 @@ def test_pair_scores_equal_a_plain_loop(form):
     np.testing.assert_allclose(
         matched_scores(model, video, captions, pool=POOL), np.diagonal(expected), atol=2e-5
     )
+
+
+def test_the_order_goes_with_its_pool_alone():
+    for pool, order in (("training", 0.2), ("logmeanexp", 0.2), ("max", 0.0)):
+        cfg = tiny.config("parts_ordered", eval__pool=pool)
+        assert search_scoring(cfg.losses, cfg.eval).order == order
 
 
 def test_one_part_is_a_caption():
