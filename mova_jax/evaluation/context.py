@@ -27,11 +27,7 @@ from mova_jax.data.pipeline.queries import (
 )
 from mova_jax.data.sources import splits_of
 from mova_jax.data.tokenizer import Tokenizer, bucket_length, pad_parts, pad_tokens
-from mova_jax.evaluation.embedding_cache import (
-    PackedCaptions,
-    SplitEmbeddings,
-    with_progress,
-)
+from mova_jax.evaluation.embedding_cache import PackedCaptions, SplitEmbeddings, with_progress
 from mova_jax.evaluation.jitted import EvalFns, rows_of
 from mova_jax.evaluation.query_ranks import WEIGHTS, QueryRanks, rank_queries
 from mova_jax.evaluation.ranks import ScoreBlock
@@ -97,11 +93,8 @@ class EvalContext:
     @property
     def matching_scores(self) -> ScoreBlock:
         """Scores of blocks of videos with blocks of their first captions."""
-        captions, block = (
-            partial(rows_of, self.embeddings.text),
-            self.fns.pair_block(self.num_videos),
-        )
-        return self._score_block(self.fns.pairs, captions, block)
+        captions = partial(rows_of, self.embeddings.text)
+        return self._score_block(self.fns.pairs, captions, self.fns.pair_block(self.num_videos))
 
     @cached_property
     def matching_masks(self) -> ConceptMasks | None:

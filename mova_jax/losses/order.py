@@ -6,7 +6,7 @@ from jax.scipy.special import gammaln
 from jaxtyping import Array, Bool, Float
 
 _LOWEST = -1e30  # in place of -inf, so that gradients stay finite
-_TINY = 1e-37  # smallest probability that is told from 0
+_TINY = 1e-37  # smallest probability that is distinguished from 0
 
 
 def ordered_score(

@@ -90,8 +90,13 @@ def sfdm(context: TermContext) -> Term:
 
 def dfsm(context: TermContext) -> Term:
     """L_vt, different frames, same mask: each caption over the videos."""
-    logits = {"own": "own_mask_logits", "none": "unmasked_logits", "pair": "pair_logits"}
-    logits = getattr(context, logits[context.cfg.dfsm_masks])
+    match context.cfg.dfsm_masks:
+        case "own":
+            logits = context.own_mask_logits
+        case "none":
+            logits = context.unmasked_logits
+        case _:
+            logits = context.pair_logits
     return contrast.different_frames_same_mask(logits, context.example_mask)
 
 

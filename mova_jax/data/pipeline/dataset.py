@@ -167,9 +167,8 @@ def train_dataset(
             sentence that holds at its time.
         image_batch_size: rows of these.
         process_index: of this process.
-        process_count: processes that train together. With more than one, captions and parts are
-            always padded to `max_tokens`, and to `settings.parts` parts, for a process does not
-            know the captions of the others and all must agree on a shape.
+        process_count: processes that train together. With more than one, there is one shape,
+            `settings.padding.largest`, for a process does not know the captions of the others.
 
     Returns:
         The data set; `iter(...)` has next, get_state, set_state and close.
