@@ -65,7 +65,7 @@ class TermContext:
     @property
     def captions(self) -> Any:
         """The captions as the mask networks prepare them, rows `[r ...]`, by parts `[r p ...]`."""
-        if not self.networks.masks_see_frames:  # cheap, and without the masks of every frame
+        if not self.networks.has_masks:  # needs none of the blocks below
             return self.networks.prepare(self.text)
         stored, _ = self._captions_and_masks
         return self.networks.prepare(self.text) if stored is None else stored

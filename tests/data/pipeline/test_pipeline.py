@@ -11,102 +11,33 @@ import time
 import numpy as np
 import pytest
 
-from mova_jax.data.images import encode_jpeg
 from mova_jax.data.pipeline.batching import PipelineSettings
-from mova_jax.data.pipeline.dataset import eval_batches, record_ids, train_dataset
+from mova_jax.data.pipeline.dataset import record_ids
 from mova_jax.data.shards import ShardError, open_split
-from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
-from tests.clips import video_record, write_shards
-
-RECORDS, FRAMES, SIZE, BATCH = 23, 6, 16, 5
-STEPS = RECORDS // BATCH
-SETTINGS = PipelineSettings(
-    frames=FRAMES, image_size=SIZE, max_tokens=64, token_buckets=(16, 32, 64), threads=0
+from mova_jax.data.tokenizer import Tokenizer
+from tests.data.pipeline.small_split import (
+    BATCH,
+    FIELDS,
+    FRAMES,
+    PART_FIELDS,
+    RECORDS,
+    SETTINGS,
+    SIZE,
+    STEPS,
+    assert_same,
+    evaluate,
+    record_of,
+    said,
+    take,
+    train,
+    write,
 )
-FIELDS = {"frames", "frame_mask", "timestamps", "tokens", "token_mask", "video_id"}
-PART_FIELDS = {"part_tokens", "part_token_mask"}
-
-
-def _frame(record, frame):
-    """A JPEG whose red is the number of the record and whose green that of the frame."""
-    image = np.zeros((SIZE, SIZE, 3), np.uint8)
-    image[:] = (record * 10, frame * 10, 0)
-    return encode_jpeg(image, 100, "444")
-
-
-def _record(index):
-    frames = 3 + index % 20
-    words = " ".join(["red", "dog"] * (1 + index))
-    return video_record(
-        f"video-{index}",
-        [(f"{words}.", 0.0, 1.0), "a cat sits.", ("it leaps.", 1, 2)],
-        (f"short {index}",),
-        [_frame(index, i) for i in range(frames)],
-        timestamps=np.arange(frames, dtype=np.float32) / 2,
-        duration=frames / 2,
-    )
-
-
-def _write(folder, records):
-    write_shards(folder, {"train": records}, {"shard_records": 8})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return _write(tmp_path_factory.mktemp("shards"), [_record(i) for i in range(RECORDS)])
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer([_record(3).caption, "short 1"] * 4, 540, path)
-    return Tokenizer(path, max_tokens=64)
-
-
-def _train(folder, tokenizer, seed=0, batch_size=BATCH, process=(0, 1), images=(0, 0), **changes):
-    return train_dataset(
-        folder,
-        "train",
-        tokenizer,
-        dataclasses.replace(SETTINGS, **changes),
-        seed=seed,
-        batch_size=batch_size,
-        image_steps=images[0],
-        image_batch_size=images[1],
-        process_index=process[0],
-        process_count=process[1],
-    )
-
-
-def _take(iterator, count):
-    return list(itertools.islice(iterator, count))
-
-
-def _evaluate(folder, tokenizer, batch_size=BATCH, limit=0, **changes):
-    settings = dataclasses.replace(SETTINGS, **changes)
-    return list(eval_batches(folder, "train", tokenizer, settings, batch_size, limit))
-
-
-def _said(batch, row):
-    """The ids of a row's caption."""
-    return batch["tokens"][row][batch["token_mask"][row]].tolist()
-
-
-def _assert_same(got, expected):
-    assert len(got) == len(expected)
-    for one, other in zip(got, expected, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-            assert one[name].dtype == other[name].dtype
-
 
 # ---------------------------------------------------------------------------- what a batch holds
 
 
 def test_a_training_batch_has_the_frames_and_the_caption_of_its_records(folder, tokenizer):
-    for batch in _take(iter(_train(folder, tokenizer)), STEPS):
+    for batch in take(iter(train(folder, tokenizer)), STEPS):
         assert batch.keys() == FIELDS
         length = batch["tokens"].shape[1]
         shapes = {
@@ -120,7 +51,7 @@ def test_a_training_batch_has_the_frames_and_the_caption_of_its_records(folder, 
         assert {name: (a.shape, a.dtype) for name, a in batch.items()} == shapes
         assert length == min(b for b in (16, 32, 64) if b >= batch["token_mask"].sum(1).max())
         for row, video in enumerate(batch["video_id"]):
-            record = _record(int(video))
+            record = record_of(int(video))
             ids = tokenizer.encode(record.caption).ids
             np.testing.assert_array_equal(batch["tokens"][row, : len(ids)], ids)
             assert batch["token_mask"][row].tolist() == [i < len(ids) for i in range(length)]
@@ -144,7 +75,7 @@ def _assert_frames(batch, row, record):
 
 
 def test_every_bucket_is_used(folder, tokenizer):
-    batches = _take(iter(_train(folder, tokenizer, batch_size=1)), RECORDS)
+    batches = take(iter(train(folder, tokenizer, batch_size=1)), RECORDS)
     assert {batch["tokens"].shape[1] for batch in batches} == {16, 32, 64}
 
 
@@ -156,7 +87,7 @@ def test_buckets_end_with_the_longest_caption_allowed():
 
 def test_long_captions_arrive_truncated(folder, tokenizer):
     short = Tokenizer(tokenizer.folder, max_tokens=20)
-    dataset = _train(folder, short, max_tokens=20, batch_size=RECORDS)
+    dataset = train(folder, short, max_tokens=20, batch_size=RECORDS)
     batch = next(iter(dataset))
     lengths = batch["token_mask"].sum(1)
     assert lengths.max() == 20 == batch["tokens"].shape[1]
@@ -166,121 +97,23 @@ def test_long_captions_arrive_truncated(folder, tokenizer):
 
 def test_a_tokenizer_of_another_length_is_an_error(folder, tokenizer):
     with pytest.raises(ValueError, match="max_tokens"):
-        next(iter(_train(folder, tokenizer, max_tokens=16, batch_size=RECORDS)))
+        next(iter(train(folder, tokenizer, max_tokens=16, batch_size=RECORDS)))
 
 
 def test_policies_and_short_captions_are_chosen_in_training_only(folder, tokenizer):
     short = {"short_caption_share": 1.0}
-    batch = next(iter(_train(folder, tokenizer, **short)))
+    batch = next(iter(train(folder, tokenizer, **short)))
     for row, video in enumerate(batch["video_id"]):
-        assert _said(batch, row) == tokenizer.encode(f"short {video}").ids.tolist()
+        assert said(batch, row) == tokenizer.encode(f"short {video}").ids.tolist()
     policies = {"frame_policy": "dense", "caption_policy": "one"}
-    batch = next(iter(_train(folder, tokenizer, batch_size=RECORDS, **policies)))
+    batch = next(iter(train(folder, tokenizer, batch_size=RECORDS, **policies)))
     for row, video in enumerate(batch["video_id"].tolist()):
         times = batch["timestamps"][row][batch["frame_mask"][row]]
         np.testing.assert_array_equal(np.diff(times), 0.5)  # neighbours
-        texts = [tokenizer.encode(c.text).ids.tolist() for c in _record(video).captions]
-        assert _said(batch, row) in texts
+        texts = [tokenizer.encode(c.text).ids.tolist() for c in record_of(video).captions]
+        assert said(batch, row) in texts
     for changes in (short, policies):
-        _assert_same(_evaluate(folder, tokenizer, **changes), _evaluate(folder, tokenizer))
-
-
-# --------------------------------------------------------------------------------------- parts
-
-
-def _parts_said(batch, row):
-    """The ids of each valid part of a row, which come before the padded ones."""
-    tokens, mask = batch["part_tokens"][row], batch["part_token_mask"][row]
-    valid = mask.any(-1)
-    assert valid.tolist() == sorted(valid, reverse=True)
-    return [ids[held].tolist() for ids, held in zip(tokens[valid], mask[valid], strict=True)]
-
-
-@pytest.mark.parametrize("parts", [1, 2, 3, 7])
-def test_a_batch_has_the_parts_of_its_captions(folder, tokenizer, parts):
-    settings = dataclasses.replace(SETTINGS, parts=parts)
-    batches = _take(iter(_train(folder, tokenizer, parts=parts)), STEPS)
-    for batch, plain in zip(batches, _take(iter(_train(folder, tokenizer)), STEPS), strict=True):
-        assert batch.keys() == FIELDS | PART_FIELDS
-        _assert_same([{name: batch[name] for name in FIELDS}], [plain])  # parts change nothing else
-        b, p, t = batch["part_tokens"].shape
-        assert batch["part_token_mask"].shape == (b, p, t) and b == BATCH
-        assert batch["part_tokens"].dtype == np.int32 and batch["part_token_mask"].dtype == bool
-        longest = batch["part_token_mask"].sum(-1).max()
-        assert t == min(n for n in (16, 24, 32, 40, 64) if n >= longest)
-        assert p == min(n for n in settings.padding.parts if n >= min(parts, 3))
-        assert (batch["part_tokens"][~batch["part_token_mask"]] == tokenizer.pad_id).all()
-        for row, video in enumerate(batch["video_id"]):
-            sentences = [caption.text for caption in _record(int(video)).captions]
-            texts = {1: [" ".join(sentences)], 2: [sentences[0], " ".join(sentences[1:])]}
-            expected = texts.get(parts, sentences)
-            if int(video) > 0 or parts != 2:  # that of video 0 is the shortest, and merged
-                said = [tokenizer.encode(text).ids.tolist() for text in expected]
-                assert _parts_said(batch, row) == said
-
-
-def test_parts_hold_what_truncation_cuts_off_the_caption(folder, tokenizer):
-    short = Tokenizer(tokenizer.folder, max_tokens=12)
-    batch = next(iter(_train(folder, short, max_tokens=12, batch_size=RECORDS, parts=4)))
-    assert batch["part_tokens"].shape == (RECORDS, 4, 12)
-    for row, video in enumerate(batch["video_id"]):
-        expected = [short.encode(caption.text).ids.tolist() for caption in _record(video).captions]
-        assert _parts_said(batch, row) == expected
-
-
-def test_the_sizes_of_parts_are_few_and_end_with_the_largest():
-    def padding(**changes):
-        return PipelineSettings(8, 64, **changes).padding
-
-    assert padding() == ((64, 128, 192, 248), (), ())
-    assert padding(parts=1).parts == (1,)
-    assert padding(parts=5).parts == (1, 2, 4, 5)
-    assert padding(parts=8).parts == (1, 2, 4, 6, 8)
-    assert padding(parts=17).parts == (1, 2, 4, 6, 8, 12, 16, 17)
-    assert padding(parts=8).part_tokens == (16, 24, 40, 77)
-    assert padding(parts=8, max_tokens=30).part_tokens == (16, 24, 30)
-    assert padding(parts=8).largest == ((248,), (8,), (77,))
-    assert padding().largest == ((248,), (), ())
-
-
-def test_images_have_their_sentence_as_the_only_part(folder, tokenizer):
-    batches = _take(iter(_train(folder, tokenizer, images=(3, 7), parts=4)), 4)
-    for batch in batches[:3]:
-        assert batch["part_tokens"].shape[1] == 1
-        assert all(_parts_said(batch, row) == [_said(batch, row)] for row in range(7))
-    assert batches[3]["part_tokens"].shape[1] == 4
-
-
-@pytest.mark.parametrize("readers", [{}, {"threads": 2}])
-@pytest.mark.parametrize("position", [1, STEPS, STEPS + 2])
-def test_resume_is_exact_with_parts(folder, tokenizer, position, readers):
-    changes = {"parts": 2, "short_caption_share": 0.3, "caption_policy": "prefix", **readers}
-    whole, first, resumed = (iter(_train(folder, tokenizer, **changes)) for _ in range(3))
-    expected = _take(whole, position + 3)
-    _take(first, position)
-    resumed.set_state(json.loads(json.dumps(first.get_state())))
-    _assert_same(_take(resumed, 3), expected[position:])
-    for iterator in (whole, first, resumed):
-        iterator.close()
-
-
-def test_an_evaluation_has_one_shape_of_parts(folder, tokenizer):
-    batches = _evaluate(folder, tokenizer, parts=5)
-    longest = max(len(tokenizer.encode(_record(i).captions[0].text).ids) for i in range(RECORDS))
-    length = min(n for n in (16, 24, 32, 40, 64) if n >= longest)
-    most = max(len(_record(i).captions) for i in range(RECORDS))
-    p = min(n for n in (1, 2, 4, 5) if n >= most)
-    assert {batch["part_tokens"].shape for batch in batches} == {(BATCH, p, length)}
-    assert not batches[-1]["part_token_mask"][3:].any()  # rows of padding
-    for batch, plain in zip(batches, _evaluate(folder, tokenizer), strict=True):
-        _assert_same([{name: batch[name] for name in FIELDS}], [plain])
-        for row, video in enumerate(batch["video_id"][batch["video_id"] >= 0]):
-            captions = _record(int(video)).captions
-            expected = [tokenizer.encode(caption.text).ids.tolist() for caption in captions]
-            assert _parts_said(batch, row) == expected
-    (first,) = _evaluate(folder, tokenizer, parts=5, limit=1)
-    p = min(n for n in (1, 2, 4, 5) if n >= len(_record(0).captions))
-    assert first["part_tokens"].shape == (BATCH, p, 16)
+        assert_same(evaluate(folder, tokenizer, **changes), evaluate(folder, tokenizer))
 
 
 # ------------------------------------------------------------------------- image-caption batches
@@ -288,32 +121,32 @@ def test_an_evaluation_has_one_shape_of_parts(folder, tokenizer):
 
 def test_the_first_batches_are_single_frames_with_the_sentence_that_holds(folder, tokenizer):
     images, rows = 5, 7
-    batches = _take(iter(_train(folder, tokenizer, images=(images, rows))), images + 2)
+    batches = take(iter(train(folder, tokenizer, images=(images, rows))), images + 2)
     for batch in batches[:images]:
         assert batch["frames"].shape == (rows, 1, SIZE, SIZE, 3)
         assert batch["frame_mask"].all()
         for row, video in enumerate(batch["video_id"]):
-            record = _record(int(video))
+            record = record_of(int(video))
             time = float(batch["timestamps"][row, 0])
             shown = round(float(batch["frames"][row].mean((0, 1, 2))[1]) / 10)
             assert record.timestamps[shown] == time
             held = {c.text for c in record.captions if c.start <= time < c.end}
-            assert _said(batch, row) in [tokenizer.encode(text).ids.tolist() for text in held]
+            assert said(batch, row) in [tokenizer.encode(text).ids.tolist() for text in held]
     # The videos that follow are those of a run without images.
-    _assert_same(batches[images:], _take(iter(_train(folder, tokenizer)), 2))
+    assert_same(batches[images:], take(iter(train(folder, tokenizer)), 2))
 
 
 @pytest.mark.parametrize("threads", [0, 2])
 @pytest.mark.parametrize("position", [0, 2, 3, 4])
 def test_resume_is_exact_on_either_side_of_the_images(folder, tokenizer, position, threads):
     def fresh():
-        return iter(_train(folder, tokenizer, images=(3, 4), threads=threads))
+        return iter(train(folder, tokenizer, images=(3, 4), threads=threads))
 
     whole, first, resumed = fresh(), fresh(), fresh()
-    expected = _take(whole, 6)
-    _take(first, position)
+    expected = take(whole, 6)
+    take(first, position)
     resumed.set_state(first.get_state())
-    _assert_same(_take(resumed, 6 - position), expected[position:])
+    assert_same(take(resumed, 6 - position), expected[position:])
     for iterator in (whole, first, resumed):
         iterator.close()
 
@@ -332,7 +165,7 @@ def test_every_record_is_seen_exactly_once_an_epoch(folder, tokenizer, processes
     total = rows * processes
     steps = -(-epochs * RECORDS // total)
     parts = [
-        _take(iter(_train(folder, tokenizer, batch_size=rows, process=(p, processes))), steps)
+        take(iter(train(folder, tokenizer, batch_size=rows, process=(p, processes))), steps)
         for p in range(processes)
     ]
     batches = [_ids(batch) for batch in zip(*parts, strict=True)]
@@ -345,7 +178,7 @@ def test_every_record_is_seen_exactly_once_an_epoch(folder, tokenizer, processes
 
 
 def test_jitter_differs_from_epoch_to_epoch(folder, tokenizer):
-    batches = _take(iter(_train(folder, tokenizer, batch_size=RECORDS)), 2)
+    batches = take(iter(train(folder, tokenizer, batch_size=RECORDS)), 2)
     first, second = (
         {int(v): b["timestamps"][r] for r, v in enumerate(b["video_id"])} for b in batches
     )
@@ -369,7 +202,7 @@ def _assert_dealt_out(shares, whole, parts=0):
 @pytest.mark.parametrize("parts", [0, 5])
 def test_processes_make_the_batch_of_one_process(folder, tokenizer, parts):
     def batches(**changes):
-        return _take(iter(_train(folder, tokenizer, parts=parts, **changes)), 8)
+        return take(iter(train(folder, tokenizer, parts=parts, **changes)), 8)
 
     shares = [batches(batch_size=2, process=(p, 3)) for p in range(3)]
     _assert_dealt_out(shares, batches(batch_size=6), parts)
@@ -378,14 +211,14 @@ def test_processes_make_the_batch_of_one_process(folder, tokenizer, parts):
 @pytest.mark.parametrize(("processes", "readers"), [(1, {"threads": 2}), (2, {}), (5, {})])
 def test_a_run_of_two_processes_goes_on_with_another_number(folder, tokenizer, processes, readers):
     total, step, parts = 10, 3, []
-    before = iter(_train(folder, tokenizer, batch_size=total // 2, process=(0, 2)))
-    _take(before, step)
-    whole = _take(iter(_train(folder, tokenizer, batch_size=total)), step + 4)[step:]
+    before = iter(train(folder, tokenizer, batch_size=total // 2, process=(0, 2)))
+    take(before, step)
+    whole = take(iter(train(folder, tokenizer, batch_size=total)), step + 4)[step:]
     for p in range(processes):
         rows = total // processes
-        after = iter(_train(folder, tokenizer, batch_size=rows, process=(p, processes), **readers))
+        after = iter(train(folder, tokenizer, batch_size=rows, process=(p, processes), **readers))
         after.set_state(before.get_state())
-        parts.append(_take(after, 4))
+        parts.append(take(after, 4))
         after.close()
     _assert_dealt_out(parts, whole)
 
@@ -395,21 +228,21 @@ def test_a_run_of_two_processes_goes_on_with_another_number(folder, tokenizer, p
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
-    return _write(tmp_path_factory.mktemp("other"), [_record(i) for i in range(7)])
+    return write(tmp_path_factory.mktemp("other"), [record_of(i) for i in range(7)])
 
 
 def test_a_mixture_has_of_each_source_by_weight_and_each_in_its_own_epochs(
     folder, other, tokenizer
 ):
     mixture = [(folder, 3), (other, 1)]
-    dataset = _train(mixture, tokenizer, batch_size=8)
-    batches = _take(iter(dataset), 12)
+    dataset = train(mixture, tokenizer, batch_size=8)
+    batches = take(iter(dataset), 12)
     for batch in batches:
         ids = batch["video_id"]
         assert (ids < RECORDS).sum() == 6 and (ids >= RECORDS).sum() == 2
         assert len(set(ids.tolist())) == 8
         for row, video in enumerate(ids.tolist()):
-            _assert_frames({**batch, "video_id": ids % RECORDS}, row, _record(video % RECORDS))
+            _assert_frames({**batch, "video_id": ids % RECORDS}, row, record_of(video % RECORDS))
     for start, length in ((0, RECORDS), (RECORDS, 7)):
         seen = [i for i in _ids(batches) if start <= i < start + length]
         for epoch in range(len(seen) // length):
@@ -420,12 +253,12 @@ def test_a_mixture_has_of_each_source_by_weight_and_each_in_its_own_epochs(
 
 def test_a_mixture_resumes_exactly_and_is_dealt_out(folder, other, tokenizer):
     mixture = [(folder, 0.5), (other, 0.3)]
-    whole = _take(iter(_train(mixture, tokenizer, batch_size=4)), 6)
+    whole = take(iter(train(mixture, tokenizer, batch_size=4)), 6)
     parts = []
     for p in range(2):
-        half = iter(_train(mixture, tokenizer, batch_size=2, process=(p, 2), threads=1))
+        half = iter(train(mixture, tokenizer, batch_size=2, process=(p, 2), threads=1))
         half.set_state({"next_batch": 2})
-        parts.append(_take(half, 4))
+        parts.append(take(half, 4))
         half.close()
     _assert_dealt_out(parts, whole[2:])
 
@@ -436,11 +269,11 @@ def test_a_mixture_resumes_exactly_and_is_dealt_out(folder, other, tokenizer):
 @pytest.fixture(scope="module")
 def reference(folder, tokenizer):
     """Two and a half epochs, made without threads."""
-    return _take(iter(_train(folder, tokenizer, short_caption_share=0.3)), 10)
+    return take(iter(train(folder, tokenizer, short_caption_share=0.3)), 10)
 
 
 def test_the_seed_changes_order_and_frames(folder, tokenizer, reference):
-    other = next(iter(_train(folder, tokenizer, seed=1, short_caption_share=0.3)))
+    other = next(iter(train(folder, tokenizer, seed=1, short_caption_share=0.3)))
     assert other["video_id"].tolist() != reference[0]["video_id"].tolist()
 
 
@@ -456,16 +289,16 @@ def test_the_seed_changes_order_and_frames(folder, tokenizer, reference):
 )
 def test_resume_is_exact_whatever_reads(folder, tokenizer, reference, position, readers):
     readers = {"short_caption_share": 0.3, **readers}
-    first = iter(_train(folder, tokenizer, **readers))
-    _assert_same(_take(first, position), reference[:position])
+    first = iter(train(folder, tokenizer, **readers))
+    assert_same(take(first, position), reference[:position])
     state = json.loads(json.dumps(first.get_state()))
     first.close()
     assert state == {"next_batch": position}
-    resumed = iter(_train(folder, tokenizer, **readers))
+    resumed = iter(train(folder, tokenizer, **readers))
     next(resumed)  # a state also replaces a position
     resumed.set_state(state)
     assert resumed.get_state() == state
-    _assert_same(_take(resumed, 10 - position), reference[position:])
+    assert_same(take(resumed, 10 - position), reference[position:])
     resumed.close()
 
 
@@ -509,7 +342,7 @@ def _runs(psutil, pid):
 
 @pytest.mark.parametrize("threads", [0, 2])
 def test_evaluation_goes_through_the_split_in_order(folder, tokenizer, threads):
-    batches = _evaluate(folder, tokenizer, threads=threads)
+    batches = evaluate(folder, tokenizer, threads=threads)
     assert [batch["frames"].shape for batch in batches] == [(BATCH, FRAMES, SIZE, SIZE, 3)] * 5
     assert _ids(batches) == [*range(RECORDS), -1, -1]
     last = batches[-1]
@@ -517,18 +350,18 @@ def test_evaluation_goes_through_the_split_in_order(folder, tokenizer, threads):
     assert not last["frames"][3:].any()
     assert last["frame_mask"][:3].any(1).all() and last["token_mask"][:3].any(1).all()
     for batch, row in itertools.product(batches[:4], range(BATCH)):
-        _assert_frames(batch, row, _record(int(batch["video_id"][row])))
+        _assert_frames(batch, row, record_of(int(batch["video_id"][row])))
 
 
 def test_evaluation_takes_the_middle_of_every_segment(folder, tokenizer):
-    (batch,) = _evaluate(folder, tokenizer, RECORDS)
-    assert len(_record(15).frames) == 18
+    (batch,) = evaluate(folder, tokenizer, RECORDS)
+    assert len(record_of(15).frames) == 18
     np.testing.assert_array_equal(batch["timestamps"][15], np.array([1, 4, 7, 10, 13, 16]) / 2)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(0, 23), (1, 1), (7, 7), (99, 23)])
 def test_evaluation_limit(folder, tokenizer, limit, expected):
-    ids = _ids(_evaluate(folder, tokenizer, limit=limit))
+    ids = _ids(evaluate(folder, tokenizer, limit=limit))
     assert [i for i in ids if i >= 0] == list(range(expected))
 
 
@@ -545,10 +378,10 @@ def _damaged(record):
 
 @pytest.mark.parametrize("threads", [0, 2])
 def test_a_damaged_frame_is_named_with_record_and_source(tmp_path, tokenizer, threads):
-    _write(tmp_path, [*map(_record, range(9)), _damaged(_record(9)), *map(_record, (10, 11))])
+    write(tmp_path, [*map(record_of, range(9)), _damaged(record_of(9)), *map(record_of, (10, 11))])
     named = rf"'video-9'.*record 9 of SplitSource\(.*{tmp_path.name}', 'train'\)"
     with pytest.raises(ShardError, match=named):
-        _evaluate(tmp_path, tokenizer, 4, threads=threads)
+        evaluate(tmp_path, tokenizer, 4, threads=threads)
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -557,10 +390,10 @@ def test_training_leaves_damaged_records_out_and_the_rest_goes_on(
     tmp_path, tokenizer, threads, images
 ):
     """One record with half a picture, one whose bytes in the shard are no record."""
-    records = [_record(i) for i in range(12)]
-    _write(tmp_path / "whole", records)
+    records = [record_of(i) for i in range(12)]
+    write(tmp_path / "whole", records)
     records[9] = _damaged(records[9])
-    _write(tmp_path / "damaged", records)
+    write(tmp_path / "damaged", records)
     shard = next((tmp_path / "damaged").glob("*array_record-00000*"))
     data = bytearray(shard.read_bytes())
     data[300] ^= 0xFF  # in the first record; far behind it there is padding
@@ -573,13 +406,13 @@ def test_training_leaves_damaged_records_out_and_the_rest_goes_on(
             bad.append(index)
     assert len(bad) == 2
     dataset, right = (
-        _train(
+        train(
             tmp_path / name, tokenizer, batch_size=3, images=(images, 3), threads=threads, parts=2
         )
         for name in ("damaged", "whole")
     )
-    expected = _take(iter(right), 4)
-    for got, right in zip(_take(iter(dataset), 4), expected, strict=True):
+    expected = take(iter(right), 4)
+    for got, right in zip(take(iter(dataset), 4), expected, strict=True):
         damaged = np.isin(right["video_id"], bad)
         np.testing.assert_array_equal(got["video_id"], right["video_id"])
         for name in ("frames", "frame_mask", "timestamps", "token_mask"):
@@ -597,6 +430,6 @@ def test_training_leaves_damaged_records_out_and_the_rest_goes_on(
 def test_a_split_smaller_than_a_batch_is_an_error(folder, other, tokenizer, sizes):
     message = r"23 records, too few for a global batch of 24.*: lower train\.batch_size"
     with pytest.raises(ValueError, match=message):
-        _train(folder, tokenizer, **sizes)
+        train(folder, tokenizer, **sizes)
     with pytest.raises(ValueError, match=rf"{other.name}.* has 7 records.* takes 8 of it: lower"):
-        _train([(folder, 1), (other, 1)], tokenizer, batch_size=16)
+        train([(folder, 1), (other, 1)], tokenizer, batch_size=16)
