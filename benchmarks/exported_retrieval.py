@@ -22,7 +22,7 @@ from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.datasets import open_data
-from mova_jax.training.load_run import LoadedRun, load_run
+from mova_jax.training.load_model import LoadedModel, load_run
 
 # Runs in the other process: arrays in, scores out.
 _OTHER = """
@@ -53,7 +53,7 @@ np.savez(sys.argv[3], **{name: x.numpy() for name, x in scores.items()})
 """
 
 
-def inputs_of(run: LoadedRun, folder: Path, split: str) -> dict[str, np.ndarray]:
+def inputs_of(run: LoadedModel, folder: Path, split: str) -> dict[str, np.ndarray]:
     """All videos and captions of a split, captions as long as the longest."""
     settings = settings_of(run.config, run.config.eval.frames)
     tokenizer = Tokenizer(run.tokenizer, run.config.model.text.context)
@@ -70,7 +70,7 @@ def inputs_of(run: LoadedRun, folder: Path, split: str) -> dict[str, np.ndarray]
     return found | {name: found[name][:, :longest] for name in ("tokens", "token_mask")}
 
 
-def scores_here(run: LoadedRun, folder: Path, split: str) -> dict[str, np.ndarray]:
+def scores_here(run: LoadedModel, folder: Path, split: str) -> dict[str, np.ndarray]:
     """Scores `[b c]` by this package."""
     tokenizer = Tokenizer(run.tokenizer, run.config.model.text.context)
     evaluator = Evaluator(run.spec, run.config, mesh_lib.make_mesh(data=1), folder, tokenizer)

@@ -19,11 +19,11 @@ from mova_jax.data.pipeline.dataset import train_dataset
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.losses.objective import objective
 from mova_jax.training.datasets import open_data
-from mova_jax.training.load_run import LoadedRun, load_run
+from mova_jax.training.load_model import LoadedModel, load_run
 from mova_jax.typing import Batch
 
 
-def make_gradient(run: LoadedRun, pool: str, k: int):
+def make_gradient(run: LoadedModel, pool: str, k: int):
     """`(params, batch) -> (loss, gradient as one vector)` of sfdm over k hard pairs; 0: all."""
     terms = dict.fromkeys(("contrast", "frame", "sparsity", "dfsm"), 0.0) | {"sfdm": 1.0}
     how = {"hard_pairs": k, "dfsm_masks": "own", "pool": pool}
@@ -41,7 +41,7 @@ def make_gradient(run: LoadedRun, pool: str, k: int):
     return gradient
 
 
-def batches_of(run: LoadedRun, size: int, count: int) -> list[Batch]:
+def batches_of(run: LoadedModel, size: int, count: int) -> list[Batch]:
     """Training batches in an order that the run has not seen."""
     settings = settings_of(run.config, run.config.data.frames)
     tokenizer = Tokenizer(run.tokenizer, run.config.model.text.context)

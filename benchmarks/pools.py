@@ -25,7 +25,7 @@ from mova_jax.losses.scores import pair_scores
 from mova_jax.models.mova import PreparedCaption
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.datasets import open_data
-from mova_jax.training.load_run import load_run
+from mova_jax.training.load_model import load_run
 from mova_jax.typing import TextEmbedding, VideoEmbedding
 
 BLOCK = 16  # videos at a time

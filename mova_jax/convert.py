@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from mova_jax.export import bundle, export
-    from mova_jax.training.load_run import load_run
+    from mova_jax.training.load_model import load_run
 
     made = bundle.bundle_from_run(load_run(args.run), args.licence)
     for folder in export.export(made, args.output, list(dict.fromkeys(args.to))):

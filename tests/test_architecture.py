@@ -58,7 +58,7 @@ def importers(*modules: str) -> set[str]:
 # Imports run down these floors, or along one; the last is the ground.
 FLOORS = (
     ("main", "prepare", "evaluate", "embed", "search_command", "convert", "plan"),
-    ("export", "search", "planning"),
+    ("export", "search", "planning", "suites"),
     ("training",),
     ("report",),
     ("evaluation",),

@@ -18,11 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from mova_jax import config as config_lib
 from mova_jax.config import Model
-from mova_jax.config.presets import OBJECTIVES
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.export import external_backends as external
 from mova_jax.export.parity import Backend, Inputs, Outputs, Sizes
@@ -30,13 +27,8 @@ from mova_jax.losses import scores
 from mova_jax.losses.pools import PairScoring
 from mova_jax.losses.pools import normalise as unit
 from mova_jax.models.build import make_model_spec
-from mova_jax.training.load_run import load_run
-from mova_jax.utils.trees import parameter_shapes, unflatten
-from mova_jax.weights import clip_names
-from mova_jax.weights.architecture import model_sizes
-from mova_jax.weights.files import WeightsError, read_tensors
-from mova_jax.weights.layouts import detect_layout
-from mova_jax.weights.load import load_weights
+from mova_jax.training.load_model import LoadedModel, load_clip, load_export, load_run
+from mova_jax.weights.files import WeightsError
 
 
 def open_model(spec: str) -> Backend:
@@ -85,53 +77,34 @@ def _kind(path: Path) -> str:
 def open_run(path: Path) -> Backend:
     """A run's best model, in this package."""
     run = load_run(path)
-    model, end = run.config.model, Tokenizer(run.tokenizer).eot_id
-    scoring = scores.search_scoring(run.config.losses, run.config.eval)
-    divided = bool(run.config.data.parts)
-    outputs = _outputs(model, run.params, scoring, run.blend_weight, divided)
-    return Backend(f"{path} (JAX)", _sizes(model, end), outputs, complete=True)
+    sizes = _sizes(run.config.model, Tokenizer(run.tokenizer).eot_id)
+    return Backend(f"{path} (JAX)", sizes, _outputs_with_scores(run), complete=True)
 
 
 def open_export_in_jax(path: Path) -> Backend:
     """An export for PyTorch, read back into this package."""
-    config = external.read_config(path)
-    model = config_lib.section(Model, config["model"])
-    params = _load_params(path, model)
-    scoring = PairScoring(config["score_pool"], config.get("score_order", 0.0))
-    divided = bool(config.get("parts"))
-    outputs = _outputs(model, params, scoring, config["blend_weight"], divided)
-    sizes = external.export_sizes(path, config)
-    return Backend(f"{path} (JAX)", sizes, outputs, complete=True)
+    model, exported = load_export(path), external.read_config(path)
+    sizes = external.export_sizes(path, exported)
+    return Backend(f"{path} (JAX)", sizes, _outputs_with_scores(model), complete=True)
 
 
 def open_clip_in_jax(path: Path) -> Backend:
     """A CLIPModel folder, imported into this package; its text positions are not stretched."""
-    model, config = _clip_model(path), external.read_config(path)
+    clip, config = load_clip(path), external.read_config(path)
+    model = clip.config.model
     end = external.clip_end(config.get("text_config", {}), model.text.vocab_size)
-    outputs = _outputs(model, _load_params(path, model))
-    return Backend(f"{path} (JAX)", _sizes(model, end), outputs)
+    return Backend(f"{path} (JAX)", _sizes(model, end), _outputs(model, clip.params))
+
+
+def _outputs_with_scores(model: LoadedModel) -> Callable[[Inputs], Outputs]:
+    config = model.config
+    scoring = scores.search_scoring(config.losses, config.eval)
+    divided = bool(config.data.parts)
+    return _outputs(config.model, model.params, scoring, model.blend_weight, divided)
 
 
 def _sizes(model: Model, end: int) -> Sizes:
     return Sizes(model.vision.image_size, model.text.context, model.text.vocab_size, end)
-
-
-def _clip_model(path: Path) -> Model:
-    """`config.model` of a CLIPModel's towers alone."""
-    tensors = read_tensors(path)
-    config = config_lib.defaults()
-    config_lib.apply(config, OBJECTIVES, "global_only")
-    config.model.activation = "quick_gelu"  # transformers' default
-    config.model.text.context = len(tensors[clip_names.HUGGINGFACE.text_positions])
-    config.update_from_flattened_dict(model_sizes(tensors, detect_layout(tensors), path))
-    return config_lib.section(Model, config.model.to_dict())
-
-
-def _load_params(path: Path, model: Model):
-    """The parameters of an export or a CLIPModel folder, as a nested dict."""
-    abstract = make_model_spec(model).abstract_params
-    params, _ = load_weights(path, parameter_shapes(abstract), model.activation)
-    return jax.tree.map(jnp.asarray, unflatten(params, abstract))
 
 
 def _outputs(

@@ -13,7 +13,7 @@ import numpy as np
 
 from mova_jax.config import Config
 from mova_jax.losses.scores import search_scoring
-from mova_jax.training.load_run import LoadedRun
+from mova_jax.training.load_model import LoadedModel
 from mova_jax.utils.trees import parameter_names
 
 FORMAT_VERSION = 3  # of config.json and of the names in model.safetensors
@@ -57,7 +57,7 @@ class Bundle:
         }
 
 
-def bundle_from_run(run: LoadedRun, licence: str = "") -> Bundle:
+def bundle_from_run(run: LoadedModel, licence: str = "") -> Bundle:
     """The best model of a run, as a bundle."""
     config = run.config
     return Bundle(

@@ -15,7 +15,7 @@ from mova_jax import convert
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.export import bundle, export, model_card, parity
 from mova_jax.export.backends import open_model
-from mova_jax.training.load_run import load_run
+from mova_jax.training.load_model import load_run
 from mova_jax.weights.files import read_tensors, write_safetensors
 
 RUN = Path(__file__).resolve().parent.parent / "golden" / "0.1.0"

@@ -13,7 +13,7 @@ from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 from mova_jax.export import parity
 from mova_jax.export.backends import open_model
 from mova_jax.training import run as run_lib
-from mova_jax.training.load_run import load_run
+from mova_jax.training.load_model import load_run
 from mova_jax.utils.trees import parameter_names
 from mova_jax.weights.files import WeightsError, read_tensors
 from tests.weights import clips

@@ -11,7 +11,7 @@ import pytest
 from mova_jax.losses.scores import global_scores, pair_scores
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.checkpoint import CheckpointError, Checkpoints
-from mova_jax.training.load_run import load_run
+from mova_jax.training.load_model import load_run
 from mova_jax.training.state import make_train_spec
 from mova_jax.training.workdir import RunError, claim
 from mova_jax.utils.trees import parameter_names
