@@ -19,52 +19,30 @@ start <= t < end; each named one has a timed sentence, and `truth` has the rest 
                      16 i to 16 i + 15 are a group, four orders of a binding next to each other
 """
 
-import contextlib
 import dataclasses
 import functools
-import json
-import multiprocessing
 import os
-import shutil
-import sys
-import types
 import zlib
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from mova_jax.data.images import encode_jpeg
-from mova_jax.data.shards import (
-    MANIFEST,
-    Caption,
-    Manifest,
-    ShardError,
-    VideoRecord,
-    open_split,
-    read_manifest,
-    write_manifest,
-    write_split,
-)
+from mova_jax.data.shards import Caption, Manifest, VideoRecord, write_manifest, write_split
 from mova_jax.data.storyboard.captions import sentences, short_captions
 from mova_jax.data.storyboard.concepts import CONFUSABLE, SPLITS, style_of
+from mova_jax.data.storyboard.folder import LICENCE, NAME, draw, drawing_pool, ensure_folder
 from mova_jax.data.storyboard.groups import GROUP_SIZE, draw_group
 from mova_jax.data.storyboard.plan import Plan, draw_distractors, draw_plan, truth
 from mova_jax.data.storyboard.scenes import render
 from mova_jax.data.tokenizer import train_tokenizer
-from mova_jax.data.worker_pool import exit_with_parent
-from mova_jax.utils.atomic import replacing
-from mova_jax.utils.lock import lock
 from mova_jax.utils.progress_bar import bar_of
 
-NAME = "storyboard"
 VERSION = 3  # of pictures and captions; a cache of another version is replaced
 TOKENIZER = "tokenizer"
 
 _CHUNK = 16  # videos a task
-_AHEAD = 4 * (os.cpu_count() or 1)  # tasks that are being drawn or wait to be written
 
 
 def make_record(seed: int, split: str, index: int, size: int = 64) -> VideoRecord:
@@ -155,7 +133,6 @@ def ensure(
             f"Storyboard counts must be numbers of videos for splits of {', '.join(SPLITS)}, with "
             f"at least 1 for train; got {counts}."
         )
-    folder = Path(folder).resolve()
     settings = {
         "version": VERSION,
         "seed": seed,
@@ -163,42 +140,7 @@ def ensure(
         "image_size": image_size,
         "vocab_size": vocab_size,
     }
-    if _is_made(folder, settings):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with lock(folder.parent, wait=True):
-        if not _is_made(folder, settings):  # another process may have made it meanwhile
-            _check_replaceable(folder)
-            for stale in folder.parent.glob(f".{folder.name}.*.partial"):  # of killed processes
-                shutil.rmtree(stale)
-            with replacing(folder) as aside:
-                _make(aside, settings, workers)
-                shutil.rmtree(folder, ignore_errors=True)
-    return folder
-
-
-def _is_made(folder: Path, settings: dict) -> bool:
-    """Whether the folder is a Storyboard of these settings, with all its shards whole."""
-    try:
-        manifest = read_manifest(folder)
-        for split in manifest.splits:
-            open_split(folder, split)
-    except ShardError:
-        return False
-    return (manifest.name, manifest.settings) == (NAME, settings)
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Raises ShardError when the folder holds anything but a Storyboard, of any version."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        if json.loads((folder / MANIFEST).read_text())["name"] == NAME:
-            return
-    raise ShardError(
-        f"{folder} is there but is no Storyboard cache (no {MANIFEST} that says so), so it is "
-        "left as it is; give another folder, or remove this one."
-    )
+    return ensure_folder(folder, settings, functools.partial(_make, workers=workers))
 
 
 def _make(folder: Path, settings: dict, workers: int) -> None:
@@ -206,10 +148,10 @@ def _make(folder: Path, settings: dict, workers: int) -> None:
     counts = settings["counts"]
     texts: list[str] = []
     splits = {}
-    with _pool(workers) as pool, bar_of(NAME, sum(counts.values())) as bar:
+    with drawing_pool(workers) as pool, bar_of(NAME, sum(counts.values())) as bar:
 
         def records(split: str) -> Iterator[VideoRecord]:
-            for record in _draw(pool, settings, split):
+            for record in draw(pool, _make_chunk, _tasks(settings, split)):
                 if split == "train":
                     texts.extend((record.caption, *record.alternatives))
                 bar.update()
@@ -218,58 +160,17 @@ def _make(folder: Path, settings: dict, workers: int) -> None:
         for split in counts:
             splits[split] = write_split(folder, split, records(split), name=NAME)
     train_tokenizer(texts, settings["vocab_size"], folder / TOKENIZER)
-    licence = "generated by this package, under its own licence"
-    write_manifest(folder, Manifest(name=NAME, splits=splits, settings=settings, licence=licence))
+    write_manifest(folder, Manifest(name=NAME, splits=splits, settings=settings, licence=LICENCE))
 
 
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    if workers <= 1:
-        yield None
-        return
-    context = multiprocessing.get_context("spawn")
-    with _bare_main():
-        pool = ProcessPoolExecutor(workers, context, exit_with_parent, (os.getpid(),))
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _draw(pool: ProcessPoolExecutor | None, settings: dict, split: str) -> Iterator[VideoRecord]:
-    """The records of a split in order, drawn on the pool if there is one."""
+def _tasks(settings: dict, split: str) -> list[tuple]:
+    """The arguments of `_make_chunk` for the videos of a split."""
     count = settings["counts"][split]
-    tasks = [
+    return [
         (settings["seed"], split, start, min(start + _CHUNK, count), settings["image_size"])
         for start in range(0, count, _CHUNK)
     ]
-    if pool is None:
-        for task in tasks:
-            yield from _make_chunk(*task)
-        return
-    ahead: deque = deque()
-    for task in tasks:
-        ahead.append(pool.submit(_make_chunk, *task))
-        if len(ahead) >= _AHEAD:
-            yield from ahead.popleft().result()
-    while ahead:
-        yield from ahead.popleft().result()
 
 
 def _make_chunk(seed: int, split: str, start: int, stop: int, size: int) -> list[VideoRecord]:
     return [make_record(seed, split, index, size) for index in range(start, stop)]
-
-
-@contextlib.contextmanager
-def _bare_main() -> Iterator[None]:
-    """Keeps processes that are spawned inside from importing the program's main module.
-
-    They need nothing of it, and it may lack a `__main__` guard, or import a library that takes the
-    accelerator.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

@@ -96,16 +96,16 @@ def draw_plan(rng: np.random.Generator, split: str, style: Style) -> Plan:
     """Draws a video of `style`; `split` decides which combinations it may show."""
     spans, frames = draw_timeline(rng, style)
     named = _draw_named(rng, len(spans))
-    actions = _draw_actions(rng, style, len(spans))
+    actions = draw_actions(rng, style, len(spans))
     held_out = pick(rng, np.flatnonzero(named)) if split in HELD_OUT_CLASS else -1
     camera = pick(rng, style.places) if style.fixed_camera else ""
     events: list[Event] = []
     for i, (start, end) in enumerate(spans):
         wanted = HELD_OUT_CLASS[split] if i == held_out else None
         events.append(
-            _draw_event(rng, style, start, end, actions[i], named[i], events, camera, wanted)
+            draw_event(rng, style, start, end, actions[i], named[i], events, camera, wanted)
         )
-    places = _draw_places(rng, style, events, frames)
+    places = draw_places(rng, style, events, frames)
     return Plan(style.domain, places, tuple(events), draw_distractors(rng, style, frames))
 
 
@@ -138,13 +138,14 @@ def _draw_named(rng, count: int) -> list[bool]:
     return named
 
 
-def _draw_actions(rng, style: Style, count: int) -> list[str]:
+def draw_actions(rng, style: Style, count: int) -> list[str]:
+    """The actions of a video in time order."""
     actions = [pick(rng, style.actions) for _ in range(count)]
     keys = [rng.normal() - style.motions_first * (action in MOTIONS) for action in actions]
     return [actions[i] for i in np.argsort(keys)]
 
 
-def _draw_event(rng, style, start, end, action, named, earlier, camera, wanted) -> Event:
+def draw_event(rng, style, start, end, action, named, earlier, camera, wanted) -> Event:
     """An event that cannot be confused with an `earlier` one of the same video.
 
     `wanted` is the held-out class of its triple, None for a training triple.
@@ -193,7 +194,7 @@ def draw_position(rng, style: Style, action: str) -> tuple[float, float]:
     return x, 32.0 + float(rng.uniform(-8, 8))
 
 
-def _draw_places(rng, style: Style, events: list[Event], frames: int) -> tuple[str, ...]:
+def draw_places(rng, style: Style, events: list[Event], frames: int) -> tuple[str, ...]:
     """The place of every frame: an event's own; within a gap a cut, or a third place."""
     places = [""] * frames
     for event in events:
@@ -239,9 +240,18 @@ def changed(event: Event) -> np.ndarray:
     return (2 * seconds >= len(seconds)) & bool(event.new_colour)
 
 
-def truth(plan: Plan) -> str:
-    """The plan as JSON: `domain`, `events` (in time order), and for every frame its `place`, its
-    visible `subjects` (by event) and the number of `distractors`."""
+def truth(plan: Plan, frames: bool = True) -> str:
+    """The plan as JSON: `domain`, `events` (in time order), and for every second its `place`, its
+    visible `subjects` (by event) and the number of `distractors`; these only if wanted."""
+    keys = ("start", "end", "subject", "colour", "action", "place", "named", "new_colour", "other")
+    events = [{key: getattr(event, key) for key in keys} for event in plan.events]
+    record = {"domain": plan.domain, "events": events}
+    if frames:
+        record["frames"] = _frames_truth(plan)
+    return json.dumps(record, separators=(",", ":"))
+
+
+def _frames_truth(plan: Plan) -> list[dict]:
     frames = [{"place": place, "subjects": [], "distractors": 0} for place in plan.places]
     for distractor in plan.distractors:
         for frame in frames[distractor.start : distractor.end]:
@@ -255,10 +265,7 @@ def truth(plan: Plan) -> str:
                 {"event": i, "subject": subject, "colour": colour, **about}
                 for subject, colour in looks
             ]
-    keys = ("start", "end", "subject", "colour", "action", "place", "named", "new_colour", "other")
-    events = [{key: getattr(event, key) for key in keys} for event in plan.events]
-    record = {"domain": plan.domain, "events": events, "frames": frames}
-    return json.dumps(record, separators=(",", ":"))
+    return frames
 
 
 def unnamed_events(truth: str) -> list[tuple[float, float]]:

@@ -206,39 +206,47 @@ def _distractor_track(distractor: Distractor) -> Track:
 # -------------------------------------------------------------------------------------- drawing
 
 
-def render(rng: np.random.Generator, plan: Plan, size: int) -> np.ndarray:
+def render(rng: np.random.Generator, plan: Plan, size: int, every: int = 1) -> np.ndarray:
     """Draws a plan.
 
     Args:
         rng: for details that the plan leaves open (the place of a brick, the curve of a hill).
         plan: the video.
         size: pixels a side.
+        every: seconds between two frames. A frame looks the same whatever its neighbours are.
 
     Returns:
-        Frames u8[f H W 3], one a second.
+        Frames u8[f H W 3] at 0, every, 2 every ... seconds.
     """
     scale = size / SIDE
     margin = math.ceil(22 * scale)  # shapes may reach over the border by this
-    frames = np.empty((len(plan.places), size + 2 * margin, size + 2 * margin, 3), np.uint8)
+    count = len(range(0, len(plan.places), every))
+    frames = np.empty((count, size + 2 * margin, size + 2 * margin, 3), np.uint8)
     inside = slice(margin, margin + size)
     before = None
     for t, place in enumerate(plan.places):
         if place != before:
             light = rng.uniform(0.95, 1.0)
             picture = (PAINTERS[place](rng, size).rgb * light).astype(np.uint8)
-        frames[t, inside, inside] = picture
+        if t % every == 0:
+            frames[t // every, inside, inside] = picture
         before = place
     for distractor in plan.distractors:
-        _draw(frames, _distractor_track(distractor), scale, margin, outline=0.5)
+        _draw(frames, _distractor_track(distractor), every, scale, margin, outline=0.5)
     for event in plan.events:
         for track in tracks(event, plan.domain):
-            _draw(frames, track, scale, margin, outline=OUTLINE)
+            _draw(frames, track, every, scale, margin, outline=OUTLINE)
     return frames[:, inside, inside]
 
 
-def _draw(frames: np.ndarray, track: Track, scale: float, margin: int, outline: float) -> None:
+def _draw(
+    frames: np.ndarray, track: Track, every: int, scale: float, margin: int, outline: float
+) -> None:
     """Draws a track into frames with a margin around the picture, all its frames at once."""
-    shown = np.flatnonzero(track.visible)
+    seconds = track.start + np.arange(len(track.visible))
+    shown = np.flatnonzero(track.visible & (seconds % every == 0))
+    if not len(shown):
+        return
     x = (track.x[shown] * scale + margin).astype(np.float32)
     y = (track.y[shown] * scale + margin).astype(np.float32)
     radius = (track.radius[shown] * scale).astype(np.float32)[:, None, None]
@@ -260,7 +268,7 @@ def _draw(frames: np.ndarray, track: Track, scale: float, margin: int, outline: 
     # Slices, frame by frame: arrays of rows and columns as indices are slower.
     at = [
         frames[t, top : top + len(window), left : left + len(window)]
-        for t, top, left in zip(track.start + shown, rows[:, 0], columns[:, 0], strict=True)
+        for t, top, left in zip(seconds[shown] // every, rows[:, 0], columns[:, 0], strict=True)
     ]
     painted = (cover * paint + (1 - cover) * np.stack(at) + 0.5).astype(np.uint8)
     for region, pixels in zip(at, painted, strict=True):

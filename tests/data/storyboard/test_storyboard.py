@@ -282,7 +282,7 @@ def test_the_bytes_do_not_depend_on_the_workers(folder, tmp_path, workers):
 def test_a_whole_folder_is_used_again_and_any_other_is_replaced(tmp_path, monkeypatch):
     folder = ensure(tmp_path / "story", 0, {"train": 2}, workers=0)
     with monkeypatch.context() as patch:
-        patch.setattr(f"{GENERATE}._make", None)  # would fail
+        patch.setattr(f"{GENERATE}._make", pytest.fail)
         assert ensure(folder, 0, {"train": 2, "test": 0}, workers=0) == folder
     first = open_split(folder, "train")[0].caption
     ensure(folder, 1, {"train": 3}, workers=0)
