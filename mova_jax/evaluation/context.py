@@ -58,7 +58,7 @@ class EvalContext:
     split: str
     limit: int = 0  # videos, from the first; 0 for all
     blend_weight: float | None = None  # of the modular score; None chooses it on this split
-    interval: bool = False  # whether bootstrap intervals are wanted
+    final: bool = False  # whether the split is tested: with bootstrap intervals
 
     @cached_property
     def settings(self) -> PipelineSettings:
@@ -255,3 +255,5 @@ class Evaluation:
     # that ends in % has the metric times 100. Metrics without a label are only in metrics.jsonl.
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     applies: Callable[[Config], bool] = lambda config: True  # to the models of this config
+    # Left out of the validations in training, which are many and have to be short.
+    final_only: bool = False

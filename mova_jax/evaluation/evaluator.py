@@ -72,7 +72,7 @@ class Evaluator:
         params: Any,
         split: str,
         blend_weight: float | None = None,
-        interval: bool = False,
+        final: bool = False,
         ranks_file: str | os.PathLike | None = None,
     ) -> dict[str, float]:
         """The metrics of all evaluations on a split.
@@ -82,17 +82,18 @@ class Evaluator:
             split: its name.
             blend_weight: of the modular score, chosen on validation; None chooses it here, which
                 is right on validation only.
-            interval: adds the bootstrap interval of R@1.
+            final: whether the split is tested, not looked at while training: adds the evaluations
+                that are `final_only` and the bootstrap intervals.
             ranks_file: where to keep the rank of every query (`query_ranks.save_ranks`), for
                 comparisons of models query by query; written by the main process. None for nowhere.
 
         Raises:
             ValueError: two evaluations have a metric of one name.
         """
-        context = self.context(params, split, blend_weight=blend_weight, interval=interval)
+        context = self.context(params, split, blend_weight=blend_weight, final=final)
         metrics: dict[str, float] = {}
         for name, evaluation in EVALUATIONS.items():
-            if not evaluation.applies(self._config):
+            if not evaluation.applies(self._config) or (evaluation.final_only and not final):
                 continue
             found = evaluation.fn(context)
             if twice := metrics.keys() & found.keys():

@@ -19,7 +19,7 @@ def retrieval(context: EvalContext) -> dict[str, float]:
     `t2v/...` and `v2t/...` are added: those of the score of record.
     """
     ranks = context.query_ranks
-    metrics = retrieval_metrics(ranks, context.config.seed if context.interval else None)
+    metrics = retrieval_metrics(ranks, context.config.seed if context.final else None)
     record = f"{ranks.record}/"
     ways = [name for name in metrics if name.startswith(record) and name.count("/") == 2]
     return metrics | {name.removeprefix(record): metrics[name] for name in ways}

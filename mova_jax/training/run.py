@@ -167,7 +167,9 @@ def _finish(context: RunContext) -> None:
         for split in (split for split in splits if split not in evaluated):
             log_main(f"Evaluating on {split} with the checkpoint of step {int(saved.state.step)}")
             ranks = context.workdir / RANKS / f"{split}.npz"
-            metrics = context.evaluator.evaluate(params, split, weight, True, ranks_file=ranks)
+            metrics = context.evaluator.evaluate(
+                params, split, weight, final=True, ranks_file=ranks
+            )
             metrics["checkpoint_step"] = float(saved.state.step)
             writer.write(config.train.steps, {f"{split}/{k}": v for k, v in metrics.items()})
     shown = (splits or ["validation"])[0]

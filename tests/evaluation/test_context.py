@@ -87,7 +87,7 @@ def full(folder):
 @pytest.fixture(scope="module")
 def metrics(full):
     evaluator, _, params = full
-    return evaluator.evaluate(params, "test", blend_weight=0.5, interval=True)
+    return evaluator.evaluate(params, "test", blend_weight=0.5, final=True)
 
 
 def dense(folder, evaluator, spec, params):
@@ -148,7 +148,7 @@ def test_every_caption_is_a_query_and_the_best_of_a_video_counts(folder, name, f
 
 def test_blocks_of_any_size_give_the_same_metrics(folder, metrics):
     evaluator, _, params = make(folder, eval__batch_size=24)  # all 21 captions in one, 3 rows free
-    other = evaluator.evaluate(params, "test", blend_weight=0.5, interval=True)
+    other = evaluator.evaluate(params, "test", blend_weight=0.5, final=True)
     assert other.keys() == metrics.keys()
     for name, value in metrics.items():
         assert other[name] == pytest.approx(value, abs=1e-4), name
@@ -213,7 +213,7 @@ def test_msvd_goes_from_its_files_to_metrics_of_every_caption(tmp_path):
     assert prepare.main(list(map(str, command))) == 0
     assert json.loads((shards / MANIFEST).read_text())["settings"]["dataset"]["queries"] == "all"
     evaluator, _, params = make(shards, "global_only", eval__queries="data")
-    metrics = evaluator.evaluate(params, "test", interval=True)
+    metrics = evaluator.evaluate(params, "test", final=True)
     assert metrics["gallery"] == 2
     assert metrics["gallery_captions"] == 4
     assert evaluator.evaluate(params, "validation")["gallery_captions"] == 2

@@ -212,9 +212,12 @@ def test_an_evaluation_added_to_the_table_is_in_the_metrics_and_the_report(
     labels = {"spread/video": "spread of videos, %", "spread/seen": "videos seen"}
     monkeypatch.setitem(EVALUATIONS, "spread", Evaluation(spread, "Spread", "Wide?", labels))
     monkeypatch.setitem(EVALUATIONS, "masked", Evaluation(spread, "", applies=lambda c: False))
+    late = Evaluation(lambda _: {"late": 1.0}, "", final_only=True)
+    monkeypatch.setitem(EVALUATIONS, "late", late)
     evaluator, _, params = make(folder, "global_only")
     metrics = evaluator.evaluate(params, "test")
-    assert metrics["spread/video"] == 0.125
+    assert metrics["spread/video"] == 0.125 and "late" not in metrics
+    assert evaluator.evaluate(params, "test", final=True)["late"] == 1.0
 
     (tmp_path / "config.json").write_text("{}")
     with MetricWriter(tmp_path, tensorboard=False) as writer:
