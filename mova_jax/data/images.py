@@ -66,26 +66,38 @@ def decode_image(data: bytes) -> np.ndarray:
 def decode_frame(data: bytes, out: np.ndarray) -> None:
     """Decodes a frame straight into `out`, resized and cropped only when its size differs.
 
-    Resizing brings the short side to the side of `out` (bicubic, antialiased) and keeps the centre
-    square, in one pass over the pixels that stay.
-
     Args:
         data: a JPEG or a PPM.
-        out: u8[H W 3] RGB with H = W, C-contiguous; overwritten.
+        out: u8[H W 3] RGB with H = W, C-contiguous; overwritten, see `fit_image`.
 
     Raises:
         ValueError: the data are cut short or not a frame.
     """
-    height, width = image_size(data)
+    if image_size(data) != out.shape[:2]:
+        fit_image(decode_image(data), out)
+    elif is_ppm(data):
+        out[...] = _ppm_pixels(data)
+    else:
+        _decode_jpeg(data, out)
+
+
+def fit_image(image: np.ndarray, out: np.ndarray) -> None:
+    """Writes an image into `out`, resized and cropped only when its size differs.
+
+    Resizing brings the short side to the side of `out` (bicubic, antialiased) and keeps the centre
+    square, in one pass over the pixels that stay.
+
+    Args:
+        image: u8[h w 3] RGB.
+        out: u8[H W 3] RGB with H = W; overwritten.
+    """
+    height, width = image.shape[:2]
     if (height, width) == out.shape[:2]:
-        if is_ppm(data):
-            out[...] = _ppm_pixels(data)
-        else:
-            _decode_jpeg(data, out)
+        out[...] = image
         return
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
-    out[...] = Image.fromarray(decode_image(data)).resize(
+    out[...] = Image.fromarray(image).resize(
         out.shape[1::-1],
         Image.Resampling.BICUBIC,
         box=(left, top, left + side, top + side),

@@ -60,7 +60,7 @@ def choose_frames(
         raise ValueError(f"no frame policy {policy!r}; there are {', '.join(FRAME_POLICIES)}")
     available = len(timestamps)
     if rng is not None and policy == "fps1":
-        seconds = _whole_seconds(timestamps)
+        seconds = whole_seconds(timestamps)
         return seconds[even_numbers(len(seconds), frames)]
     if rng is None or policy == "even" or available <= frames:
         return even_numbers(available, frames)
@@ -84,7 +84,7 @@ def _edges(available: int, segments: int) -> np.ndarray:
     return np.arange(segments + 1) * available // segments
 
 
-def _whole_seconds(timestamps: np.ndarray) -> np.ndarray:
+def whole_seconds(timestamps: np.ndarray) -> np.ndarray:
     """Frames nearest to whole seconds, ascending, each once."""
     times = np.asarray(timestamps, np.float64)
     seconds = np.arange(np.ceil(times[0] - 0.5), np.floor(times[-1] + 0.5) + 1)
