@@ -20,7 +20,7 @@ import collections
 import os
 from pathlib import Path
 
-from mova_jax.data.annotations.files import check, one_of, read_json
+from mova_jax.data.annotations.files import check, read_json
 from mova_jax.data.annotations.intake import Dataset, Intake
 
 SEGMENT = 5.0  # seconds
@@ -30,8 +30,7 @@ _FILES = {"train": "train_data.json", "validation": "val_data.json", "test": "te
 
 def read(annotations: Path, intake: Intake) -> None:
     """Reads the three files; see `Dataset.read`."""
-    for split, name in _FILES.items():
-        file = one_of(annotations, name)
+    for split, file in intake.split_files(annotations, _FILES):
         entries, _ = read_json(file)
         check(file, isinstance(entries, list), "a list of descriptions", entries)
         fits = any(isinstance(e, dict) and {"video", "description"} <= set(e) for e in entries)
@@ -41,7 +40,7 @@ def read(annotations: Path, intake: Intake) -> None:
             try:
                 video, caption = _caption(entry)
             except ValueError as error:
-                intake.skip(f"{name} entry {position}", error)
+                intake.skip(f"{file.name} entry {position}", error)
                 continue
             stem = os.path.splitext(video)[0]
             sentences[stem].append(caption)

@@ -1,4 +1,4 @@
-"""Reads the formats of published annotations: JSON, tables, lists, plain pickles.
+"""Reads the formats of published annotations: JSON, JSONL, Parquet, tables, lists, plain pickles.
 
 A file of another format raises one `InputError`, which says what was got and what was expected.
 Faults of single entries are left to the readers of the data sets.
@@ -165,6 +165,39 @@ def read_lines(file: Path) -> list[str]:
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error}).") from error
     return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def read_rows(file: Path) -> list[str] | list[dict[str, Any]]:
+    """The rows of a Parquet file as objects, the lines of any other file as in `read_lines`.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
+    if file.suffix.lower() != ".parquet":
+        return read_lines(file)
+    from pyarrow import ArrowException, parquet  # slow to import; comes with tensorflow-datasets
+
+    try:
+        return parquet.read_table(file).to_pylist()
+    except (OSError, ArrowException) as error:
+        raise InputError(f"{file} is not Parquet or cannot be read ({error}).") from error
+
+
+def json_object(line: str | bytes) -> dict[str, Any]:
+    """The object of a line of JSONL.
+
+    Raises:
+        ValueError: when it is not a JSON object.
+    """
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"not a JSON object but {type(fields).__name__}")
+    return fields
 
 
 class _Plain(pickle.Unpickler):

@@ -10,21 +10,25 @@ every entry in the order of the files:
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from mova_jax.data.annotations.files import one_of
 from mova_jax.data.annotations.items import (
     CAPTION,
     Item,
     Reading,
     clean,
     cut_of,
+    is_time,
     sentence_of,
     skipped_entry,
     split_name,
 )
 from mova_jax.data.annotations.videos import VIDEO_EXTENSIONS, VideoFolder
 from mova_jax.data.shards import Caption
+
+VIDEOS, SENTENCES = "videos", "sentences"  # what the published counts of a data set count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Dataset:
             or has another format than its owner publishes.
         files: the files that `--annotations` must contain, for messages and help.
         expected: published number of entries of each split, where known (docs/data.md).
-        unit: of `expected`: videos, or sentences.
+        unit: of `expected`: VIDEOS or SENTENCES.
         licence: a note for the manifest.
         extensions: of the video (or image) files.
         recipe: the config that trains on it.
@@ -48,7 +52,7 @@ class Dataset:
     read: Callable[[Path, "Intake"], None]
     files: str
     expected: dict[str, int] = dataclasses.field(default_factory=dict)
-    unit: str = "videos"
+    unit: str = VIDEOS
     licence: str = ""
     extensions: tuple[str, ...] = VIDEO_EXTENSIONS
     recipe: str = ""
@@ -110,6 +114,44 @@ class Intake:
         except ValueError as error:
             self.skip(name, error)
 
+    def add_sentences(self, name: str, sentences: Iterable[tuple], **more) -> None:
+        """Adds a video with its sentences in order of time, those without a time last.
+
+        Each sentence counts where the unit of the data set is sentences.
+
+        Args:
+            name: the id, unique in the data set.
+            sentences: (text, start, end) in seconds of the file, or (text,).
+            **more: further arguments of `add`.
+        """
+        ordered = sorted(sentences, key=_by_time)
+        count = len(ordered) if self._dataset.unit == SENTENCES else 1
+        self.add(name, ordered, count=count, **more)
+
+    def split_files(
+        self, folder: Path, files: Mapping[str, str | tuple[str, ...]]
+    ) -> Iterator[tuple[str, Path]]:
+        """Each split with its file; a split without a file is skipped with a reason.
+
+        So the test set of a data set can be read by itself.
+
+        Args:
+            folder: of the annotations.
+            files: the file of each split, or its possible names.
+
+        Raises:
+            InputError: when no split has a file.
+        """
+        names = {split: (n,) if isinstance(n, str) else n for split, n in files.items()}
+        if not any((folder / name).is_file() for known in names.values() for name in known):
+            one_of(folder, *next(iter(names.values())))
+        for split, known in names.items():
+            file = next((folder / name for name in known if (folder / name).is_file()), None)
+            if file:
+                yield split, file
+            else:
+                self.skip(known[0], f"there is no such file, so the split {split} is left out")
+
     def skip(self, name: str, reason: object) -> None:
         """Skips an entry, with the reason."""
         self._skipped.append(skipped_entry(name, reason))
@@ -161,6 +203,11 @@ class Intake:
             unit=self._dataset.unit,
             queries=self._dataset.queries,
         )
+
+
+def _by_time(sentence: tuple) -> tuple[float, float]:
+    times = sentence[1:]
+    return tuple(times) if len(times) == 2 and all(map(is_time, times)) else (math.inf, math.inf)
 
 
 def seconds(text: str | None, name: str) -> float | None:

@@ -4,12 +4,12 @@ In:  captions.jsonl, with the fields of `FIELDS`.
 Out: `read_annotations` returns the usable lines as `Item`s, and the reasons of the skipped ones.
 """
 
-import json
 import os
 import posixpath
 from pathlib import Path
 from typing import Any
 
+from mova_jax.data.annotations.files import json_object
 from mova_jax.data.annotations.items import (
     InputError,
     Item,
@@ -74,14 +74,7 @@ def read_annotations(
 
 
 def _fields(line: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(line.strip())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"not a JSON object but {type(fields).__name__}")
+    fields = json_object(line.strip())
     if not isinstance(fields.get("video"), str) or not fields["video"]:
         raise ValueError(f"`video` must be a path, got {fields.get('video')!r}")
     if "\0" in fields["video"] or valid_unicode(fields["video"]) != fields["video"]:

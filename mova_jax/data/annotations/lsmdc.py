@@ -15,8 +15,8 @@ collaborative-experts, misc/datasets/lsmdc/README.md.
 
 from pathlib import Path
 
-from mova_jax.data.annotations.files import check, one_of, read_lines
-from mova_jax.data.annotations.intake import Dataset, Intake
+from mova_jax.data.annotations.files import check, read_lines
+from mova_jax.data.annotations.intake import SENTENCES, Dataset, Intake
 
 _FILES = {
     "train": "LSMDC16_annos_training.csv",
@@ -27,15 +27,14 @@ _FILES = {
 
 def read(annotations: Path, intake: Intake) -> None:
     """Reads the three files; see `Dataset.read`."""
-    for split, name in _FILES.items():
-        file = one_of(annotations, name)
+    for split, file in intake.split_files(annotations, _FILES):
         rows = [line.split("\t") for line in read_lines(file)]
         fits = any(len(row) == 6 for row in rows)
         check(file, fits, "lines of 6 tab-separated cells", f"{rows[0] if rows else 'no line'}")
         clips: dict[str, list[tuple]] = {}
         for number, row in enumerate(rows, 1):
             if len(row) != 6:
-                intake.skip(f"{name} line {number}", f"it has {len(row)} cells in place of 6")
+                intake.skip(f"{file.name} line {number}", f"it has {len(row)} cells in place of 6")
                 continue
             clips.setdefault(row[0].strip(), []).append(_sentence(row))
         for clip, sentences in clips.items():
@@ -66,7 +65,7 @@ DATASET = Dataset(
     read=read,
     files=", ".join(_FILES.values()),
     expected={"train": 101_079, "validation": 7_408, "test": 1_000},
-    unit="sentences",
+    unit=SENTENCES,
     licence="LSMDC: clips and annotations only with the permission of their owners (MPII).",
     recipe="configs/lsmdc.py",
 )

@@ -2,6 +2,7 @@
 
     MSRVTT_data.json            {"videos": [{"video_id", "split", ...}, ...],
                                  "sentences": [{"sen_id", "video_id", "caption"}, ...]}
+                                or train_val_videodatainfo.json and test_videodatainfo.json
     MSRVTT_train.9k.csv         column video_id
     MSRVTT_JSFUSION_test.csv    columns key, vid_key, video_id, sentence
 
@@ -22,11 +23,12 @@ from mova_jax.data.annotations.intake import Dataset, Intake
 from mova_jax.data.annotations.items import ALL
 
 _JSON, _TRAIN, _TEST = "MSRVTT_data.json", "MSRVTT_train.9k.csv", "MSRVTT_JSFUSION_test.csv"
+_OWNERS = "train_val_videodatainfo.json", "test_videodatainfo.json"  # in the owner's two zips
 
 
 def read_1k_a(annotations: Path, intake: Intake) -> None:
     """Reads 9k / 1k-A; see `Dataset.read`."""
-    _, captions = _read_json(one_of(annotations, _JSON), intake)
+    _, captions = _read_videos(annotations, intake)
     train = read_table(one_of(annotations, _TRAIN), ["video_id"])
     test = read_table(one_of(annotations, _TEST), ["video_id", "sentence"])
     # The test set first, so that a video in both lists is tested on and not trained on.
@@ -41,28 +43,33 @@ def read_1k_a(annotations: Path, intake: Intake) -> None:
 
 def read_full(annotations: Path, intake: Intake) -> None:
     """Reads the owner's division; see `Dataset.read`."""
-    splits, captions = _read_json(one_of(annotations, _JSON, alone=True), intake)
+    splits, captions = _read_videos(annotations, intake, alone=True)
     for video, split in splits:
         _add(video, captions, split, intake)
 
 
-def _read_json(file: Path, intake: Intake):
+def _read_videos(annotations: Path, intake: Intake, alone: bool = False):
     """The (video, split) pairs, and the captions of each video."""
-    data, _ = read_json(file)
-    fits = isinstance(data, dict) and all(
-        isinstance(data.get(name), list) for name in ("videos", "sentences")
-    )
-    check(file, fits, 'an object with the lists "videos" and "sentences"', data)
-    captions = collections.defaultdict(list)
-    for position, entry in enumerate(data["sentences"]):
-        video = entry.get("video_id") if isinstance(entry, dict) else None
-        if not isinstance(video, str) or not isinstance(entry.get("caption"), str):
-            intake.skip(f"{file.name} sentence {position}", "no `video_id` or no `caption`")
-            continue
-        captions[video].append(entry["caption"])
-    videos = [entry for entry in data["videos"] if isinstance(entry, dict)]
-    check(file, bool(captions), '"sentences" of {"video_id", "caption"}', data["sentences"])
-    return [(str(entry.get("video_id", "")), entry.get("split")) for entry in videos], captions
+    files = [annotations / name for name in _OWNERS]
+    if (annotations / _JSON).is_file() or not all(file.is_file() for file in files):
+        files = [one_of(annotations, _JSON, alone=alone)]
+    splits, captions = [], collections.defaultdict(list)
+    for file in files:
+        data, _ = read_json(file)
+        fits = isinstance(data, dict) and all(
+            isinstance(data.get(name), list) for name in ("videos", "sentences")
+        )
+        check(file, fits, 'an object with the lists "videos" and "sentences"', data)
+        for position, entry in enumerate(data["sentences"]):
+            video = entry.get("video_id") if isinstance(entry, dict) else None
+            if not isinstance(video, str) or not isinstance(entry.get("caption"), str):
+                intake.skip(f"{file.name} sentence {position}", "no `video_id` or no `caption`")
+                continue
+            captions[video].append(entry["caption"])
+        check(file, bool(captions), '"sentences" of {"video_id", "caption"}', data["sentences"])
+        videos = [entry for entry in data["videos"] if isinstance(entry, dict)]
+        splits += [(str(entry.get("video_id", "")), entry.get("split")) for entry in videos]
+    return splits, captions
 
 
 def _add(video: str, captions, split: str, intake: Intake) -> None:
@@ -75,7 +82,7 @@ _LICENCE = "MSR-VTT: see its owner's page; the clips are their uploaders'."
 DATASET = Dataset(
     name="msrvtt",
     read=read_1k_a,
-    files=f"{_JSON}, {_TRAIN} and {_TEST}",
+    files=f"{_JSON} (or the owner's two), {_TRAIN} and {_TEST}",
     expected={"train": 9_000, "test": 1_000},
     licence=_LICENCE,
     recipe="configs/msrvtt.py",
@@ -83,7 +90,7 @@ DATASET = Dataset(
 FULL = Dataset(
     name="msrvtt_full",
     read=read_full,
-    files=_JSON,
+    files=f"{_JSON}, or {' and '.join(_OWNERS)}",
     expected={"train": 6_513, "validation": 497, "test": 2_990},
     licence=_LICENCE,
     recipe="configs/msrvtt.py",

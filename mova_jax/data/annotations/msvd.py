@@ -1,18 +1,19 @@
 """MSVD: short clips, about 40 captions each; every caption is a query.
 
-    raw-captions.pkl                            {video id: [[token, ...], ...]}
+    raw-captions.pkl                            {video id: [[token, ...], ...]}, or
+    captions_msvd.json                          {video id: ["...", ...]}
     train_list.txt, val_list.txt, test_list.txt one video id a line
 
 The tokens of a caption are joined by spaces. The first caption of a video is its caption, the
 others are alternatives. Reading the pickle runs no code of it.
 
-Format: CLIP4Clip, dataloaders/dataloader_msvd_retrieval.py. Counts: collaborative-experts,
-misc/datasets/msvd/README.md, where the lists come from.
+Format: CLIP4Clip, dataloaders/dataloader_msvd_retrieval.py; of the JSON: xpool, data/MSVD. Counts:
+collaborative-experts, misc/datasets/msvd/README.md, where the lists come from.
 """
 
 from pathlib import Path
 
-from mova_jax.data.annotations.files import check, one_of, read_lines, read_plain_pickle
+from mova_jax.data.annotations.files import check, one_of, read_json, read_lines, read_plain_pickle
 from mova_jax.data.annotations.intake import Dataset, Intake
 from mova_jax.data.annotations.items import ALL
 
@@ -21,24 +22,24 @@ _LISTS = {"train": "train_list.txt", "validation": "val_list.txt", "test": "test
 
 def read(annotations: Path, intake: Intake) -> None:
     """Reads the captions and the three lists; see `Dataset.read`."""
-    file = one_of(annotations, "raw-captions.pkl")
-    captions = read_plain_pickle(file)
+    file = one_of(annotations, "raw-captions.pkl", "captions_msvd.json")
+    captions = read_json(file)[0] if file.suffix == ".json" else read_plain_pickle(file)
     fits = isinstance(captions, dict) and any(isinstance(v, list) for v in captions.values())
     check(file, fits, "a dict {video id: [[token, ...], ...]}", captions)
     captions = {_text(key): value for key, value in captions.items()}
     for split, name in _LISTS.items():
         for video in read_lines(one_of(annotations, name)):
             try:
-                texts = _sentences(captions.get(video))
+                texts = _sentences(captions.get(video), file.name)
             except ValueError as error:
                 intake.skip(video, error)
                 continue
             intake.add(video, texts[:1], alternatives=texts[1:], split=split)
 
 
-def _sentences(captions) -> list[str]:
+def _sentences(captions, file: str) -> list[str]:
     if not isinstance(captions, list | tuple) or not captions:
-        raise ValueError("raw-captions.pkl has no captions for it")
+        raise ValueError(f"{file} has no captions for it")
     texts = []
     for caption in captions:
         tokens = caption if isinstance(caption, list | tuple) else [caption]
@@ -55,7 +56,7 @@ def _text(value) -> str:
 DATASET = Dataset(
     name="msvd",
     read=read,
-    files="raw-captions.pkl, train_list.txt, val_list.txt and test_list.txt",
+    files="raw-captions.pkl or captions_msvd.json, and train_list.txt, val_list.txt, test_list.txt",
     expected={"train": 1_200, "validation": 100, "test": 670},
     licence="MSVD (Microsoft Research Video Description Corpus): see its owner's page.",
     recipe="configs/msvd.py",

@@ -15,7 +15,9 @@ from mova_jax.data import storage
 from mova_jax.data.annotations import (
     activitynet,
     didemo,
+    long_videos,
     lsmdc,
+    moments,
     msrvtt,
     msvd,
     sharegpt4v,
@@ -28,12 +30,22 @@ from mova_jax.data.annotations.intake import Intake
 from mova_jax.data.annotations.items import InputError, Reading
 from mova_jax.data.annotations.videos import VideoFolder
 
-_TEXTS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".pkl", ".vtt", ".srt")
+_TEXTS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".pkl", ".parquet", ".vtt", ".srt")
 
 DATASETS = {
     dataset.name: dataset
     for dataset in (
         activitynet.DATASET,
+        activitynet.UCA,
+        activitynet.LONGVALE,
+        activitynet.YOUCOOK2,
+        activitynet.TACOS,
+        moments.CHARADES_STA,
+        moments.ANIMAL_KINGDOM,
+        moments.QVHIGHLIGHTS,
+        moments.TVR,
+        long_videos.LOVR,
+        long_videos.FLARE,
         didemo.DATASET,
         msvd.DATASET,
         msrvtt.DATASET,

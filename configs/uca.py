@@ -1,0 +1,19 @@
+"""UCA, surveillance: 1,165 videos to train on, 379 to select, 310 to test.
+
+    python -m mova_jax.prepare uca --videos UCF_Crimes --annotations "UCF Annotation/json" \\
+        --tokenizer CLIP --output shards/uca
+    python -m mova_jax.main --workdir=runs/uca \\
+        --config=configs/uca.py:data=shards/uca,init=CLIP
+
+A domain that web videos do not show, and long: 108 of the videos last 10 minutes or more. The
+shards have one frame a second, of which 64 are drawn. See docs/data.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The whole configuration; `arg` as in `configs/base.py`."""
+    return paper.get_config(arg, videos=1_165)
