@@ -1,6 +1,6 @@
 """Small towers from nothing, on any captioned pictures: a CLIP that two cores can train.
 
-    python -m mova_jax.prepare montage --input captions.jsonl --items 1 --views 16 \\
+    python -m mova_jax.prepare pictures --input captions.jsonl --size 96 --views 16 \\
         --output shards/pictures
     python -m mova_jax.main --workdir=runs/pictures \\
         --config=configs/captioned_pictures.py:data=shards/pictures

@@ -3,6 +3,7 @@
     python -m mova_jax.prepare --input clips/captions.jsonl --output shards
     python -m mova_jax.prepare activitynet --videos V --annotations A --output shards
     python -m mova_jax.prepare inspect shards
+    python -m mova_jax.prepare montage --input pictures.jsonl --output shards
 
 In:  a JSONL in the folder of the videos, one video a line; or the files of a data set as its owner
      publishes them (docs/data.md), and the folder of its videos. `--help` lists fields and names.
@@ -32,6 +33,7 @@ from mova_jax.data.annotations.registry import DATASETS, read_dataset
 from mova_jax.data.images import CODECS
 from mova_jax.data.ingest.ingest import MISSING, IngestSettings, ingest
 from mova_jax.data.ingest.publish import InUse, is_unfinished
+from mova_jax.data.montage import command as montage
 from mova_jax.data.shards import MANIFEST, Manifest, ShardError, SplitInfo
 from mova_jax.data.storage import is_url
 
@@ -48,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mova_jax.data.inspect import command  # draws images, which nothing else here does
 
         return command.main(argv[1:])
+    if argv[:1] and argv[0] in montage.NAMES:
+        return montage.main(argv)
     args = _arguments(argv)
     dataset = DATASETS.get(args.dataset)
     settings = IngestSettings(
@@ -151,7 +155,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Makes frame shards of videos and captions.",
         epilog=f"Fields of a line of the JSONL:\n{FIELDS}\n\n"
         f"Data sets, and what --annotations has to hold (docs/data.md):\n{known}\n\n"
-        "`inspect SHARDS` as the first words inspects finished shards.\n\n"
+        "As the first words, `inspect SHARDS` inspects finished shards, `montage` makes long\n"
+        "videos of captioned pictures, `pictures` shards of single ones; each has a --help.\n\n"
         "--input, --videos, --annotations and --output may be URLs (gs://, s3://). However the\n"
         "command is stopped, the same command resumes its work.\n\n"
         "Exit code: 0 when every entry went in, 3 when some were skipped, 1 when it could not be\n"

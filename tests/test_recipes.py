@@ -11,10 +11,12 @@ import pytest
 from mova_jax import prepare
 from mova_jax.config import flatten, from_config_dict, load
 from mova_jax.data.annotations.registry import DATASETS
+from mova_jax.data.montage import command as montage
 from mova_jax.data.shards import Manifest, SplitInfo
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "base")
+FROM_NOTHING = ("base", "captioned_pictures")
+RECIPES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {*FROM_NOTHING})
 PAPER = {
     "model.vision.patch_size": 16,
     "model.text.context": 248,
@@ -93,3 +95,11 @@ def test_the_commands_are_right(name):
         for flag in command:
             if flag.startswith("--config="):
                 from_config_dict(load(f"{ROOT}/{flag.removeprefix('--config=')}"))
+
+
+def test_the_recipe_of_captioned_pictures_has_its_commands_right():
+    first, *others = _commands("captioned_pictures")
+    assert montage._parser(first[3]).parse_args(first[4:]).views > 1
+    assert all(importlib.util.find_spec(command[2]) for command in others)
+    config = _config("captioned_pictures", "steps=20,batch=4")
+    assert (config["train.steps"], config["train.batch_size"], config["data.parts"]) == (20, 4, 0)
