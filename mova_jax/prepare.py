@@ -149,7 +149,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _parser() -> argparse.ArgumentParser:
     default = IngestSettings()
-    known = "\n".join(f"  {name:<13}{dataset.files}" for name, dataset in DATASETS.items())
+    known = "\n".join(f"  {name:<15}{dataset.files}" for name, dataset in DATASETS.items())
     parser = argparse.ArgumentParser(
         prog="python -m mova_jax.prepare",
         description="Makes frame shards of videos and captions.",
