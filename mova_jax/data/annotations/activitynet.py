@@ -24,6 +24,7 @@ from pathlib import Path
 
 from mova_jax.data.annotations.files import check, read_json, read_lines
 from mova_jax.data.annotations.intake import Dataset, Intake
+from mova_jax.data.annotations.items import is_time
 from mova_jax.data.annotations.moments import span_line, videos_of
 
 
@@ -76,14 +77,10 @@ def _captions(entry, in_frames: bool) -> list[tuple]:
     times += [[None, None]] * (len(sentences) - len(times))
     if in_frames:
         rate = entry.get("fps")
-        if not isinstance(rate, int | float) or not rate > 0:
+        if not is_time(rate) or not rate:
             raise ValueError(f"its times are in frames, so `fps` must be a number, got {rate!r}")
-        times = [[_divided(time, rate) for time in pair] for pair in times]
+        times = [[time / rate if is_time(time) else time for time in pair] for pair in times]
     return [(text, *pair) for text, pair in zip(sentences, times, strict=False)]
-
-
-def _divided(frame, rate: float):
-    return frame / rate if isinstance(frame, int | float) else frame
 
 
 def _dataset(name: str, files: dict[str, str | tuple[str, ...]], *, more=None, **fields) -> Dataset:

@@ -25,6 +25,7 @@ from typing import Any
 
 from mova_jax.data.annotations.files import check, json_object, read_rows
 from mova_jax.data.annotations.intake import SENTENCES, Dataset, Intake
+from mova_jax.data.annotations.items import is_time
 
 _SPAN = re.compile(r"(\S+)\s+(\S+)\s+(\S+?)\s*##(.*)")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
@@ -104,7 +105,9 @@ def _qvhighlights(line: str) -> tuple[str, tuple]:
     video, text = text_field(fields, "vid"), text_field(fields, "query")
     windows = fields.get("relevant_windows") or []
     if not isinstance(windows, list) or not all(map(_is_span, windows)):
-        raise ValueError(f"`relevant_windows` must be a list of [start, end], got {windows!r}")
+        raise ValueError(
+            f"`relevant_windows` must be a list of [start, end] in seconds, got {windows!r}"
+        )
     if not windows:
         return video, (text,)
     return video, (text, *max(windows, key=lambda window: window[1] - window[0]))
@@ -114,13 +117,12 @@ def _tvr(line: str) -> tuple[str, tuple]:
     fields = json_object(line)
     video, text = text_field(fields, "vid_name"), text_field(fields, "desc")
     if not _is_span(fields.get("ts")):
-        raise ValueError(f"`ts` must be [start, end], got {fields.get('ts')!r}")
+        raise ValueError(f"`ts` must be [start, end] in seconds, got {fields.get('ts')!r}")
     return video, (text, *fields["ts"])
 
 
 def _is_span(value: Any) -> bool:
-    is_pair = isinstance(value, list) and len(value) == 2
-    return is_pair and all(isinstance(time, int | float) for time in value)
+    return isinstance(value, list) and len(value) == 2 and all(map(is_time, value))
 
 
 def _dataset(name: str, files: dict[str, str], parse: Parser, **fields) -> Dataset:

@@ -155,7 +155,7 @@ def test_qvhighlights_has_the_longest_window_of_a_query(room):
     assert items["t_1.0"].captions == (Caption("No."),)
     assert room.reading.named == {"validation": 2, "test": 1}
     name = "highlight_val_release.jsonl line"
-    windows = "`relevant_windows` must be a list of [start, end], got [[0]]"
+    windows = "`relevant_windows` must be a list of [start, end] in seconds, got [[0]]"
     assert room.skipped.pop(f"{name} 4").startswith("not JSON (")
     assert room.skipped[f"{name} 3"] == windows
     assert room.skipped[f"{name} 5"] == "not a JSON object but list"
@@ -169,7 +169,10 @@ def test_tvr_has_one_time_a_sentence(room):
     room.film(f"{clip['vid_name']}.mp4")
     (item,) = room.read("tvr").values()
     assert item.captions == (Caption("Phoebe waits.", 16.48, 33.87),)
-    assert room.skipped["tvr_val_release.jsonl line 2"] == "`ts` must be [start, end], got [1]"
+    assert (
+        room.skipped["tvr_val_release.jsonl line 2"]
+        == "`ts` must be [start, end] in seconds, got [1]"
+    )
 
 
 # ------------------------------------------------------------------------------- long videos
