@@ -1,6 +1,7 @@
 """What the benchmarks count and print; their timings are looked at, not tested."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import compare_objectives, large_gallery, plan_table, train_step
+from benchmarks import compare_objectives, large_gallery, plan_table, real_annotations, train_step
 from mova_jax.config import ConfigFlags
 from mova_jax.evaluation.query_ranks import QueryRanks, save_ranks
 from mova_jax.evaluation.ranks import Ranks, RanksBothDirections
@@ -132,3 +133,18 @@ def test_scores_of_a_gallery_are_those_of_a_plain_loop(order, masks):
     found = large_gallery.measure(large_gallery.SMALL, order, masks)
     assert found["difference"] < 1e-5
     assert 5 < found["t2v_r1"] < 100 and 5 < found["v2t_r1"] < 100
+
+
+def test_real_annotations_are_counted_without_videos(tmp_path):
+    lines = "A 0 2##One.\nB 5 3##Two.\nA 1 2##Three.\nno line"
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("charades_sta_train.txt", lines)
+    reading = real_annotations.read_without_videos("charades_sta", tmp_path)
+    assert list(real_annotations.rows_of(reading)) == [
+        ["charades_sta", "train", "2", "3", "2", "12,408 sentences", "read: 3"],
+        ["charades_sta", "test", "0", "0", "0", "3,720 sentences", "no file"],
+    ]
+    reasons = real_annotations.reasons_of(reading)
+    assert "1 x a sentence is kept without its times, which must be 0 <= start < end" in reasons[2]
+    assert any("charades_sta_train.txt an entry: it must be `id start" in line for line in reasons)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "all.zip"]
