@@ -14,6 +14,7 @@ from mova_jax.parallel.processes import barrier, is_main, log_main
 from mova_jax.training.bad_records import BadRecords
 from mova_jax.training.checkpoint import abstract_state
 from mova_jax.training.datasets import image_steps
+from mova_jax.training.final_evaluation import evaluate_splits
 from mova_jax.training.init_weights import with_weights
 from mova_jax.training.loop import Loop, StopSignal
 from mova_jax.training.profiler import Trace
@@ -24,8 +25,8 @@ from mova_jax.training.step import make_train_step
 from mova_jax.training.summary import final_summary, start_summary
 from mova_jax.training.term_gradients import make_term_gradients
 from mova_jax.training.utilization import Utilization
-from mova_jax.training.workdir import RANKS, REPORT, RunError
-from mova_jax.utils.metric_log import METRICS_FILE, MetricWriter, read_metrics
+from mova_jax.training.workdir import REPORT, RunError
+from mova_jax.utils.metric_log import MetricWriter
 
 TIMELINES = 4  # videos that the report draws
 
@@ -161,17 +162,15 @@ def _finish(context: RunContext) -> None:
     splits = [split for split in config.eval.splits if split in context.splits]
     for split in sorted({*config.eval.splits} - {*splits}):
         log_main(f"There is no split {split} in {context.folder}: it is not evaluated.")
-    evaluated = _evaluated_splits(context)
-    barrier("the splits to test are known")  # before the main process writes more metrics
-    with MetricWriter(context.workdir, resume_step=config.train.steps) as writer:
-        for split in (split for split in splits if split not in evaluated):
-            log_main(f"Evaluating on {split} with the checkpoint of step {int(saved.state.step)}")
-            ranks = context.workdir / RANKS / f"{split}.npz"
-            metrics = context.evaluator.evaluate(
-                params, split, weight, final=True, ranks_file=ranks
-            )
-            metrics["checkpoint_step"] = float(saved.state.step)
-            writer.write(config.train.steps, {f"{split}/{k}": v for k, v in metrics.items()})
+    evaluate_splits(
+        context.evaluator,
+        params,
+        splits,
+        context.workdir,
+        blend_weight=weight,
+        step=config.train.steps,
+        checkpoint_step=int(saved.state.step),
+    )
     shown = (splits or ["validation"])[0]
     timelines = []
     if shown in context.splits:
@@ -179,10 +178,3 @@ def _finish(context: RunContext) -> None:
     if is_main():
         write_report(context.workdir, timelines)
     barrier("the report is written")
-
-
-def _evaluated_splits(context: RunContext) -> set[str]:
-    """Splits that an earlier call tested before it was stopped."""
-    rows = read_metrics(context.workdir / METRICS_FILE)
-    names = {name for row in rows if row["step"] == context.config.train.steps for name in row}
-    return {split for split in context.config.eval.splits if f"{split}/checkpoint_step" in names}
