@@ -84,7 +84,7 @@ def small_multiples(panels: list[Panel], columns: int, warmup: int = 0) -> bytes
             axes.axvspan(0, warmup, color=SHADE, linewidth=0, zorder=0)
             if i + columns >= len(panels):
                 axes.set_xlabel("step")
-        return _png(figure)
+        return as_png(figure)
 
 
 def timeline(item: Timeline) -> bytes:
@@ -107,7 +107,7 @@ def timeline(item: Timeline) -> bytes:
             axes.set_xlim(edges[0], edges[-1])
             axes.tick_params(labelbottom=i == len(texts) - 1)
         axes.set_xlabel("seconds", labelpad=1)
-        return _png(figure)
+        return as_png(figure)
 
 
 def concepts(item: Timeline) -> bytes:
@@ -145,7 +145,7 @@ def concepts(item: Timeline) -> bytes:
             axes.set_title(f"{name}: {100 * mask.mean():.0f} % of the dimensions open")
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("frame", labelpad=1)
-        return _png(figure)
+        return as_png(figure)
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
@@ -260,7 +260,7 @@ def _smooth(curve: Curve) -> Curve:
     return Curve(curve.steps, (total[high] - total[low]) / (high - low))
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
