@@ -261,6 +261,7 @@ def _smooth(curve: Curve) -> Curve:
 
 
 def as_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
