@@ -4,9 +4,11 @@
         --fps 2 --tokenizer CLIP --output shards/animal_kingdom
     python -m mova_jax.main --workdir=runs/animal_kingdom \\
         --config=configs/animal_kingdom.py:data=shards/animal_kingdom,init=CLIP
+    python -m mova_jax.evaluate --model runs/activitynet --data shards/animal_kingdom \\
+        --output out/animal_kingdom
 
 Animals in the wild; most videos last less than a minute. There is no validation split, so the last
-checkpoint is tested. See docs/data.md.
+checkpoint is tested. The last command asks how a run on other videos does here. See docs/data.md.
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,10 @@
     python -m mova_jax.main --workdir=runs/flare \\
         --config=configs/flare.py:data=shards/flare,init=CLIP \\
         --config.data.mixture="(('shards/longvale', 1),)"
+    python -m mova_jax.evaluate --model runs/longvale --data shards/flare --output out/flare
 
-FLARE has no train split, so the last flag names the shards to train on. See docs/data.md.
+FLARE has no train split, so `data.mixture` names the shards to train on; the last command
+evaluates a run that is trained already. See docs/data.md.
 """
 
 from ml_collections import ConfigDict

@@ -5,9 +5,10 @@
     python -m mova_jax.main --workdir=runs/lovr \\
         --config=configs/lovr.py:data=shards/lovr,init=CLIP \\
         --config.data.mixture="(('shards/longvale', 1),)"
+    python -m mova_jax.evaluate --model runs/longvale --data shards/lovr --output out/lovr
 
-LoVR has 467 videos in all: without the last flag, its own train split is trained on. See
-docs/data.md.
+LoVR has 467 videos in all: without `data.mixture`, its own train split is trained on. The last
+command evaluates a run that is trained already. See docs/data.md.
 """
 
 from ml_collections import ConfigDict

@@ -106,15 +106,19 @@ def summary(manifest: Manifest, folder: str) -> str:
 
 
 def next_command(manifest: Manifest, folder: str) -> str:
-    """The command that trains on the shards, in a new workdir."""
+    """The command that trains on the shards in a new workdir; a test set alone is evaluated on."""
+    name = os.path.basename(os.path.abspath(folder))
+    if "train" not in manifest.splits:
+        command = ["python", "-m", "mova_jax.evaluate", "--model", "RUN", "--data", folder]
+        return shlex.join([*command, "--output", os.path.join("out", name)])
     dataset = DATASETS.get(manifest.settings.get("dataset", {}).get("name"))
     recipe = (dataset.recipe if dataset else "") or _BASE
     argument = f"{recipe}:data={folder}" + (",init=CLIP" if recipe != _BASE else "")
-    train = manifest.splits.get("train", SplitInfo(0, 0, 0, ())).videos
+    train = manifest.splits["train"].videos
     with contextlib.suppress(ConfigError):  # an installed package has no recipes
         if train < load(str(Path(__file__).parents[1] / recipe)).train.batch_size:
             argument += f",batch={max(2, train)}"
-    workdir = os.path.join("runs", os.path.basename(os.path.abspath(folder)))
+    workdir = os.path.join("runs", name)
     return shlex.join(
         ["python", "-m", "mova_jax.main", f"--config={argument}", f"--workdir={workdir}"]
     )

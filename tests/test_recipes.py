@@ -55,6 +55,15 @@ def test_prepare_prints_a_smaller_batch_for_a_train_split_that_cannot_fill_the_r
         assert re.search(r":data=shards(,init=CLIP)?(\S*) ", command)[2] == argument
 
 
+def test_a_test_set_without_a_train_split_is_to_be_evaluated_on():
+    manifest = Manifest("m", {"test": SplitInfo(9, 1, 1, ())}, {"dataset": {"name": "flare"}})
+    command = prepare.next_command(manifest, "shards/flare")
+    assert command == (
+        "python -m mova_jax.evaluate --model RUN --data shards/flare --output out/flare"
+    )
+    assert importlib.util.find_spec("mova_jax.evaluate")
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_whole_and_short(name):
     config = _config(name)
