@@ -1,0 +1,51 @@
+"""Intervals of 95 % for the figures of suites, all in percent."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+Z = 1.96
+
+
+def wilson(hits: float, count: int) -> tuple[float, float]:
+    """The Wilson interval of a share.
+
+    Args:
+        hits: of `count`; may be a sum of shares of hits.
+        count: at least 1.
+    """
+    share, spread = hits / count, Z * Z / count
+    middle = share + spread / 2
+    reach = Z * math.sqrt(share * (1 - share) / count + spread / count / 4)
+    low, high = (middle - reach) / (1 + spread), (middle + reach) / (1 + spread)
+    return 100.0 * max(0.0, low), 100.0 * min(1.0, high)
+
+
+def paired_interval(
+    hits: Float[np.ndarray, "m q"],
+    statistic: Callable[[Float[np.ndarray, "m"]], float],
+    seed: int,
+    samples: int = 1000,
+) -> tuple[float, float, float]:
+    """A statistic of m shares of the same queries, with its bootstrap interval.
+
+    The queries are drawn with replacement, each with its hits under all m conditions.
+
+    Args:
+        hits: 0, 1 or a share between, of each query under each condition.
+        statistic: of the m shares in percent, such as their difference or their slope.
+        seed: of the draws.
+        samples: how often all are drawn.
+
+    Returns:
+        The statistic, and the lower and upper end of its interval.
+    """
+    hits = 100.0 * np.asarray(hits, np.float64)
+    rng, queries = np.random.default_rng(seed), hits.shape[1]
+    drawn = [
+        statistic(hits[:, rng.integers(queries, size=queries)].mean(1)) for _ in range(samples)
+    ]
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return float(statistic(hits.mean(1))), float(low), float(high)
