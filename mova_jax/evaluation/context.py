@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mova_jax.config import Config
 from mova_jax.data.pipeline.batching import PipelineSettings, settings_of
@@ -20,21 +20,29 @@ from mova_jax.data.pipeline.dataset import eval_batches
 from mova_jax.data.pipeline.queries import (
     CAPTION,
     Captions,
+    MomentQuery,
     Sentence,
     eval_captions,
     eval_sentences,
+    moment_queries,
     query_protocol,
 )
 from mova_jax.data.sources import splits_of
 from mova_jax.data.tokenizer import Tokenizer, bucket_length, pad_parts, pad_tokens
-from mova_jax.evaluation.embedding_cache import PackedCaptions, SplitEmbeddings, with_progress
+from mova_jax.evaluation.embedding_cache import (
+    PackedCaptions,
+    SplitEmbeddings,
+    observed,
+    with_progress,
+)
 from mova_jax.evaluation.jitted import EvalFns, rows_of
-from mova_jax.evaluation.query_ranks import WEIGHTS, QueryRanks, rank_queries
+from mova_jax.evaluation.query_ranks import WEIGHTS, QueryRanks, rank_queries, record_scores
 from mova_jax.evaluation.ranks import ScoreBlock
-from mova_jax.evaluation.rerank import RERANKED, rerank, shortlist
+from mova_jax.evaluation.rerank import RERANKED, BestAnswers, rerank, shortlist
 from mova_jax.typing import ConceptMasks, TextEmbedding
 from mova_jax.utils.progress_bar import bar_of
 
+SEARCHED = 100  # videos in which a sentence looks for its moment
 _LONG = 10.0  # seconds after which a bar is shown
 
 
@@ -44,6 +52,23 @@ class SentenceCosines(NamedTuple):
     sentence: Sentence
     frame: Float[np.ndarray, "f"]  # cosine of frame and sentence
     modular: Float[np.ndarray, "f"]  # the same under the masks of the pair
+
+
+class Queries(NamedTuple):
+    """The texts that search, and how the embeddings of some of them are read."""
+
+    rows: Callable[[Any], TextEmbedding]  # by a slice or indices
+    stateless: Callable[[Any], TextEmbedding]  # the same without token states
+    video: Int[np.ndarray, "c"]  # that each one belongs to
+
+
+class SentenceSearch(NamedTuple):
+    """The timed sentences of a split as queries for all its videos."""
+
+    queries: list[MomentQuery]
+    texts: Queries
+    ranks: QueryRanks
+    best: BestAnswers  # the `SEARCHED` best videos of each by the score of record
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,42 +154,75 @@ class EvalContext:
         return found
 
     @cached_property
-    def query_ranks(self) -> QueryRanks:
-        """The ranks of the queries by every score.
-
-        `config.eval.queries` says which captions these are: the first of each video, or all. In a
-        gallery of more than `RERANKED`, masks that depend on frames are computed for the best
-        answers of each query only.
-        """
-        videos, packed, owner = self.num_videos, None, np.arange(self.num_videos)
+    def queries(self) -> Queries:
+        """The captions that search: the first of each video, or all (`config.eval.queries`)."""
         protocol = query_protocol(self.folder, self.config.eval.queries)
         if protocol != CAPTION:
-            captions = eval_captions(
-                self.folder, self.split, self.tokenizer, videos, protocol, self.config.data.parts
-            )
-            if len(captions.ids) > videos:
-                packed, owner = self._packed(captions), captions.video
+            settings = self.num_videos, protocol, self.config.data.parts
+            captions = eval_captions(self.folder, self.split, self.tokenizer, *settings)
+            if len(captions.ids) > self.num_videos:
+                return self._packed(captions)
+        rows = partial(rows_of, self.embeddings.text)
+        return Queries(rows, rows, np.arange(self.num_videos))
+
+    @cached_property
+    def query_ranks(self) -> QueryRanks:
+        """The ranks of `queries` by every score.
+
+        In a gallery of more than `RERANKED`, masks that depend on frames are computed for the best
+        answers of each query only.
+        """
         weights = WEIGHTS if self.blend_weight is None else (self.blend_weight,)
+        return self._ranked(self.queries, weights)
+
+    @cached_property
+    def sentence_search(self) -> SentenceSearch | None:
+        """Every timed sentence, as a caption of one part, searches all videos; None without any."""
+        queries = moment_queries([cosines.sentence for cosines in self.timed_sentences])
+        if not queries:
+            return None
+        parts = [
+            self.tokenizer.encode_parts([q.text], 1) for q in queries if self.config.data.parts
+        ]
+        video = np.array([query.video for query in queries])
+        texts = self._packed(Captions(video, tuple(q.ids for q in queries), tuple(parts)))
+        best = BestAnswers(len(queries), min(SEARCHED, self.num_videos))
+        # The weight of the captions: this split may be the one on which it is chosen.
+        weights = (self.query_ranks.blend_weight or 0.0,)
+        return SentenceSearch(queries, texts, self._ranked(texts, weights, best), best)
+
+    @property
+    def masks_by_pair(self) -> bool:
+        """Whether a gallery of this size is re-ranked, for pairs have masks of their own."""
         model = self.config.model
-        if model.modular_scale and model.masks_see_frames and videos > RERANKED:
-            return self._reranked(packed, owner, weights)
+        return bool(model.modular_scale and model.masks_see_frames and self.num_videos > RERANKED)
+
+    def _ranked(
+        self, queries: Queries, weights: Sequence[float], best: BestAnswers | None = None
+    ) -> QueryRanks:
+        """The ranks of queries; fills `best` with the answers."""
+        owner, videos = queries.video, self.num_videos
+        if self.masks_by_pair:
+            return self._reranked(queries, weights, best)
         block = self.fns.pair_block(len(owner))
-        scores = self.matching_scores
-        if packed is not None:
-            scores = self._score_block(self.fns.pairs, packed.rows, block)
+        scores = self._score_block(self.fns.pairs, queries.rows, block)
+        if best is not None:
+
+            def keep(rows: slice, columns: slice, scores: Mapping[str, np.ndarray]) -> None:
+                best.add(columns, rows, record_scores(scores, weights[0]).T)
+
+            scores = observed(scores, keep)
         with self.progress("scores", videos * len(owner), "pair") as bar:
             scores = with_progress(scores, bar.update)
             return rank_queries(scores, videos, owner, blend_weights=weights, blocks=block)
 
     def _reranked(
-        self, packed: PackedCaptions | None, owner: np.ndarray, weights: Sequence[float]
+        self, queries: Queries, weights: Sequence[float], best: BestAnswers | None
     ) -> QueryRanks:
         """The ranks of queries in a large gallery."""
-        rows = partial(rows_of, self.embeddings.text)
-        stateless = rows if packed is None else partial(packed.rows, states=False)
-        rows = rows if packed is None else packed.rows
+        owner = queries.video
         block = self.fns.pair_block(len(owner), masks=False)
-        first = self._score_block(self.fns.first_stage, stateless, block)
+        first = self._score_block(self.fns.first_stage, queries.stateless, block)
         with self.progress("first stage", self.num_videos * len(owner), "pair") as bar:
             first = with_progress(first, bar.update)
             found = shortlist(first, self.num_videos, owner, k=RERANKED, blocks=block)
@@ -172,12 +230,16 @@ class EvalContext:
         with self.progress("re-ranked", len(found.pairs), "pair") as bar:
 
             def score_answers(caption: int, videos: np.ndarray) -> dict[str, np.ndarray]:
-                text, blocks = rows(slice(caption, caption + 1)), []
+                text, blocks = queries.rows(slice(caption, caption + 1)), []
                 for start in range(0, len(videos), size):
                     video = rows_of(self.embeddings.video, videos[start : start + size])
                     blocks.append(self.fns.pairs(self.params, video, text, (size, 1)))
                 bar.update(len(videos))
-                return {n: np.concatenate([x[n][:, 0] for x in blocks]) for n in blocks[0]}
+                scores = {n: np.concatenate([x[n][:, 0] for x in blocks]) for n in blocks[0]}
+                if best is not None:  # without the videos that only look for this caption
+                    mine = np.isin(videos, found.candidates(caption))
+                    best.set(caption, videos[mine], record_scores(scores, weights[0])[mine])
+                return scores
 
             return rerank(found, score_answers, weights)
 
@@ -192,13 +254,23 @@ class EvalContext:
 
         return scores
 
-    def dense_scores(self) -> dict[str, Float[np.ndarray, "b c"]]:
-        """All scores of the videos with their first captions by name, for small splits only."""
+    def dense_scores(self, queries: Queries | None = None) -> dict[str, Float[np.ndarray, "b c"]]:
+        """All scores of the videos by name, for small splits only.
+
+        Args:
+            queries: the captions; None for the first one of each video.
+        """
+        score, count = self.matching_scores, self.num_videos
+        block = self.fns.pair_block(count)
+        if queries is not None:
+            count = len(queries.video)
+            block = self.fns.pair_block(count)
+            score = self._score_block(self.fns.pairs, queries.rows, block)
         videos, captions = (
-            [slice(start, start + size) for start in range(0, self.num_videos, size)]
-            for size in self.fns.pair_block(self.num_videos)
+            [slice(start, min(start + size, end)) for start in range(0, end, size)]
+            for size, end in zip(block, (self.num_videos, count), strict=True)
         )
-        rows = [[self.matching_scores(v, c) for c in captions] for v in videos]
+        rows = [[score(v, c) for c in captions] for v in videos]
         return {name: np.block([[b[name] for b in row] for row in rows]) for name in rows[0][0]}
 
     def progress(self, name: str, total: int, unit: str):
@@ -206,7 +278,7 @@ class EvalContext:
         off = jax.process_index() > 0
         return bar_of(f"{self.split}, {name}", total, unit=unit, delay=_LONG, disable=off)
 
-    def _packed(self, captions: Captions) -> PackedCaptions:
+    def _packed(self, captions: Captions) -> Queries:
         """The embeddings of all captions, without their padding."""
         count, rows = len(captions.ids), self.fns.rows
         padding, pad_id = self.settings.padding, self.tokenizer.pad_id
@@ -221,7 +293,7 @@ class EvalContext:
                 block = slice(start, min(start + rows, count))
                 packed.put(block, self.fns.encode_text(self.params, *(x[block] for x in texts)))
                 bar.update(block.stop - start)
-        return packed
+        return Queries(packed.rows, partial(packed.rows, states=False), captions.video)
 
     def _shortened(self, text: TextEmbedding) -> TextEmbedding:
         """The captions at the length of the longest: the cost of a pair grows with its tokens."""

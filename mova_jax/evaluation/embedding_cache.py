@@ -65,7 +65,7 @@ class PackedCaptions:
             block = slice(self._start[captions.start], self._start[captions.stop])
             self._states[block] = scored.tokens[mask]
 
-    def rows(self, captions: slice, states: bool = True) -> TextEmbedding:
+    def rows(self, captions: slice | Int[np.ndarray, "n"], states: bool = True) -> TextEmbedding:
         """Some captions, their states padded with zeros to the common length, or left out."""
         found = {name: array[captions] for name, array in self._arrays.items()}
         mask, whole = self._mask(captions, self._length), found.pop("whole")
@@ -74,18 +74,23 @@ class PackedCaptions:
             tokens = np.zeros((*mask.shape[:-1], 0, 1), np.float32)
         else:
             tokens = np.zeros((*mask.shape, self._states.shape[-1]), self._states.dtype)
-            tokens[mask] = self._states[self._start[captions.start] : self._start[captions.stop]]
+            tokens[mask] = self._states_of(captions)
         scored = TextEmbedding(tokens, mask, **found)
         if self._tokens.ndim == 1:
             return scored
         return TextEmbedding(tokens[:, 0], mask[:, 0], whole, parts=scored)
+
+    def _states_of(self, captions: slice | np.ndarray) -> np.ndarray:
+        if isinstance(captions, slice):
+            return self._states[self._start[captions.start] : self._start[captions.stop]]
+        return np.concatenate([self._states_of(slice(c, c + 1)) for c in captions])
 
     def _array(self, name: str, rows: np.ndarray) -> np.ndarray:
         if name not in self._arrays:
             self._arrays[name] = np.empty((len(self._tokens), *rows.shape[1:]), rows.dtype)
         return self._arrays[name]
 
-    def _mask(self, captions: slice, length: int) -> np.ndarray:
+    def _mask(self, captions: slice | np.ndarray, length: int) -> np.ndarray:
         return np.arange(length) < self._tokens[captions, ..., None]
 
 

@@ -24,6 +24,8 @@ from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation import grounding, leak, masks, retrieval, sentence_of_frame
 from mova_jax.evaluation.context import EvalContext, Evaluation
 from mova_jax.evaluation.jitted import EvalFns
+from mova_jax.evaluation.protocols import corpus_moments, dual_softmax, lengths, sentences
+from mova_jax.evaluation.protocols import grounding as moment_grounding
 from mova_jax.evaluation.query_ranks import save_ranks
 from mova_jax.evaluation.timeline import Timeline, timelines
 from mova_jax.models.build import ModelSpec
@@ -35,6 +37,11 @@ EVALUATIONS: dict[str, Evaluation] = {
     "leak": leak.EVALUATION,
     "grounding": grounding.EVALUATION,
     "sentence_of_frame": sentence_of_frame.EVALUATION,
+    "lengths": lengths.EVALUATION,
+    "sentences": sentences.EVALUATION,
+    "moments": moment_grounding.EVALUATION,
+    "corpus_moments": corpus_moments.EVALUATION,
+    "dual_softmax": dual_softmax.EVALUATION,
 }
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from mova_jax.config import Eval, Losses
 from mova_jax.losses.pools import PairScoring, Pool, normalise
 from mova_jax.losses.scores import (
+    frame_cosines,
     global_scores,
     own_mask_scores,
     pair_scores,
@@ -60,6 +61,7 @@ class EvalFns:
         self._encode_text = compiled(sharded(partial(_encode_text, spec)), (params, split))
         self._pairs = compiled(partial(_pairs, spec, scoring), (params, split, whole))
         self._first_stage = compiled(partial(_first_stage, spec, scoring), (params, split, whole))
+        self._frame_cosines = compiled(partial(_frame_cosines, spec), (params, whole, split))
         rows = params, split, split
         self._cosines = compiled(sharded(partial(_cosines, spec)), rows)
         self._masks = compiled(sharded(partial(_masks, spec)), rows)
@@ -114,6 +116,21 @@ class EvalFns:
         added up. No token states are read.
         """
         return self._block_scores(self._first_stage, params, video, text, block)
+
+    def frame_cosines(self, params, video: VideoEmbedding, text: TextEmbedding) -> np.ndarray:
+        """Cosines `[c f]` of the frames of one video with any number of sentences.
+
+        Args:
+            params: of the model.
+            video: one row.
+            text: each one a part of its own, in models whose captions are divided.
+        """
+        found = []
+        for start in range(0, len(text.pooled), self.rows):
+            block = rows_of(text, slice(start, start + self.rows))
+            cosines = self._frame_cosines(params, video, _filled(block, self.rows))
+            found.append(np.asarray(cosines)[: len(block.pooled)])
+        return np.concatenate(found)
 
     def _block_scores(self, compiled, params, video, text, block):
         shape = len(video.pooled), len(text.pooled)
@@ -209,6 +226,12 @@ def _cosines(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbedding
         return {"frame": plain, "modular": plain}
     masks = _masks(spec, params, video, text)
     return {"frame": plain, "modular": pair_sums(video.frames, masks).cosine}
+
+
+def _frame_cosines(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbedding):
+    model = spec.model(params)
+    cosines = frame_cosines(model, video, model.prepare(text))[0]
+    return cosines if text.parts is None else cosines[:, 0]
 
 
 def _masks(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbedding) -> ConceptMasks:

@@ -38,6 +38,14 @@ class QueryRanks:
         return "global" if self.blend_weight is None else "blend"
 
 
+def record_scores(scores: Mapping[str, np.ndarray], weight: float | None) -> np.ndarray:
+    """The score of record of pairs by their scores `global` and, with a weight, `modular`."""
+    if not weight:
+        return np.asarray(scores["global"], np.float32)
+    modular = np.asarray(scores["modular"], np.float32)
+    return np.asarray(scores["global"], np.float32) + np.float32(weight) * modular
+
+
 def rank_queries(
     score_block: ScoreBlock,
     num_videos: int,
@@ -142,8 +150,7 @@ def _sweep(
             raise ValueError(f"score_block gave {sorted(scores)}, expected a score named 'global'")
         if "modular" in scores:
             for weight in weights:
-                blend = scores["global"] + np.float32(weight) * scores["modular"]
-                scores[_blend_name(weight)] = blend
+                scores[_blend_name(weight)] = record_scores(scores, weight)
         return scores
 
     return ranks_lib.blockwise_ranks(with_blends, num_videos, video_of_caption, *blocks)

@@ -47,6 +47,10 @@ class Shortlist(NamedTuple):
     num_videos: int
     video_of_caption: Int[np.ndarray, "c"]
 
+    def candidates(self, caption: int) -> Int[np.ndarray, "n"]:
+        """The videos that are ranked again for a caption."""
+        return self.t2v.pairs[caption][self.t2v.valid[caption]] % self.num_videos
+
     @property
     def pairs(self) -> Int[np.ndarray, "n"]:
         """All pairs that are scored again, in the order of captions."""
@@ -70,6 +74,15 @@ class BestAnswers:
         best = np.argpartition(scores, -count, axis=1)[:, -count:]
         self.scores[queries] = np.take_along_axis(scores, best, axis=1)
         self.answers[queries] = np.take_along_axis(ids, best, axis=1)
+
+    def set(
+        self, query: int, answers: Int[np.ndarray, "a"], scores: Float[np.ndarray, "a"]
+    ) -> None:
+        """The answers of one query, in place of those found so far."""
+        best = np.argsort(-scores, kind="stable")[: self.scores.shape[1]]
+        self.scores[query] = -np.inf
+        self.scores[query, : len(best)] = scores[best]
+        self.answers[query, : len(best)] = answers[best]
 
 
 def shortlist(

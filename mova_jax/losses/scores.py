@@ -186,12 +186,32 @@ def matched_scores(
     return jax.vmap(one_pair)(frames, video.frame_mask, lengths, captions)
 
 
+def frame_cosines(networks, video: VideoEmbedding, captions: Any) -> Float[Array, "b c *p f"]:
+    """The cosines that `pair_scores` pools, of each frame with each caption or each of its parts.
+
+    Args:
+        networks: see `pair_scores`.
+        video: `frames[b f d]`, `frame_mask[b f]`.
+        captions: see `pair_scores`.
+
+    Returns:
+        float32, any values at padded frames and parts.
+    """
+    frames = jnp.where(video.frame_mask[..., None], video.frames, 0)
+    one_video = jax.vmap(partial(_frame_sums, networks), in_axes=(None, None, 0))
+    return jax.vmap(one_video, in_axes=(0, 0, None))(frames, video.frame_mask, captions).cosine
+
+
+def _frame_sums(networks, frames, frame_mask, caption) -> CosineSums:
+    """`[*p f]` of one video, its padded frames zero, with one caption, divided or not."""
+    if networks.masks_see_frames:
+        return pair_sums(frames, networks.caption_masks(frames, frame_mask, caption))
+    return _caption_sums(frames, caption.pooled, caption.video_mask)
+
+
 def _pair_score(networks, pool: Pool, order: float, frames, frame_mask, lengths, caption):
     """The score of one video, its padded frames zero, with one caption, divided or not."""
-    if networks.masks_see_frames:
-        sums = pair_sums(frames, networks.caption_masks(frames, frame_mask, caption))
-    else:
-        sums = _caption_sums(frames, caption.pooled, caption.video_mask)
+    sums = _frame_sums(networks, frames, frame_mask, caption)
     if caption.pooled.ndim == 1:
         return pool_frames(sums, frame_mask, pool, networks.sharpness, lengths)
     return pool_parts(

@@ -10,7 +10,7 @@ video. This protocol belongs to the data set, so it is in the manifest of the sh
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -72,6 +72,45 @@ class Sentence:
     start: float
     end: float
     ids: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class MomentQuery:
+    """A text that holds in one or several windows of a video.
+
+    Attributes:
+        video: index of the video in its split.
+        text: the sentence.
+        ids: token ids, i32[at most max_tokens].
+        windows: f64[w 2], start and end in seconds.
+        place: of the first of its sentences in the list that it was made from.
+    """
+
+    video: int
+    text: str
+    ids: np.ndarray
+    windows: np.ndarray
+    place: int
+
+
+def moment_queries(sentences: Sequence[Sentence]) -> list[MomentQuery]:
+    """Timed sentences as queries; a text that a video has at several times is one of them.
+
+    QVHighlights gives a query several windows, which are kept as sentences of the same text.
+    """
+    places: dict[tuple[int, str], list[int]] = {}
+    for place, sentence in enumerate(sentences):
+        places.setdefault((sentence.video, sentence.text), []).append(place)
+    return [
+        MomentQuery(
+            video,
+            text,
+            sentences[mine[0]].ids,
+            np.array([(sentences[i].start, sentences[i].end) for i in mine]),
+            mine[0],
+        )
+        for (video, text), mine in places.items()
+    ]
 
 
 def query_protocol(folder: str | os.PathLike, queries: str = FROM_DATA) -> str:

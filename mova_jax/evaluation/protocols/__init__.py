@@ -1,0 +1,1 @@
+"""Published protocols as evaluations of tested splits: untrimmed video, moments, classes."""
