@@ -4,10 +4,15 @@
     python -m mova_jax.evaluate --model clip-vit-base-patch16 --data shards/own --output out/own
     python -m mova_jax.evaluate --model runs/base --suite longform outdomain --output out/base
     python -m mova_jax.evaluate --model runs/a --against runs/b --output out/a
+    python -m mova_jax.evaluate --model runs/a --data shards/own --classes own.json --output out/c
 
 --model is the workdir of a run, an export for PyTorch, or the folder of a CLIP, which is evaluated
 as it is, without training. --data is a folder of shards, their URL, tfds:NAME or storyboard, with
 :SPLIT or without; a run knows its own. The same command resumes an evaluation that was stopped.
+
+--classes is a JSON file for zero-shot classification: {"classes": {label: name or [names]},
+"templates": ["a photo of a {}."]}, and "videos": {id: label} where the first caption of a video is
+not its label.
 
 Out: OUTPUT/report.html, evaluation.json (every figure with its protocol), ranks/SPLIT.npz (the rank
 of every query), and OUTPUT/suites/NAME/ for each suite.
@@ -78,7 +83,9 @@ def _evaluate(args: argparse.Namespace, model) -> None:
     data, split = split_of(args.data[0] if args.data else "")
     splits = [split] if split else args.splits
     changes = parse_overrides(dict(text.partition("=")[::2] for text in args.set))
-    found = evaluation.evaluate_model(model, data, args.output, splits=splits, changes=changes)
+    found = evaluation.evaluate_model(
+        model, data, args.output, splits=splits, changes=changes, classes=args.classes
+    )
     for split in found.splits:
         log_main(found.protocols[split], *_figures(found.metrics[split]))
     if args.against:
@@ -149,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="", help="workdir of a run, export for PyTorch, or CLIP")
     add("--data", nargs="+", default=[], metavar="SHARDS[:SPLIT]", help="what to evaluate on")
     add("--splits", nargs="+", default=[], help="splits of the data; by default those for testing")
+    add("--classes", default="", metavar="FILE", help="classes and prompts, to classify videos")
     add("--suite", nargs="+", default=[], help="suites to ask, in place of the evaluation")
     add("--output", required=True, help="folder for the results")
     add("--against", default="", help="output of another evaluation, or a run, of the same queries")

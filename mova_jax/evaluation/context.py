@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mova_jax.config import Config
+from mova_jax.data.classes import Classes
 from mova_jax.data.pipeline.batching import PipelineSettings, settings_of
 from mova_jax.data.pipeline.dataset import eval_batches
 from mova_jax.data.pipeline.queries import (
@@ -83,6 +84,7 @@ class EvalContext:
     split: str
     limit: int = 0  # videos, from the first; 0 for all
     blend_weight: float | None = None  # of the modular score; None chooses it on this split
+    classes: Classes | None = None  # of zero-shot classification
     final: bool = False  # whether the split is tested: with bootstrap intervals
 
     @cached_property

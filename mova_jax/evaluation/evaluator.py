@@ -19,12 +19,19 @@ from typing import Any
 import jax
 
 from mova_jax.config import Config
+from mova_jax.data.classes import Classes
 from mova_jax.data.pipeline.dataset import record_ids
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation import grounding, leak, masks, retrieval, sentence_of_frame
 from mova_jax.evaluation.context import EvalContext, Evaluation
 from mova_jax.evaluation.jitted import EvalFns
-from mova_jax.evaluation.protocols import corpus_moments, dual_softmax, lengths, sentences
+from mova_jax.evaluation.protocols import (
+    classification,
+    corpus_moments,
+    dual_softmax,
+    lengths,
+    sentences,
+)
 from mova_jax.evaluation.protocols import grounding as moment_grounding
 from mova_jax.evaluation.query_ranks import save_ranks
 from mova_jax.evaluation.timeline import Timeline, timelines
@@ -41,6 +48,7 @@ EVALUATIONS: dict[str, Evaluation] = {
     "sentences": sentences.EVALUATION,
     "moments": moment_grounding.EVALUATION,
     "corpus_moments": corpus_moments.EVALUATION,
+    "classification": classification.EVALUATION,
     "dual_softmax": dual_softmax.EVALUATION,
 }
 
@@ -55,6 +63,7 @@ class Evaluator:
         mesh: jax.sharding.Mesh,
         folder: str | os.PathLike,
         tokenizer: Tokenizer,
+        classes: Classes | None = None,
     ):
         """Prepares; nothing is compiled before it is used.
 
@@ -64,14 +73,23 @@ class Evaluator:
             mesh: to run on.
             folder: of the shards.
             tokenizer: of the captions.
+            classes: of zero-shot classification; None for none.
         """
+        self._classes = classes
         self._config, self._folder, self._tokenizer = config, folder, tokenizer
         self._fns = EvalFns(spec, config.losses, config.eval, mesh)
 
     def context(self, params: Any, split: str, **options) -> EvalContext:
         """The input of evaluations; `options` are fields of `EvalContext`."""
         return EvalContext(
-            self._config, self._fns, self._folder, self._tokenizer, params, split, **options
+            self._config,
+            self._fns,
+            self._folder,
+            self._tokenizer,
+            params,
+            split,
+            classes=self._classes,
+            **options,
         )
 
     def evaluate(

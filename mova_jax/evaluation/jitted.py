@@ -14,6 +14,7 @@ import dataclasses
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mova_jax.config import Eval, Losses
@@ -61,6 +62,7 @@ class EvalFns:
         self._encode_text = compiled(sharded(partial(_encode_text, spec)), (params, split))
         self._pairs = compiled(partial(_pairs, spec, scoring), (params, split, whole))
         self._first_stage = compiled(partial(_first_stage, spec, scoring), (params, split, whole))
+        self._class_scores = compiled(partial(_class_scores, spec, scoring), (params, split, whole))
         self._frame_cosines = compiled(partial(_frame_cosines, spec), (params, whole, split))
         rows = params, split, split
         self._cosines = compiled(sharded(partial(_cosines, spec)), rows)
@@ -131,6 +133,27 @@ class EvalFns:
             cosines = self._frame_cosines(params, video, _filled(block, self.rows))
             found.append(np.asarray(cosines)[: len(block.pooled)])
         return np.concatenate(found)
+
+    def class_scores(
+        self, params, video: VideoEmbedding, classes: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Scores of any number of videos with vectors of classes.
+
+        Args:
+            params: of the model.
+            video: the videos.
+            classes: `[k d]`.
+
+        Returns:
+            `{"global": [b k], "frames": [b k]}`: the cosine with the global embedding, and the
+            cosines with the frames, pooled as those of a caption, without masks.
+        """
+        size, found = PAIR_BLOCK[0] * self._shards, []
+        for start in range(0, len(video.pooled), size):
+            block = rows_of(video, slice(start, start + size))
+            scores = self._class_scores(params, _filled(block, size), classes)
+            found.append(_first(scores, len(block.pooled)))
+        return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
     def _block_scores(self, compiled, params, video, text, block):
         shape = len(video.pooled), len(text.pooled)
@@ -232,6 +255,13 @@ def _frame_cosines(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmb
     model = spec.model(params)
     cosines = frame_cosines(model, video, model.prepare(text))[0]
     return cosines if text.parts is None else cosines[:, 0]
+
+
+def _class_scores(spec: ModelSpec, scoring: PairScoring, params, video: VideoEmbedding, classes):
+    text = TextEmbedding(classes[:, None, :0], jnp.ones((len(classes), 1), bool), classes)
+    plain = spec.model(params).without_masks()
+    frames = pair_scores(plain, video, plain.prepare(text), pool=scoring.pool)
+    return {"global": global_scores(video, text), "frames": frames}
 
 
 def _masks(spec: ModelSpec, params, video: VideoEmbedding, text: TextEmbedding) -> ConceptMasks:

@@ -20,6 +20,7 @@ import jax
 
 from mova_jax import config as config_lib
 from mova_jax.config import Config
+from mova_jax.data.classes import read_classes
 from mova_jax.data.pipeline.queries import CAPTION, query_protocol
 from mova_jax.data.sources import splits_of
 from mova_jax.data.tokenizer import Tokenizer
@@ -59,6 +60,7 @@ def evaluate_model(
     *,
     splits: Sequence[str] = (),
     changes: dict[str, Any] | None = None,
+    classes: str = "",
 ) -> EvaluatedModel:
     """Evaluates a model on splits of a data set, and writes figures, ranks and the report.
 
@@ -69,13 +71,16 @@ def evaluate_model(
         splits: their names; without any, those that the run tests on its own data, and on other
             data all but the one for training.
         changes: keys of the sections data, eval, losses and mesh to set, by dotted name.
+        classes: file of the classes of zero-shot classification (`data/classes.py`); '' for none.
 
     Raises:
+        ValueError: `classes` is not a file of classes, or a video has none of them.
         RunError: the data or the splits are not there, or `output` holds another evaluation.
         ConfigError: `changes` has keys of other sections, or values that are not legal.
         ShardError: the data cannot be read.
     """
     output = Path(output)
+    named = read_classes(classes) if classes else None  # before anything that takes long
     config = with_changes(model.config, changes or {})
     own = model.kind == RUN and data in ("", config.data.source)
     config = _with_source(config, data, own)
@@ -83,12 +88,12 @@ def evaluate_model(
     folder = open_data(config)
     splits = _chosen(folder, splits or (config.eval.splits if own else ()), asked=bool(splits))
     if is_main():
-        _claim(output, model, config, folder)
+        _claim(output, model, config, folder, classes)
     barrier("the output folder is claimed")
     mesh = mesh_lib.make_mesh(config.mesh if model.kind == RUN else None)
     params = jax.device_put(model.params, sharding.state_sharding(mesh, model.spec.abstract_params))
     tokenizer = Tokenizer(model.tokenizer, config.model.text.context)
-    evaluator = Evaluator(model.spec, config, mesh, folder, tokenizer)
+    evaluator = Evaluator(model.spec, config, mesh, folder, tokenizer, named)
     weight, how = _blend_weight(model, evaluator, params, folder)
     evaluate_splits(evaluator, params, splits, output, blend_weight=weight, step=model.step)
     found = last_metrics(output / METRICS_FILE) if is_main() else {}
@@ -224,7 +229,9 @@ def _chosen(folder: str | os.PathLike, splits: Sequence[str], asked: bool) -> li
     return found
 
 
-def _claim(output: Path, model: LoadedModel, config: Config, folder: str | os.PathLike) -> None:
+def _claim(
+    output: Path, model: LoadedModel, config: Config, folder: str | os.PathLike, classes: str
+) -> None:
     """Writes config.json and evaluation.json, unless they are those of this evaluation.
 
     Raises:
@@ -238,12 +245,13 @@ def _claim(output: Path, model: LoadedModel, config: Config, folder: str | os.Pa
             "step": model.step,
         },
         "data": str(folder),
+        "classes": classes,
         "settings": json.loads(config_lib.to_json(config))["eval"],
     }
     file = output / EVALUATION
     if file.exists():
         found = json.loads(file.read_text(encoding="utf-8"))
-        differing = [k for k in told if found.get(k) != told[k]]
+        differing = [k for k in told if found.get(k, "") != told[k]]
         if differing:
             name = differing[0]
             raise RunError(

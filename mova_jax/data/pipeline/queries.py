@@ -96,7 +96,7 @@ class MomentQuery:
 def moment_queries(sentences: Sequence[Sentence]) -> list[MomentQuery]:
     """Timed sentences as queries; a text that a video has at several times is one of them.
 
-    QVHighlights gives a query several windows, which are kept as sentences of the same text.
+    So a data set whose queries have several windows can keep them as sentences of the same text.
     """
     places: dict[tuple[int, str], list[int]] = {}
     for place, sentence in enumerate(sentences):
@@ -202,6 +202,23 @@ def eval_sentences(
         for caption in record.captions
         if caption.timed or not timed_only
     ]
+
+
+def first_captions(
+    folder: str | os.PathLike, split: str, limit: int = 0
+) -> Iterator[tuple[str, str]]:
+    """The id and the first sentence of each video of a split, in order.
+
+    Args:
+        folder: shard folder, or another source.
+        split: its name.
+        limit: number of videos, from the first; 0 for all.
+
+    Raises:
+        ShardError: the source, or one record, cannot be read.
+    """
+    for _, record in _records(folder, split, limit):
+        yield record.id, record.captions[0].text
 
 
 def _records(
