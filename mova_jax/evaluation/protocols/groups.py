@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 
 from mova_jax.evaluation.grounding import frame_edges
 
-# Name, label, from, to (seconds; the share of the video).
+# Name, label, from, to (seconds; the share of the video). No label ends in %, for then the report
+# would multiply the metric by 100.
 LENGTHS = (
     ("under_60s", "under 60 s", 0.0, 60.0),
     ("60_to_180s", "60 to 180 s", 60.0, 180.0),
@@ -22,9 +23,9 @@ LENGTHS = (
     ("600s_and_more", "600 s and more", 600.0, np.inf),
 )
 SHARES = (
-    ("moment_under_10", "moment under 10 %", 0.0, 0.1),
-    ("moment_10_to_30", "moment 10 to 30 %", 0.1, 0.3),
-    ("moment_30_and_more", "moment 30 % and more", 0.3, np.inf),
+    ("moment_under_10", "under 10 % of the video", 0.0, 0.1),
+    ("moment_10_to_30", "10 to 30 % of the video", 0.1, 0.3),
+    ("moment_30_and_more", "30 % and more of the video", 0.3, np.inf),
 )
 
 Groups = dict[str, Bool[np.ndarray, "q"]]

@@ -44,6 +44,6 @@ EVALUATION = Evaluation(
     "that of the whole split. R@K: queries with rank at most K, in %, by the score of record.",
     labels=group_labels("by_length/t2v", {"r1": "T2V R@1"}, LENGTHS)
     | group_labels("by_length/v2t", {"r1": "V2T R@1"}, LENGTHS)
-    | group_labels("by_length/t2v", {"r10": "T2V R@10", "queries": "captions"}, LENGTHS),
+    | group_labels("by_length/t2v", {"queries": "captions"}, LENGTHS),
     final_only=True,
 )

@@ -57,7 +57,10 @@ def written(path, **changes):
 
 def test_videos_are_scored_as_by_a_loop_over_prompts(folder, tmp_path):
     config = tiny.config("parts", **SIZES)
-    mesh, tokenizer = mesh_lib.make_mesh(data=1), Tokenizer(folder / TOKENIZER, 40)
+    mesh, tokenizer = (
+        mesh_lib.make_mesh(data=2, fsdp=2, tensor=2),
+        Tokenizer(folder / TOKENIZER, 40),
+    )
     spec = make_train_spec(config, mesh)
     classes = read_classes(written(tmp_path / "classes.json"))
     evaluator = Evaluator(spec.model_spec, config, mesh, folder, tokenizer, classes)

@@ -38,6 +38,7 @@ def test_an_empty_group_has_no_metric():
     labels = group_labels("x", {"mean": "mean"}, (*LENGTHS, *SHARES))
     assert labels["x/under_60s/mean"] == "mean, under 60 s"
     assert len(labels) == len(LENGTHS) + len(SHARES)
+    assert not any(label.endswith("%") for label in labels.values())  # they would be times 100
 
 
 def test_evenly_sampled_frames_give_the_duration_and_padding_none():
