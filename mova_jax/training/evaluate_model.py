@@ -255,8 +255,8 @@ def _claim(
         if differing:
             name = differing[0]
             raise RunError(
-                f"{output} holds another evaluation: its {name} is {found.get(name)}, this one's "
-                f"is {told[name]}; choose another --output"
+                f"{output} holds another evaluation: its {name} is {found.get(name) or 'none'}, "
+                f"this one's is {told[name] or 'none'}; choose another --output"
             )
         return
     if (output / CONFIG).exists():
