@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import compare_objectives, large_gallery, plan_table, real_annotations, train_step
+from benchmarks import (
+    compare_objectives,
+    large_gallery,
+    million_videos,
+    plan_table,
+    real_annotations,
+    train_step,
+)
 from mova_jax.config import ConfigFlags
 from mova_jax.evaluation.query_ranks import QueryRanks, save_ranks
 from mova_jax.evaluation.ranks import Ranks, RanksBothDirections
@@ -148,3 +155,14 @@ def test_real_annotations_are_counted_without_videos(tmp_path):
     assert "1 x a sentence is kept without its times, which must be 0 <= start < end" in reasons[2]
     assert any("charades_sta_train.txt an entry: it must be `id start" in line for line in reasons)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "all.zip"]
+
+
+def test_queries_find_their_videos_in_a_store_on_disk(tmp_path):
+    size = million_videos.SMALL
+    text, path = million_videos.paragraphs(size), tmp_path / "vectors.f16"
+    million_videos.write_store(path, size, text)
+    assert path.stat().st_size == 2 * size.videos * size.frames * size.dim
+    found = million_videos.rank(path, size, text)
+    assert found["t2v_r1"] > 90
+    path.write_bytes(bytes(path.stat().st_size))  # nothing to tell videos apart: all tie
+    assert million_videos.rank(path, size, text)["median_rank"] == (size.videos + 1) / 2
