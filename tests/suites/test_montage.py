@@ -165,4 +165,5 @@ def test_the_verdict_says_what_the_figures_say():
     assert "+0.0 points a doubling (+0.0 to +0.0), so no change can be told from none." in text
     assert "From in to out, R@10 changes: global -50.0 points with 4 items and +50.0" in text
     assert "as weak as on out (R@1" in text
+    assert "in, by parts minus global, R@10: +0.0 points (+0.0 to +0.0) with 4 items" in text
     assert "as weak" not in verdict.verdict(inside, seed=0)

@@ -159,6 +159,8 @@ def verdict(figures: Sequence[Figures], seed: int) -> str:
     montages = montages_of(figures)
     for domain, of in montages.items():
         sentences += [_length(domain, of, score, seed) for score in scores_of(of[0])]
+        if "modular" in scores_of(of[0]):
+            sentences.append(_gain(domain, of, seed))
     if len(montages) > 1:
         inside, *others = montages
         sentences += [_outside(inside, montages[inside], d, montages[d]) for d in others]
@@ -194,6 +196,20 @@ def _length(domain: str, of: Sequence[Figures], score: str, seed: int) -> str:
         return f"{text}: {points:+.1f} points a doubling."
     known = "it falls" if high < 0 else "it rises" if low > 0 else "no change can be told from none"
     return f"{text}: {points:+.1f} points a doubling ({low:+.1f} to {high:+.1f}), so {known}."
+
+
+def _gain(domain: str, of: Sequence[Figures], seed: int) -> str:
+    """Parts against the global score, at the shortest and the longest length.
+
+    A slope alone misleads: what is better in short videos has further to fall to chance.
+    """
+    ends = {one["items"]: one for one in (of[0], of[-1])}
+    parts = []
+    for items, one in ends.items():
+        hits = np.array([one["hits"][score]["r10"] for score in ("global", "modular")])
+        points, low, high = paired_interval(hits, lambda shares: shares[1] - shares[0], seed)
+        parts.append(f"{points:+.1f} points ({low:+.1f} to {high:+.1f}) with {items:g} items")
+    return f"{domain}, {SCORES['modular']} minus global, R@10: {', '.join(parts)}."
 
 
 def _outside(inside: str, of: Sequence[Figures], outside: str, others: Sequence[Figures]) -> str:
