@@ -23,6 +23,7 @@ import queue
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -63,6 +64,7 @@ COLUMNS = (
     ("gaps", "text_mask_density/gap", 100),
     ("mⱽ open", "video_mask_density", 100),
 )
+STEPS = "steps.json"
 BATCH_TEXTS = {"tokens": 96, "parts": (4, 40)}  # lengths of most batches of Storyboard
 
 
@@ -100,8 +102,7 @@ def _ready_step(objective: str):
 
 def steps_of(workdir: Path, objectives: list[str], seconds: float) -> dict[str, int]:
     """Steps of each objective, from steps.json where they are there."""
-    file = workdir / "steps.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
+    file, known = workdir / STEPS, read_steps(workdir)
     if missing := [name for name in objectives if name not in known]:
         # With those that are known, so that all are measured at one time.
         timed = step_seconds(sorted({*known, *missing}))
@@ -112,6 +113,12 @@ def steps_of(workdir: Path, objectives: list[str], seconds: float) -> dict[str, 
         workdir.mkdir(parents=True, exist_ok=True)
         write_bytes(file, json.dumps(known, indent=1).encode())
     return {name: known[name]["steps"] for name in objectives}
+
+
+def read_steps(workdir: Path) -> dict[str, dict[str, float]]:
+    """The content of steps.json; empty without."""
+    file = workdir / STEPS
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def warmed_towers(workdir: Path, seed: int, steps: int, cores: set[int], more: list[str]) -> Path:
@@ -189,6 +196,25 @@ def table(by_objective: dict[str, list[dict[str, float]]], steps: dict[str, int]
     return "\n".join(lines)
 
 
+def tables(
+    workdir: Path,
+    seeds: Sequence[int],
+    objectives: Sequence[str] = OBJECTIVES,
+    against: str = "parts",
+    splits: Sequence[str] = SPLITS,
+) -> str:
+    """Markdown: a table for each split, and the differences; of the runs that are complete."""
+    steps = {name: known["steps"] for name, known in read_steps(workdir).items()}
+    runs = {name: [workdir / f"{name}-{seed}" for seed in seeds] for name in objectives}
+    found = {name: [split_metrics(run, SPLITS[0]) for run in dirs] for name, dirs in runs.items()}
+    runs = {name: dirs for name, dirs in runs.items() if any(found[name])}
+    blocks = []
+    for split in splits:
+        found = {name: [split_metrics(run, split) for run in dirs] for name, dirs in runs.items()}
+        blocks.append(f"`{split}`:\n\n{table(found, steps)}")
+    return "\n\n".join([*blocks, differences(runs, against, list(splits))])
+
+
 def differences(by_objective: dict[str, list[Path]], against: str, splits: list[str]) -> str:
     """Markdown: a row for each objective but one, with its differences to that one by split."""
     lines = [
@@ -236,7 +262,6 @@ def main() -> None:
     parser.add_argument("more", nargs="*", help="flags for every run, after --")
     args = parser.parse_args()
     steps = steps_of(args.workdir, list(args.objectives), args.seconds)
-    workdirs = {o: [args.workdir / f"{o}-{seed}" for seed in args.seeds] for o in args.objectives}
 
     def run(objective: str, seed: int, cores: set[int]) -> None:
         count = steps[objective]
@@ -253,10 +278,7 @@ def main() -> None:
         run_all(
             [partial(run, name, seed) for seed in args.seeds for name in args.objectives], args.jobs
         )
-    for split in args.splits:
-        found = {name: [split_metrics(w, split) for w in dirs] for name, dirs in workdirs.items()}
-        print(f"\n{split}\n\n{table(found, steps)}")
-    print("\n" + differences(workdirs, args.against, list(args.splits)))
+    print(tables(args.workdir, args.seeds, args.objectives, args.against, args.splits))
 
 
 if __name__ == "__main__":

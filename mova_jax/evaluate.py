@@ -21,14 +21,11 @@ Exit code: 0 done, 1 something is wrong (one message says what), 2 a flag is wro
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mova_jax.config import ConfigError, parse_overrides
-
-_SPLIT = re.compile(r"(.+):([a-z][a-z0-9_]*)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,12 +72,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, model) -> None:
+    from mova_jax.data.sources import data_and_split
     from mova_jax.parallel.processes import log_main
     from mova_jax.training import evaluate_model as evaluation
 
     if len(args.data) > 1:
         raise ConfigError([f"--data: got {len(args.data)} of them, expected one (without --suite)"])
-    data, split = split_of(args.data[0] if args.data else "")
+    data, split = data_and_split(args.data[0] if args.data else "")
     splits = [split] if split else args.splits
     changes = parse_overrides(dict(text.partition("=")[::2] for text in args.set))
     found = evaluation.evaluate_model(
@@ -127,17 +125,6 @@ def _ask(args: argparse.Namespace, model, name: str) -> None:
     for table in result.tables:
         log_main("", table.title, table.note, as_text(table))
     log_main("", result.protocol, "", result.verdict, f"Look at {path}")
-
-
-def split_of(data: str) -> tuple[str, str]:
-    """Folder and split of `--data SHARDS:SPLIT`; '' for the split where none is named.
-
-    `tfds:NAME` has no split, and neither has a folder of this very name.
-    """
-    found = _SPLIT.fullmatch(data)
-    if not found or found[1] == "tfds" or Path(data).exists():
-        return data, ""
-    return found[1], found[2]
 
 
 def _fail(message: str) -> int:

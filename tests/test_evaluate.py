@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mova_jax import convert, evaluate
+from mova_jax.data.sources import data_and_split
 from mova_jax.parallel import processes
 from mova_jax.suites import SUITES, Suite, SuiteResult, SuiteTable
 from mova_jax.training import run as run_lib
@@ -129,7 +130,7 @@ def test_what_cannot_be_done_is_refused_with_its_reason(run, evaluated, capsys, 
     ],
 )
 def test_a_split_may_follow_the_data(data, expected):
-    assert evaluate.split_of(data) == expected
+    assert data_and_split(data) == expected
 
 
 def test_a_suite_is_asked_once_and_shown(tmp_path, monkeypatch, capsys):

@@ -11,11 +11,14 @@ A source is read at random and can be pickled; its repr names the place of its d
 import bisect
 import itertools
 import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from mova_jax.data.shards import VideoRecord, open_split, read_manifest
 
 TFDS = "tfds:"
+_WITH_SPLIT = re.compile(r"(.+):([a-z][a-z0-9_]*)")
 
 
 def is_tfds(name: str | os.PathLike) -> bool:
@@ -51,6 +54,17 @@ def splits_of(name: str | os.PathLike) -> dict[str, int]:
 
         return tfds_splits(str(name))
     return {split: info.videos for split, info in read_manifest(name).splits.items()}
+
+
+def data_and_split(data: str) -> tuple[str, str]:
+    """The source and the split of `SHARDS:SPLIT`; '' for the split where none is named.
+
+    `tfds:NAME` has no split, and neither has a folder of this very name.
+    """
+    found = _WITH_SPLIT.fullmatch(data)
+    if not found or found[1] == "tfds" or Path(data).exists():
+        return data, ""
+    return found[1], found[2]
 
 
 class ConcatSource(Sequence):

@@ -7,10 +7,12 @@ makes its own data or takes shards that the user has, asks the model, and ends w
 is computed from the figures.
 """
 
-from mova_jax.suites import identifiability, montage
+from mova_jax.suites import identifiability, longform, montage, outdomain
 from mova_jax.suites.suite import Curve, Suite, SuiteInput, SuiteResult, SuiteTable
 
 SUITES: dict[str, Suite] = {
+    "longform": longform.SUITE,
+    "outdomain": outdomain.SUITE,
     "montage": montage.SUITE,
     "identifiability": identifiability.SUITE,
 }

@@ -23,6 +23,19 @@ def wilson(hits: float, count: int) -> tuple[float, float]:
     return 100.0 * max(0.0, low), 100.0 * min(1.0, high)
 
 
+def difference_interval(
+    hits: tuple[float, float], counts: tuple[int, int]
+) -> tuple[float, float, float]:
+    """The difference of two shares of different queries, a minus b, in points, with its interval.
+
+    Newcombe's, from the Wilson intervals of both.
+    """
+    a, b = (100.0 * found / count for found, count in zip(hits, counts, strict=True))
+    (low_a, high_a), (low_b, high_b) = map(wilson, hits, counts)
+    below, above = math.hypot(a - low_a, high_b - b), math.hypot(high_a - a, b - low_b)
+    return a - b, a - b - below, a - b + above
+
+
 def paired_interval(
     hits: Float[np.ndarray, "m q"],
     statistic: Callable[[Float[np.ndarray, "m"]], float],

@@ -47,7 +47,8 @@ _COMPARED = (1, 5, 10)  # k of the R@k that are compared
 class EvaluatedModel:
     """A finished evaluation."""
 
-    folder: Path
+    folder: Path  # of the results
+    source: str  # of the data
     splits: tuple[str, ...]
     protocols: dict[str, str]  # by split
     metrics: dict[str, dict[str, float]]  # by split, flat names without it
@@ -109,7 +110,7 @@ def evaluate_model(
         _write_figures(output, {"protocols": protocols, "figures": metrics})
         write_report(output, timelines)
     barrier("the report is written")
-    return EvaluatedModel(output, tuple(splits), protocols, metrics)
+    return EvaluatedModel(output, str(folder), tuple(splits), protocols, metrics)
 
 
 def with_changes(config: Config, changes: dict[str, Any]) -> Config:

@@ -42,6 +42,7 @@ class Item(NamedTuple):
     end: float
     split: str  # '' when it is assigned later
     warnings: tuple[str, ...]
+    domain: str = ""  # such as surveillance; evaluations can tell domains apart
 
 
 @dataclasses.dataclass

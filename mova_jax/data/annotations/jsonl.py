@@ -33,6 +33,7 @@ FIELDS = """\
   start, end    optional, seconds: use only this part of the video. The times of sentences are
                 always those of the file; sentences outside of the part are dropped
   split         optional; otherwise assigned by --splits, cuts of one video together
+  domain        optional, one word, such as surveillance: the suite outdomain tells them apart
 Other fields are ignored."""
 
 
@@ -101,6 +102,9 @@ def _item(name: str, fields: dict[str, Any], folder: str | os.PathLike) -> Item:
         raise ValueError(f"the path {video!r} is a link that leads out of the folder of the JSONL")
     start, end = cut_of(fields.get("start"), fields.get("end"))
     split = split_name(fields.get("split"))
+    domain = fields.get("domain") or ""
+    if not isinstance(domain, str):
+        raise ValueError(f"`domain` must be a text, got {domain!r}")
     captions, alternatives, warnings = _captions(fields)
     return Item(
         id=name,
@@ -112,6 +116,7 @@ def _item(name: str, fields: dict[str, Any], folder: str | os.PathLike) -> Item:
         end=end,
         split=split,
         warnings=warnings,
+        domain=clean(domain),
     )
 
 

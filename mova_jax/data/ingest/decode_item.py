@@ -11,6 +11,7 @@ import collections
 import concurrent.futures
 import contextlib
 import itertools
+import json
 import math
 import multiprocessing
 import os
@@ -85,6 +86,7 @@ def decode_or_raise(item: Item, fps: float, short_side: int, codec: str) -> Deco
         captions=captions,
         alternatives=item.alternatives,
         source=item.video,
+        truth=json.dumps({"domain": item.domain}) if item.domain else "",
     )
     return Decoded(record, "", (*item.warnings, *reader.warnings, *warnings))
 

@@ -59,7 +59,7 @@ class VideoRecord:
         captions: sentences in order; joined by a space they are the video's caption.
         alternatives: further captions of the whole video, may be empty.
         source: where the frames come from (a file name, a generator).
-        truth: JSON text with the planted truth of generated videos, else ''.
+        truth: JSON text: the planted truth of generated videos, the `domain` of others; or ''.
     """
 
     id: str

@@ -227,8 +227,8 @@ def _write(folder: Path, settings: dict, workers: int) -> None:
     videos = settings["videos"]
     tasks = [(settings, start, min(start + _CHUNK, videos)) for start in range(0, videos, _CHUNK)]
     label = f"{settings['domain']}, {settings['seconds'] / 60:g} min"
-    with drawing_pool(workers) as pool, bar_of(label, videos) as bar:
-        records = (bar.update() or record for record in draw(pool, _make_chunk, tasks))
+    with drawing_pool(workers) as pool:
+        records = bar_of(label, videos, draw(pool, _make_chunk, tasks))
         split = write_split(folder, SPLIT, records, name=NAME)
     manifest = Manifest(name=NAME, splits={SPLIT: split}, settings=settings, licence=LICENCE)
     write_manifest(folder, manifest)

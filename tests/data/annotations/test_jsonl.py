@@ -65,6 +65,7 @@ def test_a_line_with_everything(tmp_path):
         (line(end=float("nan")), "0 <= start < end"),
         (line(split="../x"), "`split` must be a lower case name"),
         (line(split=["train"]), "`split` must be a lower case name"),
+        (line(domain=["science"]), "`domain` must be a text"),
         (b"{not json", "not JSON"),
         (b'{"video": "a.mp4"', "not JSON"),
         (b"[" * 100_000, "not JSON"),
@@ -75,6 +76,11 @@ def test_a_line_with_everything(tmp_path):
 def test_a_line_that_cannot_be_used_has_a_reason(tmp_path, text, reason):
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(_one(tmp_path, text))
+
+
+def test_a_video_may_name_its_domain(tmp_path):
+    assert _one(tmp_path, line(domain="science")).domain == "science"
+    assert _one(tmp_path, line()).domain == ""
 
 
 def test_null_bytes_and_half_characters_in_captions_are_replaced(tmp_path):
