@@ -25,7 +25,7 @@ from mova_jax.training.load_model import LoadedModel
 from mova_jax.typing import TextEmbedding, VideoEmbedding
 from mova_jax.utils.progress_bar import bar_of
 
-GLOBAL, RECORD = "global", "record"
+GLOBAL, MODULAR, RECORD = "global", "modular", "record"
 
 
 class LongGallery(NamedTuple):
@@ -105,11 +105,11 @@ class LongAsker:
             budget: frames of a video at most, if the policy keeps to it.
 
         Returns:
-            `policy`, `budget`; `frames`, the mean number taken; `ranks`, by score (RECORD, and
-            GLOBAL by the global vector) and direction (`t2v`, `v2t`) the rank of each video's
-            query; and of each timed sentence `taken`, whether a frame of its event was taken,
-            `hit`, whether the sentence's best frame is in the event, and `iou`, the overlap of the
-            predicted segment (`grounding.ground_sentence`); both 0 where no frame was taken.
+            `policy`, `budget`; `frames`, the mean number taken; `ranks`, by score (RECORD,
+            GLOBAL, and MODULAR where the model has one) and direction (`t2v`, `v2t`) the rank of
+            each video's query; and of each timed sentence `taken`, whether a frame of its event was
+            taken, `hit`, whether the sentence's best frame is in the event, and `iou`, the overlap
+            of the predicted segment (`grounding.ground_sentence`); both 0 where no frame was taken.
         """
         choose = POLICIES[policy]
         chosen = [
@@ -117,7 +117,10 @@ class LongAsker:
             for vectors, times in zip(gallery.vectors, gallery.times, strict=True)
         ]
         ranks = self._ranks(gallery, chosen)
-        scores = {RECORD: ranks.by_score[ranks.record], GLOBAL: ranks.by_score["global"]}
+        scores = {
+            name: ranks.by_score[name] for name in (GLOBAL, MODULAR) if name in ranks.by_score
+        }
+        scores[RECORD] = ranks.by_score[ranks.record]
         return {
             "policy": policy,
             "budget": budget,

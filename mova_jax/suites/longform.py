@@ -20,6 +20,7 @@ from mova_jax.suites.longform_report import report
 from mova_jax.suites.suite import Suite, SuiteInput, SuiteResult
 from mova_jax.utils import atomic
 
+FORMAT = 1  # of the figures that are kept; others are measured again
 LARGEST_PICTURE = 128  # pixels a side that videos are drawn with; larger models see them enlarged
 
 
@@ -103,6 +104,7 @@ def _measured(suite_input, settings, asker, file, about, folder, split, label) -
     """What was kept in a file of the output for these settings; else measured and kept there."""
     model, path = suite_input.model, suite_input.output / file
     about = about | {
+        "format": FORMAT,
         "model": str(model.path),
         "step": model.step,
         "conditions": [list(condition) for condition in settings.conditions],

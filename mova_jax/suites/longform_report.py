@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mova_jax.suites.intervals import paired_interval, wilson
-from mova_jax.suites.long_gallery import GLOBAL, RECORD
+from mova_jax.suites.long_gallery import GLOBAL, MODULAR, RECORD
 from mova_jax.suites.suite import Curve, SuiteResult, SuiteTable
 
 Figures = dict[str, Any]  # of a gallery, see `longform._measured`
@@ -21,6 +21,7 @@ _LONG_COLUMNS = {
     "t2v": "R@1 T2V (95 %)",
     "v2t": "R@1 V2T (95 %)",
     "t2v_r10": "R@10 T2V",
+    "modular_t2v": "R@1 T2V, modular score alone (95 %)",
     "global_t2v": "R@1 T2V, global vector (95 %)",
     "hit": "best frame in event %",
     "miou": "mIoU %",
@@ -82,8 +83,8 @@ def _row(figures: Figures, condition: Figures) -> dict[str, Any]:
         "frames": round(condition["frames"], 1),
         "chance": round(100 / len(figures["seconds"]), 1),
     }
-    for score, prefix in ((RECORD, ""), (GLOBAL, "global_")):
-        for way, ranks in condition["ranks"][score].items():
+    for score, prefix in ((RECORD, ""), (MODULAR, "modular_"), (GLOBAL, "global_")):
+        for way, ranks in condition["ranks"].get(score, {}).items():
             row[prefix + way] = _cell(row, f"{prefix}{way}_r1", np.array(ranks) <= 1)
             row[f"{prefix}{way}_r10"] = round(100 * float(np.mean(np.array(ranks) <= 10)), 1)
     if condition["taken"]:
