@@ -1,0 +1,1 @@
+"""Searching a library of videos: frame vectors on disk, questions, and a page."""
