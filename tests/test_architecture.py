@@ -191,6 +191,7 @@ def test_configuration_knows_no_array():
         ),
         (("wandb", "tensorboardX"), {"mova_jax/utils/metric_log.py"}),
         (("optax",), set(files_in("training/"))),
+        (("starlette", "uvicorn"), {f"mova_jax/search/{f}.py" for f in ("app", "guard", "serve")}),
         (("matplotlib",), set(files_in("report/"))),
     ],
     ids=lambda x: "+".join(x) if isinstance(x, tuple) else None,

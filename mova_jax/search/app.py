@@ -1,0 +1,236 @@
+"""The page: a small web application over a `Searcher`, for one machine and the people at it.
+
+    app = make_app(Library(searcher, open_again))
+    uvicorn.run(app, host="127.0.0.1", port=8000)
+
+    GET  /                 the page; /static/NAME its style and its script
+    POST /api/search       {"text", "top", "in", "after", "before", "longer", "shorter"} -> answers
+    GET  /api/status       how much there is to search
+    GET  /video/ID         the file of a video of the index, also by byte ranges
+    GET  /thumbs/ID        its strip of pictures
+
+Files are reached by the id of an entry only, never by a path. `guard.Guard` decides which requests
+are answered at all. All work of the device is done by one thread, in the order in which it was
+asked; `WAITING` questions may wait.
+"""
+
+import asyncio
+import json
+import mimetypes
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from mova_jax.data.annotations.videos import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from mova_jax.search.filters import Filter
+from mova_jax.search.guard import Guard
+from mova_jax.search.query import Answer, QueryError, Searcher
+
+WAITING = 64  # questions that wait for the device at most; more are told to come again
+MOST_ANSWERS = 100
+LARGEST_BODY = 2**16  # bytes of a question
+HEAT_COLUMNS = 240  # of a timeline
+STATIC = Path(__file__).parent / "static"
+SHOWN = (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS)  # an index may name any file; others are not sent
+FILES = {"style.css": "text/css", "page.js": "text/javascript"}
+
+
+class Library:
+    """A searcher whose index is opened again when it has changed; one thread asks it."""
+
+    def __init__(self, searcher: Searcher, reopen: Callable[[], object | None] = lambda: None):
+        """Starts the thread.
+
+        Args:
+            searcher: of the index.
+            reopen: the index as it is now, or None if it has not changed.
+        """
+        self._searcher, self._reopen = searcher, reopen
+        self._thread, self.waiting = ThreadPoolExecutor(1, "device"), 0
+
+    @property
+    def index(self):
+        """The index of the last look."""
+        return self._searcher.index
+
+    def entry(self, id: str):
+        """The entry with an id; None without."""
+        return next((entry for entry in self.index.entries if entry.id == id), None)
+
+    async def refresh(self) -> None:
+        """Looks whether videos came or went."""
+        await self._run(self._refresh)
+
+    async def search(self, text: str, top: int, where: Filter) -> tuple[Answer, ...]:
+        """See `Searcher.search`."""
+
+        def ask():
+            self._refresh()
+            return self._searcher.search(text, top, where)
+
+        return await self._run(ask)
+
+    async def _run(self, work: Callable):
+        self.waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self.waiting -= 1
+
+    def _refresh(self) -> None:
+        if (index := self._reopen()) is not None:
+            self._searcher.index = index
+
+
+def make_app(library: Library, hosts: tuple[str, ...] = ()) -> Starlette:
+    """The application.
+
+    Args:
+        library: to search.
+        hosts: names of this machine under which the page may be opened, besides localhost.
+    """
+    routes = [
+        Route("/", _page),
+        Route("/static/{name}", _static),
+        Route("/api/search", _search, methods=["POST"]),
+        Route("/api/status", _status),
+        Route("/video/{id}", _video),
+        Route("/thumbs/{id}", _thumbs),
+    ]
+    app = Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)])
+    app.state.library = library
+    return app
+
+
+async def _page(request: Request) -> Response:
+    return FileResponse(STATIC / "index.html", media_type="text/html")
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in FILES:
+        return _error(404, "there is no such file")
+    return FileResponse(STATIC / name, media_type=FILES[name])
+
+
+async def _status(request: Request) -> Response:
+    library: Library = request.app.state.library
+    await library.refresh()
+    entries = library.index.entries
+    return JSONResponse(
+        {
+            "videos": len(entries),
+            "seconds": round(sum(entry.duration for entry in entries)),
+            "newest": max((entry.added for entry in entries), default=""),
+            "waiting": library.waiting,
+        }
+    )
+
+
+async def _search(request: Request) -> Response:
+    library: Library = request.app.state.library
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        return _error(415, "expected a question as application/json")
+    if library.waiting >= WAITING:
+        return _error(503, "too many questions wait; ask again in a moment")
+    try:
+        text, top, where = _question(await _body(request))
+        begun = time.monotonic()
+        answers = await library.search(text, top, where)
+    except ValueError as error:  # QueryError is one
+        return _error(400, str(error))
+    return JSONResponse(
+        {
+            "answers": [_answer(answer) for answer in answers],
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+    )
+
+
+async def _body(request: Request) -> bytes:
+    found = b""
+    async for chunk in request.stream():
+        found += chunk
+        if len(found) > LARGEST_BODY:
+            raise QueryError(f"got a question of over {LARGEST_BODY} bytes; ask a shorter one")
+    return found
+
+
+def _question(body: bytes) -> tuple[str, int, Filter]:
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError):
+        raise QueryError("expected a question as JSON") from None
+    if not isinstance(asked, dict) or not isinstance(asked.get("text"), str):
+        raise QueryError('expected a question such as {"text": "A dog runs."}')
+    top = asked.get("top", 10)
+    if type(top) is not int or not 1 <= top <= MOST_ANSWERS:
+        raise QueryError(f"top: got {top!r}, expected a number from 1 to {MOST_ANSWERS}")
+    names = {"in": "folder", "after": "after", "before": "before"}
+    names |= {"longer": "longer", "shorter": "shorter"}
+    conditions = {ours: asked.get(name, "") for name, ours in names.items()}
+    if not all(isinstance(value, str) for value in conditions.values()):
+        raise QueryError(f"expected texts for {', '.join(names)}")
+    return asked["text"], top, Filter.parse(**conditions)
+
+
+def _answer(answer: Answer) -> dict:
+    entry = answer.entry
+    path = Path(entry.source)
+    return {
+        "id": entry.id,
+        "name": path.name,
+        "folder": str(path.parent),
+        "duration": entry.duration,
+        "added": entry.added,
+        "score": round(answer.score, 4),
+        "copies": [copy.source for copy in answer.copies],
+        "moments": [
+            {
+                "text": moment.text,
+                "start": round(moment.start, 2),
+                "end": round(moment.end, 2),
+                "heat": columns(moment.heat),
+            }
+            for moment in answer.moments
+        ],
+    }
+
+
+def columns(heat: np.ndarray) -> list[float]:
+    """The cosines of a video's frames as at most `HEAT_COLUMNS` numbers, each the highest."""
+    count = min(len(heat), HEAT_COLUMNS)
+    starts = np.arange(count) * len(heat) // count
+    return [round(float(x), 3) for x in np.maximum.reduceat(heat, starts)]
+
+
+async def _video(request: Request) -> Response:
+    entry = request.app.state.library.entry(request.path_params["id"])
+    if entry is None or Path(entry.source).suffix.lower() not in SHOWN:
+        return _error(404, "the index has no such video")
+    if not Path(entry.source).is_file():
+        return _error(404, "the file was moved or deleted; run python -m mova_jax.embed again")
+    kind = mimetypes.guess_type(entry.source)[0] or ""
+    kind = kind if kind.startswith(("video/", "image/")) else "application/octet-stream"
+    return FileResponse(entry.source, media_type=kind)
+
+
+async def _thumbs(request: Request) -> Response:
+    library: Library = request.app.state.library
+    entry = library.entry(request.path_params["id"])
+    path = entry and library.index.thumbnails(entry.id)
+    if path is None or not Path(path).is_file():
+        return _error(404, "there are no pictures of this video")
+    return FileResponse(path, media_type="image/jpeg")
+
+
+def _error(status: int, message: str) -> Response:
+    return JSONResponse({"error": message}, status)

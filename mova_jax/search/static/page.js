@@ -1,0 +1,229 @@
+// The page of the search. Texts of files and people enter it by textContent only.
+
+const [form, list, message, state] = ["form", "answers", "message", "status"].map((id) =>
+  document.getElementById(id));
+const text = document.getElementById("text");
+const dark = matchMedia("(prefers-color-scheme: dark)");
+let answers = [];
+let current = -1;
+let asked = 0;
+
+function make(tag, name, content) {
+  const node = document.createElement(tag);
+  if (name) node.className = name;
+  if (content !== undefined) node.textContent = content;
+  return node;
+}
+
+function clock(seconds) {
+  const whole = Math.floor(seconds);
+  const two = (number) => String(number).padStart(2, "0");
+  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  return h ? `${h}:${two(m)}:${two(s)}` : `${two(m)}:${two(s)}`;
+}
+
+function say(words, isError = false) {
+  message.textContent = words;
+  message.classList.toggle("error", isError);
+}
+
+async function search() {
+  const number = ++asked;
+  const question = Object.fromEntries(new FormData(form));
+  question.top = Number(question.top) || 10;
+  say("Searching …");
+  try {
+    const reply = await fetch("api/search", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(question),
+    });
+    const found = await reply.json();
+    if (number !== asked) return; // a later question was asked meanwhile
+    if (!reply.ok) return say(found.error, true);
+    show(found);
+  } catch {
+    if (number === asked) say("The server does not answer.", true);
+  }
+}
+
+function show(found) {
+  answers = found.answers;
+  current = -1;
+  list.replaceChildren(...answers.map(article));
+  drawAll();
+  const seconds = found.seconds.toFixed(2);
+  say(answers.length
+    ? `${answers.length} best, in ${seconds} s`
+    : "No video passes the filters.");
+}
+
+function article(answer, place) {
+  const item = make("li");
+  const title = make("h2");
+  title.append(make("span", "rank", place + 1), make("span", "", answer.name));
+  const about = [answer.folder, clock(answer.duration), `score ${answer.score.toFixed(3)}`];
+  if (answer.copies.length) about.push(`${answer.copies.length} near-copies`);
+  const line = make("p", "about", about.join(" · "));
+  line.title = answer.copies.join("\n");
+  const rows = make("div", "rows");
+  rows.append(strip(answer, place));
+  answer.moments.forEach((moment, row) => rows.append(...timeline(answer, place, moment, row)));
+  item.append(title, line, rows);
+  item.addEventListener("click", () => select(place, false));
+  return item;
+}
+
+function strip(answer, place) {
+  const box = make("div", "strip");
+  const image = make("img");
+  image.alt = `Pictures of ${answer.name}, from its start to its end`;
+  image.addEventListener("error", () => box.remove());
+  image.src = `thumbs/${encodeURIComponent(answer.id)}`;
+  box.append(image);
+  playOnClick(box, answer, place);
+  return box;
+}
+
+function timeline(answer, place, moment, row) {
+  const label = make("div", "sentence", moment.text);
+  label.title = moment.text;
+  const box = make("div", "heat");
+  const best = make("div", "best");
+  const share = (seconds) => 100 * Math.min(1, seconds / (answer.duration || 1));
+  best.style.left = `${share(moment.start)}%`;
+  best.style.right = `${100 - share(moment.end)}%`;
+  box.append(make("canvas"), best);
+  playOnClick(box, answer, place);
+  const button = make("button", "play", `${clock(moment.start)} – ${clock(moment.end)}`);
+  button.type = "button";
+  button.setAttribute("aria-label", `Play sentence ${row + 1} from ${clock(moment.start)}`);
+  button.addEventListener("click", () => play(place, moment.start));
+  return [label, box, button];
+}
+
+function playOnClick(box, answer, place) {
+  box.addEventListener("click", (event) => {
+    const area = box.getBoundingClientRect();
+    play(place, (answer.duration * (event.clientX - area.left)) / area.width);
+  });
+}
+
+// Heat of a sentence is on one scale in all videos, so that they can be compared.
+function drawAll() {
+  const style = getComputedStyle(document.documentElement);
+  const [cold, hot] = ["--cold", "--hot"].map((name) => style.getPropertyValue(name).trim());
+  const rows = answers[0]?.moments.length ?? 0;
+  for (let row = 0; row < rows; row++) {
+    const all = answers.flatMap((answer) => answer.moments[row].heat);
+    const low = all.reduce((a, b) => Math.min(a, b), Infinity);
+    const high = all.reduce((a, b) => Math.max(a, b), -Infinity);
+    answers.forEach((answer, place) => {
+      const canvas = list.children[place].querySelectorAll("canvas")[row];
+      draw(canvas, answer.moments[row].heat, low, high, cold, hot);
+    });
+  }
+}
+
+function draw(canvas, heat, low, high, cold, hot) {
+  canvas.width = heat.length;
+  canvas.height = 1;
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = cold;
+  pen.fillRect(0, 0, heat.length, 1);
+  pen.fillStyle = hot;
+  heat.forEach((value, column) => {
+    pen.globalAlpha = high > low ? ((value - low) / (high - low)) ** 2 : 0;
+    pen.fillRect(column, 0, 1, 1);
+  });
+}
+
+function play(place, seconds) {
+  select(place, false);
+  const item = list.children[place];
+  let video = item.querySelector("video");
+  if (item.querySelector(".player") && !video) return; // this file is not played here
+  if (!video) {
+    close();
+    video = make("video");
+    video.controls = true;
+    video.preload = "metadata";
+    const player = make("div", "player");
+    player.append(video);
+    item.insertBefore(player, item.querySelector(".rows"));
+    video.addEventListener("error", () => cannotPlay(item, player));
+    video.src = `video/${encodeURIComponent(answers[place].id)}`;
+  }
+  video.currentTime = seconds;
+  video.play().catch(() => {}); // an error is shown by its own event
+  item.scrollIntoView({ block: "nearest" });
+}
+
+function cannotPlay(item, player) {
+  item.classList.add("pictures");
+  const words = "This browser cannot play the file, so here are its pictures, from start to end.";
+  player.replaceChildren(make("p", "", words));
+}
+
+function close() {
+  document.querySelectorAll(".player").forEach((player) => player.remove());
+  document.querySelectorAll(".pictures").forEach((item) => item.classList.remove("pictures"));
+}
+
+function select(place, scroll = true) {
+  if (!answers.length) return;
+  current = Math.max(0, Math.min(answers.length - 1, place));
+  [...list.children].forEach((item, i) => item.classList.toggle("current", i === current));
+  if (scroll) list.children[current].scrollIntoView({ block: "nearest" });
+}
+
+const KEYS = {
+  "/": () => text.focus(),
+  j: () => select(current + 1),
+  k: () => select(current - 1),
+  Escape: close,
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
+  const typing = event.target.matches("textarea, input");
+  if (typing && event.key === "Escape") return event.target.blur();
+  if (typing) return;
+  const moment = /^[1-9]$/.test(event.key) && answers[Math.max(0, current)]?.moments[event.key - 1];
+  if (moment) play(Math.max(0, current), moment.start);
+  else if (Object.hasOwn(KEYS, event.key)) KEYS[event.key]();
+  else return;
+  event.preventDefault();
+});
+
+text.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  form.requestSubmit();
+});
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  text.blur();
+  search();
+});
+
+dark.addEventListener("change", drawAll);
+
+let before = null;
+
+async function status() {
+  try {
+    const found = await (await fetch("api/status")).json();
+    const hours = (found.seconds / 3600).toFixed(found.seconds < 36000 ? 1 : 0);
+    const more = before === null ? 0 : found.videos - before;
+    state.textContent = `${found.videos.toLocaleString()} videos, ${hours} hours`
+      + (more > 0 ? ` · indexing, ${more} new` : "");
+    before = found.videos;
+  } catch {
+    state.textContent = "";
+  }
+  setTimeout(status, document.hidden ? 60000 : 5000);
+}
+
+status();
