@@ -1,4 +1,4 @@
-"""Serves the page of a searcher until it is interrupted. Only `app`, `guard` and this know the web."""
+"""Serves the page of a searcher until it is interrupted."""
 
 import ipaddress
 

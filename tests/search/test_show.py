@@ -15,7 +15,7 @@ def test_answers_are_shown_with_the_seconds_of_each_sentence():
     answers = Searcher(MadeModel(index), index, MadeScan()).search("v0f70. v0f3 now.")
     first, *_ = as_text(answers).splitlines()
     assert first.split() == ["1", "1.000", "/films/a\ufffd[31m.mp4", "01:30"]
-    assert "       01:09 to 01:10  v0f70." in as_text(answers)
+    assert "       01:09 to 01:11  v0f70." in as_text(answers)
     assert "       00:02 to 00:03  v0f3 now." in as_text(answers)
     found = json.loads(as_json(answers))
     assert [one["rank"] for one in found] == [1, 2] and found[0]["path"] == odd.source
