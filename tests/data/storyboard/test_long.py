@@ -104,3 +104,15 @@ def test_videos_that_cannot_be_made(tmp_path):
     with pytest.raises(ValueError, match="at least 60 s"):
         ensure_long(tmp_path / "a", 0, 0.5, "story", 2)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_captions_tell_videos_of_half_an_hour_apart(domain):
+    """No other video of a gallery has events like all that a caption names."""
+    keys = ("subject", "colour", "place", "action")
+    records = [make_long_record(0, domain, index, 1800, 1800, 8) for index in range(64)]
+    events = [json.loads(record.truth)["events"] for record in records]
+    shown = [{tuple(event[key] for key in keys) for event in video} for video in events]
+    for index, video in enumerate(events):
+        named = {tuple(event[key] for key in keys) for event in video if event["named"]}
+        assert [i for i, other in enumerate(shown) if named <= other] == [index]
