@@ -1,0 +1,134 @@
+"""Embeds videos into an index that can be searched, and keeps it up to date.
+
+    python -m mova_jax.embed --model runs/base --videos VIDEOS --index INDEX
+    python -m mova_jax.embed --index INDEX --status
+    python -m mova_jax.embed --index INDEX --remove VIDEOS/a.mp4
+    python -m mova_jax.embed --index INDEX --compact
+
+The same command again adds what is new and recognises what was moved; however it is stopped, it
+goes on. Videos of any length are read as a stream. --remove takes videos out and keeps them out,
+until --restore. --compact deletes the entries of videos whose files are gone, and what killed
+commands left; no other command may write meanwhile.
+
+Exit code: 0 done, 3 some files could not be read, 1 it could not be finished, 130 interrupted.
+"""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
+_SHOWN = 10  # skipped files
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code, see the module."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.videos and not args.model:
+        parser.error("--videos needs --model")
+    if not (args.videos or args.remove or args.restore or args.status or args.compact):
+        parser.error("expected --videos, --status, --remove, --restore or --compact")
+    # These imports take seconds: flags are checked before.
+    from mova_jax.search.store import StoreError
+    from mova_jax.training.checkpoint import CheckpointError
+    from mova_jax.training.workdir import RunError
+    from mova_jax.weights.files import WeightsError
+
+    try:
+        if args.videos:
+            return _embed(args)
+        return _keep(args)
+    except (StoreError, RunError, CheckpointError, WeightsError) as error:
+        print(f"embed: {error}", file=sys.stderr)
+        return FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(
+            f"embed: no space is left for {args.index}; the videos that it has are whole. Make "
+            "room and start again with the same command.",
+            file=sys.stderr,
+        )
+        return FAILED
+    except KeyboardInterrupt:
+        print("embed: interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _embed(args: argparse.Namespace) -> int:
+    from mova_jax import load
+    from mova_jax.search.indexing import index_folder
+
+    found = index_folder(
+        load(args.model),
+        args.videos,
+        args.index,
+        fps=args.fps,
+        process=args.process,
+        processes=args.processes,
+    )
+    counts = {name: getattr(found, name) for name in ("added", "unchanged", "moved", "copies")}
+    counts |= {"removed before": found.removed, "skipped": len(found.skipped)}
+    print(", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no videos")
+    for path, reason in list(found.skipped.items())[:_SHOWN]:
+        print(f"  {path}: {reason}")
+    return SOME_SKIPPED if found.skipped else DONE
+
+
+def _keep(args: argparse.Namespace) -> int:
+    """Shows or changes an index that is there."""
+    from mova_jax.search.store import IndexWriter, broken_entries, open_index
+
+    index = open_index(args.index)
+    writer = IndexWriter(args.index, index.manifest)
+    for path in args.remove:
+        path = os.path.abspath(path)
+        ids = [e.id for e in index.entries if any(file.path == path for file in e.files)]
+        print(f"{path}: {'removed' if ids else 'is not in the index'}")
+        for video in ids:
+            writer.remove(video)
+    if args.restore:
+        for video in writer.removed():
+            writer.restore(video)
+        print("removed videos are embedded again by the next command with --videos")
+    if args.compact:
+        print(", ".join(f"{count} {name} deleted" for name, count in writer.compact().items()))
+    if args.status:
+        missing = [e for e in index.entries if not any(os.path.exists(f.path) for f in e.files)]
+        hours = sum(entry.duration for entry in index.entries) / 3600
+        print(f"{args.index}: {len(index.entries):,} videos, {hours:,.1f} hours")
+        print(f"  frames     {sum(e.frames for e in index.entries):,}")
+        print(f"  model      {index.manifest['model']}, {index.manifest['fps']:g} frames a second")
+        print(f"  missing    {len(missing)} whose files are gone (--compact deletes them)")
+        print(f"  removed    {len(writer.removed())}")
+        print(f"  skipped    {len(writer.skipped())} files that could not be read")
+        print(f"  broken     {len(broken_entries(args.index))}")
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m mova_jax.embed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--index", required=True, help="folder of the index")
+    add("--model", default="", help="a run, an export for PyTorch, or the folder of a CLIP")
+    add("--videos", default="", help="folder of videos to embed, at any depth")
+    add("--fps", type=float, default=1.0, help="frames a second")
+    add("--remove", nargs="+", default=[], metavar="PATH", help="takes videos out")
+    add("--restore", action="store_true", help="lets removed videos in again")
+    add("--status", action="store_true", help="what the index has")
+    add("--compact", action="store_true", help="deletes what is gone or was left")
+    add("--process", type=int, default=0, help="of several that share the videos, from 0")
+    add("--processes", type=int, default=1, help="their number")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Embedding folders of videos, and the library that embeds, scores and aligns."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from mova_jax import embed
+from mova_jax.evaluation.frame_stream import FrameVectors
+from mova_jax.search import indexing
+from mova_jax.search.indexing import index_folder
+from mova_jax.search.store import StoreError, open_index
+from tests.clips import numbered, write_video
+from tests.search.library_model import make_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """A folder of two videos, of 3 and 2 seconds."""
+    folder = tmp_path / "videos"
+    (folder / "deep").mkdir(parents=True)
+    write_video(folder / "a.mp4", numbered(30), rate=10)
+    write_video(folder / "deep" / "b.mp4", numbered(60)[40:], rate=10)
+    return folder
+
+
+def test_the_library_scores_as_a_loop_over_pairs(model, videos):
+    found = [model.embed_video(videos / name) for name in ("a.mp4", "deep/b.mp4")]
+    assert [len(video.times) for video in found] == [3, 2]
+    assert found[0].vectors.dtype == np.float16 and found[0].times.tolist() == [0, 1, 2]
+    texts = ["a red circle moves left. then it stops.", "it stops."]
+    scores = model.score(found, texts)
+    assert scores.shape == (2, 2)
+    for b, video in enumerate(found):
+        for c, text in enumerate(texts):
+            np.testing.assert_allclose(model.score(video, text), [[scores[b, c]]], rtol=1e-5)
+    # Frames beyond the video change nothing.
+    longer = FrameVectors(found[0].vectors, found[0].times, 3.0)
+    many = [longer, FrameVectors(np.tile(found[0].vectors, (40, 1)), np.arange(120.0), 120.0)]
+    np.testing.assert_allclose(model.score(many, texts)[0], scores[0], rtol=1e-5)
+
+
+def test_the_library_aligns_each_sentence(model, videos):
+    video = model.embed_video(videos / "a.mp4")
+    timeline = model.align(video, "a red circle moves left. then it stops.")
+    assert timeline.sentences == ("a red circle moves left.", "then it stops.")
+    text = model.embed_text(list(timeline.sentences)).parts.pooled[:, 0]
+    frames = np.asarray(video.vectors, np.float32)
+    expected = text @ frames.T / np.linalg.norm(text, axis=1)[:, None]
+    expected /= np.linalg.norm(frames, axis=1)
+    np.testing.assert_allclose(timeline.scores, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="got no text"):
+        model.align(video, " ")
+
+
+def test_a_folder_is_indexed_and_kept_up_to_date(model, videos, tmp_path):
+    index = tmp_path / "index"
+    assert index_folder(model, videos, index).added == 2
+    first, second = open_index(index).entries
+    assert (first.frames, first.duration) == (3, 3.0) and second.source.endswith("deep/b.mp4")
+    expected = model.embed_video(videos / "a.mp4").vectors
+    np.testing.assert_allclose(open_index(index).vectors(first.id), expected, atol=1e-3)
+    assert open_index(index).thumbnails(first.id).read_bytes()[:2] == b"\xff\xd8"
+
+    assert index_folder(model, videos, index).unchanged == 2
+    shutil.move(videos / "a.mp4", videos / "moved.mp4")
+    shutil.copy(videos / "deep" / "b.mp4", videos / "copy.mp4")
+    found = index_folder(model, videos, index)
+    assert (found.moved, found.copies, found.added) == (1, 1, 0)
+    entries = {entry.id: entry for entry in open_index(index).entries}
+    assert entries[first.id].source == str(videos / "moved.mp4")
+    assert len(entries[second.id].files) == 2
+
+
+def test_damaged_files_are_skipped_and_named_and_cost_nothing_else(model, videos, tmp_path):
+    (videos / "a0.mp4").write_bytes(b"no video")
+    (videos / "empty.mp4").write_bytes(b"")
+    found = index_folder(model, videos, tmp_path / "index")
+    assert found.added == 2
+    assert set(found.skipped) == {str(videos / "a0.mp4"), str(videos / "empty.mp4")}
+    again = index_folder(model, videos, tmp_path / "index")
+    assert again.skipped == found.skipped and again.unchanged == 2
+    write_video(videos / "a0.mp4", numbered(15), rate=10)  # mended
+    assert index_folder(model, videos, tmp_path / "index").added == 1
+
+
+def test_processes_share_the_files(model, videos, tmp_path):
+    for process in (0, 1):
+        found = index_folder(model, videos, tmp_path / "index", process=process, processes=2)
+        assert found.added == 1
+    assert len(open_index(tmp_path / "index").entries) == 2
+
+
+def test_another_models_index_and_a_missing_folder_are_refused(model, videos, tmp_path):
+    index_folder(model, videos, tmp_path / "index")
+    other = make_model(tmp_path, seed=1)
+    assert other.fingerprint != model.fingerprint
+    with pytest.raises(StoreError, match="vectors of two kinds do not compare"):
+        index_folder(other, videos, tmp_path / "index")
+    with pytest.raises(StoreError, match="There is no folder"):
+        index_folder(model, tmp_path / "nowhere", tmp_path / "index")
+
+
+def test_a_strip_has_pictures_from_the_whole_video(videos, tmp_path):
+    write_video(tmp_path / "long.mp4", numbered(100), rate=10)
+    file = indexing.SourceFile.of(tmp_path / "long.mp4")
+    reader = indexing._Reader("id", file, 5.0, 16)
+    assert len(list(reader)) == 50
+    assert len(reader._pictures) == 7 and reader._stride == 8  # frames 0, 8 ... 48
+
+
+def test_the_command(model, videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mova_jax.load", lambda path: model)
+    index = str(tmp_path / "index")
+    (videos / "bad.mp4").write_bytes(b"x")
+    command = ["--model", "runs/a", "--videos", str(videos), "--index", index]
+    assert embed.main(command) == embed.SOME_SKIPPED
+    out = capsys.readouterr().out
+    assert "2 added, 1 skipped" in out and "bad.mp4:" in out
+    assert embed.main(["--index", index, "--remove", str(videos / "a.mp4"), "--status"]) == 0
+    assert "a.mp4: removed" in capsys.readouterr().out
+    assert embed.main(command) == embed.SOME_SKIPPED
+    assert "1 unchanged, 1 removed before, 1 skipped" in capsys.readouterr().out
+    assert embed.main(["--index", index, "--restore"]) == 0
+    embed.main(command)
+    assert "1 added, 1 unchanged" in capsys.readouterr().out
+    assert embed.main(["--index", str(tmp_path), "--status"]) == embed.FAILED
+    with pytest.raises(SystemExit, match="2"):
+        embed.main(["--index", index])
+
+
+def test_a_full_disk_is_told_and_loses_nothing(model, videos, tmp_path, monkeypatch, capsys):
+    save, calls = np.save, []
+
+    def full(path, array):
+        calls.append(path)
+        if len(calls) == 3:  # the vectors of the second video
+            raise OSError(28, "No space left on device")
+        save(path, array)
+
+    monkeypatch.setattr("mova_jax.load", lambda path: model)
+    monkeypatch.setattr(np, "save", full)
+    command = ["--model", "m", "--videos", str(videos), "--index", str(tmp_path / "index")]
+    assert embed.main(command) == embed.FAILED
+    assert "no space is left" in capsys.readouterr().err
+    assert len(open_index(tmp_path / "index").entries) == 1
+    monkeypatch.setattr(np, "save", save)
+    assert embed.main(command) == embed.DONE
+    assert len(open_index(tmp_path / "index").entries) == 2

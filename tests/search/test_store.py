@@ -1,0 +1,146 @@
+"""The index on disk: whole entries, whoever writes and whatever is killed."""
+
+import json
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+
+from mova_jax.search.store import (
+    IndexWriter,
+    SourceFile,
+    StoreError,
+    broken_entries,
+    content_id,
+    open_index,
+)
+
+ABOUT = {"model": "runs/a", "fingerprint": "f" * 32, "fps": 1.0, "dim": 4}
+
+
+def add(writer, folder, name, text="content"):
+    """Adds a video of three frames; its id."""
+    path = folder / name
+    path.write_text(text)
+    video = content_id(path)
+    vectors = np.arange(12, dtype=np.float16).reshape(3, 4)
+    writer.add(video, SourceFile.of(path), vectors, np.arange(3.0, dtype=np.float32), 3.0)
+    return video
+
+
+def test_what_is_added_is_read_again(tmp_path):
+    writer = IndexWriter(tmp_path / "index", ABOUT)
+    video = add(writer, tmp_path, "a.mp4")
+    index = open_index(tmp_path / "index")
+    (entry,) = index.entries
+    assert (entry.id, entry.source, entry.frames) == (video, str(tmp_path / "a.mp4"), 3)
+    assert entry.size == 7 and entry.duration == 3.0 and entry.hash == video
+    np.testing.assert_array_equal(index.vectors(video), np.arange(12).reshape(3, 4))
+    assert isinstance(index.vectors(video), np.memmap)
+    np.testing.assert_array_equal(index.times(video), [0, 1, 2])
+    assert index.thumbnails(video) is None
+    assert index.manifest == {"format": 1, **ABOUT}
+
+
+def test_another_model_or_rate_is_refused(tmp_path):
+    IndexWriter(tmp_path, ABOUT)
+    IndexWriter(tmp_path, ABOUT | {"model": "moved/a"})  # the same weights at another place
+    with pytest.raises(StoreError, match=r"runs/a, fingerprint f+, and now got runs/b"):
+        IndexWriter(tmp_path, ABOUT | {"model": "runs/b", "fingerprint": "e" * 32})
+    with pytest.raises(StoreError, match=r"fps 1\.0, and now got runs/a, fps 2\.0"):
+        IndexWriter(tmp_path, ABOUT | {"fps": 2.0})
+
+
+def test_what_is_no_index_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="is no index"):
+        open_index(tmp_path)
+    (tmp_path / "index.json").write_text('{"format": 99}')
+    with pytest.raises(StoreError, match="format 99, this version reads 1"):
+        open_index(tmp_path)
+    (tmp_path / "index.json").write_text("[")
+    with pytest.raises(StoreError, match="cannot be read"):
+        open_index(tmp_path)
+
+
+@pytest.mark.parametrize("killed_at", ["vectors.npy", "times.npy", "entry.json"])
+def test_a_writer_that_is_killed_leaves_no_half_entry(tmp_path, killed_at, monkeypatch):
+    """The process ends at once when it has written a file; nothing is cleaned up."""
+
+    def work():
+        writer = IndexWriter(tmp_path / "index", ABOUT)
+        add(writer, tmp_path, "whole.mp4", "whole")
+        save, write = np.save, type(tmp_path).write_text
+
+        def die(path):
+            if path.name == killed_at:
+                os._exit(1)
+
+        np.save = lambda path, array: (save(path, array), die(path))
+        type(tmp_path).write_text = lambda path, *a, **k: (write(path, *a, **k), die(path))
+        add(writer, tmp_path, "half.mp4", "half")
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+    index = open_index(tmp_path / "index")
+    assert [entry.source for entry in index.entries] == [str(tmp_path / "whole.mp4")]
+    writer = IndexWriter(tmp_path / "index", ABOUT)
+    add(writer, tmp_path, "half.mp4", "half")
+    assert writer.compact() == {"leftovers": 1, "broken": 0, "missing": 0}
+    assert len(open_index(tmp_path / "index").entries) == 2
+
+
+def test_two_writers_lose_no_entry(tmp_path):
+    def work(name):
+        writer = IndexWriter(tmp_path / "index", ABOUT)
+        for number in range(20):
+            add(writer, tmp_path, f"{name}{number}.mp4", f"{name}{number}")
+            add(writer, tmp_path, f"{name}-same.mp4", "both have this")
+
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=work, args=(name,)) for name in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len(open_index(tmp_path / "index").entries) == 41
+
+
+def test_a_removed_video_stays_out_until_it_is_restored(tmp_path):
+    writer = IndexWriter(tmp_path / "index", ABOUT)
+    video = add(writer, tmp_path, "a.mp4")
+    writer.remove(video)
+    assert open_index(tmp_path / "index").entries == [] and writer.removed() == {video}
+    writer.restore(video)
+    assert writer.removed() == set()
+
+
+def test_broken_entries_are_left_out_and_compacted(tmp_path):
+    writer = IndexWriter(tmp_path / "index", ABOUT)
+    videos = [add(writer, tmp_path, f"{n}.mp4", str(n)) for n in range(4)]
+    folder = tmp_path / "index" / "videos"
+    (folder / videos[0] / "entry.json").write_text("{")
+    (folder / videos[1] / "vectors.npy").unlink()
+    entry = json.loads((folder / videos[2] / "entry.json").read_text())
+    (folder / videos[2] / "entry.json").write_text(json.dumps(entry | {"id": "../other"}))
+    assert [entry.id for entry in open_index(tmp_path / "index").entries] == [videos[3]]
+    assert len(broken_entries(tmp_path / "index")) == 3
+    (tmp_path / "3.mp4").unlink()
+    assert writer.compact() == {"leftovers": 0, "broken": 3, "missing": 1}
+    assert open_index(tmp_path / "index").entries == []
+
+
+def test_vectors_that_cannot_be_read_are_named(tmp_path):
+    writer = IndexWriter(tmp_path / "index", ABOUT)
+    video = add(writer, tmp_path, "a.mp4")
+    (tmp_path / "index" / "videos" / video / "vectors.npy").write_bytes(b"\x93NUMPY")
+    index = open_index(tmp_path / "index")
+    with pytest.raises(
+        StoreError, match=r"vectors\.npy cannot be read .* embed the video .*a\.mp4"
+    ):
+        index.vectors(video)
+    with pytest.raises(StoreError, match="has no video nothing"):
+        index.vectors("nothing")
