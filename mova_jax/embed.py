@@ -80,7 +80,8 @@ def _embed(args: argparse.Namespace) -> int:
 
 def _keep(args: argparse.Namespace) -> int:
     """Shows or changes an index that is there."""
-    from mova_jax.search.store import IndexWriter, broken_entries, open_index
+    from mova_jax.search.index_writer import IndexWriter
+    from mova_jax.search.store import broken_entries, open_index
 
     index = open_index(args.index)
     writer = IndexWriter(args.index, index.manifest)

@@ -20,8 +20,9 @@ from PIL import Image
 from mova_jax.data.annotations.videos import VIDEO_EXTENSIONS
 from mova_jax.data.ingest.video_reader import DecodeError, VideoReader
 from mova_jax.evaluation.frame_stream import embed_videos
+from mova_jax.search.index_writer import IndexWriter, content_id
 from mova_jax.search.library import VideoTextModel
-from mova_jax.search.store import IndexWriter, SourceFile, StoreError, content_id
+from mova_jax.search.store import SourceFile, StoreError
 from mova_jax.utils.progress_bar import bar_of, show_frames
 
 THUMBNAILS = 12  # pictures of a strip at most

@@ -7,14 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from mova_jax.search.store import (
-    IndexWriter,
-    SourceFile,
-    StoreError,
-    broken_entries,
-    content_id,
-    open_index,
-)
+from mova_jax.search.index_writer import IndexWriter, content_id
+from mova_jax.search.store import SourceFile, StoreError, broken_entries, open_index
 
 ABOUT = {"model": "runs/a", "fingerprint": "f" * 32, "fps": 1.0, "dim": 4}
 
