@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -93,7 +94,7 @@ class Searcher:
             )
         sentences = sentences[:MOST_SENTENCES]
         rows = self.model.embed_text(list(sentences))
-        return Question(sentences, self.model.embed_text(text), rows)
+        return Question(sentences, trimmed(self.model.embed_text(text)), trimmed(rows))
 
     def like(self, path: str) -> Question:
         """A question for frames like those of a picture or a video.
@@ -182,6 +183,18 @@ class Searcher:
             _unit(np.asarray(self.index.vectors(e.id)[:count], np.float32)) for e in (one, other)
         )
         return float((a * b).sum(-1).mean()) >= SAME
+
+
+def trimmed(text: TextEmbedding) -> TextEmbedding:
+    """The same with fewer padded parts: the cost of a scan grows with their number.
+
+    A power of two is left, for each number is a program.
+    """
+    if text.parts is None:
+        return text
+    most = int(text.parts.token_mask.any(-1).sum(-1).max())
+    kept = slice(0, max(1, 1 << (most - 1).bit_length()))
+    return dataclasses.replace(text, parts=jax.tree.map(lambda leaf: leaf[:, kept], text.parts))
 
 
 def _unit(vectors: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:

@@ -1,6 +1,6 @@
 """Scores of all videos of an index with some texts: an exact scan, in blocks, on the device.
 
-    scan = Scan(fns, params, encoder, weight)
+    scan = Scan.of(mova_jax.load("runs/base"))
     found = scan.texts(index, entries, text)        # .scores[n q], .reranked[n q]
 
 The scores are those of an evaluation, by the same compiled functions (`EvalFns`). Where the masks
@@ -22,14 +22,13 @@ from jaxtyping import Bool, Float, Int
 
 from mova_jax.config import Config
 from mova_jax.evaluation.frame_stream import FrameEncoder
-from mova_jax.evaluation.jitted import EvalFns, rows_of
+from mova_jax.evaluation.jitted import PAIR_BLOCK, EvalFns, rows_of
 from mova_jax.evaluation.query_ranks import record_scores
 from mova_jax.evaluation.rerank import RERANKED, BestAnswers
-from mova_jax.parallel.mesh import make_mesh
 from mova_jax.typing import TextEmbedding, VideoEmbedding
 
 BLOCK_FRAMES = 8192  # of all videos of a block at most, if one video has not more
-SHORTEST = 16  # frames that a video is padded to at least
+SHORTEST = 32  # frames that a video is padded to at least
 
 
 class Scores(NamedTuple):
@@ -69,7 +68,13 @@ class Scan:
     encoder: FrameEncoder
     config: Config
     weight: float | None
-    _pooled: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # by id
+    # Global vectors of videos by id: they depend on no text, so they are computed once.
+    _pooled: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model) -> "Scan":
+        """The scan of a model from `mova_jax.load`."""
+        return cls(model.fns, model.params, model.encoder, model.config, model.weight)
 
     def texts(self, index, entries: Sequence, text: TextEmbedding) -> Scores:
         """Scores of videos with texts.
@@ -141,9 +146,9 @@ class Scan:
     def _videos(
         self, index, entries: Sequence, dtype=np.float16
     ) -> Iterator[tuple[_Block, VideoEmbedding]]:
-        """Blocks of videos, with their global vectors, which are computed once."""
-        most = self.fns.pair_block(1)[0]
-        for block in _ahead(_blocks(index, entries, most, dtype)):
+        """Blocks of videos with their global vectors."""
+        most, shards = self.fns.pair_block(1)[0], self.fns.pair_block(1, masks=False)[0]
+        for block in _ahead(_blocks(index, entries, most, shards // PAIR_BLOCK[0], dtype)):
             if not all(id in self._pooled for id in block.ids):
                 video = self.encoder.pool(block.vectors, block.frame_mask)
                 self._pooled |= zip(block.ids, np.asarray(video.pooled), strict=False)
@@ -164,21 +169,25 @@ def _stateless(text: TextEmbedding) -> TextEmbedding:
 
 
 def padded_length(frames: int) -> int:
-    """The length that a video is padded to: a power of two, or one and a half of it."""
-    length = SHORTEST
-    while length < frames:
-        length *= 2
-    middle = length * 3 // 4
-    return middle if length > SHORTEST and frames <= middle else length
+    """The length that a video is padded to: a power of two, for each length is a program."""
+    return max(SHORTEST, 1 << (frames - 1).bit_length())
 
 
-def _blocks(index, entries: Sequence, most: int, dtype) -> Iterator[_Block]:
-    """Blocks of at most `most` videos of one padded length; the last of a length has free rows."""
+def _blocks(index, entries: Sequence, most: int, shards: int, dtype) -> Iterator[_Block]:
+    """Blocks of videos of one padded length; the last of a length has free rows.
+
+    Args:
+        index: of the videos.
+        entries: the videos.
+        most: rows of a block at most.
+        shards: number that divides the rows, which are split over the devices.
+        dtype: of the vectors.
+    """
     by_length: dict[int, list[int]] = {}
     for place, entry in enumerate(entries):
         by_length.setdefault(padded_length(entry.frames), []).append(place)
     for length, places in sorted(by_length.items()):
-        rows = max(1, min(most, BLOCK_FRAMES // length))
+        rows = max(1, min(most, BLOCK_FRAMES // length) // shards) * shards
         for start in range(0, len(places), rows):
             mine = places[start : start + rows]
             yield _read(index, entries, np.array(mine), length, rows, dtype)
@@ -203,16 +212,3 @@ def _ahead(items: Iterable) -> Iterator:
         while (item := coming.result()) is not None:
             coming = pool.submit(next, items, None)
             yield item
-
-
-def scan_of(model) -> Scan:
-    """The scan of a loaded model (`training.load_model.LoadedModel`), on one device."""
-    mesh, config = make_mesh(data=1), model.config
-    weight = 1.0 if model.blend_weight is None else model.blend_weight
-    return Scan(
-        EvalFns(model.spec, config.losses, config.eval, mesh),
-        model.params,
-        FrameEncoder(model.spec, model.params, mesh),
-        config,
-        weight if config.model.modular_scale else None,
-    )

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mova_jax.search.filters import Filter
-from mova_jax.search.query import QueryError, Searcher
-from tests.search.made import MadeIndex, MadeModel, MadeScan
+from mova_jax.search.query import QueryError, Searcher, trimmed
+from mova_jax.typing import TextEmbedding
+from tests.search.made import MadeIndex, MadeModel, MadeScan, text_of
 
 LENGTHS = (5, 20, 9, 20, 1, 9, 30)
 
@@ -102,3 +103,13 @@ def test_a_video_without_frames_is_no_answer(searcher):
     searcher.index.entries[0] = dataclasses.replace(searcher.index.entries[0], frames=0)
     assert "v000" not in found(searcher.search("v0f1", top=7))
     np.testing.assert_array_equal(searcher.index.times("v004"), [0])
+
+
+def test_padded_parts_are_cut_to_a_power_of_two():
+    tokens, mask = np.zeros((2, 9, 0, 1)), np.zeros((2, 9, 1), bool)
+    mask[0, :3] = mask[1, :2] = True
+    parts = TextEmbedding(tokens, mask, np.ones((2, 9, 4)))
+    text = dataclasses.replace(text_of(np.ones((2, 4))), parts=parts)
+    assert trimmed(text).parts.pooled.shape == (2, 4, 4)
+    assert trimmed(text).parts.token_mask.sum() == 5
+    assert trimmed(text_of(np.ones((2, 4)))).parts is None
