@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from mova_jax.data.ingest.video_reader import DecodeError
 from mova_jax.data.sentences import split_sentences
 from mova_jax.evaluation.grounding import frame_edges, predicted_run
 from mova_jax.search.filters import Filter
@@ -100,9 +101,12 @@ class Searcher:
         """A question for frames like those of a picture or a video.
 
         Raises:
-            DecodeError: it is neither.
+            QueryError: it is neither.
         """
-        vectors = np.asarray(self.model.embed_video(path).vectors, np.float32)
+        try:
+            vectors = np.asarray(self.model.embed_video(path).vectors, np.float32)
+        except DecodeError as error:
+            raise QueryError(f"{path}: {error}; expected a picture or a video") from error
         return Question((f"like {path}",), vector=_unit(vectors).mean(0))
 
     def search(
