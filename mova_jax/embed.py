@@ -7,8 +7,8 @@
 
 The same command again adds what is new and recognises what was moved; however it is stopped, it
 goes on. Videos of any length are read as a stream. --remove takes videos out and keeps them out,
-until --restore. --compact deletes the entries of videos whose files are gone, and what killed
-commands left; no other command may write meanwhile.
+until --restore. --compact deletes the entries of videos whose files are gone, and what commands
+that were killed left more than a day ago.
 
 Exit code: 0 done, 3 some files could not be read, 1 it could not be finished, 130 interrupted.
 """

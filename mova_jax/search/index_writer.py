@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,12 +38,15 @@ from mova_jax.search.store import (
     broken_entries,
     entry_to_json,
     open_index,
+    read_entry,
     read_manifest,
+    removed_ids,
 )
 from mova_jax.utils import atomic
 from mova_jax.utils.lock import lock
 
 _READ = 2**20  # bytes at a time
+_LEFTOVER = 24 * 3600  # seconds after which no living writer still has a file aside
 
 
 class IndexWriter:
@@ -118,26 +122,44 @@ class IndexWriter:
             shutil.rmtree(aside, ignore_errors=True)
 
     def add_file(self, video: str, file: SourceFile) -> str:
-        """Notes a file whose content the index has: `moved` or `copy`."""
+        """Notes a file whose content the index has: `same` path, `moved` or `copy`."""
         with self._lock():
-            entry = self.entries()[video]
+            entry = self._entry(video)
+            known = any(one.path == file.path for one in entry.files)
             others = [one for one in entry.files if one.path != file.path]
             left = [one for one in others if os.path.exists(one.path)]
-            files = (*left, file) if left else (file,)
-            changed = dataclasses.replace(entry, files=files)
-            atomic.write_text(self.folder / VIDEOS / video / ENTRY, entry_to_json(changed))
-        return "copy" if left else "moved"
+            self._set_files(entry, (*left, file))
+        return "same" if known else "copy" if left else "moved"
+
+    def drop_file(self, video: str, path: str) -> None:
+        """Notes that a file has another content now; a video without a file is deleted."""
+        with self._lock():
+            entry = self._entry(video)
+            if left := tuple(one for one in entry.files if one.path != path):
+                self._set_files(entry, left)
+            else:
+                _delete(self.folder / VIDEOS / video)
+
+    def _entry(self, video: str) -> Entry:
+        entry = read_entry(self.folder, video)
+        if entry is None:
+            raise StoreError(f"{self.folder} has no video {video}: another command removed it")
+        return entry
+
+    def _set_files(self, entry: Entry, files: tuple[SourceFile, ...]) -> None:
+        changed = entry_to_json(dataclasses.replace(entry, files=files))
+        atomic.write_text(self.folder / VIDEOS / entry.id / ENTRY, changed)
 
     def remove(self, video: str) -> None:
         """Takes a video out; its files are not indexed again until `restore`."""
         with self._lock():
-            entry = self.entries()[video]
+            entry = self._entry(video)
             atomic.write_text(self.folder / REMOVED / f"{video}.json", entry_to_json(entry))
             _delete(self.folder / VIDEOS / video)
 
     def removed(self) -> set[str]:
         """Ids that were taken out."""
-        return {path.stem for path in (self.folder / REMOVED).glob("[0-9a-f]*.json")}
+        return removed_ids(self.folder)
 
     def restore(self, video: str) -> None:
         """Lets a video in again, which the next `embed` adds."""
@@ -162,7 +184,7 @@ class IndexWriter:
     def compact(self) -> dict[str, int]:
         """Deletes what killed writers left, broken entries, and videos whose files are all gone.
 
-        Call it while no other writer works: a half-written folder may be theirs.
+        What was written less than a day ago is left: it may be that of a living writer.
 
         Returns:
             The number of each: `leftovers`, `broken`, `missing`.
@@ -172,6 +194,10 @@ class IndexWriter:
                 path
                 for folder in (VIDEOS, REMOVED, SKIPPED, "")
                 for path in (self.folder / folder).glob(".*.partial")
+                if _is_old(path)
+            ]
+            leftovers += [
+                path for id in self.removed() if (path := self.folder / VIDEOS / id).is_dir()
             ]
             broken = broken_entries(self.folder)
             missing = [
@@ -199,11 +225,18 @@ def content_id(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def _is_old(path: Path) -> bool:
+    try:
+        return path.stat().st_mtime < time.time() - _LEFTOVER
+    except FileNotFoundError:
+        return False
+
+
 def _delete(path: Path) -> None:
     """Deletes a file or a folder; a folder is renamed first, so that no reader sees half of it."""
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    aside = path.with_name(f".{path.name.strip('.')}.deleted.partial")
+    aside = path.with_name(f".{path.name.strip('.')}.{uuid.uuid4().hex}.partial")
     path.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)

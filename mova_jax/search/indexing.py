@@ -127,6 +127,7 @@ def _new_files(
     """Id and file of what has to be embedded; counts and notes the others."""
     entries, removed, damaged = writer.entries(), writer.removed(), writer.skipped()
     known = {file for entry in entries.values() for file in entry.files}
+    owner = {file.path: entry.id for entry in entries.values() for file in entry.files}
     coming: set[str] = set()
     for path in bar_of("files", len(paths), paths, unit="file", delay=2.0):
         try:
@@ -141,11 +142,14 @@ def _new_files(
         except OSError as error:  # gone, or not to be read
             found.skipped[path] = error.strerror or str(error)
             continue
+        if owner.get(path, video) != video:  # the file was replaced by another one
+            writer.drop_file(owner[path], path)
         if video in removed:
             found.removed += 1
         elif video in entries:
-            moved = writer.add_file(video, file) == "moved"
-            found.moved, found.copies = found.moved + moved, found.copies + (not moved)
+            count = {"same": "unchanged", "moved": "moved", "copy": "copies"}
+            name = count[writer.add_file(video, file)]
+            setattr(found, name, getattr(found, name) + 1)
         elif video in coming:
             found.copies += 1  # noted as one by the next call
         else:

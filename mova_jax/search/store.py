@@ -136,8 +136,20 @@ def open_index(folder: str | os.PathLike) -> Index:
         raise StoreError(
             f"{folder} is no index: it has no {MANIFEST}; make one with python -m mova_jax.embed"
         )
-    entries = [entry for entry in map(_read_entry, _video_folders(folder)) if entry]
+    removed = removed_ids(folder)  # a command that was killed may have left the folder of one
+    places = [place for place in _video_folders(folder) if place.name not in removed]
+    entries = [entry for entry in map(_read_entry, places) if entry]
     return Index(folder, manifest, sorted(entries, key=lambda entry: (entry.source, entry.id)))
+
+
+def read_entry(folder: Path, video: str) -> Entry | None:
+    """The entry of one video as it is now; None when there is none that can be read."""
+    return _read_entry(folder / VIDEOS / video)
+
+
+def removed_ids(folder: Path) -> set[str]:
+    """Ids of the videos that were taken out."""
+    return {path.stem for path in (folder / REMOVED).glob("[0-9a-f]*.json")}
 
 
 def broken_entries(folder: str | os.PathLike) -> list[Path]:

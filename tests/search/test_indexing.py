@@ -76,6 +76,12 @@ def test_a_folder_is_indexed_and_kept_up_to_date(model, videos, tmp_path):
     assert entries[first.id].source == str(videos / "moved.mp4")
     assert len(entries[second.id].files) == 2
 
+    write_video(videos / "moved.mp4", numbered(45), rate=10)  # another video at the same place
+    found = index_folder(model, videos, index)
+    assert (found.added, found.unchanged) == (1, 2)
+    entries = open_index(index).entries
+    assert len(entries) == 2 and first.id not in {entry.id for entry in entries}
+
 
 def test_damaged_files_are_skipped_and_named_and_cost_nothing_else(model, videos, tmp_path):
     (videos / "a0.mp4").write_bytes(b"no video")

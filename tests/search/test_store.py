@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+from mova_jax.search import index_writer
 from mova_jax.search.index_writer import IndexWriter, content_id
 from mova_jax.search.store import SourceFile, StoreError, broken_entries, open_index
 
@@ -82,6 +83,9 @@ def test_a_writer_that_is_killed_leaves_no_half_entry(tmp_path, killed_at, monke
     assert [entry.source for entry in index.entries] == [str(tmp_path / "whole.mp4")]
     writer = IndexWriter(tmp_path / "index", ABOUT)
     add(writer, tmp_path, "half.mp4", "half")
+    assert writer.compact()["leftovers"] == 0  # it could be that of a living writer
+    for place in (tmp_path / "index" / "videos").glob(".*.partial"):
+        os.utime(place, (0, 0))
     assert writer.compact() == {"leftovers": 1, "broken": 0, "missing": 0}
     assert len(open_index(tmp_path / "index").entries) == 2
 
@@ -138,3 +142,34 @@ def test_vectors_that_cannot_be_read_are_named(tmp_path):
         index.vectors(video)
     with pytest.raises(StoreError, match="has no video nothing"):
         index.vectors("nothing")
+
+
+def test_a_removal_that_is_killed_counts_and_is_finished(tmp_path, monkeypatch):
+    writer = IndexWriter(tmp_path / "index", ABOUT)
+    videos = [add(writer, tmp_path, f"{n}.mp4", str(n)) for n in range(2)]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_writer, "_delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            writer.remove(videos[0])
+    assert [entry.id for entry in open_index(tmp_path / "index").entries] == [videos[1]]
+    assert writer.compact()["leftovers"] == 1
+    assert not (tmp_path / "index" / "videos" / videos[0]).exists()
+
+
+def test_a_file_is_noted_as_the_same_a_copy_or_moved(tmp_path):
+    writer = IndexWriter(tmp_path / "index", ABOUT)
+    video = add(writer, tmp_path, "a.mp4")
+    os.utime(tmp_path / "a.mp4", (0, 0))
+    assert writer.add_file(video, SourceFile.of(tmp_path / "a.mp4")) == "same"
+    (tmp_path / "b.mp4").write_text("content")
+    assert writer.add_file(video, SourceFile.of(tmp_path / "b.mp4")) == "copy"
+    writer.drop_file(video, str(tmp_path / "a.mp4"))
+    assert open_index(tmp_path / "index").entries[0].source == str(tmp_path / "b.mp4")
+    (tmp_path / "b.mp4").rename(tmp_path / "c.mp4")
+    assert writer.add_file(video, SourceFile.of(tmp_path / "c.mp4")) == "moved"
+    writer.drop_file(video, str(tmp_path / "c.mp4"))
+    assert open_index(tmp_path / "index").entries == []
