@@ -1,6 +1,10 @@
 """Embedding folders of videos, and the library that embeds, scores and aligns."""
 
+import pathlib
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -158,3 +162,20 @@ def test_a_full_disk_is_told_and_loses_nothing(model, videos, tmp_path, monkeypa
     monkeypatch.setattr(np, "save", save)
     assert embed.main(command) == embed.DONE
     assert len(open_index(tmp_path / "index").entries) == 2
+
+
+def test_the_example_of_the_docs_runs(model, videos, monkeypatch, capsys):
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "search.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.setattr("mova_jax.load", lambda path: model)
+    monkeypatch.chdir(videos)
+    (videos / "a.mp4").rename(videos / "clip.mp4")
+    exec(compile(example, "docs/search.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert re.fullmatch(r"A dog jumps\. \d s\nIt runs to the sea\. \d s\n", out)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, mova_jax; print(sorted({'jax', 'numpy', 'flax'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
