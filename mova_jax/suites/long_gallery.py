@@ -5,7 +5,6 @@ gallery = asker.embed(folder, "test")
 found = asker.measure(gallery, "change", budget=32)     # plain values, to be kept as JSON
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,10 +26,6 @@ from mova_jax.typing import TextEmbedding, VideoEmbedding
 from mova_jax.utils.progress_bar import bar_of
 
 GLOBAL, MODULAR, RECORD = "global", "modular", "record"
-# The modular score where each part of a caption counts its best frame alone, whatever pool the
-# model was trained with: a pool that means over frames is outweighed by many frames that match a
-# little, and the more the longer the video is.
-BEST_FRAME = "best_frame"
 
 
 class LongGallery(NamedTuple):
@@ -57,8 +52,6 @@ class LongAsker:
         self._params = jax.device_put(model.params, shardings)
         self.encoder = FrameEncoder(model.spec, self._params, mesh)
         self._fns = EvalFns(model.spec, config.losses, config.eval, mesh)
-        best = dataclasses.replace(config.eval, pool="max")
-        self._best_frame = EvalFns(model.spec, config.losses, best, mesh)
         self._settings = settings_of(config, config.eval.frames)
         self._tokenizer = Tokenizer(model.tokenizer, config.model.text.context)
         self._weight = 1.0 if model.blend_weight is None else model.blend_weight
@@ -113,25 +106,21 @@ class LongAsker:
 
         Returns:
             `policy`, `budget`; `frames`, the mean number taken; `ranks`, by score (RECORD,
-            GLOBAL, MODULAR where the model has one, and then BEST_FRAME where every frame is read)
-            and direction (`t2v`, `v2t`) the rank of each video's query; and of each timed sentence
-            `taken`, whether a frame of its event was taken, `hit`, whether the sentence's best
-            frame is in the event, and `iou`, the overlap of the predicted segment
-            (`grounding.ground_sentence`); both 0 where no frame was taken.
+            GLOBAL, and MODULAR where the model has one) and direction (`t2v`, `v2t`) the rank of
+            each video's query; and of each timed sentence `taken`, whether a frame of its event was
+            taken, `hit`, whether the sentence's best frame is in the event, and `iou`, the overlap
+            of the predicted segment (`grounding.ground_sentence`); both 0 where no frame was taken.
         """
         choose = POLICIES[policy]
         chosen = [
             choose(vectors, times, budget)
             for vectors, times in zip(gallery.vectors, gallery.times, strict=True)
         ]
-        ranks = self._ranks(self._fns, gallery, chosen)
+        ranks = self._ranks(gallery, chosen)
         scores = {
             name: ranks.by_score[name] for name in (GLOBAL, MODULAR) if name in ranks.by_score
         }
         scores[RECORD] = ranks.by_score[ranks.record]
-        if policy == "all" and MODULAR in scores:
-            best = self._ranks(self._best_frame, gallery, chosen)
-            scores[BEST_FRAME] = best.by_score[MODULAR]
         return {
             "policy": policy,
             "budget": budget,
@@ -143,14 +132,14 @@ class LongAsker:
             **self._events(gallery, chosen),
         }
 
-    def _ranks(self, fns: EvalFns, gallery: LongGallery, chosen: list[np.ndarray]) -> QueryRanks:
+    def _ranks(self, gallery: LongGallery, chosen: list[np.ndarray]) -> QueryRanks:
         videos = len(chosen)
-        block = fns.pair_block(videos)
+        block = self._fns.pair_block(videos)
 
         def scores(rows: slice, captions: slice):
             video = self._videos(gallery, chosen, range(videos)[rows], block[0])
             text = rows_of(gallery.captions, captions)
-            return fns.pairs(self._params, video, text, block)
+            return self._fns.pairs(self._params, video, text, block)
 
         weights = (self._weight,)
         owner = np.arange(videos)

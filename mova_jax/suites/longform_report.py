@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mova_jax.suites.intervals import paired_interval, wilson
-from mova_jax.suites.long_gallery import BEST_FRAME, GLOBAL, MODULAR, RECORD
+from mova_jax.suites.long_gallery import GLOBAL, MODULAR, RECORD
 from mova_jax.suites.suite import Curve, SuiteResult, SuiteTable
 
 Figures = dict[str, Any]  # of a gallery, see `longform._measured`
@@ -22,7 +22,6 @@ _LONG_COLUMNS = {
     "v2t": "R@1 V2T (95 %)",
     "t2v_r10": "R@10 T2V",
     "modular_t2v": "R@1 T2V, modular score alone (95 %)",
-    "best_frame_t2v": "R@1 T2V, best frame of each part (95 %)",
     "global_t2v": "R@1 T2V, global vector (95 %)",
     "hit": "best frame in event %",
     "miou": "mIoU %",
@@ -84,8 +83,7 @@ def _row(figures: Figures, condition: Figures) -> dict[str, Any]:
         "frames": round(condition["frames"], 1),
         "chance": round(100 / len(figures["seconds"]), 1),
     }
-    for score in (RECORD, MODULAR, BEST_FRAME, GLOBAL):
-        prefix = "" if score == RECORD else f"{score}_"
+    for score, prefix in ((RECORD, ""), (MODULAR, "modular_"), (GLOBAL, "global_")):
         for way, ranks in condition["ranks"].get(score, {}).items():
             row[prefix + way] = _cell(row, f"{prefix}{way}_r1", np.array(ranks) <= 1)
             row[f"{prefix}{way}_r10"] = round(100 * float(np.mean(np.array(ranks) <= 10)), 1)
@@ -132,12 +130,12 @@ def _verdict(found: Sequence[Figures], domain: str, seed: int) -> str:
     said = []
     labels = {
         RECORD: "",
-        BEST_FRAME: "By the best frame of each part alone it",
+        MODULAR: "By the modular score alone it",
         GLOBAL: "By the global vector alone it",
     }
     for score, label in labels.items():
         if any(score not in condition["ranks"] for condition in conditions.values()):
-            continue  # of a model without it, or of figures that were kept before it was measured
+            continue  # of a model without it
         hits = _hits(conditions, score)
         recall = 100 * hits.mean(1)
         change, low, high = paired_interval(hits, lambda r: r[last] - r[first], seed)
@@ -196,7 +194,7 @@ def _curves(found: Sequence[Figures]) -> list[Curve]:
     recall, taken = {}, {}
     for domain, name in DOMAIN_NAMES.items():
         every = _conditions(found, domain, "all", 0)
-        for score, of in ((RECORD, ""), (BEST_FRAME, ", best frame"), (GLOBAL, ", global vector")):
+        for score, of in ((RECORD, ""), (MODULAR, ", modular score"), (GLOBAL, ", global vector")):
             if all(score in condition["ranks"] for condition in every.values()):
                 recall[name + of] = _line(every, _hits(every, score))
     budgets = sorted({c["budget"] for c in found[0]["conditions"] if c["budget"]})
@@ -226,7 +224,7 @@ def _own_table(figures: Figures) -> SuiteTable:
     if not figures["video_of_sentence"]:
         columns = {k: v for k, v in columns.items() if k not in ("taken", "hit", "miou")}
     note = (
-        f"{videos} videos of {_span(figures)}, split {about['split']}, "
+        f"{videos} video{'s' * (videos > 1)} of {_span(figures)}, split {about['split']}, "
         f"{len(figures['video_of_sentence'])} timed sentences, {figures['frames']:.0f} stored "
         "frames a video"
     )
@@ -238,7 +236,7 @@ def _own_sentence(figures: Figures) -> str:
     """What the shards of the user say, in one sentence."""
     about, videos = figures["about"], len(figures["seconds"])
     every = figures["conditions"][0]
-    said = f"In {about['data']} ({videos} videos of {_span(figures)}) "
+    said = f"In {about['data']} ({videos} video{'s' * (videos > 1)} of {_span(figures)}) "
     parts = []
     if videos >= FEWEST:
         recall = 100 * float(np.mean(np.array(every["ranks"][RECORD]["t2v"]) <= 1))

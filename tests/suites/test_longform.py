@@ -42,9 +42,8 @@ def test_longform_measures_each_gallery_once_and_says_what_came_out(asked, monke
     assert [row["minutes"] for row in every.rows] == [1, 2, 1, 2]
     assert {row["frames"] for row in every.rows} == {15, 30}  # one every 4 s
     assert {row["frames"] for row in policies.rows} == {5}
-    assert all("best_frame_t2v" in row for row in every.rows)
-    assert not any("best_frame_t2v" in row for row in policies.rows)
     assert "points per doubling of the duration" in result.verdict
+    assert result.verdict.count("By the modular score alone it goes from") == 2
     monkeypatch.setattr("mova_jax.suites.longform.ensure_long", None)  # made again, it would fail
     assert longform(asked, sizes) == result
 
