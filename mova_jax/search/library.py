@@ -96,9 +96,10 @@ class VideoTextModel:
         if not texts:
             raise ValueError("got no text, expected at least one")
         pad_id, most = self.tokenizer.pad_id, self.config.data.parts
-        padding = settings_of(self.config, self.config.eval.frames).padding.largest
+        # As evaluation pads: whole captions to the context, parts to what the longest needs.
+        padding = settings_of(self.config, self.config.eval.frames).padding
         ids = [self.tokenizer.encode(one).ids for one in texts]
-        arrays = [*pad_tokens(ids, padding.tokens, pad_id)]
+        arrays = [*pad_tokens(ids, padding.tokens[-1:], pad_id)]
         if most:
             parts = [self.tokenizer.encode_parts(split_sentences(one), most) for one in texts]
             arrays += pad_parts(parts, padding.parts, padding.part_tokens, pad_id)
@@ -110,7 +111,7 @@ class VideoTextModel:
 
     def score(
         self,
-        videos: FrameVectors | Sequence[FrameVectors],
+        videos: FrameVectors | Sequence[FrameVectors] | VideoEmbedding,
         texts: str | Sequence[str] | TextEmbedding,
     ) -> Float[np.ndarray, "b c"]:
         """The score of record of all videos with all texts; higher is better.
@@ -118,10 +119,13 @@ class VideoTextModel:
         It orders videos for a text, or texts for a video; it is no probability.
 
         Args:
-            videos: from `embed_video`, one or several.
+            videos: from `embed_video`, one or several; or rows of `encoder.pool`.
             texts: as for `embed_text`, or from it.
         """
-        video = self._videos([videos] if isinstance(videos, FrameVectors) else list(videos))
+        if isinstance(videos, VideoEmbedding):
+            video = videos
+        else:
+            video = self._videos([videos] if isinstance(videos, FrameVectors) else list(videos))
         text = texts if isinstance(texts, TextEmbedding) else self.embed_text(texts)
         block = self.fns.pair_block(len(text.pooled))
         rows = []
