@@ -40,7 +40,7 @@ LARGEST_BODY = 2**16  # bytes of a question
 HEAT_COLUMNS = 240  # of a timeline
 STATIC = Path(__file__).parent / "static"
 SHOWN = (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS)  # an index may name any file; others are not sent
-FILES = {"style.css": "text/css", "page.js": "text/javascript"}
+FILES = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
 class Library:
@@ -123,7 +123,8 @@ async def _static(request: Request) -> Response:
 
 async def _status(request: Request) -> Response:
     library: Library = request.app.state.library
-    await library.refresh()
+    if not library.waiting:  # what waits for the device looks by itself
+        await library.refresh()
     entries = library.index.entries
     return JSONResponse(
         {

@@ -10,6 +10,7 @@
 Scores are those of an evaluation, by the same compiled functions.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -54,6 +55,8 @@ class VideoTextModel:
         self.params = jax.device_put(loaded.params, shardings)
         self.encoder = FrameEncoder(loaded.spec, self.params, mesh)
         self.fns = EvalFns(loaded.spec, self.config.losses, self.config.eval, mesh)
+        one = dataclasses.replace(self.config.eval, batch_size=1)  # a single text needs no batch
+        self._fns_of_one = EvalFns(loaded.spec, self.config.losses, one, mesh)
         self.tokenizer = Tokenizer(loaded.tokenizer, self.config.model.text.context)
         # Of the modular score in the score of record; None for a model without one.
         chosen = _WEIGHT if loaded.blend_weight is None else loaded.blend_weight
@@ -103,10 +106,11 @@ class VideoTextModel:
         if most:
             parts = [self.tokenizer.encode_parts(split_sentences(one), most) for one in texts]
             arrays += pad_parts(parts, padding.parts, padding.part_tokens, pad_id)
-        rows, blocks = self.fns.rows, []
+        fns = self.fns if len(texts) > 1 else self._fns_of_one
+        rows, blocks = fns.rows, []
         for start in range(0, len(texts), rows):
             block = (array[start : start + rows] for array in arrays)
-            blocks.append(self.fns.encode_text(self.params, *block))
+            blocks.append(fns.encode_text(self.params, *block))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *blocks)
 
     def score(

@@ -94,8 +94,11 @@ class Searcher:
                 "ask with the part of it that matters"
             )
         sentences = sentences[:MOST_SENTENCES]
-        rows = self.model.embed_text(list(sentences))
-        return Question(sentences, trimmed(self.model.embed_text(text)), trimmed(rows))
+        whole = self.model.embed_text(text)
+        rows = parts_as_rows(whole, len(sentences))
+        if rows is None:
+            rows = self.model.embed_text(list(sentences))
+        return Question(sentences, trimmed(whole), trimmed(rows))
 
     def like(self, path: str) -> Question:
         """A question for frames like those of a picture or a video.
@@ -199,6 +202,18 @@ def trimmed(text: TextEmbedding) -> TextEmbedding:
     most = int(text.parts.token_mask.any(-1).sum(-1).max())
     kept = slice(0, max(1, 1 << (most - 1).bit_length()))
     return dataclasses.replace(text, parts=jax.tree.map(lambda leaf: leaf[:, kept], text.parts))
+
+
+def parts_as_rows(text: TextEmbedding, sentences: int) -> TextEmbedding | None:
+    """The parts of a text as texts of one part each, as if each sentence was embedded alone.
+
+    Their global vectors are those of the parts: no score of a sentence with a frame reads them.
+    None where sentences were merged to parts, or the model scores by none.
+    """
+    if text.parts is None or int(text.parts.token_mask.any(-1).sum()) != sentences:
+        return None
+    rows = jax.tree.map(lambda leaf: leaf[0, :sentences], text.parts)
+    return dataclasses.replace(rows, parts=jax.tree.map(lambda leaf: leaf[:, None], rows))
 
 
 def _unit(vectors: Float[np.ndarray, "... d"]) -> Float[np.ndarray, "... d"]:

@@ -12,6 +12,7 @@ from mova_jax.search import opening
 from mova_jax.search.__main__ import main
 from mova_jax.search.index_writer import IndexWriter
 from mova_jax.search.opening import Watch
+from mova_jax.search.query import parts_as_rows
 from mova_jax.search.store import SourceFile
 from tests.search.library_model import make_model
 
@@ -64,6 +65,14 @@ def test_answers_are_those_of_the_library_from_text_file_and_stdin(made, ask, mo
     code, shown = ask(TEXT, "--longer", "10s", "--top", 5)
     assert code == 0 and shown.out.splitlines()[0].split()[2:] == [str(folder / "b.mp4"), "00:40"]
     assert "a red circle moves left." in shown.out.splitlines()[1]
+
+
+def test_sentences_are_embedded_as_if_each_was_alone(made):
+    model, _ = made
+    rows = parts_as_rows(model.embed_text(TEXT), 2)
+    alone = model.embed_text(["a red circle moves left.", "then it stops."])
+    np.testing.assert_allclose(rows.parts.pooled, alone.parts.pooled[:, :1], atol=1e-5)
+    assert parts_as_rows(model.embed_text(TEXT * 20), 40) is None
 
 
 def test_a_picture_is_a_question(made, ask):

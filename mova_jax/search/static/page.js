@@ -68,21 +68,23 @@ function article(answer, place) {
   line.title = answer.copies.join("\n");
   const rows = make("div", "rows");
   rows.append(strip(answer, place));
-  answer.moments.forEach((moment, row) => rows.append(...timeline(answer, place, moment, row)));
+  answer.moments.forEach((moment, row) => rows.append(timeline(answer, place, moment, row)));
   item.append(title, line, rows);
   item.addEventListener("click", () => select(place, false));
   return item;
 }
 
 function strip(answer, place) {
+  const row = make("div", "row");
   const box = make("div", "strip");
   const image = make("img");
   image.alt = `Pictures of ${answer.name}, from its start to its end`;
-  image.addEventListener("error", () => box.remove());
+  image.addEventListener("error", () => row.remove());
   image.src = `thumbs/${encodeURIComponent(answer.id)}`;
   box.append(image);
+  row.append(box);
   playOnClick(box, answer, place);
-  return box;
+  return row;
 }
 
 function timeline(answer, place, moment, row) {
@@ -99,7 +101,9 @@ function timeline(answer, place, moment, row) {
   button.type = "button";
   button.setAttribute("aria-label", `Play sentence ${row + 1} from ${clock(moment.start)}`);
   button.addEventListener("click", () => play(place, moment.start));
-  return [label, box, button];
+  const line = make("div", "row");
+  line.append(label, box, button);
+  return line;
 }
 
 function playOnClick(box, answer, place) {
