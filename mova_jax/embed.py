@@ -8,7 +8,8 @@
 The same command again adds what is new and recognises what was moved; however it is stopped, it
 goes on. Videos of any length are read as a stream. --remove takes videos out and keeps them out,
 until --restore. --compact deletes the entries of videos whose files are gone, and what commands
-that were killed left more than a day ago.
+that were killed left more than a day ago, and packs the vectors into one file, which a large index
+opens and scans faster until it changes.
 
 Exit code: 0 done, 3 some files could not be read, 1 it could not be finished, 130 interrupted.
 """
@@ -97,6 +98,7 @@ def _keep(args: argparse.Namespace) -> int:
         print("removed videos are embedded again by the next command with --videos")
     if args.compact:
         print(", ".join(f"{count} {name} deleted" for name, count in writer.compact().items()))
+        print(f"{writer.pack():,} videos packed")
     if args.status:
         missing = [e for e in index.entries if not any(os.path.exists(f.path) for f in e.files)]
         hours = sum(entry.duration for entry in index.entries) / 3600
@@ -125,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--remove", nargs="+", default=[], metavar="PATH", help="takes videos out")
     add("--restore", action="store_true", help="lets removed videos in again")
     add("--status", action="store_true", help="what the index has")
-    add("--compact", action="store_true", help="deletes what is gone or was left")
+    add("--compact", action="store_true", help="deletes what is gone or was left, and packs")
     add("--process", type=int, default=0, help="of several that share the videos, from 0")
     add("--processes", type=int, default=1, help="their number")
     return parser

@@ -5,7 +5,7 @@ import os
 from mova_jax.search.library import VideoTextModel, load
 from mova_jax.search.query import Searcher
 from mova_jax.search.scan import Scan
-from mova_jax.search.store import MANIFEST, REMOVED, VIDEOS, Index, StoreError, open_index
+from mova_jax.search.store import MANIFEST, REMOVED, VERSION, VIDEOS, Index, StoreError, open_index
 from mova_jax.training.setup import enable_compilation_cache
 
 
@@ -53,5 +53,5 @@ class Watch:
         return open_index(self._folder)
 
     def _stamp(self) -> list[int]:
-        paths = [os.path.join(self._folder, name) for name in (MANIFEST, VIDEOS, REMOVED)]
+        paths = [os.path.join(self._folder, name) for name in (MANIFEST, VIDEOS, REMOVED, VERSION)]
         return [os.stat(path).st_mtime_ns for path in paths if os.path.exists(path)]

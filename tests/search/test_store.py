@@ -173,3 +173,59 @@ def test_a_file_is_noted_as_the_same_a_copy_or_moved(tmp_path):
     assert writer.add_file(video, SourceFile.of(tmp_path / "c.mp4")) == "moved"
     writer.drop_file(video, str(tmp_path / "c.mp4"))
     assert open_index(tmp_path / "index").entries == []
+
+
+def test_a_packed_index_is_the_same_and_is_read_until_the_next_change(tmp_path):
+    folder = tmp_path / "index"
+    writer = IndexWriter(folder, ABOUT)
+    assert writer.pack() == 0 and open_index(folder).packed is None
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        path = tmp_path / f"{number}.mp4"
+        path.write_text(str(number))
+        vectors = rng.normal(size=(number + 1, 4)).astype(np.float16)
+        times = np.arange(number + 1, dtype=np.float32) / 2
+        writer.add(content_id(path), SourceFile.of(path), vectors, times, 3.0, warnings=("odd",))
+
+    def same(one, other):
+        assert one.entries == other.entries
+        for entry in one.entries:
+            assert one.vectors(entry.id).dtype == other.vectors(entry.id).dtype == np.float16
+            np.testing.assert_array_equal(one.vectors(entry.id), other.vectors(entry.id))
+            np.testing.assert_array_equal(one.times(entry.id), other.times(entry.id))
+
+    plain = open_index(folder)
+    assert plain.packed is None and writer.pack() == 4
+    packed = open_index(folder)
+    assert packed.packed is not None
+    same(packed, plain)
+    first, second = packed.entries[:2]
+    changes = (
+        lambda: writer.remove(first.id),
+        lambda: writer.add_file(second.id, SourceFile.of(tmp_path / "0.mp4")),
+        lambda: writer.drop_file(second.id, second.source),
+        lambda: (tmp_path / "3.mp4").unlink() or writer.compact(),
+        lambda: add(writer, tmp_path, "new.mp4", "new"),
+    )
+    for change in changes:
+        assert open_index(folder).packed is not None
+        change()
+        plain = open_index(folder)
+        assert plain.packed is None
+        writer.pack()
+        same(open_index(folder), plain)
+    assert len(list((folder / "packed").iterdir())) == 1
+    np.testing.assert_array_equal(packed.vectors(first.id).shape, (first.frames, 4))  # still open
+
+
+def test_packing_that_is_killed_changes_nothing(tmp_path, monkeypatch):
+    writer = IndexWriter(tmp_path / "index", ABOUT)
+    video = add(writer, tmp_path, "a.mp4")
+    with monkeypatch.context() as patch:
+        patch.setattr(index_writer, "_write_packed", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            writer.pack()
+    assert open_index(tmp_path / "index").packed is None
+    np.save(tmp_path / "index" / "videos" / video / "vectors.npy", np.zeros((1, 4), np.float16))
+    with pytest.raises(StoreError, match="does not have the 3 frames of its entry"):
+        writer.pack()
