@@ -49,14 +49,16 @@ def suite_folder(workdir: Path, model: Path | None) -> Path:
 def suite_block(name: str, results: dict[str, list[SuiteResult]]) -> str:
     """Markdown of one suite: the tables averaged over seeds, and each seed's sentence.
 
+    Of all but the first objective only the first table is shown.
+
     Args:
         name: of the suite.
         results: of each objective, one a seed.
     """
     lines = [f"    python -m mova_jax.evaluate --model RUN --suite {name} --output OUT", ""]
-    for objective, found in results.items():
-        lines += [f"`{objective}`, {len(found)} seed(s). {found[0].protocol}", ""]
-        for table in averaged(found):
+    for number, (objective, found) in enumerate(results.items()):
+        lines += [f"`{objective}`, number of seeds: {len(found)}", ""]
+        for table in averaged(found)[: 1 if number else None]:
             lines += [f"{table.title}. {table.note}".strip(), "", as_text(table), ""]
         lines += [f"- {result.verdict}" for result in found] + [""]
     return "\n".join(lines).strip()
