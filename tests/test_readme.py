@@ -70,6 +70,7 @@ def test_sections_come_in_the_order_in_which_people_read():
         "What you will see",
         "Your own videos",
         "Evaluate any model",
+        "Search your own videos",
         "Change what is trained",
         "Weights in, weights out",
         "Where to go next",
