@@ -122,6 +122,13 @@ def test_supports_by_hand():
     assert opened.f1 == pytest.approx(2 * 3 / 9)
 
 
+def test_purity_by_hand():
+    explained = np.array([[0.8, 0.2], [0.3, 0.3], [1.0, 0.0]])
+    masks = np.array([[1.0, 1.0, 0.0]])  # the last dimension is never open
+    assert scores.purity(explained, masks) == pytest.approx((0.8 + 0.5) / 2)
+    assert math.isnan(scores.purity(explained, 0 * masks))
+
+
 # -- training
 
 

@@ -95,6 +95,26 @@ def match_dimensions(
     return np.stack(explained, axis=1)
 
 
+def purity(explained: Float[np.ndarray, "d k"], masks: Float[np.ndarray, "n d"]) -> float:
+    """How far each dimension belongs to one block: 1 when no other explains any of it.
+
+    Args:
+        explained: of `match_dimensions`.
+        masks: dimensions that they open in less than 1 % of the rows do not count.
+
+    Returns:
+        Mean over the dimensions of the share of its block in what all blocks explain, above 1 / k.
+    """
+    explained = np.maximum(explained[_used(masks)], 1e-6)
+    if not len(explained):
+        return float("nan")
+    return float((explained.max(1) / explained.sum(1)).mean())
+
+
+def _used(masks: Float[np.ndarray, "n d"]) -> Bool[np.ndarray, "d"]:
+    return masks.mean(0) >= 0.01
+
+
 class Support(NamedTuple):
     """How well masks find supports."""
 
@@ -120,7 +140,7 @@ def support_scores(
         truth: the supports.
     """
     member = block_of[:, None] == np.arange(truth.shape[1])
-    member = member & (masks.mean(0) >= 0.01)[:, None]
+    member = member & _used(masks)[:, None]
     share = masks @ member / np.maximum(member.sum(0), 1)
     selected = (share >= 0.5) & member.any(0)
     f1 = 2 * (selected & truth).sum() / max(1, selected.sum() + truth.sum())
