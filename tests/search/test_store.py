@@ -11,6 +11,7 @@ from mova_jax.search import index_writer
 from mova_jax.search.index_writer import IndexWriter, content_id
 from mova_jax.search.store import SourceFile, StoreError, broken_entries, open_index
 
+SPAWN = multiprocessing.get_context("spawn")  # JAX has threads, which a fork would lose
 ABOUT = {"model": "runs/a", "fingerprint": "f" * 32, "fps": 1.0, "dim": 4}
 
 
@@ -22,6 +23,29 @@ def add(writer, folder, name, text="content"):
     vectors = np.arange(12, dtype=np.float16).reshape(3, 4)
     writer.add(video, SourceFile.of(path), vectors, np.arange(3.0, dtype=np.float32), 3.0)
     return video
+
+
+def die_while_adding(folder, killed_at):
+    """Adds a video, and ends at once when a file of the next one is written."""
+    writer = IndexWriter(folder / "index", ABOUT)
+    add(writer, folder, "whole.mp4", "whole")
+    save, write = np.save, type(folder).write_text
+
+    def die(path):
+        if path.name == killed_at:
+            os._exit(1)
+
+    np.save = lambda path, array: (save(path, array), die(path))
+    type(folder).write_text = lambda path, *a, **k: (write(path, *a, **k), die(path))
+    add(writer, folder, "half.mp4", "half")
+
+
+def add_many(folder, name):
+    """Adds 20 videos of its own and, many times, one that another process adds too."""
+    writer = IndexWriter(folder / "index", ABOUT)
+    for number in range(20):
+        add(writer, folder, f"{name}{number}.mp4", f"{name}{number}")
+        add(writer, folder, f"{name}-same.mp4", "both have this")
 
 
 def test_what_is_added_is_read_again(tmp_path):
@@ -59,23 +83,10 @@ def test_what_is_no_index_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("killed_at", ["vectors.npy", "times.npy", "entry.json"])
-def test_a_writer_that_is_killed_leaves_no_half_entry(tmp_path, killed_at, monkeypatch):
+def test_a_writer_that_is_killed_leaves_no_half_entry(tmp_path, killed_at):
     """The process ends at once when it has written a file; nothing is cleaned up."""
 
-    def work():
-        writer = IndexWriter(tmp_path / "index", ABOUT)
-        add(writer, tmp_path, "whole.mp4", "whole")
-        save, write = np.save, type(tmp_path).write_text
-
-        def die(path):
-            if path.name == killed_at:
-                os._exit(1)
-
-        np.save = lambda path, array: (save(path, array), die(path))
-        type(tmp_path).write_text = lambda path, *a, **k: (write(path, *a, **k), die(path))
-        add(writer, tmp_path, "half.mp4", "half")
-
-    process = multiprocessing.get_context("fork").Process(target=work)
+    process = SPAWN.Process(target=die_while_adding, args=(tmp_path, killed_at))
     process.start()
     process.join()
     assert process.exitcode == 1
@@ -91,14 +102,7 @@ def test_a_writer_that_is_killed_leaves_no_half_entry(tmp_path, killed_at, monke
 
 
 def test_two_writers_lose_no_entry(tmp_path):
-    def work(name):
-        writer = IndexWriter(tmp_path / "index", ABOUT)
-        for number in range(20):
-            add(writer, tmp_path, f"{name}{number}.mp4", f"{name}{number}")
-            add(writer, tmp_path, f"{name}-same.mp4", "both have this")
-
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(name,)) for name in "ab"]
+    processes = [SPAWN.Process(target=add_many, args=(tmp_path, name)) for name in "ab"]
     for process in processes:
         process.start()
     for process in processes:
