@@ -61,7 +61,7 @@ def suite_block(name: str, results: dict[str, list[SuiteResult]]) -> str:
         for table in averaged(found)[: 1 if number else None]:
             lines += [f"{table.title}. {table.note}".strip(), "", as_text(table), ""]
         lines += [f"- {result.verdict}" for result in found] + [""]
-    return "\n".join(lines).strip()
+    return "\n".join(lines).strip("\n")
 
 
 def averaged(results: Sequence[SuiteResult]) -> list:
