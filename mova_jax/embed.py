@@ -20,6 +20,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mova_jax.utils.command_line import command_parser
+
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
 _SHOWN = 10  # skipped files
 
@@ -30,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.videos and not args.model:
         parser.error("--videos needs --model")
+    if not args.fps > 0:
+        parser.error(f"--fps: got {args.fps}, expected more than 0")
     if not (args.videos or args.remove or args.restore or args.status or args.compact):
         parser.error("expected --videos, --status, --remove, --restore or --compact")
     # These imports take seconds: flags are checked before.
@@ -113,12 +117,7 @@ def _keep(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m mova_jax.embed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m mova_jax.embed", __doc__)
     add = parser.add_argument
     add("--index", required=True, help="folder of the index")
     add("--model", default="", help="a run, an export for PyTorch, or the folder of a CLIP")

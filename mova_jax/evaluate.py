@@ -21,17 +21,24 @@ Exit code: 0 done, 1 something is wrong (one message says what), 2 a flag is wro
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mova_jax.config import ConfigError, parse_overrides
+from mova_jax.utils.command_line import add_process_flags, command_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code, see the module."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.suite and (args.splits or args.against or args.classes):
+        parser.error("--splits, --against and --classes are for an evaluation without --suite")
     # These imports take seconds: flags are checked before.
+    from mova_jax.data.classes import ClassesError
     from mova_jax.data.shards import ShardError
     from mova_jax.parallel.mesh import MeshError
     from mova_jax.parallel.processes import start_processes
@@ -40,10 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mova_jax.weights.files import WeightsError
 
     errors = (RunError, ShardError, CheckpointError, WeightsError, ConfigError, MeshError)
+    errors += (ClassesError, FloatingPointError)
     try:
         start_processes(args.coordinator, args.processes, args.process)
         return _run(args)
-    except (*errors, FloatingPointError, ValueError) as error:
+    except errors as error:
         return _fail(str(error))
     except OSError as error:
         if not error.filename:
@@ -56,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from mova_jax.suites import SUITES
+    from mova_jax.training.evaluate_model import with_changes
     from mova_jax.training.load_model import load_model
 
     if unknown := [name for name in args.suite if name not in SUITES]:
@@ -63,12 +72,19 @@ def _run(args: argparse.Namespace) -> int:
     asked = [SUITES[name] for name in args.suite]
     if not args.model and (not asked or any(suite.needs_model for suite in asked)):
         return _fail("--model is missing: the workdir of a run, an export, or the folder of a CLIP")
-    model = load_model(args.model) if args.model else None
+    model, changes = load_model(args.model) if args.model else None, _changes(args)
+    if model:
+        model = dataclasses.replace(model, config=with_changes(model.config, changes))
     if not args.suite:
         _evaluate(args, model)
     for name in args.suite:
         _ask(args, model, name)
     return 0
+
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """The keys of --set."""
+    return parse_overrides(dict(text.partition("=")[::2] for text in args.set))
 
 
 def _evaluate(args: argparse.Namespace, model) -> None:
@@ -80,10 +96,7 @@ def _evaluate(args: argparse.Namespace, model) -> None:
         raise ConfigError([f"--data: got {len(args.data)} of them, expected one (without --suite)"])
     data, split = data_and_split(args.data[0] if args.data else "")
     splits = [split] if split else args.splits
-    changes = parse_overrides(dict(text.partition("=")[::2] for text in args.set))
-    found = evaluation.evaluate_model(
-        model, data, args.output, splits=splits, changes=changes, classes=args.classes
-    )
+    found = evaluation.evaluate_model(model, data, args.output, splits=splits, classes=args.classes)
     for split in found.splits:
         log_main(found.protocols[split], *_figures(found.metrics[split]))
     if args.against:
@@ -114,13 +127,15 @@ def _ask(args: argparse.Namespace, model, name: str) -> None:
     from mova_jax.suites.suite import load_result, save_result
 
     folder, suite = Path(args.output) / "suites" / name, SUITES[name]
-    result = load_result(folder)
+    asked = {"model": str(model.path.resolve()), "step": model.step} if model else {}
+    asked |= {"data": args.data, "set": sorted(args.set), "seed": args.seed}
+    result = load_result(folder, asked)
     if result is None:
         folder.mkdir(parents=True, exist_ok=True)
         cache = Path(model.config.data.cache if model else ".data")
         mesh, data = make_mesh(), tuple(args.data)
         result = suite.fn(SuiteInput(model, mesh, folder, cache, data, args.seed))
-        save_result(folder, result)
+        save_result(folder, result, asked)
     path = write_page(folder, suite, str(model.path) if model else "", result)
     for table in result.tables:
         log_main("", table.title, table.note, as_text(table))
@@ -133,12 +148,7 @@ def _fail(message: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m mova_jax.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m mova_jax.evaluate", __doc__)
     add = parser.add_argument
     add("--model", default="", help="workdir of a run, export for PyTorch, or CLIP")
     add("--data", nargs="+", default=[], metavar="SHARDS[:SPLIT]", help="what to evaluate on")
@@ -149,9 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--against", default="", help="output of another evaluation, or a run, of the same queries")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as eval.frames=64")
     add("--seed", type=int, default=0, help="of the data that suites make")
-    add("--coordinator", default="", help="host:port of process 0, where nothing else says it")
-    add("--processes", type=int, default=0, help="number of processes, with --coordinator")
-    add("--process", type=int, default=-1, help="number of this process from 0")
+    add_process_flags(parser)
     return parser
 
 

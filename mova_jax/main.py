@@ -26,6 +26,7 @@ from pathlib import Path
 
 from mova_jax import config as config_lib
 from mova_jax.config import Config, ConfigError, ConfigFlags, make_parser, parse
+from mova_jax.utils.command_line import add_process_flags
 from mova_jax.utils.stack_limit import raise_stack_limit
 
 
@@ -150,9 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--workdir", help="folder of the run; by default runs/NAME_OF_THE_CONFIG")
     add("--profile_steps", default="", help="FIRST:LAST, steps to trace into WORKDIR/profile")
-    add("--coordinator", default="", help="host:port of process 0, where nothing else says it")
-    add("--processes", type=int, default=0, help="number of processes, with --coordinator")
-    add("--process", type=int, default=-1, help="number of this process from 0")
+    add_process_flags(parser)
     return parser
 
 

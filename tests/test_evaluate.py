@@ -10,6 +10,7 @@ from mova_jax import convert, evaluate
 from mova_jax.data.sources import data_and_split
 from mova_jax.parallel import processes
 from mova_jax.suites import SUITES, Suite, SuiteResult, SuiteTable
+from mova_jax.suites.suite import load_result
 from mova_jax.training import run as run_lib
 from mova_jax.utils.metric_log import last_metrics
 from tests import tiny
@@ -149,5 +150,21 @@ def test_a_suite_is_asked_once_and_shown(tmp_path, monkeypatch, capsys):
     assert "| minutes | R@1 |" in capsys.readouterr().out
     page = (tmp_path / "suites" / "made" / "report.html").read_text()
     assert "It holds &lt;so far&gt;." in page
+    assert evaluate.main([*command[:-1], "4"]) == 1  # the output has the answer to another question
+    assert "choose another --output" in capsys.readouterr().err
     monkeypatch.setitem(SUITES, "made", dataclasses.replace(suite, needs_model=True))
     assert evaluate.main(command) == 1
+
+
+def test_a_suite_reads_the_keys_of_set_and_no_flag_of_an_evaluation(run, tmp_path, monkeypatch):
+    def ask(suite_input):
+        return SuiteResult(str(suite_input.cache), f"{suite_input.model.config.eval.frames} frames")
+
+    monkeypatch.setitem(SUITES, "made", Suite(ask, "Made"))
+    command = ["--model", str(run), "--suite", "made", "--output", str(tmp_path)]
+    assert evaluate.main([*command, "--set", "data.cache=elsewhere", "eval.frames=5"]) == 0
+    kept = load_result(tmp_path / "suites" / "made")
+    assert (kept.verdict, kept.protocol) == ("elsewhere", "5 frames")
+    for flags in (["--splits", "test"], ["--against", "runs/b"], ["--classes", "c.json"]):
+        with pytest.raises(SystemExit, match="2"):
+            evaluate.main([*command, *flags])

@@ -19,6 +19,7 @@ from mova_jax.config.build import converted, flatten, from_config_dict
 from mova_jax.config.errors import ConfigError, nearest
 from mova_jax.config.schema import KEYS, SECTIONS, Config
 from mova_jax.config.upgrade import DROPPED
+from mova_jax.utils.command_line import command_parser
 
 _INDENT = {"initial_indent": 6 * " ", "subsequent_indent": 6 * " "}
 _BOOLS = {"true": True, "1": True, "": True, "false": False, "0": False}
@@ -26,12 +27,7 @@ _BOOLS = {"true": True, "1": True, "": True, "false": False, "0": False}
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     """A parser for the other flags of a command, whose `--help` also has those of the config."""
-    parser = argparse.ArgumentParser(
-        command,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser(command, description)
     add = parser.add_argument
     add("--config", metavar="FILE[:ARGUMENT]", help="a config file, such as configs/base.py")
     add("--config.KEY", metavar="VALUE", help="sets any key of the configuration")

@@ -24,17 +24,21 @@ class Classes(NamedTuple):
     videos: Mapping[str, str]  # label by id of video; may be empty
 
 
+class ClassesError(ValueError):
+    """Classes that cannot be used; the message says why."""
+
+
 def read_classes(path: str | os.PathLike) -> Classes:
     """Reads a file of classes, see the module.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a file of classes.
+        ClassesError: it is not a file of classes.
     """
     try:
         return _checked(json.loads(Path(path).read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ValueError(
+        raise ClassesError(
             f'{path} is not a file of classes: {error}; expected {{"classes": {{label: name or '
             '[names]}, "templates": ["a photo of a {}."]}, and "videos": {id: label} where '
             "captions are not labels"

@@ -209,13 +209,13 @@ def _encode_text(spec: ModelSpec, params, texts) -> TextEmbedding:
     scored = text.scored
     if not model.masks_see_frames:
         mask = model.video_mask(scored) if model.has_masks else None
-        scored = dataclasses.replace(_without_states(scored), video_mask=mask)
+        scored = dataclasses.replace(without_states(scored), video_mask=mask)
     if text.parts is None:
         return scored
-    return dataclasses.replace(_without_states(text), parts=scored)
+    return dataclasses.replace(without_states(text), parts=scored)
 
 
-def _without_states(text: TextEmbedding) -> TextEmbedding:
+def without_states(text: TextEmbedding) -> TextEmbedding:
     """The same with no token state, and a mask that only says whether there is a token."""
     tokens, mask = text.tokens[..., :0, :], text.token_mask.any(-1, keepdims=True)
     return dataclasses.replace(text, tokens=tokens, token_mask=mask)

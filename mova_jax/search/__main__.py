@@ -17,6 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mova_jax.utils.command_line import command_parser
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code, see the module."""
@@ -28,12 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 1 <= args.top:
         parser.error(f"--top: got {args.top}, expected 1 or more")
     # These imports take seconds: flags are checked before.
+    from mova_jax.search.filters import QueryError
     from mova_jax.search.store import StoreError
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.workdir import RunError
     from mova_jax.weights.files import WeightsError
 
-    errors = (StoreError, RunError, CheckpointError, WeightsError, ValueError)
+    errors = (StoreError, QueryError, RunError, CheckpointError, WeightsError)
     try:
         return _run(args)
     except errors as error:
@@ -67,9 +70,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _text(args: argparse.Namespace) -> str:
-    if args.file:
-        return Path(args.file).read_text(encoding="utf-8")
-    return sys.stdin.read() if args.text == "-" else args.text
+    from mova_jax.search.filters import QueryError
+
+    try:
+        if args.file:
+            return Path(args.file).read_text(encoding="utf-8")
+        return sys.stdin.read() if args.text == "-" else args.text
+    except UnicodeDecodeError as error:
+        raise QueryError(f"{args.file or 'stdin'}: {error}; expected text in UTF-8") from error
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -96,12 +104,7 @@ def _fail(message: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m mova_jax.search",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("python -m mova_jax.search", __doc__)
     add = parser.add_argument
     add("text", nargs="?", default="", help="what to look for; - reads it from stdin")
     add("--index", required=True, metavar="DIR", help="from python -m mova_jax.embed")

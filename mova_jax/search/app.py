@@ -30,11 +30,11 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from mova_jax.data.annotations.videos import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from mova_jax.search.filters import Filter
+from mova_jax.search.filters import Filter, QueryError
 from mova_jax.search.guard import Guard
-from mova_jax.search.query import Answer, QueryError, Searcher
+from mova_jax.search.query import Answer, Searcher
 
-WAITING = 64  # questions that wait for the device at most; more are told to come again
+WAITING = 64  # questions that wait for the device at most; more are refused for the moment
 MOST_ANSWERS = 100
 LARGEST_BODY = 2**16  # bytes of a question
 HEAT_COLUMNS = 240  # of a timeline
@@ -146,7 +146,7 @@ async def _search(request: Request) -> Response:
         text, top, where = _question(await _body(request))
         begun = time.monotonic()
         answers = await library.search(text, top, where)
-    except ValueError as error:  # QueryError is one
+    except QueryError as error:
         return _error(400, str(error))
     return JSONResponse(
         {

@@ -11,6 +11,10 @@ from pathlib import Path
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
 
+class QueryError(ValueError):
+    """A question that cannot be asked; the message says why."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Filter:
     """Conditions that all have to hold; the default lets every video pass."""
@@ -33,7 +37,7 @@ class Filter:
         """A filter from what people type; an empty text is no condition.
 
         Raises:
-            ValueError: a day or a length that cannot be read, with its name.
+            QueryError: a day or a length that cannot be read, with its name.
         """
         return cls(
             os.path.abspath(os.path.expanduser(folder)) if folder else "",
@@ -63,11 +67,11 @@ def _day(name: str, text: str) -> datetime.date | None:
     try:
         return datetime.date.fromisoformat(text) if text else None
     except ValueError:
-        raise ValueError(f"{name}: got {text!r}, expected a day such as 2026-11-30") from None
+        raise QueryError(f"{name}: got {text!r}, expected a day such as 2026-11-30") from None
 
 
 def _seconds(name: str, text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|m|min|h|)", text.strip().lower())
     if not found:
-        raise ValueError(f"{name}: got {text!r}, expected a length such as 90, 90s, 2m or 1.5h")
+        raise QueryError(f"{name}: got {text!r}, expected a length such as 90, 90s, 2m or 1.5h")
     return float(found[1]) * _UNITS[found[2]]

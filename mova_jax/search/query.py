@@ -19,7 +19,7 @@ from jaxtyping import Float
 from mova_jax.data.ingest.video_reader import DecodeError
 from mova_jax.data.sentences import split_sentences
 from mova_jax.evaluation.grounding import frame_edges, predicted_run
-from mova_jax.search.filters import Filter
+from mova_jax.search.filters import Filter, QueryError
 from mova_jax.search.scan import Scan, Scores
 from mova_jax.typing import TextEmbedding
 
@@ -28,10 +28,6 @@ LONGEST_QUERY = 5000  # characters
 MOST_SENTENCES = 32  # that are looked for one by one
 
 ANY = Filter()
-
-
-class QueryError(ValueError):
-    """A question that cannot be asked; the message says why."""
 
 
 class Moment(NamedTuple):

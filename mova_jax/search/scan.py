@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 
 from mova_jax.config import Config
 from mova_jax.evaluation.frame_stream import FrameEncoder
-from mova_jax.evaluation.jitted import PAIR_BLOCK, EvalFns, rows_of
+from mova_jax.evaluation.jitted import PAIR_BLOCK, EvalFns, rows_of, without_states
 from mova_jax.evaluation.query_ranks import record_scores
 from mova_jax.evaluation.rerank import RERANKED, BestAnswers
 from mova_jax.typing import TextEmbedding, VideoEmbedding
@@ -159,13 +159,8 @@ class Scan:
 
 def _stateless(text: TextEmbedding) -> TextEmbedding:
     """The same without token states, which the first stage does not read."""
-
-    def bare(one: TextEmbedding) -> TextEmbedding:
-        mask = one.token_mask.any(-1, keepdims=True)
-        return dataclasses.replace(one, tokens=one.tokens[..., :0, :], token_mask=mask)
-
-    text = bare(text)
-    return text if text.parts is None else dataclasses.replace(text, parts=bare(text.parts))
+    parts = None if text.parts is None else without_states(text.parts)
+    return dataclasses.replace(without_states(text), parts=parts)
 
 
 def padded_length(frames: int) -> int:

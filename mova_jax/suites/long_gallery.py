@@ -13,6 +13,7 @@ import numpy as np
 
 from mova_jax.data.pipeline.batching import settings_of
 from mova_jax.data.pipeline.queries import Captions, Sentence, eval_captions, eval_sentences
+from mova_jax.data.shards import ShardError
 from mova_jax.data.sources import open_source
 from mova_jax.data.tokenizer import Tokenizer, pad_parts, pad_tokens
 from mova_jax.evaluation.frame_policies import POLICIES
@@ -77,7 +78,10 @@ class LongAsker:
 
         stream = embed_videos(self.encoder, frames())
         off = jax.process_index() > 0
-        vectors = list(bar_of(label or split, len(source), stream, off, delay=2.0))
+        try:
+            vectors = list(bar_of(label or split, len(source), stream, off, delay=2.0))
+        except ValueError as error:  # of a stored frame
+            raise ShardError(f"record {len(times) - 1} of {source!r}: {error}") from error
         parts = self._settings.parts
         captions = eval_captions(folder, split, self._tokenizer, parts=parts)
         sentences = eval_sentences(folder, split, self._tokenizer)

@@ -181,8 +181,9 @@ def _policy_sentence(found: Sequence[Figures]) -> str:
             found_here = _conditions(found, domain, policy, budgets[0])[long]
             recall = 100 * np.mean(np.array(found_here["ranks"][RECORD]["t2v"]) <= 1)
             rows.append((float(recall), 100 * float(np.mean(found_here["taken"])), policy))
-        told = [f"{policy} {r1:.1f} ({taken:.0f})" for r1, taken, policy in sorted(rows)[::-1]]
-        said.append(f"{name} {', '.join(told)}")
+        best_first = sorted(rows)[::-1]
+        shown = [f"{policy} {r1:.1f} ({taken:.0f})" for r1, taken, policy in best_first]
+        said.append(f"{name} {', '.join(shown)}")
     return (
         f"With {budgets[0]} frames of a video of {long:g} min, R@1 (and % of events with a frame) "
         f"by policy: {'; '.join(said)}."

@@ -26,19 +26,15 @@ def write_page(folder: str | os.PathLike, suite: Suite, model: str, result: Suit
         image = interval_plot(curve.series, curve.x_label, curve.y_label, log_x=curve.log_x)
         atomic.write_bytes(folder / "plots" / f"curve_{number}.png", image)
         url = "data:image/png;base64," + base64.b64encode(image).decode()
-        figures.append(page.figure(url, curve.title, "", wide=True))
+        figures.append(page.figure(url, curve.title, "Bars: 95 % intervals.", wide=True))
+    how = page.table("", ["", ""], [["how", result.protocol]])
     sections = [
-        page.section(
-            "What came out", result.verdict, [page.table("", ["", ""], [["how", result.protocol]])]
-        ),
-        page.section("Curves", "Bars: 95 % intervals." if figures else "", figures),
-        page.section("Figures", "", [_table(table) for table in result.tables]),
+        page.section("The question", suite.text, [how]),
+        page.section("What came out", result.verdict, [*figures, *map(_table, result.tables)]),
     ]
     title = f"{suite.title}: {model}" if model else suite.title
     path = folder / PAGE
-    atomic.write_text(
-        path, page.document(title, [], [page.section("The question", suite.text, [" "]), *sections])
-    )
+    atomic.write_text(path, page.document(title, [], sections))
     return path
 
 

@@ -1,7 +1,7 @@
 """The input and the result of a suite; a result is kept as JSON.
 
 result = SUITES["longform"].fn(suite_input)
-save_result("out/base/suites/longform", result)
+save_result("out/base/suites/longform", result, {"model": "runs/base"})
 load_result("out/base/suites/longform")            # None while there is none
 """
 
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from mova_jax.training.load_model import LoadedModel
+from mova_jax.training.workdir import RunError
 from mova_jax.utils import atomic
 
 RESULT = "result.json"
@@ -71,10 +72,19 @@ class Suite:
     needs_model: bool = True
 
 
-def save_result(folder: str | os.PathLike, result: SuiteResult) -> Path:
-    """Writes `result.json`, whole or not at all."""
+def save_result(
+    folder: str | os.PathLike, result: SuiteResult, asked: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes `result.json`, whole or not at all.
+
+    Args:
+        folder: of the suite.
+        result: its answer.
+        asked: what was asked with, as JSON: the model, the data ...
+    """
     path = Path(folder) / RESULT
     value = {
+        "asked": dict(asked or {}),
         "verdict": result.verdict,
         "protocol": result.protocol,
         "tables": [table._asdict() for table in result.tables],
@@ -84,12 +94,27 @@ def save_result(folder: str | os.PathLike, result: SuiteResult) -> Path:
     return path
 
 
-def load_result(folder: str | os.PathLike) -> SuiteResult | None:
-    """Reads a result; None where there is none."""
+def load_result(
+    folder: str | os.PathLike, asked: Mapping[str, Any] | None = None
+) -> SuiteResult | None:
+    """Reads a result; None where there is none.
+
+    Args:
+        folder: of the suite.
+        asked: what it has to have been asked with; None takes any.
+
+    Raises:
+        RunError: it is that of another model, other data or another seed.
+    """
     path = Path(folder) / RESULT
     if not path.exists():
         return None
     value = json.loads(path.read_text(encoding="utf-8"))
+    if asked is not None and value["asked"] != dict(asked):
+        raise RunError(
+            f"{path} was asked with {value['asked']}, and now got {dict(asked)}: choose another "
+            "--output, or delete the folder"
+        )
     curves = []
     for curve in value["curves"]:
         series = {

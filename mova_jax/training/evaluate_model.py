@@ -60,31 +60,27 @@ def evaluate_model(
     output: str | os.PathLike,
     *,
     splits: Sequence[str] = (),
-    changes: dict[str, Any] | None = None,
     classes: str = "",
 ) -> EvaluatedModel:
     """Evaluates a model on splits of a data set, and writes figures, ranks and the report.
 
     Args:
-        model: from `load_model`.
+        model: from `load_model`; its config says how it is evaluated, see `with_changes`.
         data: a folder or URL of shards, `tfds:NAME`, or `storyboard`; '' for the data of the run.
         output: folder for the results; splits that it has already are not evaluated again.
         splits: their names; without any, those that the run tests on its own data, and on other
             data all but the one for training.
-        changes: keys of the sections data, eval, losses and mesh to set, by dotted name.
         classes: file of the classes of zero-shot classification (`data/classes.py`); '' for none.
 
     Raises:
-        ValueError: `classes` is not a file of classes, or a video has none of them.
+        ClassesError: `classes` is not a file of classes, or a video has none of them.
         RunError: the data or the splits are not there, or `output` holds another evaluation.
-        ConfigError: `changes` has keys of other sections, or values that are not legal.
         ShardError: the data cannot be read.
     """
     output = Path(output)
     named = read_classes(classes) if classes else None  # before anything that takes long
-    config = with_changes(model.config, changes or {})
-    own = model.kind == RUN and data in ("", config.data.source)
-    config = _with_source(config, data, own)
+    own = model.kind == RUN and data in ("", model.config.data.source)
+    config = _with_source(model.config, data, own)
     enable_compilation_cache(config)
     folder = open_data(config)
     splits = _chosen(folder, splits or (config.eval.splits if own else ()), asked=bool(splits))
@@ -93,7 +89,10 @@ def evaluate_model(
     barrier("the output folder is claimed")
     mesh = mesh_lib.make_mesh(config.mesh if model.kind == RUN else None)
     params = jax.device_put(model.params, sharding.state_sharding(mesh, model.spec.abstract_params))
-    tokenizer = Tokenizer(model.tokenizer, config.model.text.context)
+    try:
+        tokenizer = Tokenizer(model.tokenizer, config.model.text.context)
+    except ValueError as error:
+        raise RunError(str(error)) from error
     evaluator = Evaluator(model.spec, config, mesh, folder, tokenizer, named)
     weight, how = _blend_weight(model, evaluator, params, folder)
     evaluate_splits(evaluator, params, splits, output, blend_weight=weight, step=model.step)
@@ -158,6 +157,7 @@ def protocol_line(
         f"{config.eval.frames} frames a video, evenly spaced",
         how,
         "ties count half",
+        f"seed {config.seed}",
     ]
     if count := found.get("rerank"):
         line.append(f"masks for the best {count:.0f} of each query")
@@ -176,8 +176,7 @@ def compare(evaluated: EvaluatedModel, other: str | os.PathLike) -> dict[str, di
         the splits that both have.
 
     Raises:
-        RunError: the other one has no ranks of these splits.
-        ValueError: its ranks are of other queries.
+        RunError: the other one has no ranks of these splits, or ranks of other queries.
     """
     other, found = Path(other), {}
     for split in evaluated.splits:
@@ -186,7 +185,10 @@ def compare(evaluated: EvaluatedModel, other: str | os.PathLike) -> dict[str, di
             continue
         found[split] = {}
         for way in ("t2v", "v2t"):
-            ranks, video = load_paired(files, way)
+            try:
+                ranks, video = load_paired(files, way)
+            except ValueError as error:
+                raise RunError(str(error)) from error
             for k in _COMPARED:
                 found[split][f"{way}/r{k}"] = paired_difference(*ranks, k, video)
     if not found:
@@ -238,7 +240,7 @@ def _claim(
     Raises:
         RunError: the folder belongs to another evaluation, or to a run.
     """
-    told = {
+    about = {
         "model": {
             "path": str(model.path.resolve()),
             "kind": model.kind,
@@ -252,18 +254,18 @@ def _claim(
     file = output / EVALUATION
     if file.exists():
         found = json.loads(file.read_text(encoding="utf-8"))
-        differing = [k for k in told if found.get(k, "") != told[k]]
+        differing = [k for k in about if found.get(k, "") != about[k]]
         if differing:
             name = differing[0]
             raise RunError(
                 f"{output} holds another evaluation: its {name} is {found.get(name) or 'none'}, "
-                f"this one's is {told[name] or 'none'}; choose another --output"
+                f"this one's is {about[name] or 'none'}; choose another --output"
             )
         return
     if (output / CONFIG).exists():
         raise RunError(f"{output} is the workdir of a run: choose another --output")
     atomic.write_text(output / CONFIG, config_lib.to_json(config))
-    atomic.write_text(file, json.dumps(told, indent=1))
+    atomic.write_text(file, json.dumps(about, indent=1))
 
 
 def _write_figures(output: Path, more: dict[str, Any]) -> None:
@@ -282,7 +284,8 @@ def _blend_weight(
     if not model.config.model.modular_scale:
         return 0.0, "score of record: global"
     if model.blend_weight is not None:
-        return model.blend_weight, f"score of record: blend, weight {model.blend_weight:g}"
+        chosen = f"weight {model.blend_weight:g}, chosen on validation in training"
+        return model.blend_weight, f"score of record: blend, {chosen}"
     if "validation" not in splits_of(folder):
         return 1.0, "score of record: blend, weight 1 (there is no validation split to choose on)"
     log_main("Choosing the weight of the blend on validation")

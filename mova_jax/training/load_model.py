@@ -160,10 +160,9 @@ def load_export(path: str | os.PathLike, exported: dict[str, Any] | None = None)
 
 
 def load_clip(path: str | os.PathLike) -> LoadedModel:
-    """Loads a CLIP as it is, scored by parts without masks and without training.
+    """Loads a CLIP as it is, scored by parts without training for it, see `with_parts`.
 
-    Its pools over frames have the sharpness of its own logit scale, at which it was trained to
-    tell captions apart. Its text positions are not stretched.
+    Its text positions are not stretched.
 
     Raises:
         WeightsError: all problems at once.
@@ -172,7 +171,7 @@ def load_clip(path: str | os.PathLike) -> LoadedModel:
     tensors = read_tensors(path)
     layout = detect_layout(tensors)
     changed = config_lib.defaults()
-    config_lib.apply(changed, OBJECTIVES, "parts_ordered")
+    config_lib.apply(changed, OBJECTIVES, "global_only")
     sizes = model_sizes(tensors, layout, path)
     if layout == "huggingface":
         sizes.setdefault("model.activation", "quick_gelu")  # transformers' default
@@ -190,19 +189,39 @@ def load_clip(path: str | os.PathLike) -> LoadedModel:
     del tensors, table
     model = config_lib.section(Model, changed.model.to_dict())
     spec = make_model_spec(model)
-    params = parameter_names(_read_params(path, spec))
-    params["log_sharpness"] = params["logit_scale"]
-    config = _with_model(_defaults("parts_ordered"), model)
-    return LoadedModel(
+    clip = LoadedModel(
         path=path,
         kind=CLIP,
-        config=config,
+        config=_with_model(_defaults("global_only"), model),
         spec=spec,
-        params=unflatten(params, spec.abstract_params),
+        params=_read_params(path, spec),
         tokenizer=find_vocabulary(path),
         step=0,
         blend_weight=None,
     )
+    return with_parts(clip)
+
+
+def with_parts(model: LoadedModel) -> LoadedModel:
+    """The model, scored by the parts of captions where it was trained with the global score alone.
+
+    Parts find their frames without masks and without training for it, by the pool and the order of
+    the base recipe. The pool is as sharp as the scale of the global score, at which the model was
+    trained to tell captions apart.
+    """
+    config = model.config
+    if config.data.parts or config.model.has_masks:
+        return model
+    scale = float(np.exp(parameter_names(model.params)["logit_scale"]))
+    changed = dataclasses.replace(config.model, modular_scale=scale, sharpness=scale)
+    spec = make_model_spec(changed)
+    drawn = parameter_names(jax.jit(lambda: spec.init_params(0))())
+    params = unflatten(drawn | parameter_names(model.params), spec.abstract_params)
+    base = Config()
+    data = dataclasses.replace(config.data, parts=base.data.parts)
+    pool = dataclasses.replace(config.eval, pool=base.eval.pool)
+    config = dataclasses.replace(config, model=changed, losses=base.losses, data=data, eval=pool)
+    return dataclasses.replace(model, config=config, spec=spec, params=params, blend_weight=None)
 
 
 def _defaults(objective: str) -> Config:

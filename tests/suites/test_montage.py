@@ -21,9 +21,8 @@ from mova_jax.models.build import make_model_spec
 from mova_jax.parallel.mesh import make_mesh
 from mova_jax.suites import SUITES, SuiteInput
 from mova_jax.suites.montage import verdict
-from mova_jax.suites.montage.ask import with_parts
 from mova_jax.suites.montage.galleries import galleries
-from mova_jax.training.load_model import RUN, LoadedModel
+from mova_jax.training.load_model import RUN, LoadedModel, with_parts
 from mova_jax.training.workdir import RunError
 from tests import tiny
 from tests.clips import write_lines
@@ -162,7 +161,7 @@ def test_the_verdict_says_what_the_figures_say():
     assert "On in, a caption finds its picture among 8 first in 50.0 %" in text
     assert "in, by parts: R@10 100.0 % with 4 items (0.7 minutes), 0.0 % with 16" in text
     assert "-50.0 points a doubling (-50.0 to -50.0), so it falls." in text
-    assert "+0.0 points a doubling (+0.0 to +0.0), so no change can be told from none." in text
+    assert "+0.0 points a doubling (+0.0 to +0.0), so it may not change at all." in text
     assert "From in to out, R@10 changes: global -50.0 points with 4 items and +50.0" in text
     assert "as weak as on out (R@1" in text
     assert "in, by parts minus global, R@10: +0.0 points (+0.0 to +0.0) with 4 items" in text

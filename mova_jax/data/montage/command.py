@@ -30,6 +30,7 @@ from mova_jax.data.montage.generate import (
 from mova_jax.data.montage.items import FIELDS
 from mova_jax.data.montage.plan import PlanSettings
 from mova_jax.data.shards import Manifest, ShardError
+from mova_jax.utils.command_line import command_parser
 
 MADE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
 NAMES = MONTAGE, PICTURES = "montage", "pictures"
@@ -76,11 +77,10 @@ def _summary(manifest: Manifest, folder: str) -> str:
 
 def _parser(name: str) -> argparse.ArgumentParser:
     what = "long videos of captioned pictures or clips" if name == MONTAGE else "single pictures"
-    parser = argparse.ArgumentParser(
-        prog=f"python -m mova_jax.prepare {name}",
-        description=f"Makes shards of {what}.",
-        epilog=f"Fields of a line of the JSONL:\n{FIELDS}\n\nA RANGE is LOW-HIGH, or one number.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        f"python -m mova_jax.prepare {name}",
+        f"Makes shards of {what}.",
+        f"Fields of a line of the JSONL:\n{FIELDS}\n\nA RANGE is LOW-HIGH, or one number.",
     )
     add, default, plan = parser.add_argument, MontageSettings(), PlanSettings()
     add("--input", required=True, metavar="JSONL", help="captioned pictures or clips, see below")

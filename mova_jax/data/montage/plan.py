@@ -3,8 +3,8 @@
     plans = draw_plans(seed=0, split="test", available=1000, videos=128, settings=settings)
     plans[0]                    # [Shown(item=7, frames=5, named=False), ...]
 
-In `train` items are drawn anew for each video. In every other split an item that a video names is
-in no other video, neither named nor unnamed, so that a caption has one right answer.
+In `train` items are drawn for each video by itself. In every other split an item that a video names
+is in no other video, neither named nor unnamed, so that a caption has one right answer.
 """
 
 import dataclasses

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from mova_jax.data.classes import ClassesError
 from mova_jax.data.pipeline.queries import first_captions
 from mova_jax.data.tokenizer import pad_tokens
 from mova_jax.evaluation.context import EvalContext, Evaluation
@@ -33,7 +34,7 @@ def classification(context: EvalContext) -> dict[str, float]:
         without `context.classes`.
 
     Raises:
-        ValueError: a video has no label that is a class.
+        ClassesError: a video has no label that is a class.
     """
     if context.classes is None:
         return {}
@@ -105,7 +106,7 @@ def video_labels(context: EvalContext) -> Int[np.ndarray, "b"]:
         if rows[-1] < 0:
             unknown.append(f"video {name!r} has {text!r}")
     if unknown:
-        raise ValueError(
+        raise ClassesError(
             f"{len(unknown)} of {len(rows)} videos of {context.split} have no class: "
             f"{unknown[0]}, expected one of {_some(classes.names)}; name the class in the first "
             'caption, or give {id: label} as "videos" in the file of classes'

@@ -1,4 +1,4 @@
-"""Retrieval by dual softmax, which is told all queries at once: a row of its own name.
+"""Retrieval by dual softmax, which uses all queries at once: a row of its own name.
 
 CAMoE (Cheng et al., 2021, arXiv 2109.04290) multiplies the score of a query and an answer by how
 much the answer prefers this query to the others,

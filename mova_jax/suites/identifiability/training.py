@@ -132,7 +132,7 @@ def train(
     changes: dict[str, Any] | None = None,
     name: str = "",
 ) -> Trained:
-    """Trains a preset on videos that are drawn anew at each step, with all seeds at once.
+    """Trains a preset on new videos at each step, with all seeds at once.
 
     Args:
         world: the generative model; each seed has its own mixings.

@@ -9,42 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from mova_jax.config import Config
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.evaluation.grounding import grounding
 from mova_jax.evaluation.ranks import chance
-from mova_jax.models.build import make_model_spec
 from mova_jax.parallel import sharding
 from mova_jax.suites.montage.galleries import Gallery
 from mova_jax.training.load_model import LoadedModel
-from mova_jax.utils.trees import parameter_names, unflatten
 
 SCORES = {"global": "global", "modular": "by parts", "blend": "blend"}
 RECALLS = (1, 10)
 _FRAMES = 2048  # in the image tower at a time
 _MOST_ROWS = 64
-
-
-def with_parts(model: LoadedModel) -> LoadedModel:
-    """The model, scored by the parts of captions where it was trained with the global score alone.
-
-    Such towers are asked as a CLIP is: parts find their frames without training for it, under the
-    pool of the base recipe, as sharp as the scale of the global score.
-    """
-    config = model.config
-    if config.data.parts or config.model.has_masks:
-        return model
-    scale = float(np.exp(parameter_names(model.params)["logit_scale"]))
-    changed = dataclasses.replace(config.model, modular_scale=scale, sharpness=scale)
-    spec = make_model_spec(changed)
-    drawn = parameter_names(jax.jit(lambda: spec.init_params(0))())
-    params = unflatten(drawn | parameter_names(model.params), spec.abstract_params)
-    base = Config()
-    data = dataclasses.replace(config.data, parts=base.data.parts)
-    pool = dataclasses.replace(config.eval, pool=base.eval.pool)
-    config = dataclasses.replace(config, model=changed, losses=base.losses, data=data, eval=pool)
-    return dataclasses.replace(model, config=config, spec=spec, params=params, blend_weight=None)
 
 
 def ask(

@@ -3,10 +3,11 @@
 import json
 
 from mova_jax.data.annotations import InputError
-from mova_jax.suites.montage.ask import ask, with_parts
+from mova_jax.suites.montage.ask import ask
 from mova_jax.suites.montage.galleries import Gallery, galleries
 from mova_jax.suites.montage.verdict import curves, tables, verdict
 from mova_jax.suites.suite import Suite, SuiteInput, SuiteResult
+from mova_jax.training.load_model import with_parts
 from mova_jax.training.workdir import RunError
 from mova_jax.utils import atomic
 from mova_jax.utils.progress_bar import bar_of

@@ -194,7 +194,7 @@ def _length(domain: str, of: Sequence[Figures], score: str, seed: int) -> str:
     text += f"({last['minutes']:.1f} minutes; chance {last['chance']['r10']:.1f})"
     if math.isnan(low):
         return f"{text}: {points:+.1f} points a doubling."
-    known = "it falls" if high < 0 else "it rises" if low > 0 else "no change can be told from none"
+    known = "it falls" if high < 0 else "it rises" if low > 0 else "it may not change at all"
     return f"{text}: {points:+.1f} points a doubling ({low:+.1f} to {high:+.1f}), so {known}."
 
 

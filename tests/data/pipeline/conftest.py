@@ -16,3 +16,8 @@ def tokenizer(tmp_path_factory):
     path = tmp_path_factory.mktemp("tokenizer")
     train_tokenizer([record_of(3).caption, "short 1"] * 4, 540, path)
     return Tokenizer(path, max_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("other"), [record_of(i) for i in range(7)])

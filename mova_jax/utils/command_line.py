@@ -1,0 +1,28 @@
+"""What the parsers of all commands have in common."""
+
+import argparse
+
+
+def command_parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A parser that shows its texts as they are written, and takes no abbreviated flags.
+
+    Args:
+        command: as it is typed, such as `python -m mova_jax.embed`.
+        description: above the flags of `--help`.
+        epilog: below them.
+    """
+    return argparse.ArgumentParser(
+        command,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags by which the processes of a command find each other (`parallel/processes.py`)."""
+    add = parser.add_argument
+    add("--coordinator", default="", help="host:port of process 0, where nothing else says it")
+    add("--processes", type=int, default=0, help="number of processes, with --coordinator")
+    add("--process", type=int, default=-1, help="number of this process from 0")
