@@ -108,6 +108,8 @@ def main() -> None:
     parser.add_argument("--folder", default=None, help="for the file, 3.7 GB by default")
     parser.add_argument("--small", action="store_true", help="to see that it runs")
     args = parser.parse_args()
+    if args.folder:
+        Path(args.folder).mkdir(parents=True, exist_ok=True)
     if args.small:
         args.videos, args.frames, args.width, args.queries = 20, 30, 32, 3
     rng = np.random.default_rng(1)

@@ -18,6 +18,7 @@ from mova_jax.report.run_metrics import (
     gallery_description,
 )
 
+NOTES = {"dual_softmax": "reads all queries at once"}  # below the names of scores
 RATES = {
     "time/videos_per_s": ("videos a second", "{:.1f}"),
     "time/frames_per_s": ("frames a second", "{:.0f}"),
@@ -31,7 +32,8 @@ def retrieval_table(metrics: RunMetrics, split: str, config: dict[str, Any]) -> 
     rows = []
     for score in metrics.scores(split):
         weight = metrics.last(f"{split}/{score}/weight")
-        cells = [score if weight is None else f"{score}|weight {weight:g}"]
+        note = f"weight {weight:g}" if weight is not None else NOTES.get(score, "")
+        cells = [f"{score}|{note}".rstrip("|")]
         for name in (f"{split}/{score}/{way}/{key}" for way in DIRECTIONS for key in RANK_METRICS):
             low, high = metrics.last(name + "_low"), metrics.last(name + "_high")
             interval = "" if low is None or high is None else f"|{low:.1f} to {high:.1f}"
