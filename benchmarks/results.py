@@ -60,7 +60,7 @@ def suite_block(name: str, results: dict[str, list[SuiteResult]]) -> str:
         lines += [f"`{objective}`, number of seeds: {len(found)}", ""]
         for table in averaged(found)[: 1 if number else None]:
             lines += [f"{table.title}. {table.note}".strip(), "", as_text(table), ""]
-        lines += [f"- {result.verdict}" for result in found] + [""]
+        lines += [f"- {line}" for result in found for line in result.verdict.splitlines()] + [""]
     return "\n".join(lines).strip("\n")
 
 

@@ -93,7 +93,7 @@ h1 { font-size: 26px; font-weight: 650; margin: 0 0 20px; letter-spacing: -.01em
 h2 { font-size: 19px; font-weight: 650; margin: 52px 0 6px; }
 h3 { font-size: 14px; font-weight: 650; margin: 0 0 6px; overflow-wrap: anywhere; }
 p { margin: 0; color: var(--soft); }
-section > p { max-width: 78ch; margin-bottom: 18px; }
+section > p { max-width: 78ch; margin-bottom: 12px; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; }
 .facts div, figure, .table { background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; }
@@ -168,6 +168,11 @@ def section(title: str, text: str, parts_html: list[str]) -> str:
         return ""
     paragraph = f"<p>{html.escape(text)}</p>" if text else ""
     return f"<section>\n<h2>{html.escape(title)}</h2>\n{paragraph}\n{body}\n</section>"
+
+
+def paragraphs(texts: list[str]) -> str:
+    """Texts below each other."""
+    return "\n".join(f"<p>{html.escape(text)}</p>" for text in texts)
 
 
 def figure(url: str, title: str, text: str, *, alt: str = "", wide: bool = False) -> str:

@@ -69,7 +69,7 @@ def report(found: Sequence[Figures], own: Sequence[Figures], every: int, seed: i
     verdict = [_verdict(found, domain, seed) for domain in DOMAIN_NAMES]
     verdict.append(_policy_sentence(found))
     verdict += [_own_sentence(figures) for figures in own]
-    return SuiteResult(" ".join(filter(None, verdict)), protocol, tables, _curves(found))
+    return SuiteResult("\n".join(filter(None, verdict)), protocol, tables, _curves(found))
 
 
 def _row(figures: Figures, condition: Figures) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _verdict(found: Sequence[Figures], domain: str, seed: int) -> str:
         )
         if not label:
             said[-1] += _judged(low, high, recall[first], 100 / hits.shape[1])
-    return ". ".join(said) + "."
+    return "\n".join(f"{one}." for one in said)
 
 
 def _ends(minutes: Sequence[float]) -> tuple[float, float]:

@@ -115,4 +115,4 @@ def verdict(rows: list[dict[str, Any]]) -> str:
                 f"R@1 T2V{score} goes from {before:.1f} % in {known['data']} to {after:.1f} % in "
                 f"{name}: {difference:+.1f} points ({low:+.1f} to {high:+.1f}), other queries."
             )
-    return " ".join(said)
+    return "\n".join(said)

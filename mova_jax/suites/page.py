@@ -27,10 +27,11 @@ def write_page(folder: str | os.PathLike, suite: Suite, model: str, result: Suit
         atomic.write_bytes(folder / "plots" / f"curve_{number}.png", image)
         url = "data:image/png;base64," + base64.b64encode(image).decode()
         figures.append(page.figure(url, curve.title, "Bars: 95 % intervals.", wide=True))
+    findings = page.paragraphs(result.verdict.splitlines())
     how = page.table("", ["", ""], [["how", result.protocol]])
     sections = [
         page.section("The question", suite.text, [how]),
-        page.section("What came out", result.verdict, [*figures, *map(_table, result.tables)]),
+        page.section("What came out", "", [findings, *figures, *map(_table, result.tables)]),
     ]
     title = f"{suite.title}: {model}" if model else suite.title
     path = folder / PAGE

@@ -56,7 +56,7 @@ class Curve(NamedTuple):
 class SuiteResult:
     """The answer of a suite."""
 
-    verdict: str  # plain sentences, computed from the figures
+    verdict: str  # plain sentences, computed from the figures; a line for each finding
     protocol: str  # how the figures were made: data, galleries, frames, seeds
     tables: Sequence[SuiteTable] = ()
     curves: Sequence[Curve] = ()

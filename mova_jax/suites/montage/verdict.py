@@ -171,7 +171,7 @@ def verdict(figures: Sequence[Figures], seed: int) -> str:
             f"{WEAK:g} %), the best of many frames is mostly noise: these figures say little of "
             "the scores themselves."
         )
-    return " ".join(sentences)
+    return "\n".join(sentences)
 
 
 def _towers(one: Figures) -> str:

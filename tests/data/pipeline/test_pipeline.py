@@ -28,7 +28,6 @@ from tests.data.pipeline.small_split import (
     said,
     take,
     train,
-    write,
 )
 
 # ---------------------------------------------------------------------------- what a batch holds
