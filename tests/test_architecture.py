@@ -177,7 +177,7 @@ def test_configuration_knows_no_array():
     ("modules", "home"),
     [
         (("orbax",), {"mova_jax/training/checkpoint.py"}),
-        (("av",), {"mova_jax/data/ingest/video_reader.py"}),
+        (("av",), {f"mova_jax/data/ingest/{f}.py" for f in ("video_reader", "remux")}),
         (("fsspec",), {"mova_jax/data/storage.py"}),
         (("apache_beam",), {"mova_jax/data/ingest/beam.py"}),
         (("torch", "safetensors", "onnx", "onnxruntime"), set(files_in("weights/", "export/"))),

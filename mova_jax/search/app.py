@@ -1,12 +1,13 @@
 """The page: a small web application over a `Searcher`, for one machine and the people at it.
 
-    app = make_app(Library(searcher, open_again))
+    app = make_app(Library(searcher, open_again), files)
     uvicorn.run(app, host="127.0.0.1", port=8000)
 
     GET  /                 the page; /static/NAME its style and its script
     POST /api/search       {"text", "top", "in", "after", "before", "longer", "shorter"} -> answers
     GET  /api/status       how much there is to search
     GET  /video/ID         the file of a video of the index, also by byte ranges
+    GET  /playable/ID      the same in a container that browsers play, where its codec allows
     GET  /thumbs/ID        its strip of pictures
 
 Files are reached by the id of an entry only, never by a path. `guard.Guard` decides which requests
@@ -24,14 +25,17 @@ from pathlib import Path
 
 import numpy as np
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from mova_jax.data.annotations.videos import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from mova_jax.data.ingest.video_reader import DecodeError
 from mova_jax.search.filters import Filter, QueryError
 from mova_jax.search.guard import Guard
+from mova_jax.search.playable import PlayableFiles
 from mova_jax.search.query import Answer, Searcher
 
 WAITING = 64  # questions that wait for the device at most; more are refused for the moment
@@ -90,11 +94,12 @@ class Library:
             self._searcher.index = index
 
 
-def make_app(library: Library, hosts: tuple[str, ...] = ()) -> Starlette:
+def make_app(library: Library, files: PlayableFiles, hosts: tuple[str, ...] = ()) -> Starlette:
     """The application.
 
     Args:
         library: to search.
+        files: makes the copies that browsers can play.
         hosts: names of this machine under which the page may be opened, besides localhost.
     """
     routes = [
@@ -103,10 +108,15 @@ def make_app(library: Library, hosts: tuple[str, ...] = ()) -> Starlette:
         Route("/api/search", _search, methods=["POST"]),
         Route("/api/status", _status),
         Route("/video/{id}", _video),
+        Route("/playable/{id}", _playable),
         Route("/thumbs/{id}", _thumbs),
     ]
-    app = Starlette(routes=routes, middleware=[Middleware(Guard, hosts=hosts)])
-    app.state.library = library
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard, hosts=hosts)],
+        exception_handlers={HTTPException: _http_error},
+    )
+    app.state.library, app.state.files = library, files
     return app
 
 
@@ -214,14 +224,35 @@ def columns(heat: np.ndarray) -> list[float]:
 
 
 async def _video(request: Request) -> Response:
+    path = _source(request)
+    kind = mimetypes.guess_type(path)[0] or ""
+    kind = kind if kind.startswith(("video/", "image/")) else "application/octet-stream"
+    return FileResponse(path, media_type=kind)
+
+
+async def _playable(request: Request) -> Response:
+    source, files = _source(request), request.app.state.files
+    try:
+        path = await asyncio.to_thread(files.path, request.path_params["id"], source)
+    except DecodeError as error:
+        return _error(415, str(error))
+    return FileResponse(path, media_type=f"video/{path.suffix[1:]}")
+
+
+def _source(request: Request) -> str:
+    """The path of the video that a request names by its id."""
     entry = request.app.state.library.entry(request.path_params["id"])
     if entry is None or Path(entry.source).suffix.lower() not in SHOWN:
-        return _error(404, "the index has no such video")
+        raise HTTPException(404, "the index has no such video")
     if not Path(entry.source).is_file():
-        return _error(404, "the file was moved or deleted; run python -m mova_jax.embed again")
-    kind = mimetypes.guess_type(entry.source)[0] or ""
-    kind = kind if kind.startswith(("video/", "image/")) else "application/octet-stream"
-    return FileResponse(entry.source, media_type=kind)
+        raise HTTPException(
+            404, "the file was moved or deleted; run python -m mova_jax.embed again"
+        )
+    return entry.source
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    return _error(error.status_code, error.detail)
 
 
 async def _thumbs(request: Request) -> Response:

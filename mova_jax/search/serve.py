@@ -5,6 +5,7 @@ import ipaddress
 import uvicorn
 
 from mova_jax.search.app import Library, make_app
+from mova_jax.search.playable import PlayableFiles
 
 
 def serve(library: Library, host: str, port: int, names: tuple[str, ...] = ()) -> None:
@@ -19,8 +20,13 @@ def serve(library: Library, host: str, port: int, names: tuple[str, ...] = ()) -
     Raises:
         OSError: the address cannot be listened at, most often because the port is taken.
     """
+    with PlayableFiles() as files:
+        _run(make_app(library, files, (host, *names)), host, port)
+
+
+def _run(app, host: str, port: int) -> None:
     config = uvicorn.Config(
-        make_app(library, (host, *names)),
+        app,
         host=host,
         port=port,
         log_level="warning",

@@ -15,7 +15,9 @@ from starlette.testclient import TestClient
 
 from mova_jax.search import app as app_lib
 from mova_jax.search.app import STATIC, Library, columns, make_app
+from mova_jax.search.playable import PlayableFiles
 from mova_jax.search.query import Searcher
+from tests.clips import numbered, write_video
 from tests.search.made import MadeIndex, MadeModel, MadeScan
 
 HERE = "http://127.0.0.1:8000"
@@ -35,8 +37,10 @@ def library(tmp_path):
 
 @pytest.fixture
 def client(library):
-    with TestClient(make_app(library, ("films.lan",)), base_url=HERE) as client:
-        yield client
+    with PlayableFiles() as files:
+        app = make_app(library, files, ("films.lan",))
+        with TestClient(app, base_url=HERE) as client:
+            yield client
 
 
 def test_a_question_is_answered(client):
@@ -126,9 +130,26 @@ def test_files_are_sent_by_ranges(client):
     assert client.get("/video/v000", headers={"Range": "bytes=500-"}).status_code == 416
 
 
+def test_a_file_for_other_players_is_sent_in_another_container(library, client, tmp_path):
+    library.index.entries[0] = dataclasses.replace(
+        library.index.entries[0],
+        source=str(write_video(tmp_path / "film.flv", numbered(20), codec="libx264")),
+    )
+    whole = client.get("/playable/v000")
+    assert whole.status_code == 200 and whole.headers["content-type"] == "video/mp4"
+    assert whole.content[4:8] == b"ftyp"
+    part = client.get("/playable/v000", headers={"Range": "bytes=4-7"})
+    assert part.status_code == 206 and part.content == b"ftyp"
+    (tmp_path / "film.flv").unlink()
+    assert client.get("/playable/v000").status_code == 404
+
+
 @pytest.mark.parametrize(
     "path",
     [
+        "/playable/v001",
+        "/playable/v002",
+        "/playable/..%2F..%2Fetc%2Fpasswd",
         "/video/v001",  # its file is gone
         "/video/v002",  # no video
         "/video/v999",
@@ -144,6 +165,11 @@ def test_files_are_sent_by_ranges(client):
 def test_files_are_reached_by_id_only(client, path):
     reply = client.get(path)
     assert reply.status_code == 404 and "secret" not in reply.text
+
+
+def test_a_file_that_would_have_to_be_encoded_again_is_not_sent(client):
+    reply = client.get("/playable/v000")  # of bytes that are no video
+    assert reply.status_code == 415 and "cannot be repackaged" in reply.json()["error"]
 
 
 def test_the_page_has_nothing_inline_and_nothing_from_elsewhere(client):

@@ -1,4 +1,4 @@
-"""Decodes video files to frames at a steady rate. Only this file imports PyAV.
+"""Decodes video files to frames at a steady rate. Only this file and `remux.py` import PyAV.
 
 In:  the path of anything that FFmpeg decodes (an image is a video of one frame).
 Out: the frames on the screen at 0, 1/fps, 2/fps ... seconds, uint8 RGB, upright, in square pixels:
@@ -118,10 +118,9 @@ class VideoReader:
     def __iter__(self) -> Iterator[np.ndarray]:
         import av
 
-        self._check_file()
         try:
             for back in _BACK if self._start else (None,):
-                with self._open() as container:
+                with open_media(self._path) as container:
                     frames = _Frames(container)
                     spans = self._spans(frames, back)
                     first = next(spans, None)
@@ -131,25 +130,6 @@ class VideoReader:
         except av.error.FFmpegError as error:
             what = "its end is missing" if _is_cut_short(self._path) else error.strerror
             raise DecodeError(f"not a video that can be decoded ({what})") from error
-
-    @contextlib.contextmanager
-    def _open(self):
-        import av
-
-        # Only files: a disguised playlist must not open network connections. Old cameras write
-        # titles that are not UTF-8, which is no reason to refuse the video.
-        options = {"protocol_whitelist": "file"}
-        with av.open(str(self._path), options=options, metadata_errors="replace") as container:
-            if playlist := _PLAYLISTS & set(container.format.name.split(",")):
-                names = ", ".join(playlist)
-                raise DecodeError(f"a list of other files ({names}), not a video")
-            yield container
-
-    def _check_file(self) -> None:
-        if not self._path.is_file():
-            raise DecodeError("no such file")
-        if not self._path.stat().st_size:
-            raise DecodeError("the file is empty")
 
     def _spans(self, frames: "_Frames", back: float | None) -> Iterator[_Span]:
         """Frames with their times, from `back` seconds before the cut, or from the start (None)."""
@@ -200,6 +180,31 @@ class VideoReader:
         self.warnings += frames.warnings(None if end == self._end else end) + convert.warnings()
 
 
+@contextlib.contextmanager
+def open_media(path: str | os.PathLike) -> Iterator[Any]:
+    """A file as a PyAV container.
+
+    Raises:
+        DecodeError: no such file, an empty one, or a list of other files.
+        av.error.FFmpegError: FFmpeg does not know it.
+    """
+    import av
+
+    path = Path(path).absolute()
+    if not path.is_file():
+        raise DecodeError("no such file")
+    if not path.stat().st_size:
+        raise DecodeError("the file is empty")
+    # Only files: a disguised playlist must not open network connections. Old cameras write
+    # titles that are not UTF-8, which is no reason to refuse the video.
+    options = {"protocol_whitelist": "file"}
+    with av.open(str(path), options=options, metadata_errors="replace") as container:
+        if playlist := _PLAYLISTS & set(container.format.name.split(",")):
+            names = ", ".join(playlist)
+            raise DecodeError(f"a list of other files ({names}), not a video")
+        yield container
+
+
 class _Frames:
     """Decoded frames of the first video stream in order of presentation, each with its time.
 
@@ -209,7 +214,7 @@ class _Frames:
 
     def __init__(self, container):
         self._container = container
-        self._stream = stream = _video_stream(container)
+        self._stream = stream = video_stream(container)
         stream.thread_count = 1  # videos are decoded in parallel, not the frames of one
         self.step = 1 / float(stream.average_rate or 25)
         self.pixel_aspect = float(stream.sample_aspect_ratio or 1)
@@ -295,7 +300,12 @@ def _is_cut_short(path: Path) -> bool:
     return position != size
 
 
-def _video_stream(container):
+def video_stream(container):
+    """The first video stream of a container.
+
+    Raises:
+        DecodeError: it has none.
+    """
     from av.stream import Disposition
 
     for stream in container.streams.video:

@@ -155,12 +155,23 @@ function play(place, seconds) {
     const player = make("div", "player");
     player.append(video);
     item.insertBefore(player, item.querySelector(".rows"));
-    video.addEventListener("error", () => cannotPlay(item, player));
-    video.src = `video/${encodeURIComponent(answers[place].id)}`;
+    const id = encodeURIComponent(answers[place].id);
+    video.addEventListener("error", () => {
+      if (video.dataset.repackaged) return cannotPlay(item, player);
+      video.dataset.repackaged = true; // the same streams in another container
+      video.src = `playable/${id}`;
+      start(video, video.dataset.from);
+    });
+    video.src = `video/${id}`;
   }
+  video.dataset.from = seconds;
+  start(video, seconds);
+  item.scrollIntoView({ block: "nearest" });
+}
+
+function start(video, seconds) {
   video.currentTime = seconds;
   video.play().catch(() => {}); // an error is shown by its own event
-  item.scrollIntoView({ block: "nearest" });
 }
 
 function cannotPlay(item, player) {

@@ -1,0 +1,95 @@
+"""Copies of videos in containers that browsers play, made when they are asked for.
+
+    with PlayableFiles(most_bytes=2**32) as files:
+        files.path("3f2a", "holiday.mkv")      # of an MP4 or WebM with the same streams
+
+The copies are temporary: they have at most so many bytes together (those used longest ago go first)
+and half of the free space of the disk, and are deleted at the end. What a killed process left is
+deleted by the next one.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from mova_jax.data.ingest.remux import remux
+from mova_jax.data.ingest.video_reader import DecodeError
+from mova_jax.utils.lock import lock
+
+_PREFIX = f"mova_jax-playable-{os.getuid()}-"
+_YOUNG = 60.0  # seconds in which a folder may wait for its lock
+
+
+class PlayableFiles:
+    """A bounded folder of such copies; used by any number of threads, which wait for each other."""
+
+    def __init__(self, most_bytes: int = 2**32):
+        """Makes the folder.
+
+        Args:
+            most_bytes: of all copies.
+        """
+        _delete_leftovers(Path(tempfile.gettempdir()))
+        self._most = most_bytes
+        self._held = contextlib.ExitStack()
+        self._folder = Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX)))
+        self._held.enter_context(lock(self._folder))
+        self._made: dict[str, Path] = {}  # by id, the one used last at the end
+        self._refused: dict[str, str] = {}  # id: reason
+        self._one = threading.Lock()
+
+    def __enter__(self) -> "PlayableFiles":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._held.close()
+
+    def path(self, video: str, source: str | os.PathLike) -> Path:
+        """The copy of a video.
+
+        Args:
+            video: its id, which is another one when its content changes.
+            source: its file.
+
+        Raises:
+            DecodeError: why there is none.
+        """
+        with self._one:
+            if video in self._refused:
+                raise DecodeError(self._refused[video])
+            path = self._made.pop(video, None)
+            try:
+                self._made[video] = path or self._make(video, source)
+            except DecodeError as error:
+                self._refused[video] = str(error)
+                raise
+            except OSError as error:  # it may be there again, or have room, the next time
+                raise DecodeError(f"it cannot be repackaged ({error.strerror})") from error
+            return self._made[video]
+
+    def _make(self, video: str, source: str | os.PathLike) -> Path:
+        needed = os.stat(source).st_size
+        while self._made and not self._fits(needed):
+            self._made.pop(next(iter(self._made))).unlink(missing_ok=True)
+        if not self._fits(needed):
+            raise DecodeError(f"its {needed:,} bytes are too many to be repackaged")
+        # Another container has other headers, which are a small part of a file.
+        return remux(source, self._folder / video, needed + needed // 8 + 2**16)
+
+    def _fits(self, size: int) -> bool:
+        used = sum(path.stat().st_size for path in self._made.values())
+        free = shutil.disk_usage(self._folder).free
+        return used + size <= self._most and 2 * size <= free
+
+
+def _delete_leftovers(folder: Path) -> None:
+    """Deletes the folders of processes that were killed: nobody has their locks."""
+    for left in folder.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # BlockingIOError: its process lives
+            if time.time() - left.stat().st_mtime > _YOUNG:
+                with lock(left):
+                    shutil.rmtree(left, ignore_errors=True)
