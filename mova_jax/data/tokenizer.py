@@ -9,7 +9,8 @@ Out: a folder that transformers' `CLIPTokenizer.from_pretrained` loads without a
     ids = tokenizer.encode("A cat sits. It leaves.").ids     # int32[l], l <= 248
     tokens, token_mask = pad_tokens([ids], buckets=(64, 248), pad_id=tokenizer.pad_id)
 
-A text over `max_tokens` is cut at the end of a sentence, and `encode` says so.
+Texts are cleaned as CLIP did (`sentences.clean_text`). One over `max_tokens` is cut at the end of a
+sentence where that keeps half of the tokens at least, and `encode` says so.
 """
 
 import json
@@ -21,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mova_jax.data.sentences import merge_parts, split_sentences
+from mova_jax.data.sentences import clean_text, merge_parts, split_sentences
 from mova_jax.utils.atomic import write_bytes
 
 # Otherwise transformers advises, at every import, to install PyTorch, which no tokenizer needs.
@@ -91,21 +92,23 @@ class Tokenizer:
 
         Returns:
             ids int32[l], l <= max_tokens. An overlong text keeps as many whole sentences as fit;
-            when not even the first fits, its first tokens.
+            where they fill less than half, the first tokens of the next one too.
         """
         return self._encode(text, self.max_tokens)
 
     def _encode(self, text: str, most: int) -> Encoded:
-        ids = self._bpe.encode(text).ids
+        text = clean_text(text)
+        ids = self._bpe.encode(text.lower()).ids
         if len(ids) <= most:
             return Encoded(np.asarray(ids, np.int32), False)
         room = most - 2
         cut: list[int] = []
         # No token crosses white space, so the tokens of a text are those of its sentences.
         for sentence in split_sentences(text):
-            more = self._bpe.encode(sentence, add_special_tokens=False).ids
+            more = self._bpe.encode(sentence.lower(), add_special_tokens=False).ids
             if len(cut) + len(more) > room:
-                cut = cut or more[:room]
+                if 2 * len(cut) < room:
+                    cut += more[: room - len(cut)]
                 break
             cut += more
         return Encoded(np.asarray([self.bos_id, *cut, self.eot_id], np.int32), True)
@@ -126,7 +129,7 @@ class Tokenizer:
         if not most:
             return ()
         length = min(self.max_tokens, PART_TOKENS)
-        parts = merge_parts(sentences, most) or [""]
+        parts = merge_parts(map(clean_text, sentences), most) or [""]
         return tuple(self._encode(part, length).ids for part in parts)
 
 
@@ -251,7 +254,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
         show_progress=False,
     )
     blank = CLIPTokenizer(vocab={_BOS: 0, _EOT: 1}, merges=[]).backend_tokenizer
-    blank.train_from_iterator(texts, trainer)
+    blank.train_from_iterator((clean_text(text).lower() for text in texts), trainer)
     merges = [tuple(pair) for pair in json.loads(blank.to_str())["model"]["merges"]]
     tokens = dict.fromkeys(letters + ["".join(pair) for pair in merges])
     vocab = {token: index for index, token in enumerate([*tokens, _BOS, _EOT])}

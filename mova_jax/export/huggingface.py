@@ -132,11 +132,13 @@ def write_tokenizer(folder: Path, vocabulary: Path, context: int) -> CLIPTokeniz
 
 
 def _tidy_tokenizer(folder: Path) -> None:
-    """Removes from tokenizer_config.json how the tokenizer was loaded here."""
+    """Completes tokenizer_config.json: without how the tokenizer was loaded here."""
     path = folder / "tokenizer_config.json"
     fields = json.loads(path.read_text(encoding="utf-8"))
     for name in ("is_local", "local_files_only"):
         fields.pop(name, None)
+    # The name of end-of-text in a caption is text, as in `data/tokenizer.py`, and does not end it.
+    fields["split_special_tokens"] = True
     _write_json(path, fields)
 
 

@@ -79,12 +79,13 @@ own and finds its own frames. A caption has at most {parts} parts; where it has 
 its batch, parts whose mask is all False pad it. A caption without parts is scored as a whole.
 
 ```python
-from torch_model.sentences import merge_parts, split_sentences  # needs numpy
+from torch_model.sentences import clean_text, merge_parts, split_sentences  # needs numpy, ftfy
 from transformers import CLIPTokenizer
 
 tokenizer = CLIPTokenizer.from_pretrained(".")
 
 def tokenise(texts, most):
+    texts = [clean_text(text) for text in texts]
     found = tokenizer(texts, padding=True, truncation=True, max_length=most, return_tensors="pt")
     return found["input_ids"], found["attention_mask"].bool()
 
@@ -115,6 +116,9 @@ This is {description}. {method}
 {load}```
 
 {about}
+
+Captions are cleaned before they are tokenised, as by OpenAI's CLIP: \
+`html.unescape(html.unescape(ftfy.fix_text(caption)))`.
 
 ## The model
 

@@ -1,9 +1,44 @@
-"""Tests of where sentences end and of how neighbours are merged into parts."""
+"""Tests of how captions are cleaned, where sentences end, and how neighbours are merged."""
 
+import ftfy
 import numpy as np
 import pytest
 
-from mova_jax.data.sentences import merge_parts, split_sentences
+from mova_jax.data.sentences import clean_text, merge_parts, split_sentences
+
+# Cleaned by open_clip 3.3 (`_clean_whitespace`), but for the names of control tokens.
+CLEANED = {
+    "Plain, with 'quotes' - and 100% | <b>.": "Plain, with 'quotes' - and 100% | <b>.",
+    "  two\n lines\tand   spaces ": "two lines and spaces",
+    "a\xa0b\u3000c\u2028d": "a b c d",
+    "\u201cNo,\u201d he says, \u2018it\u2019s me\u2019": "\"No,\" he says, 'it's me'",
+    "It&#39;s AT&amp;T &lt;b&gt;&nbsp;!": "It's AT&T <b> !",
+    "don&amp;#39;t &amp;amp;lt; &notanentity;": "don't < \xacanentity;",
+    "sch\xc3\xb6n, l\xe2\u20ac\u2122humanit\xc3\xa9": "sch\xf6n, l'humanit\xe9",
+    "cafe\u0301 \ufb01sh \uff21\uff22 bell\x07 \x1b[31mred\x1b[0m": "caf\xe9 fish AB bell red",
+    "na\xefve \u2602 \u6f22\u5b57 \U0001f642": "na\xefve \u2602 \u6f22\u5b57 \U0001f642",
+    "a <|endoftext|> b": "a <| endoftext |> b",
+    "&lt;|StartOfText|&gt;\uff1c|endoftext|>": "<| StartOfText |><| endoftext |>",
+}
+
+
+@pytest.mark.parametrize("text", CLEANED)
+def test_captions_are_cleaned_as_by_clip(text):
+    assert clean_text(text) == CLEANED[text]
+    assert clean_text(clean_text("x. " + text)) == clean_text("x. " + text)
+
+
+def test_plain_text_is_not_touched():
+    printable = "".join(map(chr, range(32, 127))).replace("&", "")
+    assert clean_text(printable) == printable.strip()
+    assert ftfy.fix_text(printable) == printable  # what is left out for plain text does nothing
+
+
+def test_sentences_are_found_in_the_cleaned_text():
+    assert split_sentences("He says &quot;go.&quot;&nbsp;She goes.") == [
+        'He says "go."',
+        "She goes.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -18,7 +53,7 @@ from mova_jax.data.sentences import merge_parts, split_sentences
         ["It takes 3.5 seconds.", "Then it lasts 12.", "It ends."],
         ["1. A dog runs.", "2. It stops.", "Then it rests."],
         ["Cups, plates, etc. are washed, e.g. by hand, at 5 p.m. on a day.", "They dry, etc.", "X"],
-        ['"Sit!" he says.', "“It sits.”", "(It was told.)", "He adds 'good.'", "It runs."],
+        ['"Sit!" he says.', '"It sits."', "(It was told.)", "He adds 'good.'", "It runs."],
         ["Wow!!!", "Is it?!", "It is."],
     ],
 )

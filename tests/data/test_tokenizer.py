@@ -42,7 +42,6 @@ def folder(tmp_path_factory):
         "Words that were NEVER seen, naïve ☂ 漢字 🙂",
         "  two\n lines\tand   spaces ",
         "It's 3 o'clock, they'll don't we've 1234!?...",
-        "<|endoftext|> inside <|startoftext|>",
     ],
 )
 def test_ids_are_those_of_transformers(folder, text):
@@ -50,6 +49,32 @@ def test_ids_are_those_of_transformers(folder, text):
     assert encoded.ids.tolist() == CLIPTokenizer.from_pretrained(folder)(text)["input_ids"]
     assert encoded.ids.dtype == np.int32
     assert not encoded.truncated
+
+
+def test_captions_are_cleaned_and_lower_case(folder):
+    """The caption's `<|endoftext|>` is text; the vocabulary has whole words of CLIP's cleaning."""
+    tokenizer, theirs = Tokenizer(folder), CLIPTokenizer.from_pretrained(folder)
+    for text, clean in (
+        ("It doesn&#39;t\xa0like", "it doesn't like"),
+        ("\u201cThe dog doesn\u2019t\u201d", '"the dog doesn\'t"'),
+        (
+            "\u039f\u0394\u039f\u03a3",
+            "\u03bf\u03b4\u03bf\u03c2",
+        ),  # Python's final sigma, as in CLIP
+    ):
+        ids = tokenizer.encode(text).ids
+        np.testing.assert_array_equal(ids, theirs(clean)["input_ids"])
+        np.testing.assert_array_equal(tokenizer.encode_parts([text], 2)[0], ids)
+    ids = tokenizer.encode("a <|endoftext|> b <|startoftext|>").ids
+    assert {tokenizer.bos_id, tokenizer.eot_id} & {*ids[1:-1].tolist()} == set()
+    theirs.split_special_tokens = True
+    assert ids.tolist() == theirs("a <|endoftext|> b <|startoftext|>")["input_ids"]
+
+
+def test_a_vocabulary_is_learned_of_cleaned_texts(folder, tmp_path):
+    raw = [text.replace("'", "&#39;").replace(".", ".&nbsp;") for text in TEXTS]
+    train_tokenizer(raw, 540, tmp_path)
+    assert_same_files(folder, tmp_path)
 
 
 def test_a_tokenizer_saved_by_transformers_is_read_and_copied(folder, tmp_path):
@@ -95,6 +120,18 @@ def test_long_texts_are_cut_at_the_end_of_a_sentence(folder):
             cut = Tokenizer(folder, max_tokens=limit).encode(text)
             assert cut.truncated
             np.testing.assert_array_equal(cut.ids, expected)
+
+
+def test_a_long_sentence_fills_up_what_a_short_one_leaves(folder):
+    text = "A dog. " + "red cat " * 40
+    first = Tokenizer(folder).encode("A dog.").ids[:-1]
+    whole = Tokenizer(folder, max_tokens=200).encode(text).ids
+    kept = len(first) - 1
+    for room, filled in ((2 * kept, False), (2 * kept + 1, True), (40, True)):
+        cut = Tokenizer(folder, max_tokens=room + 2).encode(text)
+        assert cut.truncated and cut.ids[-1] == whole[-1]
+        expected = whole[: room + 1] if filled else first
+        np.testing.assert_array_equal(cut.ids[:-1], expected)
 
 
 def test_a_sentence_that_is_too_long_keeps_its_beginning(folder):

@@ -176,8 +176,9 @@ def test_transformers_loads_model_and_processor_from_the_folder(run, out):
     expected = opened.run(inputs)["zv"][:, 0]
     assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
     # The same words are the same tokens.
-    words = Tokenizer(run / "checkpoints" / "tokenizer").encode("A red circle moves left.").ids
-    assert processor(text="A red circle moves left.")["input_ids"] == words.tolist()
+    words = Tokenizer(run / "checkpoints" / "tokenizer")
+    for text in ("A red circle moves left.", "A <|endoftext|> moves <|startoftext|> left."):
+        assert processor(text=text)["input_ids"] == words.encode(text).ids.tolist()
 
 
 def test_the_text_encoder_takes_long_captions_with_its_own_tokenizer(out):
@@ -254,6 +255,7 @@ def test_the_vocabulary_is_also_in_the_files_of_older_transformers(out):
         assert made(text)["input_ids"] == CLIPTokenizer.from_pretrained(folder)(text)["input_ids"]
         settings = json.loads((folder / "tokenizer_config.json").read_text())
         assert settings["model_max_length"] == 160 and "local_files_only" not in settings
+        assert settings["split_special_tokens"] is True
 
 
 # -- whole or not at all

@@ -97,7 +97,7 @@ def test_inputs_have_parts_of_all_lengths():
 def test_the_example_of_the_card_runs_without_this_package(folder, tmp_path):
     """Sentences become parts by the rule in the folder, with the tokens of this package."""
     source = folder("parts")
-    text = "A red circle moves. It stops! Then (e.g. here) it goes."
+    text = "A red circle&#39;s gone. It stops! Then <|endoftext|> (e.g. here) it goes."
     script = tmp_path / "script.py"
     card = (source / "README.md").read_text()
     assert (
