@@ -86,6 +86,7 @@ def plain_score(
 ) -> float:
     """The modular score of one pair: a loop over sentences, sums in logarithms."""
     free, reach = 0.0, np.zeros(len(frames))
+    sharpness *= np.log1p(len(frames)) / np.log1p(32)
     for number, part in enumerate(parts):
         seen = frames if masks is None else frames * masks[number]
         found = part if masks is None else part * masks[number]

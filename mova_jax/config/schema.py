@@ -100,7 +100,8 @@ class Model:
     )
     sharpness: float = key(
         20.0,
-        "initial factor on cosines in the pools softmax and logmeanexp; 0: fixed at 10",
+        "initial factor on cosines in the pools softmax and, for 32 frames, logmeanexp; 0: fixed "
+        "at 10",
         low=0.0,
         before=0.0,
     )
@@ -147,7 +148,7 @@ class Losses:
         choices=POOLS,
     )
     order: float = key(
-        0.2,
+        0.5,
         "prior probability that the parts of a caption are in the order of time; 0: in any order",
         low=0.0,
         high=1.0,

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mova_jax.evaluation.embedding_cache import observed
-from mova_jax.evaluation.query_ranks import QueryRanks, best_weight
+from mova_jax.evaluation.query_ranks import QueryRanks, choose_weight
 from mova_jax.evaluation.ranks import Ranks, RanksBothDirections, ScoreBlock, blockwise_ranks
 
 RERANKED = 32  # k, candidates of a query
@@ -170,7 +170,7 @@ def rerank(
         )
 
     blends = {w: both(scores["global"] + np.float32(w) * scores["modular"]) for w in blend_weights}
-    weight = best_weight(blends)
+    weight = choose_weight(blends)
     by_score = {"global": found.ranks["global"], "modular": both(scores["modular"])}
     k = found.t2v.pairs.shape[1] - 1
     return QueryRanks(by_score | {"blend": blends[weight]}, found.video_of_caption, weight, k)

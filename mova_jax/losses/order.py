@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Bool, Float
 
+from mova_jax.losses.sharpness import sharpness_for
+
 _LOWEST = -1e30  # in place of -inf, so that gradients stay finite
 _TINY = 1e-37  # smallest probability that is distinguished from 0
 
@@ -35,18 +37,18 @@ def ordered_score(
         cosine: of each part with each frame.
         frame_mask: valid frames; at the others the cosines may be anything.
         part_mask: valid parts, as `frame_mask`.
-        sharpness: positive.
+        sharpness: positive; for 32 frames, and that above is `sharpness_for` the valid ones.
         order: prior probability of monotone assignments, above 0, at most 1.
 
     Returns:
         The score; 0 with gradient 0 without a valid part or frame.
     """
-    valid = frame_mask & part_mask[:, None]
+    valid, count = frame_mask & part_mask[:, None], jnp.maximum(frame_mask.sum(), 1)
+    sharpness, frames = sharpness_for(sharpness, count), count.astype(jnp.float32)
     logits, there = sharpness * jnp.where(valid, cosine, 0.0), valid.any()
     # Without a valid pair all logits stay 0, for those of padding have no finite logsumexp.
     logits = jnp.where(valid | ~there, logits, _LOWEST)
     parts = jnp.maximum(part_mask.sum(), 1).astype(jnp.float32)
-    frames = jnp.maximum(frame_mask.sum(), 1).astype(jnp.float32)
     free = jax.nn.logsumexp(logits, axis=-1) - jnp.log(frames)
     score = jnp.where(part_mask, free, 0.0).sum()
     probability = monotone_probability(jax.nn.softmax(logits, axis=-1), part_mask)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mova_jax.losses.order import ordered_score
+from mova_jax.losses.sharpness import sharpness_for
 
 Pool = Literal["aligned", "softmax", "logmeanexp", "max", "mean", "joint"]
 
@@ -94,7 +95,8 @@ def pool_frames(
     whose frames are alike, whatever the caption.
 
     `logmeanexp` is log(mean(exp(sharpness * cosine))) / sharpness over the valid frames: between
-    their mean (a sharpness of 0) and their maximum, and higher the more frames agree. `softmax`
+    their mean (a sharpness of 0) and their maximum, and higher the more frames agree; the sharpness
+    is larger for more frames (`sharpness_for`), and as given for 32. `softmax`
     weights the cosines by softmax(sharpness * cosine), with a gradient through the weights. `max`
     is the best frame, `mean` the mean cosine of the valid frames. `joint` is one cosine of the
     concatenated masked vectors of all valid frames. A frame with an empty mask has no influence
@@ -128,13 +130,15 @@ def pool_frames(
     lowest, any_valid = jnp.finfo(jnp.float32).min, frame_mask.any(-1)
     if pool == "max":
         return jnp.where(any_valid, jnp.where(frame_mask, cosine, lowest).max(-1), 0.0)
-    logits = jnp.where(frame_mask, sharpness * cosine, lowest)
-    if pool == "softmax":
-        return (jax.nn.softmax(logits, axis=-1) * cosine).sum(-1)
     if pool == "logmeanexp":
+        sharpness = sharpness_for(sharpness, count)
+        logits = jnp.where(frame_mask, sharpness[..., None] * cosine, lowest)
         # Without a valid frame the logits are replaced, for those of padding give no gradient.
         logits = jnp.where(any_valid[..., None], logits, 0.0)
         return jnp.where(any_valid, _log_mean_exp(logits, count) / sharpness, 0.0)
+    logits = jnp.where(frame_mask, sharpness * cosine, lowest)
+    if pool == "softmax":
+        return (jax.nn.softmax(logits, axis=-1) * cosine).sum(-1)
     raise ValueError(
         f"pool is {pool!r}; choose one of 'aligned', 'softmax', 'logmeanexp', 'max', 'mean', "
         "'joint'"

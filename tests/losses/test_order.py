@@ -9,6 +9,7 @@ import pytest
 
 from mova_jax.losses.order import monotone_probability, ordered_score
 from mova_jax.losses.pools import CosineSums, FrameLengths, pool_frames, pool_parts
+from mova_jax.losses.sharpness import sharpness_for
 
 SHARPNESS = 5.0
 COSINE = np.random.default_rng(0).uniform(-1, 1, (3, 4)).astype(np.float32)
@@ -26,6 +27,7 @@ def reference(cosine, frames, parts, order, sharpness=SHARPNESS):
     """By every assignment of a valid frame to each valid part."""
     rows, columns = np.flatnonzero(parts), np.flatnonzero(frames)
     every, monotone = [], []
+    sharpness = sharpness * np.log1p(len(columns)) / np.log(33)
     for assigned in itertools.product(columns, repeat=len(rows)):
         total = sum(cosine[p, f] for p, f in zip(rows, assigned, strict=True))
         every.append(jnp.exp(sharpness * total))
@@ -62,7 +64,8 @@ def test_hopeless_order_is_as_good_as_no_order():
     every = np.ones(8, bool), np.ones(8, bool)
     value, gradient = jax.value_and_grad(score)(cosine, *every, order=0.5, sharpness=100.0)
     free = score(cosine, *every, order=1e-12, sharpness=100.0)
-    np.testing.assert_allclose(value, free + np.log(0.5) / 800, rtol=1e-5)
+    expected = free + np.log(0.5) / (8 * sharpness_for(100.0, jnp.array(8)))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert np.isfinite(gradient).all()
 
 
@@ -89,14 +92,15 @@ def test_order_raises_what_is_in_order_and_hardly_lowers_what_is_not():
     forward = np.eye(4, dtype=np.float32)[:3]  # part i holds at frame i
     backward = forward[::-1].copy()
     every = np.ones(4, bool), np.ones(3, bool)
+    three = 3 * sharpness_for(20.0, jnp.array(4))
     for order in (0.5, 0.9):
         free, right, wrong = (
             float(score(c, *every, order=o, sharpness=20.0))
             for c, o in [(forward, 1e-12), (forward, order), (backward, order)]
         )
         # One of 4^3 assignments counts; it is also one of the 20 monotone ones.
-        np.testing.assert_allclose(right - free, np.log(1 - order + order * 64 / 20) / 60, 1e-3)
-        assert wrong >= free + np.log(1 - order) / 60 - 1e-6
+        np.testing.assert_allclose(right - free, np.log(1 - order + order * 64 / 20) / three, 1e-3)
+        assert wrong >= free + np.log(1 - order) / three - 1e-6
 
 
 @pytest.mark.parametrize("garbage", [1e30, np.inf, np.nan])

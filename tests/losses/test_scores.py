@@ -69,9 +69,10 @@ def pool_reference(v, s, valid, pool, frames):
         return sum(cosines) / len(cosines)
     if pool == "max":
         return jnp.max(cosines)
-    weights = jnp.exp(SHARPNESS * cosines)
     if pool == "logmeanexp":
-        return jnp.log(sum(weights) / len(weights)) / SHARPNESS
+        sharpness = SHARPNESS * np.log(1 + len(cosines)) / np.log(33)
+        return jnp.log(sum(jnp.exp(sharpness * cosines)) / len(cosines)) / sharpness
+    weights = jnp.exp(SHARPNESS * cosines)
     return sum(weights * cosines) / sum(weights)
 
 
@@ -184,16 +185,29 @@ def test_pools_worked_by_hand():
     # Cosines 1, 0.9 and (padded) 0.9; lengths 1 and 1, then 2 and 1.
     sums = CosineSums(jnp.array([1.0, 1.8, 9]), jnp.array([1.0, 4, 10]), jnp.array([1.0, 1, 10]))
     mask = jnp.array([True, True, False])
-    # 10 times a difference of 0.1: the better frame weighs e times as much.
+    # 10 times a difference of 0.1: the better frame weighs e times as much. In logmeanexp 10 is the
+    # sharpness for 32 frames.
+    two = 10 * np.log(3) / np.log(33)
     expected = {
         "mean": 0.95,
         "max": 1.0,
         "softmax": (np.e + 0.9) / (np.e + 1),
-        "logmeanexp": 0.9 + np.log((np.e + 1) / 2) / 10,
+        "logmeanexp": 0.9 + np.log((np.exp(two / 10) + 1) / 2) / two,
         "joint": 2.8 / np.sqrt(5 * 2),
     }
     for pool, value in expected.items():
         assert_same(pools.pool_frames(sums, mask, pool, SHARPNESS), value)
+
+
+@pytest.mark.parametrize("frames", [8, 80, 800])
+def test_a_single_frame_counts_nearly_the_same_in_a_longer_video(frames):
+    cosine = jnp.zeros(frames).at[3].set(1.0)
+    ones = jnp.ones(frames)
+    found = pools.pool_frames(CosineSums(cosine, ones, ones), ones > 0, "logmeanexp", 20.0)
+    fixed = np.log((np.exp(20.0) + frames - 1) / frames) / 20
+    lost = np.log(frames) / (20 * np.log(1 + frames) / np.log(33))
+    assert_same(found, 1 - lost)
+    assert 0.82 < float(found) < 0.84 and (frames < 32) == (float(found) < fixed)
 
 
 def test_aligned_worked_by_hand():

@@ -51,7 +51,7 @@ def pool_frames(
     """The score [...] of each pair from its valid frames; 0 without one.
 
     Leading axes of zv [... f d] and bool[... f] broadcast with those of the sums. `sharpness` is
-    the factor on the cosines in the pools `softmax` and `logmeanexp`.
+    the factor on the cosines in the pools `softmax` and, for 32 frames, `logmeanexp`.
     """
     sums = Sums(*(x.masked_fill(~frame_mask, 0.0) for x in sums))
     count, any_valid = frame_mask.sum(-1).clamp(min=1), frame_mask.any(-1)
@@ -66,13 +66,20 @@ def pool_frames(
         return cosine.sum(-1) / count
     if pool == "max":
         return cosine.masked_fill(~frame_mask & any_valid[..., None], LOWEST).amax(-1)
+    if pool == "logmeanexp":
+        sharpness = sharpness_for(sharpness, count)[..., None]
     logits = (sharpness * cosine).masked_fill(~frame_mask & any_valid[..., None], LOWEST)
     if pool == "softmax":  # the mean, weighted by softmax(sharpness * cosine)
         return (logits.softmax(-1) * cosine).sum(-1)
     if pool == "logmeanexp":
-        score = (logits.logsumexp(-1) - count.log()) / sharpness
+        score = (logits.logsumexp(-1) - count.log()) / sharpness[..., 0]
         return score.masked_fill(~any_valid, 0.0)
     raise ValueError(f"config.json: unknown score_pool {pool!r}")
+
+
+def sharpness_for(sharpness: Tensor | float, frames: Tensor) -> Tensor:
+    """The factor on cosines in log-mean-exp over so many frames, by that for 32."""
+    return sharpness * (frames.float().log1p() / math.log1p(32))
 
 
 def mean_of_parts(scores: Tensor, part_mask: Tensor) -> Tensor:
@@ -91,18 +98,20 @@ def ordered_score(
         log((1 - order) E[all n^P assignments] + order E[monotone ones]) / (sharpness P)
 
     where the frames of a monotone assignment do not decrease from part to part. bool[... f] and
-    bool[... p] broadcast; the score is 0 without a valid part or frame.
+    bool[... p] broadcast; the score is 0 without a valid part or frame. `sharpness` is given for 32
+    frames, and that above is `sharpness_for` the valid ones.
     """
     valid = frame_mask[..., None, :] & part_mask[..., None]
     there = valid.any(-1).any(-1)
-    logits = sharpness * cosine.masked_fill(~valid, 0.0)
+    parts, frames = (x.sum(-1).clamp(min=1).float() for x in (part_mask, frame_mask))
+    sharpness = sharpness_for(sharpness, frames)
+    logits = sharpness[..., None, None] * cosine.masked_fill(~valid, 0.0)
     logits = logits.masked_fill(~valid & there[..., None, None], LOWEST)
     # Sums of assignments of the parts so far to frames up to each frame, as logarithms.
     reach = torch.zeros_like(logits[..., 0, :])
     for p in range(logits.shape[-2]):
         further = (reach + logits[..., p, :]).logcumsumexp(-1)
         reach = torch.where(part_mask[..., p, None], further, reach)
-    parts, frames = (x.sum(-1).clamp(min=1).float() for x in (part_mask, frame_mask))
     # Monotone assignments: (n + P - 1) over P.
     count = torch.lgamma(frames + parts) - torch.lgamma(parts + 1) - torch.lgamma(frames)
     score = reach[..., -1] - count
