@@ -94,7 +94,7 @@ class Model:
     )
     global_head: str = key("mean", "pooling of frames", choices=("mean", "seq_transformer"))
     frame_positions: int = key(8, "rows of position tables, interpolated for other lengths", low=1)
-    scale: float = key(14.3, "initial scale of global scores", low=1e-6, high=100.0)
+    scale: float = key(14.3, "initial scale of global scores", low=1.0, high=100.0)
     modular_scale: float = key(
         14.3, "initial scale of modular scores; 0: the model has none", low=0.0, high=100.0
     )

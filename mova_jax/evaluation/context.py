@@ -85,7 +85,7 @@ class EvalContext:
     limit: int = 0  # videos, from the first; 0 for all
     blend_weight: float | None = None  # of the modular score; None chooses it on this split
     classes: Classes | None = None  # of zero-shot classification
-    final: bool = False  # whether the split is tested: with bootstrap intervals
+    final: bool = False  # whether the split is tested: with intervals of R@1
 
     @cached_property
     def settings(self) -> PipelineSettings:

@@ -108,7 +108,7 @@ class Evaluator:
             blend_weight: of the modular score, chosen on validation; None chooses it here, which
                 is right on validation only.
             final: whether the split is tested, not looked at while training: adds the evaluations
-                that are `final_only` and the bootstrap intervals.
+                that are `final_only` and the intervals of R@1.
             ranks_file: where to keep the rank of every query (`query_ranks.save_ranks`), for
                 comparisons of models query by query; written by the main process. None for nowhere.
 

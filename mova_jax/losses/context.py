@@ -12,6 +12,7 @@ import jax
 from jaxtyping import Array, Bool, Float
 
 from mova_jax.losses import ring
+from mova_jax.losses.batch_rows import BatchRows, RowKeys
 from mova_jax.losses.contrast import LogitStats, logit_stats
 from mova_jax.losses.microbatch import map_blocks
 from mova_jax.losses.pools import normalise
@@ -46,6 +47,7 @@ class TermContext:
     video: VideoEmbedding
     text: TextEmbedding
     example_mask: Bool[Array, "r"]  # False for rows of padding
+    keys: RowKeys | None = None  # None: all rows are negatives of each other
 
     @property
     def frame_mask(self) -> Bool[Array, "r *p f"]:
@@ -55,11 +57,16 @@ class TermContext:
             return mask
         return mask[:, None] & self.text.parts.token_mask.any(-1)[..., None]
 
+    @property
+    def rows(self) -> BatchRows:
+        """This replica's rows within the whole batch."""
+        return BatchRows.of(self.group, self.example_mask, self.keys)
+
     @cached_property
     def global_logits(self) -> LogitStats:
         """All pairs by their global embeddings."""
         unit = normalise(self.text.pooled)
-        arguments = (), self.video.pooled, unit, self.scales["scale"], self.example_mask
+        arguments = (), self.video.pooled, unit, self.scales["scale"], self.rows
         return logit_stats(self.group, _global_tile, *arguments, floats=4)
 
     @property
@@ -132,7 +139,7 @@ class TermContext:
         return self._modular_logits(tile, self.networks, self.video, captions, floats=floats)
 
     def _modular_logits(self, tile, *arguments, floats: int) -> LogitStats:
-        arguments += self.scales["modular_scale"], self.example_mask
+        arguments += self.scales["modular_scale"], self.rows
         return logit_stats(self.group, tile, *arguments, floats=floats)
 
 

@@ -2,7 +2,8 @@
 
 Each is a `Term(sum, count)` over the valid rows, so that replicas and padded batches average right.
 A row whose `example_mask` is False is neither a row nor a negative: no value or gradient depends on
-what it holds. Logits are `scale * score`, and the scale may be trained. All sums are float32.
+what it holds. Rows of the same video or the same caption are no negatives of each other
+(`batch_rows.py`). Logits are `scale * score`, and the scale may be trained. All sums are float32.
 """
 
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from mova_jax.losses import ring
+from mova_jax.losses.batch_rows import BatchRows
 from mova_jax.losses.replica_group import ReplicaGroup
 from mova_jax.typing import Term
 
@@ -23,25 +25,13 @@ def masked_term(values: Float[Array, "..."], mask: Bool[Array, "..."]) -> Term:
     return Term(total, mask.sum(dtype=jnp.float32))
 
 
-class BatchRows(NamedTuple):
-    """A replica's rows within the whole batch; a video and its caption have the same index."""
-
-    index: Int[Array, "r"]
-    mask: Bool[Array, "r"]
-
-    @classmethod
-    def of(cls, group: ReplicaGroup, mask: Bool[Array, "r"]) -> "BatchRows":
-        """The rows of this replica, of which those with `mask` True are valid."""
-        return cls(group.rank() * len(mask) + jnp.arange(len(mask)), mask)
-
-
 class LogitStats(NamedTuple):
     """The logits of all pairs of a batch, reduced to what cross-entropies need of each row."""
 
     matched: Float[Array, "r"]  # logit of a video with its own caption
-    over_captions: Float[Array, "r"]  # logsumexp of a video with all captions
-    over_videos: Float[Array, "r"]  # logsumexp of a caption with all videos
-    best_other: Float[Array, "r"]  # highest of a caption with other videos; no gradient
+    over_captions: Float[Array, "r"]  # logsumexp of a video with its own and wrong captions
+    over_videos: Float[Array, "r"]  # logsumexp of a caption with its own and wrong videos
+    best_other: Float[Array, "r"]  # highest of a caption with wrong videos; no gradient
 
 
 def logit_stats(
@@ -51,7 +41,7 @@ def logit_stats(
     videos: Any,
     captions: Any,
     scale: Float[Array, ""],
-    example_mask: Bool[Array, "r"],
+    rows: BatchRows,
     *,
     floats: int = 1,
 ) -> LogitStats:
@@ -64,7 +54,7 @@ def logit_stats(
         videos: pytree of this replica's rows `[r ...]`.
         captions: the same for the captions; row i belongs to video i.
         scale: factor from scores to logits, an array.
-        example_mask: `[r]`; rows where it is False are never read.
+        rows: of this replica, `[r]`; where their mask is False they are never read.
         floats: float32 numbers that one pair needs in memory.
     """
 
@@ -72,14 +62,13 @@ def logit_stats(
         (replicated, scale), (videos, rows), (captions, columns) = shared, videos, captions
         return _tile_stats(score(replicated, videos, captions), scale, rows, columns)
 
-    rows = BatchRows.of(group, example_mask)
     by_video, by_caption = ring.reduce_pairs(
         group,
         tile,
         (replicated, scale),
         (videos, rows),
         (captions, rows),
-        ring.choose_tile(group, len(example_mask), floats),
+        ring.choose_tile(group, len(rows.mask), floats),
     )
     return LogitStats(
         matched=by_caption.total,
@@ -93,12 +82,12 @@ def _tile_stats(
     scores: Float[Array, "b c"], scale: Float[Array, ""], rows: BatchRows, columns: BatchRows
 ):
     """Statistics of a tile, by video and by caption; padded rows and columns add nothing."""
-    valid = rows.mask[:, None] & columns.mask
-    matched = valid & (rows.index[:, None] == columns.index)
+    matched, negatives = rows.matched(columns), rows.negatives(columns)
+    counted = matched | negatives
     # Padding becomes 0 before the product, so that it stays out of the gradient of the scale.
-    logits = scale * jnp.where(valid, scores.astype(jnp.float32), 0.0)
-    candidates = jnp.where(valid, logits, ring.NEG_INF)
-    others = jax.lax.stop_gradient(jnp.where(matched, ring.NEG_INF, candidates))
+    logits = scale * jnp.where(counted, scores.astype(jnp.float32), 0.0)
+    candidates = jnp.where(counted, logits, ring.NEG_INF)
+    others = jax.lax.stop_gradient(jnp.where(negatives, logits, ring.NEG_INF))
     by_video = ring.Stats(logsumexp=jax.nn.logsumexp(candidates, axis=1))
     by_caption = ring.Stats(
         total=jnp.where(matched, logits, 0.0).sum(0),
@@ -174,7 +163,7 @@ def candidate_cross_entropy(
     Args:
         scores: `[b k]` of each video with its candidates, the matching caption at column 0.
         scale: factor from scores to logits.
-        candidate_mask: `[b k]`, False for captions of padded examples; column 0 always counts.
+        candidate_mask: `[b k]`, False for captions that are no negatives; column 0 always counts.
         example_mask: `[b]`.
 
     Returns:

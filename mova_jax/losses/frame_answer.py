@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mova_jax.losses import ring
-from mova_jax.losses.contrast import BatchRows, masked_term
+from mova_jax.losses.batch_rows import BatchRows, RowKeys
+from mova_jax.losses.contrast import masked_term
 from mova_jax.losses.pools import normalise
 from mova_jax.losses.replica_group import ReplicaGroup, SingleReplica
 from mova_jax.typing import Term
@@ -27,12 +28,14 @@ def frame_answer(
     nothing: float,
     sharpness: float | Float[Array, ""],
     example_mask: Bool[Array, "b"],
+    keys: RowKeys | None = None,
     group: ReplicaGroup | None = None,
 ) -> Term:
     """Tells each frame's own parts, or nothing, from the parts of other captions.
 
     With k = sharpness, n = nothing, a[p] = cos(zv[b f], s[b p f]) of the own parts and
-    c-[c p] = cos(zv[b f], zt[c p]) of the parts of all other captions, a valid frame costs
+    c-[c p] = cos(zv[b f], zt[c p]) of the parts of the captions of the rows that are negatives of b
+    (`batch_rows.py`), a valid frame costs
 
         log(sum_p e^(k a) + e^(k n) + sum e^(k c-)) - log(sum_p e^(k a) + e^(k n))
 
@@ -54,6 +57,7 @@ def frame_answer(
         nothing: n, the cosine above which a frame shows a part rather than nothing.
         sharpness: k, factor on the cosines of single frames with single parts.
         example_mask: `[b]`; rows where it is False are never read.
+        keys: of the rows; None: all of them differ.
         group: the replicas that share the batch; the arrays are this replica's rows. None: one.
 
     Returns:
@@ -71,21 +75,22 @@ def frame_answer(
         own = jnp.einsum("bfd,bpfd->bpf", frames, masked_parts, precision="highest")
     own = jnp.where(part_mask[..., None], own, ring.NEG_INF)
     answers = jnp.logaddexp(jax.nn.logsumexp(own, axis=1), k * nothing)
-    others = _other_captions(group or SingleReplica(), frames, parts, part_mask)
+    group = group or SingleReplica()
+    rows = BatchRows.of(group, example_mask, keys)
+    others = _other_captions(group, frames, parts, part_mask, rows)
     return masked_term(jax.nn.softplus(others - answers), frame_mask)
 
 
-def _other_captions(group, frames, parts, part_mask) -> Float[Array, "b f"]:
+def _other_captions(group, frames, parts, part_mask, rows: BatchRows) -> Float[Array, "b f"]:
     """The logsumexp of each frame over the parts of other captions that say something else."""
     (b, f, _), p = frames.shape, parts.shape[1]
-    index = BatchRows.of(group, part_mask[:, 0]).index
     own_texts = jax.lax.stop_gradient(parts)
     by_video, _ = ring.reduce_pairs(
         group,
         _tile,
         (),
-        (frames, own_texts, part_mask, index),
-        (parts, part_mask, index),
+        (frames, own_texts, part_mask, rows),
+        (parts, part_mask, rows),
         ring.choose_tile(group, b, 4 * p * (f + p)),
     )
     return by_video.logsumexp
@@ -93,11 +98,11 @@ def _other_captions(group, frames, parts, part_mask) -> Float[Array, "b f"]:
 
 def _tile(_, videos, captions):
     """A tile of `_other_captions`, `[b f]`."""
-    (frames, own_texts, own_mask, b), (parts, part_mask, c) = videos, captions
+    (frames, own_texts, own_mask, rows), (parts, part_mask, columns) = videos, captions
     logits = jnp.einsum("bfd,cqd->bfcq", frames, parts, precision="highest")
     texts = jax.lax.stop_gradient(parts)
     alike = jnp.einsum("bpd,cqd->bpcq", own_texts, texts, precision="highest") >= SAME_EVENT
     same_event = (alike & own_mask[..., None, None]).any(1)
-    negative = part_mask & (b[:, None] != c)[..., None] & ~same_event
+    negative = part_mask & rows.negatives(columns)[..., None] & ~same_event
     logits = jnp.where(negative[:, None], logits, ring.NEG_INF)
     return ring.Stats(logsumexp=jax.nn.logsumexp(logits, axis=(2, 3))), ring.Stats()

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from mova_jax.losses import hard_pairs
 from mova_jax.losses.context import TermContext, captions_fit, pair_floats
-from mova_jax.losses.contrast import BatchRows, candidate_cross_entropy
+from mova_jax.losses.contrast import candidate_cross_entropy
 from mova_jax.losses.pools import normalise
 from mova_jax.losses.replica_group import ReplicaGroup
 from mova_jax.losses.scores import cosines, matched_scores
@@ -20,12 +20,11 @@ def hard_sfdm(context: TermContext) -> Term:
     group, cfg, video = context.group, context.cfg, context.video
     recompute = context.recomputes_captions
     unit = jax.lax.stop_gradient(normalise(context.text.pooled))
-    # One exchange for the captions and their validity.
-    columns = group.all_gather(jnp.concatenate([unit, context.example_mask[:, None]], axis=1))
-    captions, valid = columns[:, :-1], columns[:, -1] > 0
-    scores = jnp.where(valid, cosines(video.pooled, captions), -jnp.inf)
-    matching = BatchRows.of(group, context.example_mask).index
-    candidates = hard_candidates(scores, cfg.hard_pairs, matching)
+    rows = context.rows
+    columns, captions = rows.gathered(group, unit)
+    negatives = rows.negatives(columns)
+    scores = jnp.where(negatives, cosines(video.pooled, captions), -jnp.inf)
+    candidates = hard_candidates(scores, cfg.hard_pairs, rows.index)
     scores = hard_pairs.score_chosen(
         group,
         partial(_recomputed_scores if recompute else _stored_scores, cfg.pool, cfg.order),
@@ -36,7 +35,8 @@ def hard_sfdm(context: TermContext) -> Term:
         _chunk(cfg, group, video, context.text, recompute),
     )
     scale = context.scales["modular_scale"]
-    return candidate_cross_entropy(scores, scale, valid[candidates], context.example_mask)
+    counted = jnp.take_along_axis(negatives, candidates, axis=1)
+    return candidate_cross_entropy(scores, scale, counted, context.example_mask)
 
 
 def hard_candidates(
@@ -44,7 +44,7 @@ def hard_candidates(
 ) -> Int[Array, "b k+1"]:
     """Each video's matching caption, then the k others that score highest; no gradient.
 
-    Captions with score -inf (padding) come last; the matching caption is never among the others.
+    Captions with score -inf (no negatives) come last; the matching one is never among the others.
 
     Args:
         scores: `[b c]` of a cheap score, such as the global cosine.

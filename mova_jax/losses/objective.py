@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mova_jax.losses import contrast
+from mova_jax.losses.batch_rows import RowKeys, row_keys
 from mova_jax.losses.context import TermContext
 from mova_jax.losses.microbatch import embeddings
 from mova_jax.losses.replica_group import ReplicaGroup, SingleReplica
@@ -48,7 +49,8 @@ def objective(
         shares of the masks, the scales, and the recall at 1 of the global score within the batch.
     """
     video, text = embeddings(model, batch)
-    return loss_of_embeddings(model, video, text, batch.example_mask, cfg, group, hardness)
+    mask, keys = batch.example_mask, row_keys(batch)
+    return loss_of_embeddings(model, video, text, mask, cfg, group, hardness, keys)
 
 
 def loss_of_embeddings(
@@ -59,8 +61,9 @@ def loss_of_embeddings(
     cfg,
     group: ReplicaGroup | None = None,
     hardness: Float[Array, ""] | None = None,
+    keys: RowKeys | None = None,
 ):
-    """`objective` of the towers' output."""
+    """`objective` of the towers' output; without `keys` all rows are negatives of each other."""
     weights = active_terms(cfg, model.cfg, text.parts is not None)
     scales = {"scale": model.scale}
     if model.cfg.modular_scale:
@@ -68,7 +71,7 @@ def loss_of_embeddings(
     if model.cfg.sharpness:
         scales["sharpness"] = model.sharpness
     group = group or SingleReplica()
-    replicated, sharded = (model.mask_networks(hardness), scales), (video, text, example_mask)
+    replicated, sharded = (model.mask_networks(hardness), scales), (video, text, example_mask, keys)
     sums = group.shard_map(partial(_sums, group, cfg, tuple(weights)), replicated, sharded)
     means = jax.tree.map(lambda term: term.mean, sums, is_leaf=lambda x: isinstance(x, Term))
     loss, metrics = jnp.zeros(()), means.pop(_WATCHED)
@@ -84,8 +87,8 @@ def loss_of_embeddings(
 
 def _sums(group, cfg, names: tuple[str, ...], replicated, sharded) -> dict[str, Any]:
     """The terms by name, and the watched ones, as `Term`s of the whole batch."""
-    (networks, scales), (video, text, example_mask) = replicated, sharded
-    context = TermContext(group, cfg, networks, scales, video, text, example_mask)
+    (networks, scales), (video, text, example_mask, keys) = replicated, sharded
+    context = TermContext(group, cfg, networks, scales, video, text, example_mask, keys)
     sums = {}
     for name in names:
         spec = TERMS[name]

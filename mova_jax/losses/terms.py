@@ -51,7 +51,11 @@ def frame(context: TermContext) -> Term:
     would give them the cosine 1.
     """
     cfg, video, parts = context.cfg, context.video, context.text.parts
-    common = {"example_mask": context.example_mask, "group": context.group}
+    common = {
+        "example_mask": context.example_mask,
+        "keys": context.keys,
+        "group": context.group,
+    }
     if parts is None:
         return frame_contrast(
             video.frames,

@@ -27,6 +27,7 @@ from mova_jax.models.vision import VisionTower
 from mova_jax.typing import ConceptMasks, TextEmbedding, VideoEmbedding
 
 SHARPNESS = 10.0  # of the pools of models that do not train it
+NO_TOKEN = 1e-6  # a mask over tokens whose sum is at most this selects none
 
 
 @jax.tree_util.register_dataclass
@@ -155,9 +156,11 @@ class MaskNetworks(nnx.Module):
         mask = straight_through(logits, self.hardness)
         if self.cfg.tmn.layout != "tokens":
             return mask, mask.mean(-1), caption.pooled * mask
-        # s is the mean of the selected tokens' projections in place of zt * m^T.
+        # s is the mean of the selected tokens' projections, weighted by the mask, in place of
+        # zt * m^T; 0 where no token is selected.
         mask = mask * caption.token_mask
-        part = mask @ caption.tokens / jnp.maximum(mask.sum(-1, keepdims=True), 1.0)
+        total = mask.sum(-1, keepdims=True)
+        part = mask @ caption.tokens / jnp.where(total > NO_TOKEN, total, 1.0)
         density = mask.sum(-1) / jnp.maximum(caption.token_mask.sum(), 1)
         return jnp.ones_like(part), density, part
 

@@ -11,7 +11,7 @@ RETRIEVAL = (
     "Every caption (all sentences of a video together) searches all videos of the split, and every "
     "video searches all captions; where a video has several captions, each of them is a query and "
     "the best one counts as the answer. Rank = 1 + answers that score strictly higher + half of "
-    "those that tie. R@K: queries with rank at most K, in %; small print: 95 % bootstrap interval "
+    "those that tie. R@K: queries with rank at most K, in %; small print: 95 % interval (Wilson) "
     "over queries, or over videos where one has several. MdR, MnR: median and mean rank. Global: "
     "cosine of two vectors. Modular: every sentence of the caption (or the whole, where it is not "
     "divided) finds its frames, under masks if there are any. Blend: global + weight x modular. "

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mova_jax.suites.intervals import paired_interval, wilson
+from mova_jax.evaluation.intervals import paired_interval, wilson
 from mova_jax.suites.long_gallery import GLOBAL, MODULAR, RECORD
 from mova_jax.suites.suite import Curve, SuiteResult, SuiteTable
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from mova_jax.data.sources import data_and_split, open_source
+from mova_jax.evaluation.intervals import difference_interval, wilson
 from mova_jax.evaluation.query_ranks import load_ranks
-from mova_jax.suites.intervals import difference_interval, wilson
 from mova_jax.suites.suite import Suite, SuiteInput, SuiteResult, SuiteTable
 from mova_jax.training.datasets import STORYBOARD
 from mova_jax.training.evaluate_model import EvaluatedModel, evaluate_model

@@ -1,5 +1,6 @@
 """The optimizer: AdamW, learning rates by parameter name, and what changes with the step."""
 
+import math
 import re
 
 import jax.numpy as jnp
@@ -11,6 +12,9 @@ from mova_jax.config import Config, Optim
 from mova_jax.utils.trees import parameter_names, unflatten
 
 B1, B2, EPS = 0.9, 0.98, 1e-6  # of Adam, as in CLIP4Clip
+
+# Parameters that are the logarithm of a scale, and their largest value: CLIP's scale ends at 100.
+LOGIT_SCALES, MAX_LOGIT_SCALE = ("logit_scale", "modular_logit_scale"), math.log(100.0)
 
 # Share of the steps after which annealed masks are hard: the last ones train what is evaluated.
 HARDENING = 0.8
@@ -113,6 +117,19 @@ def _adamw(cfg: Optim, rate) -> optax.GradientTransformation:
         weight_decay=cfg.weight_decay,
         mask=matrices,
     )
+
+
+def clamped_scales(params: dict) -> dict:
+    """Parameters after an update, the logit scales moved back to CLIP's range: scales of 1 to 100.
+
+    A scale that went on growing above the cap of the model (`models.mova`) would have to come all
+    the way back before it could fall.
+
+    Args:
+        params: nested dict; the scales are at its top level, where it has them.
+    """
+    scales = {name: params[name] for name in LOGIT_SCALES if name in params}
+    return params | {name: jnp.clip(x, 0.0, MAX_LOGIT_SCALE) for name, x in scales.items()}
 
 
 def _is_matrix(name: str, leaf) -> bool:

@@ -9,7 +9,7 @@ import optax
 
 from mova_jax.losses.objective import objective
 from mova_jax.parallel import collectives, sharding
-from mova_jax.training.optim import mask_hardness, schedule, split_trained
+from mova_jax.training.optim import clamped_scales, mask_hardness, schedule, split_trained
 from mova_jax.training.state import TrainSpec, TrainState
 from mova_jax.typing import Batch
 from mova_jax.utils.trees import merged
@@ -82,4 +82,4 @@ def _updated(spec: TrainSpec, state: TrainState, trained, grads):
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     updates, opt_state = spec.optimizer.update(merged(zeros, grads), state.opt_state, state.params)
     updates, _ = split_trained(spec.factors, updates)
-    return optax.apply_updates(trained, updates), opt_state
+    return clamped_scales(optax.apply_updates(trained, updates)), opt_state

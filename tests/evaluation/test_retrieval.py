@@ -18,8 +18,12 @@ def blocks_of(**scores):
     return lambda videos, captions: {k: s[videos, captions] for k, s in scores.items()}
 
 
-def metrics_of(block, count, owner, interval_seed=None, **options) -> dict[str, float]:
-    return retrieval_metrics(rank_queries(block, count, owner, **options), interval_seed)
+def metrics_of(block, count, owner, intervals=False, **options) -> dict[str, float]:
+    return retrieval_metrics(rank_queries(block, count, owner, **options), intervals=intervals)
+
+
+def ranks_of(hit) -> Ranks:
+    return Ranks(np.where(hit, 1.0, 2.0), len(hit))
 
 
 def noisy(seed: int, count: int, strength: float) -> np.ndarray:
@@ -107,59 +111,48 @@ def test_block_that_cannot_be_used_is_refused():
         metrics_of(blocks_of(modular=noisy(0, 3, 1)), 3, np.arange(3), blend_weights=())
 
 
-def test_interval_covers_the_true_share_about_as_often_as_it_says():
-    rng, share, queries = np.random.default_rng(0), 0.3, 250
-    covered = 0
-    for seed in range(400):
-        values = np.where(rng.random(queries) < share, 1.0, 2.0)
-        low, high = r1_interval(Ranks(values, queries), seed)
+@pytest.mark.parametrize(("share", "queries"), [(0.3, 250), (0.02, 250), (0.004, 1000)])
+def test_interval_covers_the_true_share_about_as_often_as_it_says(share, queries):
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(400):
+        low, high = r1_interval(ranks_of(rng.random(queries) < share))
         covered += low <= 100 * share <= high
-    assert 0.91 <= covered / 400 <= 0.98
+    assert 0.92 <= covered / 400 <= 0.98  # of a bootstrap: 0.90 at a share of 0.004
 
 
-def test_interval_is_that_of_drawing_queries_again():
-    values = np.where(np.arange(80) < 20, 1.0, 7.5)
-    rng = np.random.default_rng(1)
-    drawn = [100 * np.mean(rng.choice(values, len(values)) <= 1) for _ in range(4000)]
-    expected = np.percentile(drawn, (2.5, 97.5))
-    np.testing.assert_allclose(r1_interval(Ranks(values, 80), 0, 4000), expected, atol=1.3)
-
-
-def test_interval_of_no_hit_and_its_seed():
-    assert r1_interval(Ranks(np.full(9, 2.0), 9), 0) == (0.0, 0.0)
-    some = Ranks(np.arange(1.0, 40) % 3, 9)
-    assert r1_interval(some, 5) == r1_interval(some, 5)
-    metrics = metrics_of(
-        blocks_of(**{"global": noisy(0, 30, 2)}), 30, np.arange(30), interval_seed=0
-    )
-    low, r1, high = (metrics[f"global/v2t/{key}"] for key in ("r1_low", "r1", "r1_high"))
-    assert low < r1 < high
+def test_interval_of_no_hit_and_of_one_caption_a_video_is_wilsons():
+    # Worked by hand: of 0 hits the upper end is z^2 / (n + z^2), of 20 of 80 from scipy.
+    np.testing.assert_allclose(r1_interval(ranks_of(np.zeros(9))), (0, 29.91), atol=0.01)
+    np.testing.assert_allclose(r1_interval(ranks_of(np.ones(9))), (70.09, 100), atol=0.01)
+    some = ranks_of(np.arange(80) < 20)
+    np.testing.assert_allclose(r1_interval(some), (16.81, 35.48), atol=0.01)
+    assert r1_interval(some, np.arange(80)[::-1]) == r1_interval(some)
+    # Nine captions of three videos, none found: as of three queries.
+    three = np.repeat(np.arange(3), 3)
+    assert r1_interval(ranks_of(np.zeros(9)), three) == r1_interval(ranks_of(np.zeros(3)))
 
 
 def test_interval_draws_videos_where_they_have_several_captions():
     rng = np.random.default_rng(0)
-    counts = rng.integers(1, 9, 40)
-    owner = np.repeat(np.arange(40), counts)
-    values = np.where(np.repeat(rng.random(40) < 0.5, counts), 1.0, 3.0)  # all found, or none
+    counts = rng.integers(1, 9, 80)
+    owner = np.repeat(np.arange(80), counts)
+    values = np.where(np.repeat(rng.random(80) < 0.5, counts), 1.0, 3.0)  # all found, or none
     drawn = []
     for _ in range(4000):
-        videos = rng.integers(40, size=40)
+        videos = rng.integers(80, size=80)
         drawn.append(100 * np.mean(np.concatenate([values[owner == v] for v in videos]) <= 1))
     expected = np.percentile(drawn, (2.5, 97.5))
-    low, high = r1_interval(Ranks(values, 40), 0, 4000, video_of_query=owner)
+    low, high = r1_interval(Ranks(values, 80), owner)
     np.testing.assert_allclose((low, high), expected, atol=1.5)
-    narrow = r1_interval(Ranks(values, 40), 0, 4000)
+    narrow = r1_interval(Ranks(values, 80))
     assert high - low > 1.7 * (narrow[1] - narrow[0])
 
 
-def test_interval_of_one_caption_a_video_is_that_of_queries():
-    values = np.arange(1.0, 40) % 3
-    plain = r1_interval(Ranks(values, 39), 5)
-    assert r1_interval(Ranks(values, 39), 5, video_of_query=np.arange(39)[::-1]) == plain
+def test_metrics_have_the_intervals_of_both_directions():
     scores = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
     owner = np.array([0, 0, 0, 1, 1, 2])
-    got = metrics_of(blocks_of(**{"global": scores}), 3, owner, interval_seed=4)
+    got = metrics_of(blocks_of(**{"global": scores}), 3, owner, intervals=True)
     both = blockwise_ranks(blocks_of(s=scores), 3, owner, 3, 6)["s"]
-    clustered = r1_interval(both.t2v, 4, video_of_query=owner)
-    assert (got["global/t2v/r1_low"], got["global/t2v/r1_high"]) == clustered
-    assert (got["global/v2t/r1_low"], got["global/v2t/r1_high"]) == r1_interval(both.v2t, 4)
+    for way, expected in (("t2v", r1_interval(both.t2v, owner)), ("v2t", r1_interval(both.v2t))):
+        low, r1, high = (got[f"global/{way}/{key}"] for key in ("r1_low", "r1", "r1_high"))
+        assert (low, high) == expected and low <= r1 <= high

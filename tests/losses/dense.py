@@ -40,18 +40,20 @@ def pooled(v, s, zv, valid, cfg):
     return (weights * cosines).sum(-1) / jnp.maximum(weights.sum(-1), 1e-30)
 
 
-def entropy(logits, axis):
+def entropy(logits, axis, wrong):
     """Mean cross-entropy over the rows (axis 1) or columns (axis 0) of a square of logits."""
-    return -jnp.diagonal(jax.nn.log_softmax(logits, axis)).mean()
+    counted = wrong | np.eye(len(logits), dtype=bool)
+    return -jnp.diagonal(jax.nn.log_softmax(jnp.where(counted, logits, -1e9), axis)).mean()
 
 
-def frame_loss(zv, part, valid, cfg):
+def frame_loss(zv, part, valid, cfg, wrong):
     """L_tv from all cosines `[b f c g]`."""
     b, f = valid.shape
     c = cosine(zv[:, :, None, None], part[None, None])
     same_video = np.eye(b, dtype=bool)[:, None, :, None]
     same_index = np.eye(f, dtype=bool)[None, :, None, :]
-    negative = ~(same_video & same_index) & valid[None, None]
+    other_row = wrong[:, None, :, None]
+    negative = (other_row | same_video & ~same_index) & valid[None, None]
     if cfg.frame_negatives == "same_index":
         negative = negative & (same_video | same_index)
     positive = cosine(zv, part)
@@ -60,7 +62,7 @@ def frame_loss(zv, part, valid, cfg):
     return jnp.where(valid, cost, 0.0).sum() / valid.sum()
 
 
-def objective(model, video, text, cfg, rows):
+def objective(model, video, text, cfg, rows, alike=()):
     """The loss and its terms by name.
 
     Args:
@@ -69,12 +71,18 @@ def objective(model, video, text, cfg, rows):
         text: embeddings of the captions.
         cfg: `config.losses`.
         rows: indices of the valid examples, the only ones that are read.
+        alike: pairs of rows that are no negatives of each other.
     """
+    wrong = ~np.eye(len(video.frames), dtype=bool)
+    for a, b in alike:
+        wrong[a, b] = wrong[b, a] = False
+    wrong = wrong[np.ix_(rows, rows)]
     video, text = jax.tree.map(lambda x: x[rows], (video, text))
     valid = video.frame_mask
     unit = text.pooled / jnp.linalg.norm(text.pooled, axis=-1, keepdims=True)
     scores = video.pooled @ unit.T
-    found = {"contrast": (entropy(model.scale * scores, 0) + entropy(model.scale * scores, 1)) / 2}
+    logits = model.scale * scores
+    found = {"contrast": (entropy(logits, 0, wrong) + entropy(logits, 1, wrong)) / 2}
     zv = video.frames
     if model.has_masks:
         captions = model.prepare(text)
@@ -82,7 +90,7 @@ def objective(model, video, text, cfg, rows):
         masks = jax.vmap(all_captions, in_axes=(0, 0, None))(zv, valid, captions)
         part, of_video = masks.part, masks.video
         own = jnp.arange(len(rows))
-        found["frame"] = frame_loss(zv, part[own, own], valid, cfg)
+        found["frame"] = frame_loss(zv, part[own, own], valid, cfg, wrong)
         densities = masks.text_mask_density[own, own], of_video[own, own].mean(-1)
         found["sparsity"] = sum(jnp.where(valid, x, 0.0).sum() for x in densities) / valid.sum()
     else:
@@ -92,13 +100,13 @@ def objective(model, video, text, cfg, rows):
     if cfg.sfdm or cfg.dfsm:
         # Where frames of the video are padded, so are those of all its pairs.
         pairs = pooled(zv[:, None] * of_video, part, zv, _pairs(valid), cfg)
-        found["sfdm"] = _sfdm(model.modular_scale * pairs, scores, cfg)
+        found["sfdm"] = _sfdm(model.modular_scale * pairs, scores, cfg, wrong)
         if cfg.dfsm_masks == "own":
             own_part, own_video = part[own, own][None], of_video[own, own][None]
             shape = len(rows), *zv.shape
             v, s = zv[:, None] * own_video, jnp.broadcast_to(own_part, shape)
             pairs = pooled(v, s, zv, valid[:, None] & valid[None], cfg)
-        found["dfsm"] = entropy(model.modular_scale * pairs, 0)
+        found["dfsm"] = entropy(model.modular_scale * pairs, 0, wrong)
     return sum(getattr(cfg, name) * term for name, term in found.items()), found
 
 
@@ -106,12 +114,10 @@ def _pairs(valid):
     return jnp.broadcast_to(valid[:, None], (len(valid), *valid.shape))
 
 
-def _sfdm(logits, scores, cfg):
+def _sfdm(logits, scores, cfg, wrong):
     """Over all captions, or over the own one and the k others of the highest global score."""
     if not cfg.hard_pairs:
-        return entropy(logits, 1)
-    own = np.eye(len(logits), dtype=bool)
-    others = jnp.where(own, -jnp.inf, scores)
+        return entropy(logits, 1, wrong)
+    others = jnp.where(wrong, scores, -jnp.inf)
     least = jnp.sort(others, axis=1)[:, -cfg.hard_pairs][:, None]
-    taking_part = own | (others >= least)
-    return entropy(jnp.where(taking_part, logits, -1e9), 1)
+    return entropy(logits, 1, wrong & (others >= least))

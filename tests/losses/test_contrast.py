@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from mova_jax.losses import contrast
+from mova_jax.losses.batch_rows import BatchRows
 from mova_jax.losses.replica_group import SingleReplica
 from mova_jax.typing import Term
 
@@ -35,9 +36,9 @@ def of_scores(loss):
     """The loss of given scores `(scores, scale, example_mask) -> Term`, in one tile."""
 
     def term(scores, scale, example_mask):
-        rows = jnp.arange(len(scores))
+        rows, group = jnp.arange(len(scores)), SingleReplica()
         logits = contrast.logit_stats(
-            SingleReplica(), lambda x, *_: x, scores, rows, rows, scale, example_mask
+            group, lambda x, *_: x, scores, rows, rows, scale, BatchRows.of(group, example_mask)
         )
         return loss(logits, example_mask)
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from mova_jax.losses import context, hard_sfdm, ring
+from mova_jax.losses.batch_rows import row_keys
 from mova_jax.losses.objective import loss_of_embeddings, objective
 from mova_jax.parallel import collectives, sharding
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.planning import hlo
-from mova_jax.typing import TextEmbedding, VideoEmbedding
+from mova_jax.typing import Batch, TextEmbedding, VideoEmbedding
 from tests import tiny
 from tests.losses import dense
 from tests.tiny import D, F, L, W
@@ -41,6 +42,22 @@ def embeddings(garbage=7.0):
     return video, text
 
 
+# Rows that are no negatives of each other: by the caption, or the video, on one replica and on two.
+# Row 8 is like 7 and like 15, which are not alike; 4 is padding.
+SAME_TEXT, SAME_VIDEO = ((2, 3), (2, 14), (3, 14), (7, 8), (4, 0)), ((0, 9), (8, 15), (12, 13))
+
+
+def keys_of_alike_rows():
+    """The keys of the batch whose rows are alike as said above."""
+    arrays = tiny.batch_arrays(ROWS)
+    for a, b in SAME_TEXT:
+        for name in ("tokens", "token_mask"):
+            arrays[name][b] = arrays[name][a]
+    for a, b in SAME_VIDEO:
+        arrays["video_id"][b] = arrays["video_id"][a]
+    return row_keys(Batch(**arrays))
+
+
 def compiled(loss_of):
     """`(model, video, text) -> ((loss, metrics), gradients)` for a loss of the three."""
 
@@ -59,14 +76,14 @@ def compiled(loss_of):
     return call
 
 
-def sharded(devices, name="full", **options):
+def sharded(devices, name="full", keys=None, **options):
     """The objective on a number of devices, as a function of the garbage in padding."""
     mesh = mesh_lib.make_mesh(data=devices)
     cfg, model = tiny.config(name, **options).losses, tiny.model(name, **options)
 
     def loss_of(model, video, text):
-        valid = video.frame_mask.any(-1)
-        return loss_of_embeddings(model, video, text, valid, cfg, collectives.replica_group(mesh))
+        valid, group = video.frame_mask.any(-1), collectives.replica_group(mesh)
+        return loss_of_embeddings(model, video, text, valid, cfg, group, keys=keys)
 
     program = compiled(loss_of)
 
@@ -78,10 +95,10 @@ def sharded(devices, name="full", **options):
     return call
 
 
-def unsharded(name="full", **options):
+def unsharded(name="full", alike=(), **options):
     cfg, model = tiny.config(name, **options).losses, tiny.model(name, **options)
     rows = jax.tree.map(jnp.asarray, embeddings())
-    return compiled(lambda *args: dense.objective(*args, cfg, VALID))(model, *rows)
+    return compiled(lambda *args: dense.objective(*args, cfg, VALID, alike))(model, *rows)
 
 
 def force_small_tiles(monkeypatch):
@@ -90,11 +107,11 @@ def force_small_tiles(monkeypatch):
     monkeypatch.setattr(ring, "TILE_FLOATS", 5 * 64 * F * D)
 
 
-def assert_as_dense(devices, name="full", **options):
+def assert_as_dense(devices, name="full", keys=None, alike=(), **options):
     """Compares loss, terms and all gradients; other garbage in padding must not change a bit."""
-    run = sharded(devices, name, **options)
+    run = sharded(devices, name, keys, **options)
     result = (loss, metrics), gradient = run()
-    (expected, terms), reference = unsharded(name, **options)
+    (expected, terms), reference = unsharded(name, alike, **options)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     cfg = tiny.config(name, **options).losses
     for term, value in terms.items():
@@ -129,6 +146,16 @@ def test_sharded_batch_equals_the_dense_objective(devices, name, options):
 def test_sharded_batch_in_small_tiles_equals_the_dense_objective(monkeypatch):
     force_small_tiles(monkeypatch)
     assert_as_dense(4, **ALIGNED, **OTHERS, **SMOOTH)
+
+
+@pytest.mark.parametrize(
+    ("devices", "options"),
+    [(1, HARD | OTHERS), (8, HARD), (8, HARD | {"losses__hard_pairs": 12}), (4, OTHERS)],
+    ids=["one", "hard-own", "all-hard", "all-frames"],
+)
+def test_rows_of_the_same_video_or_caption_are_no_negatives(devices, options):
+    keys = jax.tree.map(jnp.asarray, keys_of_alike_rows())
+    assert_as_dense(devices, keys=keys, alike=SAME_TEXT + SAME_VIDEO, **options, **SMOOTH)
 
 
 COLLECTIVES = ("all-gather", "all-reduce", "collective-permute", "reduce-scatter", "all-to-all")

@@ -75,6 +75,24 @@ def test_in_the_tokens_layout_a_part_is_the_mean_of_the_selected_tokens():
     assert 0 < np.mean(own.text_mask_density) < 1  # some tokens are selected, not all
 
 
+def test_in_the_tokens_layout_soft_masks_weigh_the_mean_however_small_they_are():
+    closed = {"model__masks__kind": "soft", "model__masks__init_bias": -8.0}
+    model = tiny.model(model__tmn__layout="tokens", **closed)
+    batch = tiny.batch()
+    video, text, captions, own = embed(model, batch)
+    small = []
+    for b in range(B):
+        logits = model.tmn(
+            video.frames[b], video.frame_mask[b], captions.temporal[b], batch.token_mask[b]
+        )
+        weights = np.where(batch.token_mask[b], 1 / (1 + np.exp(-np.asarray(logits, "f8"))), 0)
+        small.append(weights.sum(-1).min())
+        projected = np.asarray(text.tokens[b]) @ np.asarray(model.text.projection.kernel[...])
+        mean = weights @ projected / weights.sum(-1, keepdims=True)
+        np.testing.assert_allclose(own.part[b], mean, rtol=1e-3, atol=1e-4)
+    assert 1e-4 < min(small) < 0.5  # the masks of all tokens together are below 1
+
+
 def test_networks_that_the_config_leaves_out_have_no_parameters():
     full, weighting = tiny.model(), tiny.model("frame_weighting")
     assert full.has_masks and not weighting.has_masks

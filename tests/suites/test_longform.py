@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mova_jax.data.tokenizer import train_tokenizer
+from mova_jax.evaluation.intervals import difference_interval, wilson
 from mova_jax.parallel.mesh import make_mesh
 from mova_jax.suites import outdomain
-from mova_jax.suites.intervals import difference_interval, wilson
 from mova_jax.suites.longform import LongformSettings, longform
 from mova_jax.suites.longform_report import report
 from mova_jax.suites.suite import SuiteInput

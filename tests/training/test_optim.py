@@ -132,6 +132,14 @@ def test_updates_are_those_of_adam_by_hand():
         np.testing.assert_allclose(updates["w"], expected, rtol=1e-4)
 
 
+def test_scales_stay_in_the_range_of_clip():
+    tree = {"logit_scale": jnp.float32(7.0), "modular_logit_scale": jnp.float32(-0.1)}
+    other = {"vision": {"logit_scale": jnp.float32(9.0)}, "log_sharpness": jnp.float32(5.0)}
+    found = optim.clamped_scales(tree | other)
+    assert found == other | {"logit_scale": np.float32(np.log(100)), "modular_logit_scale": 0.0}
+    assert optim.clamped_scales(other) == other  # where the scales are frozen, or absent
+
+
 def test_clipping_goes_by_the_norm_of_trained_parameters(monkeypatch):
     # Gradients far under eps make Adam's step proportional to them, so that a clip shows.
     monkeypatch.setattr(optim, "EPS", 1e6)

@@ -106,6 +106,18 @@ def test_the_loss_of_one_batch_falls():
     assert history[-1] < 0.9 * history[0]
 
 
+def test_a_scale_beyond_its_cap_comes_back_at_once_and_can_fall():
+    mesh, start, step = compiled(ONE)
+    state, found = start(), []
+    state.params["logit_scale"] = jnp.float32(9.0)  # as runs had it that were not clamped
+    for seed in range(4):  # random pairs: a smaller scale costs less
+        state, metrics = step(state, batch_of(mesh, seed))
+        assert metrics["scale"] <= 100.0
+        found.append(float(state.params["logit_scale"]))
+    np.testing.assert_allclose(found[0], np.log(100), rtol=1e-6)  # the rate of the first step is 0
+    assert found[3] < found[2] < found[1] < found[0]
+
+
 def test_the_state_is_donated_and_keeps_its_sharding():
     mesh, start, step = compiled(MIXED, **AVERAGE)
     old = start()

@@ -33,8 +33,8 @@ def sentence_retrieval(context: EvalContext) -> dict[str, float]:
     Returns:
         `sentence/<metric>` of the score of record and `sentence/<score>/<metric>` of the others,
         for metric in `r1`, `r5`, `r10`, `r100` (percent), `sumr` (their sum), `mdr` (median rank);
-        of the score of record also `sentence/r1_low`, `sentence/r1_high` (95 % bootstrap over
-        videos) and `sentence/<group>/<metric>` (`groups.py`); `sentence/queries` and
+        of the score of record also `sentence/r1_low`, `sentence/r1_high` (95 %,
+        the unit is the video) and `sentence/<group>/<metric>` (`groups.py`); `sentence/queries` and
         `sentence/gallery`. Empty without timed sentences.
     """
     search = context.sentence_search
@@ -47,7 +47,7 @@ def sentence_retrieval(context: EvalContext) -> dict[str, float]:
         found = recalls(both.t2v.values)
         metrics |= {f"{prefix}/{metric}": value for metric, value in found.items()}
     best = ranks.by_score[record].t2v
-    low, high = r1_interval(best, context.config.seed, video_of_query=search.texts.video)
+    low, high = r1_interval(best, search.texts.video)
     metrics |= {"sentence/r1_low": low, "sentence/r1_high": high}
     groups = grouped(query_groups(context), lambda rows: recalls(best.values[rows]))
     metrics |= {f"sentence/{name}": value for name, value in groups.items()}

@@ -111,11 +111,11 @@ class Mova(Module):
         mask = straight_through(self.tmn(frames, frame_mask, tokens, token_mask), cfg["masks"])
         if cfg["tmn"]["layout"] != "tokens":
             return mask, pooled * mask
-        # The part is the mean of the selected tokens.
+        # The part is the mean of the selected tokens, weighted by the mask.
         mask = mask * token_mask[..., None, :]
-        # Not `clamp`: as in JAX, half of the gradient passes where one token is selected.
-        count = torch.maximum(mask.sum(-1, keepdim=True), mask.new_ones(()))
-        part = torch.einsum("...fl,...ld->...fd", mask, self.text.projection(y)) / count
+        total = mask.sum(-1, keepdim=True)
+        total = torch.where(total > 1e-6, total, mask.new_ones(()))
+        part = torch.einsum("...fl,...ld->...fd", mask, self.text.projection(y)) / total
         return torch.ones_like(part), part
 
     def _concepts(self, part: Tensor, frames: Tensor, text: Text) -> Tensor:

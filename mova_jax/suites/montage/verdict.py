@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mova_jax.suites.intervals import paired_interval
+from mova_jax.evaluation.intervals import paired_interval
 from mova_jax.suites.montage.ask import RECALLS, SCORES
 from mova_jax.suites.suite import Curve, SuiteTable
 

@@ -1,26 +1,55 @@
-"""Intervals of 95 % for the figures of suites, all in percent."""
+"""Intervals of 95 % for shares and their differences, all in percent."""
 
 import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 
 Z = 1.96
 
 
-def wilson(hits: float, count: int) -> tuple[float, float]:
+def wilson(hits: float, count: float) -> tuple[float, float]:
     """The Wilson interval of a share.
+
+    It keeps its 95 % for small shares, and has a width where nothing or everything is found; a
+    bootstrap then draws the same figure again and again.
 
     Args:
         hits: of `count`; may be a sum of shares of hits.
-        count: at least 1.
+        count: above 0.
     """
     share, spread = hits / count, Z * Z / count
     middle = share + spread / 2
     reach = Z * math.sqrt(share * (1 - share) / count + spread / count / 4)
     low, high = (middle - reach) / (1 + spread), (middle + reach) / (1 + spread)
     return 100.0 * max(0.0, low), 100.0 * min(1.0, high)
+
+
+def clustered_wilson(
+    hit: Bool[np.ndarray, "q"], cluster: Shaped[np.ndarray, "q"]
+) -> tuple[float, float]:
+    """The Wilson interval of a share of queries that come in clusters, such as captions of videos.
+
+    Captions of a video are found or missed together, so they say less than as many independent
+    ones. The interval is that of the number of independent queries whose share would vary as much
+    (Korn and Graubard, Survey Methodology 1998). The variance is that of drawing whole clusters
+    with replacement, which a bootstrap over clusters approaches. Where it cannot be seen, as at no
+    hit, hits are taken to agree within a cluster.
+
+    Args:
+        hit: whether each query found its answer.
+        cluster: any value that tells clusters apart.
+    """
+    _, row, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
+    count, clusters = len(hit), len(sizes)
+    share = float(np.mean(hit))
+    residuals = np.bincount(row, hit, clusters) - share * sizes
+    variance = np.square(residuals).sum() / count**2 * clusters / max(1, clusters - 1)
+    fewest = count**2 / np.square(sizes).sum()  # when the queries of a cluster all agree
+    effective = share * (1 - share) / variance if variance > 0 else fewest
+    effective = min(max(effective, fewest), count)
+    return wilson(share * effective, effective)
 
 
 def difference_interval(
