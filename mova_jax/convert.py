@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mova_jax import config as config_lib
+from mova_jax.utils.command_line import local_path
+from mova_jax.utils.streams import run_command
 
 DONE, FAILED = 0, 1
 FORMATS = ("pytorch", "huggingface", "text_encoder", "onnx")
@@ -109,13 +111,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="export | import | verify")
     out = commands.add_parser("export", help="a run to PyTorch, Hugging Face, ONNX")
     out.add_argument("run", help="workdir of the run, whose best checkpoint is exported")
-    out.add_argument("output", help="for a folder OUTPUT/FORMAT of each format")
+    out.add_argument("output", type=local_path, help="for a folder OUTPUT/FORMAT of each format")
     out.add_argument("--to", nargs="+", choices=FORMATS, default=["pytorch"], help="formats")
     out.add_argument("--licence", default="", help="of the weights, for the model card")
     out.set_defaults(command=_export)
     into = commands.add_parser("import", help="CLIP, Long-CLIP, SmartCLIP to a MoVA for PyTorch")
     into.add_argument("source", help="a folder or file in Hugging Face's, OpenAI's ... layout")
-    into.add_argument("output", help="for the folder OUTPUT/pytorch, which init=... takes")
+    into.add_argument(
+        "output", type=local_path, help="for the folder OUTPUT/pytorch, which init=... takes"
+    )
     into.add_argument(
         "--config", default="configs/base.py", help="for settings that CLIP does not have"
     )
@@ -145,4 +149,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -20,7 +20,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mova_jax.utils.command_line import command_parser
+from mova_jax.utils.command_line import command_parser, local_path
+from mova_jax.utils.streams import run_command
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
 _SHOWN = 10  # skipped files
@@ -119,9 +120,9 @@ def _keep(args: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("python -m mova_jax.embed", __doc__)
     add = parser.add_argument
-    add("--index", required=True, help="folder of the index")
+    add("--index", required=True, type=local_path, help="folder of the index")
     add("--model", default="", help="a run, an export for PyTorch, or the folder of a CLIP")
-    add("--videos", default="", help="folder of videos to embed, at any depth")
+    add("--videos", default="", type=local_path, help="folder of videos to embed, at any depth")
     add("--fps", type=float, default=1.0, help="frames a second")
     add("--remove", nargs="+", default=[], metavar="PATH", help="takes videos out")
     add("--restore", action="store_true", help="lets removed videos in again")
@@ -133,4 +134,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from mova_jax.config import ConfigError, parse_overrides
-from mova_jax.utils.command_line import add_process_flags, command_parser
+from mova_jax.utils.command_line import add_process_flags, command_parser, local_path
+from mova_jax.utils.streams import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--splits", nargs="+", default=[], help="splits of the data; by default those for testing")
     add("--classes", default="", metavar="FILE", help="classes and prompts, to classify videos")
     add("--suite", nargs="+", default=[], help="suites to ask, in place of the evaluation")
-    add("--output", required=True, help="folder for the results")
+    add("--output", required=True, type=local_path, help="folder for the results")
     add("--against", default="", help="output of another evaluation, or a run, of the same queries")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as eval.frames=64")
     add("--seed", type=int, default=0, help="of the data that suites make")
@@ -164,4 +165,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

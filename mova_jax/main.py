@@ -26,8 +26,9 @@ from pathlib import Path
 
 from mova_jax import config as config_lib
 from mova_jax.config import Config, ConfigError, ConfigFlags, make_parser, parse
-from mova_jax.utils.command_line import add_process_flags
+from mova_jax.utils.command_line import add_process_flags, local_path
 from mova_jax.utils.stack_limit import raise_stack_limit
+from mova_jax.utils.streams import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,11 +150,11 @@ def steps_to_trace(text: str) -> tuple[int, int]:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("python -m mova_jax.main", __doc__)
     add = parser.add_argument
-    add("--workdir", help="folder of the run; by default runs/NAME_OF_THE_CONFIG")
+    add("--workdir", type=local_path, help="folder of the run; by default runs/NAME_OF_THE_CONFIG")
     add("--profile_steps", default="", help="FIRST:LAST, steps to trace into WORKDIR/profile")
     add_process_flags(parser)
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -23,7 +23,9 @@ from typing import Any
 
 from mova_jax.config import Config, ConfigError, make_parser, parse
 from mova_jax.planning import targets as topology_lib
+from mova_jax.utils.command_line import local_path
 from mova_jax.utils.stack_limit import raise_stack_limit
+from mova_jax.utils.streams import run_command
 
 DONE, FAILED, TOO_LARGE = 0, 1, 3
 CACHE = ".data/plan"
@@ -103,14 +105,16 @@ def _parser() -> argparse.ArgumentParser:
         "--videos", type=int, default=0, help="of an epoch; 0: of the shards' train split"
     )
     parser.add_argument("--price", type=float, help="USD a chip-hour; by default a list price")
-    parser.add_argument("--cache", default=CACHE, help="of the compiler's answers; '' keeps none")
+    parser.add_argument(
+        "--cache", default=CACHE, type=local_path, help="of the compiler's answers; '' keeps none"
+    )
     return parser
 
 
 def cli() -> None:
     """The command, which Ctrl-C ends at once: a compiler at work would not hear of it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(main())
+    run_command(main)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from mova_jax.data.ingest.publish import InUse, is_unfinished
 from mova_jax.data.montage import command as montage
 from mova_jax.data.shards import MANIFEST, Manifest, ShardError, SplitInfo
 from mova_jax.data.storage import is_url
+from mova_jax.utils.streams import run_command
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
 _GOES_ON = "what is done is kept in {}/.partial, and the same command goes on from there."
@@ -212,4 +213,4 @@ def _interrupt(*_) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(main())
+    run_command(main)

@@ -1,5 +1,6 @@
 """The command `python -m mova_jax.main`, up to where a run begins."""
 
+import os
 import re
 import subprocess
 import sys
@@ -27,6 +28,15 @@ def test_one_message_says_what_is_wrong_and_nothing_is_made(tmp_path):
     assert "losses.margin: got 9.0" in result.stderr
     assert "optim.warmup_steps 50 must be under train.steps 10" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_in_a_bucket_is_refused_before_anything_is_made(tmp_path):
+    command = [*MAIN, f"--config={ROOT / 'configs/base.py'}", "--workdir=gs://bucket/run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert result.returncode == 2 and not any(tmp_path.iterdir())
+    line = result.stderr.splitlines()[-1]
+    assert "--workdir: got the URL gs://bucket/run, expected a folder on this machine" in line
 
 
 def test_the_help_on_keys_starts_no_jax():

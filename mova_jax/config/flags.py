@@ -147,7 +147,10 @@ def parse_argument(arg: str, **defaults: Any) -> dict[str, Any]:
     for item in filter(None, arg.split(",")):
         key, _, text = item.partition("=")
         if key not in defaults:
-            problems.append(f"unknown argument {key!r} in {arg!r}{nearest(key, defaults)}")
+            advice = nearest(key, defaults)
+            if "=" not in item and not advice:
+                advice = "; a value with a comma goes by a flag, as in --config.data.source=FOLDER"
+            problems.append(f"unknown argument {key!r} in {arg!r}{advice}")
             continue
         try:
             values[key] = type(defaults[key])(text)

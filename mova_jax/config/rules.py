@@ -132,6 +132,12 @@ def _is_share(share) -> bool:
     return False
 
 
+def _cache(v: dict[str, Any]) -> list[str]:
+    if "://" not in v["data.cache"]:
+        return []
+    return [f"data.cache: got the URL {v['data.cache']}, expected a folder on this machine"]
+
+
 def _groups(v: dict[str, Any]) -> list[str]:
     """Each group a (regex, factor) pair; the last catches all."""
     groups = v["optim.groups"]
@@ -158,6 +164,7 @@ RULES = (
     _heads("model.text.heads", "model.text.width"),
     _token_buckets,
     _mixture,
+    _cache,
     _needs("masks", _has_masks, "masks: set them to 0, or choose a model.tmn.layout"),
     _needs(
         "masks_or_parts",

@@ -17,7 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mova_jax.utils.command_line import command_parser
+from mova_jax.utils.command_line import command_parser, local_path
+from mova_jax.utils.streams import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("python -m mova_jax.search", __doc__)
     add = parser.add_argument
     add("text", nargs="?", default="", help="what to look for; - reads it from stdin")
-    add("--index", required=True, metavar="DIR", help="from python -m mova_jax.embed")
+    add(
+        "--index",
+        required=True,
+        type=local_path,
+        metavar="DIR",
+        help="from python -m mova_jax.embed",
+    )
     add("--model", default="", help="where the model of the index is now, if it was moved")
     add("--file", default="", help="a file with the text")
     add("--like", default="", metavar="FILE", help="a picture or a video, in place of a text")
@@ -126,4 +133,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

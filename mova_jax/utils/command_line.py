@@ -20,6 +20,23 @@ def command_parser(command: str, description: str, epilog: str = "") -> argparse
     )
 
 
+def local_path(text: str) -> str:
+    """The type of a flag whose folder must be on a file system; `file:///x` is `/x`.
+
+    Raises:
+        argparse.ArgumentTypeError: for other URLs, which would become a local folder named `gs:`.
+    """
+    scheme, found, place = text.partition("://")
+    if not found:
+        return text
+    if scheme == "file" and place.startswith("/"):
+        return place
+    raise argparse.ArgumentTypeError(
+        f"got the URL {text}, expected a folder on this machine or a mounted one (file:///FOLDER, "
+        "or a bucket mounted by gcsfuse or s3fs)"
+    )
+
+
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
     """The flags by which the processes of a command find each other (`parallel/processes.py`)."""
     add = parser.add_argument

@@ -38,6 +38,7 @@ from tests.config.problems import problems_of
         ({"optim__groups": ("text", (".*", 1.0))}, "pairs"),
         ({"data__mixture": (("shards", 0.0),)}, "data.mixture: got (('shards', 0.0),), expected"),
         ({"data__mixture": (("shards", True),)}, "weight > 0"),
+        ({"data__cache": "gs://bucket/cache"}, "data.cache: got the URL gs://bucket/cache"),
         ({"data__mixture": ("shards", "tfds:b")}, "weight > 0"),
         ({"data__mixture": (("shards", 1), ("shards", 2.0))}, "each source once"),
     ],

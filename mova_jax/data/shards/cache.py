@@ -12,8 +12,6 @@ import os
 import re
 from pathlib import Path
 
-from tqdm import tqdm
-
 from mova_jax.data.shards.manifest import (
     MANIFEST,
     ShardError,
@@ -23,6 +21,7 @@ from mova_jax.data.shards.manifest import (
 )
 from mova_jax.data.storage import Folder, is_url
 from mova_jax.utils.lock import lock
+from mova_jax.utils.progress_bar import bar_of
 
 _SMALL = {".json", ".txt"}  # files that are not shards
 _FOLDERS = ("", "tokenizer")
@@ -67,7 +66,7 @@ def _copy(remote: Folder, folder: Path, manifest: bytes) -> None:
     shards = [shard for info in splits.values() for shard in info.shards]
     local = Folder(folder)
     total = sum(shard.bytes for shard in shards)
-    with tqdm(desc=f"copying {remote}", total=total, unit="B", unit_scale=True) as bar:
+    with bar_of(f"copying {remote}", total, unit="B", unit_scale=True) as bar:
         for shard in shards:
             if local.size(shard.file) != shard.bytes:
                 _copy_shard(remote, local, shard)

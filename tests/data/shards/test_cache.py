@@ -58,7 +58,7 @@ def test_processes_that_start_at_once_copy_once(made, tmp_path, capfd):
     with concurrent.futures.ProcessPoolExecutor(3) as pool:
         folders = list(pool.map(local_folder, [made[1]] * 3, [tmp_path / "cache"] * 3))
     assert len(set(folders)) == 1
-    assert capfd.readouterr().err.count("   0%|") == 1  # each bar starts with it
+    assert capfd.readouterr().err.count(":   0% ") == 1  # each bar starts with it
 
 
 def test_a_shard_that_is_not_the_manifests(made, tmp_path):
