@@ -19,6 +19,20 @@ def _patches(v: dict[str, Any]) -> list[str]:
     return [f"model.vision.image_size {size} is not a multiple of model.vision.patch_size {patch}"]
 
 
+def _rgb(name: str, above: float):
+    """The rule that a key holds three finite numbers above a bound."""
+
+    def rule(v: dict[str, Any]) -> list[str]:
+        numbers = v[name]
+        sound = len(numbers) == 3 and all(type(x) in (int, float) for x in numbers)
+        if sound and all(above < x < math.inf for x in numbers):
+            return []
+        bound = "" if above == -math.inf else f" above {above:g}"
+        return [f"{name}: got {numbers}, expected three numbers{bound}, of red, green and blue"]
+
+    return rule
+
+
 def _heads(heads: str, width: str):
     """The rule that a number of heads divides a width."""
 
@@ -159,6 +173,8 @@ def _is_group(group) -> bool:
 
 RULES = (
     _patches,
+    _rgb("model.vision.mean", -math.inf),
+    _rgb("model.vision.std", 0.0),
     _at_most("model.text.frozen_positions", "model.text.context", below=True),
     _heads("model.vision.heads", "model.vision.width"),
     _heads("model.text.heads", "model.text.width"),

@@ -10,6 +10,8 @@ import dataclasses
 
 from mova_jax.config.keys import Key, key, weight
 
+# OpenAI's statistics of RGB values; from scratch too, so that weights are comparable.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 POOLS = ("aligned", "softmax", "logmeanexp", "max", "mean", "joint")
 
 
@@ -22,6 +24,8 @@ class Vision:
     width: int = key(96, "width of the transformer", low=1)
     layers: int = key(3, "number of transformer blocks", low=1)
     heads: int = key(3, "number of attention heads", low=1)
+    mean: tuple = key(CLIP_MEAN, "mean of red, green and blue in 0..1", before=CLIP_MEAN)
+    std: tuple = key(CLIP_STD, "their deviation: frames are (RGB - mean) / std", before=CLIP_STD)
 
 
 @dataclasses.dataclass(frozen=True)

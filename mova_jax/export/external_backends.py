@@ -18,7 +18,7 @@ from mova_jax.export import torch_model
 from mova_jax.export.onnx_export import OnnxEncoders
 from mova_jax.export.parity import Backend, Inputs, Outputs, Sizes
 from mova_jax.export.torch_model.scores import normalise as unit
-from mova_jax.models.vision import PIXEL_MEAN, PIXEL_STD
+from mova_jax.weights.architecture import PROCESSOR_CONFIGS
 from mova_jax.weights.files import WeightsError
 
 # Outputs by the parameters that they are made of.
@@ -76,20 +76,24 @@ def named_masks(soft, hard, kind: str) -> dict[str, Any]:
 
 def open_clip(path: Path) -> Backend:
     """A CLIPModel folder, in transformers."""
-    from transformers import CLIPModel
+    from transformers import CLIPImageProcessorPil, CLIPModel
 
     disable_progress_bar()
     model = CLIPModel.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
     text, vision = model.config.text_config, model.config.vision_config
     end = clip_end(text.to_dict(), text.vocab_size)
     sizes = Sizes(vision.image_size, text.max_position_embeddings, text.vocab_size, end)
-    mean, std = (torch.tensor(values.tolist()) for values in (PIXEL_MEAN, PIXEL_STD))
+    # The folder's own normalisation of pixels; transformers' default is CLIP's.
+    named = any((path / name).is_file() for name in PROCESSOR_CONFIGS)
+    processor = CLIPImageProcessorPil.from_pretrained(path) if named else CLIPImageProcessorPil()
 
     def run(inputs: Inputs) -> Outputs:
-        frames, frame_mask, tokens, token_mask = (torch.from_numpy(x) for x in inputs[:4])
-        pixels = ((frames.flatten(0, 1) / 255.0 - mean) / std).permute(0, 3, 1, 2)
+        frame_mask, tokens, token_mask = (torch.from_numpy(x) for x in inputs[1:4])
+        pictures = [picture for video in inputs.frames for picture in video]
+        sizes_kept = {"do_resize": False, "do_center_crop": False, "return_tensors": "pt"}
+        pixels = processor(pictures, input_data_format="channels_last", **sizes_kept)
         with torch.no_grad():
-            image = model.vision_model(pixel_values=pixels).pooler_output
+            image = model.vision_model(**pixels).pooler_output
             caption = model.text_model(input_ids=tokens.long())
             zv = model.visual_projection(image).unflatten(0, frame_mask.shape)
             zt = model.text_projection(caption.pooler_output)

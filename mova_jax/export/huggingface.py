@@ -18,7 +18,6 @@ import numpy as np
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
 
 from mova_jax.config import Model
-from mova_jax.models.vision import PIXEL_MEAN, PIXEL_STD
 from mova_jax.weights.files import write_safetensors
 from mova_jax.weights.layouts import to_huggingface
 
@@ -46,8 +45,8 @@ def write_clip(
     images = CLIPImageProcessorPil(
         size={"shortest_edge": size},
         crop_size={"height": size, "width": size},
-        image_mean=PIXEL_MEAN.tolist(),
-        image_std=PIXEL_STD.tolist(),
+        image_mean=list(model.vision.mean),
+        image_std=list(model.vision.std),
     )
     CLIPProcessor(images, words).save_pretrained(folder)
     images.save_pretrained(folder)  # in a file of its own, for transformers before 5

@@ -76,10 +76,9 @@ def import_clip(
     params, report = load_weights(
         path,
         parameter_shapes(spec.abstract_params),
-        model.activation,
+        model,
         strict=strict,
         allow_torchscript=allow_torchscript,
-        init_bias=model.masks.init_bias,
     )
     _check_vocabulary(vocabulary, model.text.context, model.text.vocab_size)
     if report.initial:

@@ -7,10 +7,6 @@ from jaxtyping import Array, Float, UInt8
 
 from mova_jax.models import layers
 
-# CLIP's statistics of RGB values in 0..1; used from scratch too, so that weights are comparable.
-PIXEL_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-PIXEL_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-
 
 class VisionTower(nnx.Module):
     """One vector per frame: patches, class token, blocks, norm, projection."""
@@ -19,7 +15,8 @@ class VisionTower(nnx.Module):
         """Initialises the tower.
 
         Args:
-            cfg: `config.model.vision`: image_size and patch_size (pixels), width, layers, heads.
+            cfg: `config.model.vision`: image_size and patch_size (pixels), width, layers, heads,
+                mean and std of RGB values in 0..1.
             embed_dim: d, the joint embedding width.
             activation: a name of `layers.ACTIVATIONS`.
             rngs: source of the initial weights.
@@ -44,6 +41,7 @@ class VisionTower(nnx.Module):
             width, embed_dim, std=std, use_bias=False, rngs=rngs, dtype=dtype
         )
         self.patch_size, self.dtype = patch, dtype
+        self.mean, self.std = tuple(cfg.mean), tuple(cfg.std)
 
     def __call__(self, frames: UInt8[Array, "n H W 3"]) -> Float[Array, "n d"]:
         """Encodes frames; the vectors are not normalised.
@@ -52,7 +50,8 @@ class VisionTower(nnx.Module):
             frames: RGB bytes; H and W are the configured image size.
         """
         n, size = frames.shape[0], self.patch_size
-        x = (frames.astype(jnp.float32) / 255.0 - PIXEL_MEAN) / PIXEL_STD
+        mean, std = np.array([self.mean, self.std], np.float32)
+        x = (frames.astype(jnp.float32) / 255.0 - mean) / std
         rows, columns = frames.shape[1] // size, frames.shape[2] // size
         x = x.reshape(n, rows, size, columns, size, 3).transpose(0, 1, 3, 2, 4, 5)
         x = self.patch_embedding(x.reshape(n, rows * columns, -1).astype(self.dtype))

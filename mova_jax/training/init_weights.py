@@ -54,8 +54,7 @@ def init_weights(config: Config, spec: TrainSpec, workdir: Path) -> dict[str, np
         return {}
     shapes = spec.shapes.params
     like = parameter_shapes(shapes)
-    bias = config.model.masks.init_bias
-    weights, report = load_weights(config.init_from, like, config.model.activation, init_bias=bias)
+    weights, report = load_weights(config.init_from, like, config.model)
     log_main(f"Weights of {config.init_from}", *(f"  {line}" for line in report.lines()))
     return weights
 

@@ -242,7 +242,7 @@ def _with_model(config: Config, model: Model) -> Config:
 def _read_params(path: Path, spec: ModelSpec) -> Any:
     """The parameters of weights, as a nested dict; random ones where a CLIP has none."""
     model, like = spec.config, parameter_shapes(spec.abstract_params)
-    weights, report = load_weights(path, like, model.activation)
+    weights, report = load_weights(path, like, model)
     if report.initial:
         drawn = parameter_names(jax.jit(lambda: spec.init_params(0))())
         weights |= {name: np.asarray(drawn[name]) for name in report.initial}

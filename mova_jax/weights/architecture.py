@@ -1,4 +1,4 @@
-"""Infers activation and head count from config files, sizes from tensor shapes.
+"""Infers activation, head count and pixel normalisation from config files, sizes from shapes.
 
     config_settings("huggingface", "clip-vit-base-patch16", widths)["text"].heads    # 8
     model_sizes(tensors, "huggingface", "clip-vit-base-patch16")["model.text.width"]  # 512
@@ -16,13 +16,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mova_jax.config.schema import CLIP_MEAN, CLIP_STD
 from mova_jax.weights import clip_names
 from mova_jax.weights.files import WeightsError
 from mova_jax.weights.layouts import OPENAI_CODE, TWO_TABLES
 from mova_jax.weights.positions import UNSTRETCHED
 
 TOWERS = ("text", "vision")
+# Of transformers; it reads the first one where that has an `image_processor`.
+PROCESSOR_CONFIGS = ("processor_config.json", "preprocessor_config.json")
 _HEAD_WIDTH = 64  # of every published CLIP
+
+
+class Pixels(NamedTuple):
+    """The normalisation of frames: (RGB in 0..1 - mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 class Settings(NamedTuple):
@@ -30,12 +40,13 @@ class Settings(NamedTuple):
 
     activation: str | None = None
     heads: int | None = None
+    pixels: Pixels | None = None  # of the vision tower
 
 
 def config_settings(
     layout: str, path: str | os.PathLike, widths: Mapping[str, int]
 ) -> dict[str, Settings]:
-    """Activation and heads that weights were trained with.
+    """Activation, heads and normalisation of pixels that weights were trained with.
 
     Args:
         layout: from `layouts.detect_layout`.
@@ -47,25 +58,68 @@ def config_settings(
         which later ones share with the text tower.
 
     Raises:
-        WeightsError: when a configuration is no JSON.
+        WeightsError: when a configuration is no JSON, or its mean and std of pixels are no numbers.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     if layout in OPENAI_CODE:
         # This code has QuickGELU and heads of 64 dimensions, whatever the sizes.
         heads = {tower: None if width % 64 else width // 64 for tower, width in widths.items()}
-        return {tower: Settings("quick_gelu", heads[tower]) for tower in TOWERS}
+        settings = {tower: Settings("quick_gelu", heads[tower]) for tower in TOWERS}
+        return _with_pixels(settings, Pixels(CLIP_MEAN, CLIP_STD))
     if layout == "open_clip":
-        return _open_clip_settings(_read_json(folder / "open_clip_config.json").get("model_cfg"))
-    config = _read_json(folder / "config.json")
+        config = read_json(folder / "open_clip_config.json")
+        settings = _open_clip_settings(config.get("model_cfg"))
+        return _with_pixels(settings, _pixels(config.get("preprocess_cfg"), "mean", "std", folder))
+    config = read_json(folder / "config.json")
     if layout == "mova_torch" and config.get("format") == "mova_jax":
         return _mova_settings(config["model"])
     if layout == "huggingface" and config.get("model_type") == "clip":
-        return _transformers_settings(config)
+        settings = _transformers_settings(config)
+        return _with_pixels(
+            settings, _pixels(_processor(folder), "image_mean", "image_std", folder)
+        )
     return dict.fromkeys(TOWERS, Settings())
+
+
+def _with_pixels(settings: dict[str, Settings], pixels: Pixels | None) -> dict[str, Settings]:
+    return settings | {"vision": settings["vision"]._replace(pixels=pixels)}
+
+
+def _processor(folder: Path) -> dict[str, Any]:
+    """The configuration of transformers' image processor, in the order in which it looks for it."""
+    nested, plain = (read_json(folder / name) for name in PROCESSOR_CONFIGS)
+    found = nested.get("image_processor")
+    return found if isinstance(found, dict) else plain
+
+
+def _pixels(config: Any, mean: str, std: str, folder: Path) -> Pixels | None:
+    """The normalisation in the configuration of a processor; None where it does not say it.
+
+    Raises:
+        WeightsError: mean and std are not three numbers each.
+    """
+    if not isinstance(config, dict) or not config:
+        return None
+    try:
+        # Other factors on the bytes than 1 / 255 are moved into mean and std.
+        factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
+        values = [config.get(name, old) for name, old in ((mean, CLIP_MEAN), (std, CLIP_STD))]
+        if not config.get("do_normalize", True):
+            values = [3 * [0.0], 3 * [1.0]]
+        rgb = [tuple(float(x) / round(255 * factor, 9) for x in three) for three in values]
+        if [len(three) for three in rgb] != [3, 3] or min(rgb[1]) <= 0:
+            raise ValueError("not three numbers each, those of std above 0")
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        got = {name: config.get(name) for name in (mean, std, "rescale_factor") if name in config}
+        raise WeightsError([f"{folder}: got {got} for its pictures ({error})"]) from None
+    return Pixels(*rgb)
 
 
 def _mova_settings(model: Mapping[str, Any]) -> dict[str, Settings]:
     settings = {tower: Settings(model["activation"], model[tower]["heads"]) for tower in TOWERS}
+    vision = model["vision"]
+    pixels = Pixels(tuple(vision.get("mean", CLIP_MEAN)), tuple(vision.get("std", CLIP_STD)))
+    settings = _with_pixels(settings, pixels)
     for network, kind in (("tmn", "layout"), ("cmn", "kind")):
         if model[network][kind] != "none" and "heads" in model[network]:
             settings[network] = Settings(heads=model[network]["heads"])
@@ -90,13 +144,23 @@ def _open_clip_settings(config: Any) -> dict[str, Settings]:
 def _transformers_settings(config: dict[str, Any]) -> dict[str, Settings]:
     settings = {}
     for tower, heads in (("text", 8), ("vision", 12)):
-        tower_config = config.get(f"{tower}_config") or {}
+        tower_config = tower_config_of(config, tower)
         activation = tower_config.get("hidden_act", "quick_gelu")
+        activation = {"gelu_python": "gelu"}.get(activation, activation)  # the same function
         settings[tower] = Settings(activation, tower_config.get("num_attention_heads", heads))
     return settings
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def tower_config_of(config: Mapping[str, Any], tower: str) -> Mapping[str, Any]:
+    """The configuration of a tower of transformers' CLIP: folders before version 4.27 have two.
+
+    Of two, transformers takes `text_config_dict`, with its own defaults for what that leaves out.
+    """
+    old = config.get(f"{tower}_config_dict")
+    return (config.get(f"{tower}_config") if old is None else old) or {}
+
+
+def read_json(file: Path) -> dict[str, Any]:
     """The JSON object in a file; empty when there is no file or no object in it."""
     if not file.is_file():
         return {}
@@ -154,6 +218,8 @@ def model_sizes(
     }
     if settings["text"].activation:
         sizes["model.activation"] = settings["text"].activation
+    if pixels := settings["vision"].pixels:
+        sizes |= {"model.vision.mean": pixels.mean, "model.vision.std": pixels.std}
     # How these weights were trained; SmartCLIP's mask network fits without a bias only.
     if layout in TWO_TABLES:
         sizes["model.text.frozen_positions"] = UNSTRETCHED

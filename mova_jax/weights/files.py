@@ -37,6 +37,22 @@ WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel, of torch.compile
 
 
+# Types in a safetensors file.
+_FLOAT8 = {
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+}
+_PLAIN = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_PLAIN |= {
+    f"{sign}{bits}": np.dtype(f"{sign.lower()}{bits // 8}")
+    for sign in "IU"
+    for bits in (8, 16, 32, 64)
+}
+_PLAIN["BOOL"] = np.bool_
+
+
 class WeightsError(ValueError):
     """Everything that is wrong with some weights, one line each."""
 
@@ -59,8 +75,8 @@ def read_tensors(
             code of an archive when it loads one, so only for files that you trust.
 
     Returns:
-        Arrays by the names in the file, without a prefix that wrappers add to all of them. Half
-        precision becomes float32, other types stay.
+        Arrays by the names in the file, without a prefix that wrappers add to all of them. Floats
+        of 8 and 16 bits become float32, other types stay.
 
     Raises:
         WeightsError: the file does not exist, has no tensors, or has other objects too.
@@ -105,8 +121,9 @@ def write_safetensors(
 
 
 def _full_precision(value: np.ndarray) -> np.ndarray:
-    """float16 and bfloat16 as float32."""
-    return value.astype(np.float32) if value.dtype in (np.float16, ml_dtypes.bfloat16) else value
+    """Floats of 8 and 16 bits as float32."""
+    short = (np.float16, ml_dtypes.bfloat16, *_FLOAT8.values())
+    return value.astype(np.float32) if value.dtype in short else value
 
 
 def _in_folder(folder: pathlib.Path) -> pathlib.Path:
@@ -120,8 +137,23 @@ def _in_folder(folder: pathlib.Path) -> pathlib.Path:
 def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(file)
+    except AttributeError:  # it looks for NumPy's float8, which there is not
+        return _read_float8(file)
     except (safetensors.SafetensorError, TypeError) as error:
         raise WeightsError([f"{file}: no whole safetensors file ({error})"]) from None
+
+
+def _read_float8(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """Tensors of a file that has some of 8 bits."""
+    types, tensors, others = _FLOAT8 | _PLAIN, {}, []
+    for name, value in safetensors.deserialize(file.read_bytes()):
+        if (kind := value["dtype"]) in types:
+            tensors[name] = np.frombuffer(value["data"], types[kind]).reshape(value["shape"])
+        else:
+            others.append(f"{file}: {name} is of {kind}, expected one of {', '.join(types)}")
+    if others:
+        raise WeightsError(others)
+    return tensors
 
 
 def _read_shards(index: pathlib.Path) -> dict[str, np.ndarray]:
@@ -179,12 +211,17 @@ def _read_torch(file: pathlib.Path, allow_torchscript: bool) -> dict[str, np.nda
     else:
         loaded = _unpickled(file, torch)
     tensors = _state_dict(loaded, file, torch)
-    # NumPy itself has no bfloat16.
-    half = (torch.float16, torch.bfloat16)
-    return {
-        name: (value.float() if value.dtype in half else value).detach().numpy()
-        for name, value in tensors.items()
-    }
+    arrays, others = {}, []
+    for name, value in tensors.items():
+        # NumPy itself has neither bfloat16 nor float8.
+        short = value.is_floating_point() and value.element_size() < 4
+        try:
+            arrays[name] = (value.float() if short else value).detach().numpy()
+        except (RuntimeError, TypeError) as error:  # of 4 bits, quantized, sparse, without values
+            others.append(f"{file}: {name} of {value.dtype} cannot be read ({error})")
+    if others:
+        raise WeightsError(others)
+    return arrays
 
 
 def _is_torchscript(file: pathlib.Path) -> bool:

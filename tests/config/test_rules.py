@@ -10,6 +10,10 @@ from tests.config.problems import problems_of
     [
         ({"model__text__heads": 5}, "model.text.heads: 5 heads do not divide model.text.width"),
         ({"model__vision__heads": 5}, "model.vision.heads: 5 heads do not divide"),
+        ({"model__vision__mean": (0.5, 0.5)}, "model.vision.mean: got (0.5, 0.5), expected three"),
+        ({"model__vision__mean": (0.5, 0.5, "0.5")}, "expected three numbers, of red"),
+        ({"model__vision__std": (0.5, 0.5, 0.0)}, "expected three numbers above 0, of red"),
+        ({"model__vision__std": (0.5, 0.5, float("nan"))}, "expected three numbers above 0"),
         ({"data__token_buckets": (64, 128)}, "end at model.text.context = 248"),
         ({"data__token_buckets": (128, 64, 248)}, "expected rising lengths"),
         ({"data__token_buckets": ()}, "expected rising lengths"),

@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 import torch
+import transformers
 
+from mova_jax import config as config_lib
 from mova_jax import convert
+from mova_jax.config.schema import CLIP_MEAN, CLIP_STD
 from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
-from mova_jax.export import parity
+from mova_jax.export import export, import_clip, parity
 from mova_jax.export.backends import open_model
 from mova_jax.training import run as run_lib
 from mova_jax.training.load_model import load_run
@@ -47,6 +51,29 @@ def test_jax_reads_a_clip_as_transformers_does(clip):
     assert max(difference.relative for difference in found) <= 1e-5
 
 
+def test_another_normalisation_of_pixels_goes_all_the_way(clip, tmp_path):
+    """From a CLIP's folder through import and exports; each is given pictures, not pixels."""
+    other = tmp_path / "other"
+    shutil.copytree(clip, other)
+    pixels = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.2]}
+    (other / "preprocessor_config.json").write_text(json.dumps(pixels))
+    inputs = parity.draw_inputs(open_model(str(clip)).sizes)
+    zv = open_model(str(other)).run(inputs)["zv"]
+    assert np.abs(zv - open_model(str(clip)).run(inputs)["zv"]).max() > 0.01 * np.abs(zv).max()
+    assert convert.main(["verify", str(other), f"jax:{other}"]) == convert.DONE
+    base = config_lib.load("configs/base.py")
+    same = {"model.text.context": 77, "data.token_buckets": (77,)}
+    made, _ = import_clip.import_clip(other, base, changes=same)
+    assert made.config.model.vision.mean == (0.5, 0.4, 0.3)
+    for folder in export.export(made, tmp_path / "out", ["pytorch", "huggingface", "onnx"]):
+        assert convert.main(["verify", str(other), str(folder)]) == convert.DONE
+    assert convert.main(["verify", str(other), f"jax:{tmp_path / 'out' / 'pytorch'}"]) == 0
+    saved = json.loads((tmp_path / "out" / "huggingface" / "preprocessor_config.json").read_text())
+    assert {name: saved[name] for name in pixels} == pixels
+    processor = transformers.CLIPProcessor.from_pretrained(tmp_path / "out" / "huggingface")
+    assert list(processor.image_processor.image_mean) == pixels["image_mean"]
+
+
 def test_import_makes_a_model_of_clips_sizes_for_248_tokens(clip, tmp_path, capsys):
     command = ["import", str(clip), str(tmp_path / "out"), *FULL]
     assert convert.main(command) == convert.DONE
@@ -55,7 +82,7 @@ def test_import_makes_a_model_of_clips_sizes_for_248_tokens(clip, tmp_path, caps
     folder = tmp_path / "out" / "pytorch"
     model = json.loads((folder / "config.json").read_text())["model"]
     sizes = {"image_size": 16, "patch_size": 8, "width": 12, "layers": 2, "heads": 2}
-    assert model["vision"] == sizes
+    assert model["vision"] == sizes | {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}
     assert model["text"]["context"] == 248 and model["text"]["heads"] == 2
     source, made = read_tensors(clip), read_tensors(folder)
     np.testing.assert_array_equal(

@@ -131,5 +131,5 @@ def test_a_model_without_sharpness_leaves_it_to_the_start(folder, tmp_path):
     del tensors["log_sharpness"]
     write_safetensors(tensors, tmp_path / "model.safetensors", {})
     like = {name: x.shape for name, x in bundle("parts").params.items()}
-    ours, report = load_weights(tmp_path, like, "gelu")
+    ours, report = load_weights(tmp_path, like, bundle("parts").config.model)
     assert report.initial == ["log_sharpness"] and set(like) - set(ours) == {"log_sharpness"}

@@ -7,15 +7,30 @@ from flax import nnx
 
 from configs.base import get_config
 from mova_jax.config import from_config_dict
+from mova_jax.config.schema import CLIP_MEAN, CLIP_STD
 from mova_jax.models.mova import Mova, count_parameters
 from mova_jax.models.vision import VisionTower
 from tests import tiny
 
 
-def tower(**changes):
-    cfg = tiny.config(model__vision__layers=2).model.vision
-    options = {"dtype": jnp.float32, "remat": "none"} | changes
+def tower(dtype=jnp.float32, remat="none", **changes):
+    cfg = tiny.config(model__vision__layers=2, **changes).model.vision
+    options = {"dtype": dtype, "remat": remat}
     return tiny.drawn(lambda: VisionTower(cfg, tiny.D, "gelu", rngs=nnx.Rngs(0), **options))
+
+
+def test_pixels_are_normalised_as_configured():
+    """(x - mean) / std of a tower is (x / 2 - mean / 2) / (std / 2) of another."""
+
+    def of(pictures, mean, std):
+        ours = tower(model__vision__mean=mean, model__vision__std=std)
+        return np.asarray(tiny.jit(ours)(pictures))
+
+    even = frames() // 2 * 2
+    one = of(even, (0.2, 0.4, 0.6), (0.5, 0.25, 1.0))
+    other = of(even // 2, (0.1, 0.2, 0.3), (0.25, 0.125, 0.5))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(one).max())
+    assert np.abs(one - of(even, CLIP_MEAN, CLIP_STD)).max() > 1e-2 * np.abs(one).max()
 
 
 def frames(n=5):

@@ -53,6 +53,35 @@ def test_an_error_lists_all_of_its_problems():
 # -- reading
 
 
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz"])
+def test_floats_of_8_bits_are_read(tmp_path, kind):
+    # 0.3 is none of them: the nearest is read.
+    short = torch.tensor([[0.3, -1.5], [448.0, 0.0]]).clamp(-200, 200).to(getattr(torch, kind))
+    tensors = TENSORS | {"short": short, "flags": torch.tensor([True, False])}
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    torch.save(tensors, tmp_path / "model.pt")
+    for name in ("model.safetensors", "model.pt"):
+        got = read_tensors(tmp_path / name)
+        value = got.pop("short")
+        assert value.dtype == np.float32
+        np.testing.assert_array_equal(value, short.float().numpy())
+        assert got.pop("flags").tolist() == [True, False]
+        check(got)
+
+
+def test_tensors_that_numpy_cannot_hold_are_named(tmp_path):
+    short = torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    safetensors.torch.save_file(TENSORS | {"short": short}, tmp_path / "model.safetensors")
+    [problem] = problems_of(tmp_path / "model.safetensors")
+    assert "short is of F4, expected one of F8_E4M3" in problem
+    torch.save(
+        {"a": torch.ones(2), "short": short, "few": torch.eye(2).to_sparse()}, tmp_path / "a.pt"
+    )
+    short, few = problems_of(tmp_path / "a.pt")
+    assert "short of torch.float4_e2m1fn_x2 cannot be read" in short
+    assert "few of torch.float32 cannot be read" in few
+
+
 def test_safetensors_alone_and_in_a_folder(tmp_path):
     safetensors.torch.save_file(TENSORS, tmp_path / "model.safetensors")
     check(read_tensors(tmp_path / "model.safetensors"))

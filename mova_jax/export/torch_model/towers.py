@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import Embedding, LayerNorm, Linear, Module, ModuleList, Parameter
 from torch.nn import functional as F
 
-PIXELS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # mean, std
+# Mean and deviation of RGB values, in models of older exports.
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x)}
 
 # Videos: zv [b f d], 0 where padded, not normalised; bool[b f]; one vector [b d] of length 1.
@@ -94,6 +95,7 @@ class VisionTower(Module):
     def __init__(self, size: dict, dim: int, act: str):
         super().__init__()
         width, self.patch = size["width"], size["patch_size"]
+        self.mean_std = size.get("mean", MEAN), size.get("std", STD)
         self.patch_embedding = Linear(3 * self.patch**2, width, bias=False)
         self.class_embedding = Parameter(torch.zeros(width))
         self.positions = Parameter(torch.zeros(1 + (size["image_size"] // self.patch) ** 2, width))
@@ -103,7 +105,7 @@ class VisionTower(Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """u8[n H W 3] -> [n d], not normalised."""
-        mean, std = torch.tensor(PIXELS, device=frames.device)
+        mean, std = torch.tensor(self.mean_std, device=frames.device)
         x = (frames.float() / 255.0 - mean) / std
         # One row per patch: [n rows p columns p 3] -> [n rows*columns p*p*3].
         x = x.unflatten(2, (-1, self.patch)).unflatten(1, (-1, self.patch))
