@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mova_jax import convert
 from mova_jax.config.presets import MODELS
-from mova_jax.data.tokenizer import train_tokenizer
+from mova_jax.data.tokenizer import Tokenizer, train_tokenizer
 
 VOCABULARY, POSITIONS = 49408, 77  # of every published CLIP
 
@@ -38,17 +38,18 @@ def make_clip(size: str, folder: Path) -> None:
             "projection_dim": preset["model.embed_dim"],
         }
 
-    ids = {"bos_token_id": VOCABULARY - 2, "eos_token_id": VOCABULARY - 1}
+    train_tokenizer(["a red circle moves left"] * 4, 520, folder)
+    end = Tokenizer(folder).eot_id
+    ids = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     words = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS}
     images = {name: preset[f"model.vision.{name}"] for name in ("image_size", "patch_size")}
     torch.manual_seed(0)
     config = CLIPConfig(
-        text_config=tower("text") | ids | words | {"pad_token_id": VOCABULARY - 1},
+        text_config=tower("text") | ids | words,
         vision_config=tower("vision") | images,
         projection_dim=preset["model.embed_dim"],
     )
     CLIPModel(config).save_pretrained(folder)
-    train_tokenizer(["a red circle moves left"] * 4, 520, folder)
 
 
 def main() -> int:
