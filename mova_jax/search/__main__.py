@@ -83,19 +83,18 @@ def _text(args: argparse.Namespace) -> str:
 
 def _serve(args: argparse.Namespace) -> int:
     try:
-        from mova_jax.search.app import Library
         from mova_jax.search.serve import serve
     except ModuleNotFoundError as error:
         return _fail(f"there is no {error.name}: pip install -r requirements-search.txt")
     from mova_jax.search.opening import Watch, open_searcher
+    from mova_jax.search.progress import now_indexing
+    from mova_jax.search.service import Library
 
     watch = Watch(args.index)  # before it is read, so that no change is missed
-    serve(
-        Library(open_searcher(args.index, args.model), watch),
-        args.host,
-        args.port,
-        tuple(args.name),
-    )
+    searcher = open_searcher(args.index, args.model)
+    library = Library(searcher, watch, lambda: now_indexing(args.index))
+    library.warm_up()
+    serve(library, args.host, args.port, tuple(args.name))
     return 0
 
 

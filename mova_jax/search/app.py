@@ -5,7 +5,8 @@
 
     GET  /                 the page; /static/NAME its style and its script
     POST /api/search       {"text", "top", "in", "after", "before", "longer", "shorter"} -> answers
-    GET  /api/status       how much there is to search
+    POST /api/like?top=&in=...   a picture or a small video as the body -> answers
+    GET  /api/status       how much there is to search, and how far indexing is
     GET  /video/ID         the file of a video of the index, also by byte ranges
     GET  /playable/ID      the same in a container that browsers play, where its codec allows
     GET  /thumbs/ID        its strip of pictures
@@ -18,16 +19,17 @@ asked; `WAITING` questions may wait.
 import asyncio
 import json
 import mimetypes
+import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -36,62 +38,18 @@ from mova_jax.data.ingest.video_reader import DecodeError
 from mova_jax.search.filters import Filter, QueryError
 from mova_jax.search.guard import Guard
 from mova_jax.search.playable import PlayableFiles
-from mova_jax.search.query import Answer, Searcher
+from mova_jax.search.query import Answer
+from mova_jax.search.service import Library
+from mova_jax.search.upload import frames_of, receive
 
 WAITING = 64  # questions that wait for the device at most; more are refused for the moment
 MOST_ANSWERS = 100
+UPLOADS = 4  # files that are received and decoded at a time
 LARGEST_BODY = 2**16  # bytes of a question
 HEAT_COLUMNS = 240  # of a timeline
 STATIC = Path(__file__).parent / "static"
 SHOWN = (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS)  # an index may name any file; others are not sent
 FILES = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
-
-
-class Library:
-    """A searcher whose index is opened again when it has changed; one thread asks it."""
-
-    def __init__(self, searcher: Searcher, reopen: Callable[[], object | None] = lambda: None):
-        """Starts the thread.
-
-        Args:
-            searcher: of the index.
-            reopen: the index as it is now, or None if it has not changed.
-        """
-        self._searcher, self._reopen = searcher, reopen
-        self._thread, self.waiting = ThreadPoolExecutor(1, "device"), 0
-
-    @property
-    def index(self):
-        """The index of the last look."""
-        return self._searcher.index
-
-    def entry(self, id: str):
-        """The entry with an id; None without."""
-        return next((entry for entry in self.index.entries if entry.id == id), None)
-
-    async def refresh(self) -> None:
-        """Looks whether videos came or went."""
-        await self._run(self._refresh)
-
-    async def search(self, text: str, top: int, where: Filter) -> tuple[Answer, ...]:
-        """See `Searcher.search`."""
-
-        def ask():
-            self._refresh()
-            return self._searcher.search(text, top, where)
-
-        return await self._run(ask)
-
-    async def _run(self, work: Callable):
-        self.waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        finally:
-            self.waiting -= 1
-
-    def _refresh(self) -> None:
-        if (index := self._reopen()) is not None:
-            self._searcher.index = index
 
 
 def make_app(library: Library, files: PlayableFiles, hosts: tuple[str, ...] = ()) -> Starlette:
@@ -106,6 +64,7 @@ def make_app(library: Library, files: PlayableFiles, hosts: tuple[str, ...] = ()
         Route("/", _page),
         Route("/static/{name}", _static),
         Route("/api/search", _search, methods=["POST"]),
+        Route("/api/like", _like, methods=["POST"]),
         Route("/api/status", _status),
         Route("/video/{id}", _video),
         Route("/playable/{id}", _playable),
@@ -114,9 +73,10 @@ def make_app(library: Library, files: PlayableFiles, hosts: tuple[str, ...] = ()
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Guard, hosts=hosts)],
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: _http_error, ClientDisconnect: _gone},
     )
     app.state.library, app.state.files = library, files
+    app.state.uploads = asyncio.Semaphore(UPLOADS)
     return app
 
 
@@ -133,14 +93,16 @@ async def _static(request: Request) -> Response:
 
 async def _status(request: Request) -> Response:
     library: Library = request.app.state.library
-    if not library.waiting:  # what waits for the device looks by itself
-        await library.refresh()
-    entries = library.index.entries
+    await library.refresh()
+    entries, indexing = library.index.entries, library.indexing()
     return JSONResponse(
         {
             "videos": len(entries),
             "seconds": round(sum(entry.duration for entry in entries)),
             "newest": max((entry.added for entry in entries), default=""),
+            "missing": await library.missing(),
+            "indexing": indexing and indexing._asdict(),
+            "warming_up": library.warming_up,
             "waiting": library.waiting,
         }
     )
@@ -148,22 +110,49 @@ async def _status(request: Request) -> Response:
 
 async def _search(request: Request) -> Response:
     library: Library = request.app.state.library
-    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-        return _error(415, "expected a question as application/json")
-    if library.waiting >= WAITING:
-        return _error(503, "too many questions wait; ask again in a moment")
+    if refused := _refused(library, request, "application/json"):
+        return refused
     try:
         text, top, where = _question(await _body(request))
         begun = time.monotonic()
         answers = await library.search(text, top, where)
     except QueryError as error:
         return _error(400, str(error))
-    return JSONResponse(
-        {
-            "answers": [_answer(answer) for answer in answers],
-            "seconds": round(time.monotonic() - begun, 3),
-        }
-    )
+    return _answers(answers, begun)
+
+
+async def _like(request: Request) -> Response:
+    library, uploads = request.app.state.library, request.app.state.uploads
+    # No form of another page can send this type without being asked first.
+    if refused := _refused(library, request, "application/octet-stream"):
+        return refused
+    if uploads.locked():
+        return _error(503, "too many files are sent at once; ask again in a moment")
+    try:
+        top, where = _conditions(dict(request.query_params))
+        async with uploads:
+            with tempfile.NamedTemporaryFile(prefix="mova_jax-question-") as file:
+                await receive(request.stream(), file)
+                frames = await asyncio.to_thread(frames_of, file.name, library.image_size)
+        begun = time.monotonic()
+        answers = await library.like(frames, top, where)
+    except QueryError as error:
+        return _error(400, str(error))
+    return _answers(answers, begun)
+
+
+def _refused(library: Library, request: Request, expected: str) -> Response | None:
+    """Why a question is not read at all; None when it is."""
+    if request.headers.get("content-type", "").partition(";")[0] != expected:
+        return _error(415, f"expected a question as {expected}")
+    if library.waiting >= WAITING:
+        return _error(503, "too many questions wait; ask again in a moment")
+    return None
+
+
+def _answers(answers: Sequence[Answer], begun: float) -> Response:
+    seconds = round(time.monotonic() - begun, 3)
+    return JSONResponse({"answers": [_answer(answer) for answer in answers], "seconds": seconds})
 
 
 async def _body(request: Request) -> bytes:
@@ -182,7 +171,14 @@ def _question(body: bytes) -> tuple[str, int, Filter]:
         raise QueryError("expected a question as JSON") from None
     if not isinstance(asked, dict) or not isinstance(asked.get("text"), str):
         raise QueryError('expected a question such as {"text": "A dog runs."}')
+    return asked["text"], *_conditions(asked)
+
+
+def _conditions(asked: Mapping[str, Any]) -> tuple[int, Filter]:
+    """The number of answers and the filter of a question; of a URL, the number is a text."""
     top = asked.get("top", 10)
+    if isinstance(top, str) and top.isdecimal():
+        top = int(top[:9])
     if type(top) is not int or not 1 <= top <= MOST_ANSWERS:
         raise QueryError(f"top: got {top!r}, expected a number from 1 to {MOST_ANSWERS}")
     names = {"in": "folder", "after": "after", "before": "before"}
@@ -190,7 +186,7 @@ def _question(body: bytes) -> tuple[str, int, Filter]:
     conditions = {ours: asked.get(name, "") for name, ours in names.items()}
     if not all(isinstance(value, str) for value in conditions.values()):
         raise QueryError(f"expected texts for {', '.join(names)}")
-    return asked["text"], top, Filter.parse(**conditions)
+    return top, Filter.parse(**conditions)
 
 
 def _answer(answer: Answer) -> dict:
@@ -249,6 +245,10 @@ def _source(request: Request) -> str:
             404, "the file was moved or deleted; run python -m mova_jax.embed again"
         )
     return entry.source
+
+
+async def _gone(request: Request, error: ClientDisconnect) -> Response:
+    return _error(400, "the question was not sent to its end")
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

@@ -22,6 +22,7 @@ from mova_jax.data.ingest.video_reader import DecodeError, VideoReader
 from mova_jax.evaluation.frame_stream import embed_videos
 from mova_jax.search.index_writer import IndexWriter, content_id
 from mova_jax.search.library import VideoTextModel
+from mova_jax.search.progress import reported
 from mova_jax.search.store import SourceFile, StoreError
 from mova_jax.utils.progress_bar import bar_of, show_frames
 
@@ -76,11 +77,13 @@ def index_folder(
             readers.append(_Reader(video, file, fps, model.encoder.image_size))
             yield readers[-1]
 
-    with bar_of("videos", len(todo), unit="video", disable=not todo) as bar:
+    bar = bar_of("videos", len(todo), unit="video", disable=not todo)
+    with bar, reported(index, len(todo)) as done:
         for place, vectors in enumerate(embed_videos(model.encoder, stream())):
             reader, readers[place] = readers[place], None
             _take(writer, reader, vectors, fps, found)
             show_frames(bar, len(vectors))
+            done(place + 1)
     return found
 
 

@@ -14,18 +14,23 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float16, UInt8
 
 from mova_jax import config as config_lib
 from mova_jax.data.pipeline.batching import settings_of
 from mova_jax.data.sentences import split_sentences
 from mova_jax.data.tokenizer import Tokenizer, pad_parts, pad_tokens
-from mova_jax.evaluation.frame_stream import FrameEncoder, FrameVectors, embed_file
+from mova_jax.evaluation.frame_stream import (
+    FrameEncoder,
+    FrameVectors,
+    embed_file,
+    embed_videos,
+)
 from mova_jax.evaluation.jitted import EvalFns, rows_of
 from mova_jax.evaluation.query_ranks import record_scores
 from mova_jax.evaluation.timeline import Timeline
@@ -85,6 +90,18 @@ class VideoTextModel:
             DecodeError: it is no video that can be decoded.
         """
         return embed_file(self.encoder, path, fps)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side of the frames that the model reads."""
+        return self.encoder.image_size
+
+    def embed_frames(
+        self, frames: Iterable[UInt8[np.ndarray, "H W 3"]]
+    ) -> Float16[np.ndarray, "f d"]:
+        """The vectors of the frames of one video, see `embed_video`."""
+        (vectors,) = embed_videos(self.encoder, [frames])
+        return vectors
 
     def embed_text(self, text: str | Sequence[str]) -> TextEmbedding:
         """The embeddings of texts, each divided into its sentences if the model scores by parts.

@@ -13,15 +13,13 @@ import os
 import shutil
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 from mova_jax.data.ingest.remux import remux
 from mova_jax.data.ingest.video_reader import DecodeError
-from mova_jax.utils.lock import lock
+from mova_jax.utils.lock import living_folder
 
 _PREFIX = f"mova_jax-playable-{os.getuid()}-"
-_YOUNG = 60.0  # seconds in which a folder may wait for its lock
 
 
 class PlayableFiles:
@@ -33,11 +31,9 @@ class PlayableFiles:
         Args:
             most_bytes: of all copies.
         """
-        _delete_leftovers(Path(tempfile.gettempdir()))
         self._most = most_bytes
         self._held = contextlib.ExitStack()
-        self._folder = Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX)))
-        self._held.enter_context(lock(self._folder))
+        self._folder = self._held.enter_context(living_folder(tempfile.gettempdir(), _PREFIX))
         self._made: dict[str, Path] = {}  # by id, the one used last at the end
         self._refused: dict[str, str] = {}  # id: reason
         self._one = threading.Lock()
@@ -84,12 +80,3 @@ class PlayableFiles:
         used = sum(path.stat().st_size for path in self._made.values())
         free = shutil.disk_usage(self._folder).free
         return used + size <= self._most and 2 * size <= free
-
-
-def _delete_leftovers(folder: Path) -> None:
-    """Deletes the folders of processes that were killed: nobody has their locks."""
-    for left in folder.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # BlockingIOError: its process lives
-            if time.time() - left.stat().st_mtime > _YOUNG:
-                with lock(left):
-                    shutil.rmtree(left, ignore_errors=True)

@@ -9,12 +9,12 @@ look for the seconds of each sentence in the best.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from mova_jax.data.ingest.video_reader import DecodeError
 from mova_jax.data.sentences import split_sentences
@@ -107,6 +107,11 @@ class Searcher:
         except DecodeError as error:
             raise QueryError(f"{path}: {error}; expected a picture or a video") from error
         return Question((f"like {path}",), vector=_unit(vectors).mean(0))
+
+    def like_frames(self, frames: Iterable[UInt8[np.ndarray, "H W 3"]], name: str) -> Question:
+        """A question for frames like these; `name` says whose they are."""
+        vectors = np.asarray(self.model.embed_frames(frames), np.float32)
+        return Question((f"like {name}",), vector=_unit(vectors).mean(0))
 
     def search(
         self, question: str | Question, top: int = 10, where: Filter = ANY

@@ -4,8 +4,9 @@ import ipaddress
 
 import uvicorn
 
-from mova_jax.search.app import Library, make_app
+from mova_jax.search.app import make_app
 from mova_jax.search.playable import PlayableFiles
+from mova_jax.search.service import Library
 
 
 def serve(library: Library, host: str, port: int, names: tuple[str, ...] = ()) -> None:

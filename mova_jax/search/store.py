@@ -8,6 +8,7 @@
     INDEX/videos/ID/            vectors.npy f16[f d], times.npy f32[f], thumbs.jpg, entry.json
     INDEX/removed/ID.json       videos that were taken out, which stay out
     INDEX/skipped/              files that could not be read, with the reason
+    INDEX/indexing/             how far the commands are that run, see `progress.py`
     INDEX/version               another text after each change of the videos
     INDEX/packed/VERSION/       all entries, vectors and times of that version, a file of each
 

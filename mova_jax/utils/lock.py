@@ -4,7 +4,9 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,3 +38,34 @@ def lock(path: str | os.PathLike, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+_YOUNG = 60.0  # seconds in which a new folder may wait for its lock
+
+
+@contextlib.contextmanager
+def living_folder(parent: str | os.PathLike, prefix: str) -> Iterator[Path]:
+    """A new folder that is locked while this process uses it, and deleted after.
+
+    Folders of the same prefix whose processes were killed are deleted first.
+    """
+    for left in Path(parent).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _YOUNG and not is_locked(left):
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder:
+        with lock(folder, wait=True):
+            yield Path(folder)
+
+
+def is_locked(path: str | os.PathLike) -> bool:
+    """Whether a process has the lock of a folder.
+
+    Raises:
+        OSError: the folder is gone.
+    """
+    try:
+        with lock(path):
+            return False
+    except BlockingIOError:
+        return True

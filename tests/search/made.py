@@ -7,6 +7,7 @@ import numpy as np
 
 from mova_jax.evaluation.frame_stream import FrameVectors
 from mova_jax.search.scan import Scores
+from mova_jax.search.store import SourceFile
 from mova_jax.typing import TextEmbedding
 
 
@@ -19,6 +20,10 @@ class MadeEntry:
     added: str = "2026-11-30T12:00:00+00:00"
     size: int = 1
     hash: str = ""
+
+    @property
+    def files(self):
+        return (SourceFile(self.source, self.size, 0),)
 
 
 class MadeIndex:
@@ -57,6 +62,12 @@ class MadeModel:
         places = [text.split()[0].strip(".").removeprefix("v").split("f") for text in texts]
         frames = [self.index.vectors(f"v{int(video):03}")[int(f)] for video, f in places]
         return text_of(np.stack(frames).astype(np.float32))
+
+    image_size = 16
+
+    def embed_frames(self, frames):
+        """Frames of the grey level i are those of video i."""
+        return np.concatenate([self.index.vectors(f"v{frame[0, 0, 0]:03}")[:1] for frame in frames])
 
     def embed_video(self, path, fps=1.0):
         vectors = self.index.vectors(path)

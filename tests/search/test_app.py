@@ -13,10 +13,14 @@ import pytest
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient
 
+from mova_jax.data.images import encode_ppm
 from mova_jax.search import app as app_lib
-from mova_jax.search.app import STATIC, Library, columns, make_app
+from mova_jax.search import upload
+from mova_jax.search.app import STATIC, columns, make_app
 from mova_jax.search.playable import PlayableFiles
+from mova_jax.search.progress import Indexing
 from mova_jax.search.query import Searcher
+from mova_jax.search.service import Library
 from tests.clips import numbered, write_video
 from tests.search.made import MadeIndex, MadeModel, MadeScan
 
@@ -185,6 +189,74 @@ def test_the_page_has_nothing_inline_and_nothing_from_elsewhere(client):
         )
     script = (STATIC / "page.js").read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", script)
+
+
+BYTES = {"Content-Type": "application/octet-stream"}
+
+
+def test_a_picture_and_a_video_are_questions(library, client, tmp_path):
+    grey = np.full((16, 16, 3), 1, np.uint8)
+    for file in (
+        encode_ppm(grey),
+        write_video(tmp_path / "a.avi", [grey] * 20, codec="ffv1", pix_fmt="bgr0").read_bytes(),
+    ):
+        reply = client.post("/api/like?top=2&longer=", content=file, headers=BYTES)
+        first, _ = reply.json()["answers"]
+        assert first["id"] == "v001" and first["moments"][0]["text"] == "like your file"
+    only = client.post("/api/like?longer=1m", content=file, headers=BYTES).json()["answers"]
+    assert [answer["id"] for answer in only] == ["v002"]
+
+
+@pytest.mark.parametrize(
+    ("query", "content", "headers", "status", "message"),
+    [
+        ("", b"text", BYTES, 400, "expected a picture or a video"),
+        ("", b"", BYTES, 400, "got an empty file"),
+        ("", b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", BYTES, 400, "expected a picture"),
+        ("", b"x" * 3000, BYTES, 400, "got a file of over 0 MB"),
+        ("?top=x", b"x", BYTES, 400, "top: got 'x'"),
+        ("", b"x", {"Content-Type": "text/plain"}, 415, "application/octet-stream"),
+        ("", b"x", BYTES | {"Origin": "http://evil.example"}, 403, "other pages"),
+    ],
+)
+def test_files_that_are_no_question(client, monkeypatch, query, content, headers, status, message):
+    monkeypatch.setattr(upload, "LARGEST", 2000)
+    reply = client.post(f"/api/like{query}", content=content, headers=headers)
+    assert reply.status_code == status and message in reply.json()["error"]
+
+
+def test_the_status_says_what_runs_and_what_is_gone(library, client):
+    found = client.get("/api/status").json()
+    assert (found["videos"], found["missing"], found["indexing"]) == (3, 1, None)
+    library.indexing = lambda: Indexing(3, 10)
+    assert client.get("/api/status").json()["indexing"] == {"done": 3, "files": 10}
+
+
+def test_questions_are_asked_ahead_and_people_come_first(library, client, monkeypatch):
+    asked, go = [], threading.Event()
+    search = library._searcher.search
+
+    def slow(text, *args):
+        asked.append(text)
+        go.wait(10)
+        if text == "Something moves.":
+            raise ValueError("warming up is no place for errors")
+        return search("v1f1", *args)
+
+    monkeypatch.setattr(library._searcher, "search", slow)
+    library.warm_up()
+    assert client.get("/api/status").json()["warming_up"]
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(client.post, "/api/search", json={"text": "mine"})
+        while not library.waiting:
+            time.sleep(0.01)
+        go.set()
+        assert reply.result().status_code == 200
+    library._thread.submit(int).result()
+    while library.warming_up:
+        time.sleep(0.01)
+    assert asked[:2] == ["Something moves.", "mine"] and len(asked) == 4
+    assert asked[3].count(".") == 4
 
 
 def test_new_videos_are_seen(library, client):

@@ -9,6 +9,7 @@ import pytest
 from mova_jax.data.ingest.video_reader import DecodeError
 from mova_jax.search import playable
 from mova_jax.search.playable import PlayableFiles
+from mova_jax.utils import lock
 from tests.clips import numbered, write_video
 
 
@@ -55,7 +56,7 @@ def test_a_full_disk_and_a_missing_file_are_reasons(films, monkeypatch):
 
 
 def test_what_a_killed_process_left_is_deleted(films, monkeypatch):
-    monkeypatch.setattr(playable, "_YOUNG", -1.0)
+    monkeypatch.setattr(lock, "_YOUNG", -1.0)
     code = (
         "import os, tempfile\n"
         f"tempfile.tempdir = {playable.tempfile.gettempdir()!r}\n"

@@ -22,6 +22,7 @@ import numpy as np
 from mova_jax.data.ingest.frame_converter import FrameConverter, exif_matrix
 
 MAX_FRAMES = 100_000
+MAX_PIXELS = 2**27  # of a picture (16K is 2**27): a small file can claim pictures of any size
 
 # Formats that name other files, which may be anywhere.
 _PLAYLISTS = {"hls", "concat", "dash", "applehttp"}
@@ -197,7 +198,7 @@ def open_media(path: str | os.PathLike) -> Iterator[Any]:
         raise DecodeError("the file is empty")
     # Only files: a disguised playlist must not open network connections. Old cameras write
     # titles that are not UTF-8, which is no reason to refuse the video.
-    options = {"protocol_whitelist": "file"}
+    options = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     with av.open(str(path), options=options, metadata_errors="replace") as container:
         if playlist := _PLAYLISTS & set(container.format.name.split(",")):
             names = ", ".join(playlist)
@@ -215,6 +216,7 @@ class _Frames:
     def __init__(self, container):
         self._container = container
         self._stream = stream = video_stream(container)
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         stream.thread_count = 1  # videos are decoded in parallel, not the frames of one
         self.step = 1 / float(stream.average_rate or 25)
         self.pixel_aspect = float(stream.sample_aspect_ratio or 1)

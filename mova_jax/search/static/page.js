@@ -3,6 +3,9 @@
 const [form, list, message, state] = ["form", "answers", "message", "status"].map((id) =>
   document.getElementById(id));
 const text = document.getElementById("text");
+const like = document.getElementById("like");
+const LARGEST = 64; // MB of a file that is sent as a question, as the server has it
+let file = null; // the question, in place of a text
 const dark = matchMedia("(prefers-color-scheme: dark)");
 let answers = [];
 let current = -1;
@@ -33,11 +36,7 @@ async function search() {
   question.top = Number(question.top) || 10;
   say("Searching …");
   try {
-    const reply = await fetch("api/search", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(question),
-    });
+    const reply = await (file ? askLike(question) : ask(question));
     const found = await reply.json();
     if (number !== asked) return; // a later question was asked meanwhile
     if (!reply.ok) return say(found.error, true);
@@ -45,6 +44,49 @@ async function search() {
   } catch {
     if (number === asked) say("The server does not answer.", true);
   }
+}
+
+function ask(question) {
+  return fetch("api/search", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(question),
+  });
+}
+
+function askLike({ text: _, ...conditions }) {
+  return fetch(`api/like?${new URLSearchParams(conditions)}`, {
+    method: "POST",
+    headers: { "Content-Type": "application/octet-stream" },
+    body: file,
+  });
+}
+
+// A picture or a video that was chosen, dropped or pasted is asked with at once.
+function take(chosen) {
+  if (!chosen) return;
+  if (chosen.size > LARGEST * 2 ** 20) return say(`Choose a file of at most ${LARGEST} MB.`, true);
+  file = chosen;
+  text.value = "";
+  like.hidden = false;
+  like.querySelector("span").textContent = file.name;
+  preview(file);
+  search();
+}
+
+async function preview(chosen) {
+  const canvas = like.querySelector("canvas");
+  canvas.hidden = true; // also of a video, and of a picture that this browser does not know
+  const picture = await createImageBitmap(chosen).catch(() => null);
+  if (!picture || chosen !== file) return;
+  canvas.width = Math.max(1, Math.round(canvas.height * Math.min(4, picture.width / picture.height)));
+  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  canvas.hidden = false;
+}
+
+function forget() {
+  file = null;
+  like.hidden = true;
 }
 
 function show(found) {
@@ -220,23 +262,44 @@ text.addEventListener("keydown", (event) => {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   text.blur();
+  if (text.value.trim()) forget();
   search();
+});
+
+const chooser = document.getElementById("file");
+document.getElementById("choose").addEventListener("click", () => chooser.click());
+chooser.addEventListener("change", () => {
+  take(chooser.files[0]);
+  chooser.value = ""; // so that the same file can be chosen again
+});
+like.querySelector("button").addEventListener("click", forget);
+document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
+document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  take(event.dataTransfer.files[0]);
 });
 
 dark.addEventListener("change", drawAll);
 
-let before = null;
-
 async function status() {
+  const bar = document.getElementById("indexing");
   try {
     const found = await (await fetch("api/status")).json();
     const hours = (found.seconds / 3600).toFixed(found.seconds < 36000 ? 1 : 0);
-    const more = before === null ? 0 : found.videos - before;
-    state.textContent = `${found.videos.toLocaleString()} videos, ${hours} hours`
-      + (more > 0 ? ` · indexing, ${more} new` : "");
-    before = found.videos;
+    const words = [`${found.videos.toLocaleString()} videos, ${hours} hours`];
+    if (found.missing) words.push(`files of ${found.missing.toLocaleString()} are missing`);
+    if (found.warming_up) words.push("warming up");
+    bar.hidden = !found.indexing;
+    if (found.indexing) {
+      const { done, files } = found.indexing;
+      words.push(`indexing ${done.toLocaleString()} of ${files.toLocaleString()} files`);
+      [bar.max, bar.value] = [files || 1, done];
+    }
+    state.textContent = words.join(" · ");
   } catch {
     state.textContent = "";
+    bar.hidden = true;
   }
   setTimeout(status, document.hidden ? 60000 : 5000);
 }
