@@ -63,7 +63,10 @@ def _run(
     gc.disable()
     raise_stack_limit()
     # Imported here, because the flags are checked before anything takes seconds to load.
-    from jax.errors import JaxRuntimeError
+    try:
+        from jax.errors import JaxRuntimeError
+    except ValueError as error:  # of a variable of the environment, which the message names
+        return _fail(f"JAX cannot start: {error}; correct the variable, or unset it")
 
     from mova_jax.data.shards import ShardError
     from mova_jax.parallel.mesh import MeshError
@@ -113,9 +116,8 @@ def _explain(error: OSError, workdir: str) -> str:
 
 def _one_of_several() -> bool:
     """Whether this is one of several processes; starts nothing that was not started yet."""
-    import jax
-
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def _fail(message: str) -> int:

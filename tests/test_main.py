@@ -39,6 +39,22 @@ def test_a_workdir_in_a_bucket_is_refused_before_anything_is_made(tmp_path):
     assert "--workdir: got the URL gs://bucket/run, expected a folder on this machine" in line
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("JAX_PLATFORMS", "tpux", "JAX_PLATFORMS is 'tpux': unset it"),
+        ("JAX_ENABLE_X64", "many", "JAX cannot start: invalid truth value 'many' for environment"),
+        ("JAX_ENABLE_X64", "1", "the environment has JAX_ENABLE_X64=1"),
+    ],
+)
+def test_an_environment_that_cannot_be_used_is_said_in_one_line(tmp_path, variable, value, said):
+    command = [*MAIN, "--config=configs/base.py", f"--workdir={tmp_path / 'run'}"]
+    environment = os.environ | {variable: value}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert result.returncode == 1 and not (tmp_path / "run").exists()
+    assert said in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+
+
 def test_the_help_on_keys_starts_no_jax():
     command = [sys.executable, "-X", "importtime", *MAIN[1:], "--config=configs/base.py:frames=5"]
     result = subprocess.run([*command, "--help_config"], cwd=ROOT, capture_output=True, text=True)

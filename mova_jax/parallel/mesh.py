@@ -9,6 +9,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,12 +47,26 @@ def make_mesh(
     Raises:
         MeshError: when the sizes do not fit the devices.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    devices = all_devices() if devices is None else list(devices)
     asked = (data, fsdp, tensor) if sizes is None else dataclasses.astuple(sizes)
     shape = _shape(asked, devices)
     if (used := math.prod(shape)) < len(devices):
         return Mesh(np.array(devices[:used]).reshape(shape), AXES)
     return Mesh(_arrange(devices, shape), AXES)
+
+
+def all_devices() -> list[jax.Device]:
+    """The devices of all processes; the first call starts JAX's platforms.
+
+    Raises:
+        MeshError: a platform cannot be used, such as one that JAX_PLATFORMS names and is not there.
+    """
+    try:
+        return list(jax.devices())
+    except RuntimeError as error:
+        reason, asked = str(error).partition("\n")[0], os.environ.get("JAX_PLATFORMS", "")
+        advice = f"JAX_PLATFORMS is {asked!r}: unset it, or install what it names" if asked else ""
+        raise MeshError(f"JAX found no devices: {reason} {advice}".rstrip()) from error
 
 
 def _shape(asked: tuple[int, ...], devices: list) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mova_jax.parallel.mesh import MeshError
+from mova_jax.parallel.mesh import MeshError, all_devices
 from mova_jax.parallel.sharding import device_sharding, replicated
 
 LOST = 75  # exit code when another process of the run is gone (EX_TEMPFAIL): start again
@@ -30,7 +30,8 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
         process: index of this one, from 0.
 
     Raises:
-        MeshError: when only some of the three are given, or they contradict each other.
+        MeshError: when only some of the three are given, they contradict each other, or JAX has no
+            devices.
     """
     given = bool(coordinator), processes > 0, process >= 0
     if any(given) and not (all(given) and process < processes):
@@ -43,12 +44,13 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
     timeout = {"heartbeat_timeout_seconds": _HEARTBEAT_TIMEOUT_S}
     if coordinator:
         jax.distributed.initialize(coordinator, processes, process, **timeout)
-        return
-    try:
-        jax.distributed.initialize(**timeout)
-    except ValueError as error:
-        if "coordinator_address" not in str(error):  # JAX's error outside a cluster
-            raise
+    else:
+        try:
+            jax.distributed.initialize(**timeout)
+        except ValueError as error:
+            if "coordinator_address" not in str(error):  # JAX's error outside a cluster
+                raise
+    all_devices()  # a platform that is not there is said before anything is made
 
 
 def is_main() -> bool:

@@ -16,13 +16,14 @@ from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.parallel import sharding
-from mova_jax.parallel.processes import barrier, is_main
+from mova_jax.parallel.processes import barrier, is_main, log_main
 from mova_jax.training import workdir as workdir_lib
 from mova_jax.training.checkpoint import Checkpoints
 from mova_jax.training.datasets import open_data, train_batches
 from mova_jax.training.init_weights import init_weights, vocabulary_folder
 from mova_jax.training.state import TrainSpec, make_train_spec
 from mova_jax.training.workdir import RunError
+from mova_jax.utils import environment
 from mova_jax.weights.files import WeightsError
 
 
@@ -59,6 +60,8 @@ def build_context(
         RunError, ShardError, WeightsError: what is wrong and what to do.
     """
     started, workdir = time.monotonic(), Path(workdir)
+    if problem := environment.refused():
+        raise RunError(problem)
     enable_compilation_cache(config)
     workdir_lib.check(workdir, config)  # before anything that takes time
     folder = open_data(config)
@@ -80,6 +83,8 @@ def build_context(
     if is_main():
         workdir_lib.claim(workdir, config)
         workdir_lib.save_tokenizer(workdir, tokenizer)
+        for line in environment.record(workdir):
+            log_main(line)
     barrier("the workdir is claimed")
     return RunContext(
         config=config,

@@ -1,6 +1,7 @@
 """The workdir of a run, which holds its config and its tokenizer from the start.
 
 WORKDIR/config.json               written when the run starts; a restart has to agree with it
+WORKDIR/environment.json          variables that change figures (`utils/environment.py`)
 WORKDIR/checkpoints/tokenizer/    a copy: the embeddings are only valid with this tokenizer
 WORKDIR/metrics.jsonl  tensorboard/  checkpoints/  plots/  report.html
 WORKDIR/ranks/SPLIT.npz           the rank of every query of the final evaluation

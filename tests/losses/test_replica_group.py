@@ -150,8 +150,13 @@ def test_sharded_batch_in_small_tiles_equals_the_dense_objective(monkeypatch):
 
 @pytest.mark.parametrize(
     ("devices", "options"),
-    [(1, HARD | OTHERS), (8, HARD), (8, HARD | {"losses__hard_pairs": 12}), (4, OTHERS)],
-    ids=["one", "hard-own", "all-hard", "all-frames"],
+    [
+        (8, HARD),
+        (2, OTHERS),
+        pytest.param(1, HARD | OTHERS, marks=pytest.mark.slow),
+        pytest.param(8, HARD | {"losses__hard_pairs": 12}, marks=pytest.mark.slow),
+    ],
+    ids=["hard-own", "all-frames", "one", "all-hard"],
 )
 def test_rows_of_the_same_video_or_caption_are_no_negatives(devices, options):
     keys = jax.tree.map(jnp.asarray, keys_of_alike_rows())
