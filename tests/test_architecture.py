@@ -177,7 +177,10 @@ def test_configuration_knows_no_array():
     ("modules", "home"),
     [
         (("orbax",), {"mova_jax/training/checkpoint.py"}),
-        (("av",), {f"mova_jax/data/ingest/{f}.py" for f in ("video_reader", "remux")}),
+        (
+            ("av",),
+            {f"mova_jax/data/ingest/{f}.py" for f in ("media_file", "video_reader", "remux")},
+        ),
         (("fsspec",), {"mova_jax/data/storage.py"}),
         (("apache_beam",), {"mova_jax/data/ingest/beam.py"}),
         (("torch", "safetensors", "onnx", "onnxruntime"), set(files_in("weights/", "export/"))),

@@ -170,9 +170,10 @@ def test_the_fields_of_the_jsonl_are_those_that_are_read():
 def test_the_lines_of_the_jsonl_are_usable(tmp_path):
     lines = re.search(r"```json\n(.*?)```", README, re.S)[1]
     (tmp_path / "captions.jsonl").write_text(lines)
-    items, skipped = read_annotations(tmp_path / "captions.jsonl")
-    assert len(items) == len(lines.splitlines()) and not skipped
-    assert not any(item.warnings for item in items)
+    reading = read_annotations(tmp_path / "captions.jsonl")
+    assert len(reading.items) == len(lines.splitlines())
+    assert not reading.skipped and not reading.warnings
+    assert not any(item.warnings for item in reading.items)
 
 
 def test_the_workdir_is_what_is_promised():

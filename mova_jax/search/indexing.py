@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mova_jax.data.annotations.items import is_unicode, printable
 from mova_jax.data.annotations.videos import VIDEO_EXTENSIONS
 from mova_jax.data.ingest.video_reader import DecodeError, VideoReader
 from mova_jax.evaluation.frame_stream import embed_videos
@@ -133,6 +134,9 @@ def _new_files(
     owner = {file.path: entry.id for entry in entries.values() for file in entry.files}
     coming: set[str] = set()
     for path in bar_of("files", len(paths), paths, unit="file", delay=2.0):
+        if not is_unicode(path):  # the index is JSON and a web page
+            found.skipped[printable(path)] = "its path is not UTF-8: rename it"
+            continue
         try:
             file = SourceFile.of(path)
             if file in known:

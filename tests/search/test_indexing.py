@@ -1,5 +1,6 @@
 """Embedding folders of videos, and the library that embeds, scores and aligns."""
 
+import os
 import pathlib
 import re
 import shutil
@@ -88,9 +89,11 @@ def test_a_folder_is_indexed_and_kept_up_to_date(model, videos, tmp_path):
 def test_damaged_files_are_skipped_and_named_and_cost_nothing_else(model, videos, tmp_path):
     (videos / "a0.mp4").write_bytes(b"no video")
     (videos / "empty.mp4").write_bytes(b"")
+    shutil.copy(videos / "a.mp4", os.fsencode(videos) + b"/caf\xe9.mp4")  # a name in Latin-1
     found = index_folder(model, videos, tmp_path / "index")
     assert found.added == 2
-    assert set(found.skipped) == {str(videos / "a0.mp4"), str(videos / "empty.mp4")}
+    names = "a0.mp4", "empty.mp4", r"caf\udce9.mp4"
+    assert set(found.skipped) == {str(videos / name) for name in names}
     again = index_folder(model, videos, tmp_path / "index")
     assert again.skipped == found.skipped and again.unchanged == 2
     write_video(videos / "a0.mp4", numbered(15), rate=10)  # mended

@@ -47,10 +47,11 @@ def read(
     """
     for split, file in intake.split_files(annotations, files):
         if file.suffix == ".txt":
-            for video, sentences in videos_of(file, read_lines(file), span_line, intake).items():
+            lines = read_lines(file, intake.warn)
+            for video, sentences in videos_of(file, lines, span_line, intake).items():
                 intake.add_sentences(video, sentences, split=split)
             continue
-        videos, repeated = read_json(file)
+        videos, repeated = read_json(file, intake.warn)
         check(file, isinstance(videos, dict), "an object of videos by their id", videos)
         entries = [entry for entry in videos.values() if isinstance(entry, dict)]
         fits = any({"sentences", "timestamps"} <= set(entry) for entry in entries)

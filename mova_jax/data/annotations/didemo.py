@@ -31,7 +31,7 @@ _FILES = {"train": "train_data.json", "validation": "val_data.json", "test": "te
 def read(annotations: Path, intake: Intake) -> None:
     """Reads the three files; see `Dataset.read`."""
     for split, file in intake.split_files(annotations, _FILES):
-        entries, _ = read_json(file)
+        entries, _ = read_json(file, intake.warn)
         check(file, isinstance(entries, list), "a list of descriptions", entries)
         fits = any(isinstance(e, dict) and {"video", "description"} <= set(e) for e in entries)
         check(file, fits, 'a list of {"video", "description", "times"}', entries)

@@ -1,19 +1,24 @@
 """Reads the formats of published annotations: JSON, JSONL, Parquet, tables, lists, plain pickles.
 
 A file of another format raises one `InputError`, which says what was got and what was expected.
-Faults of single entries are left to the readers of the data sets.
+Faults of single entries are left to the readers of the data sets. Text is UTF-8, or what
+`utils/text_files.py` makes of it; guesses go to `tell`, which is `Intake.warn`.
 """
 
+import contextlib
 import csv
 import itertools
 import json
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from mova_jax.data.annotations.items import InputError
+from mova_jax.utils.text_files import LFS_POINTER, is_lfs_pointer, open_text
+
+Tell = Callable[[str, str], None]  # takes the name of a file and a warning about it
 
 _LONGEST_CELL = 10_000_000  # characters; a quote that is never closed would read the whole file
 
@@ -57,8 +62,12 @@ def check(file: Path, fits: bool, expected: str, got: Any) -> None:
         raise InputError(f"{file} must be {expected}, got {text[:200]}.")
 
 
-def read_json(file: Path) -> tuple[Any, list[str]]:
+def read_json(file: Path, tell: Tell) -> tuple[Any, list[str]]:
     """Reads a JSON file; of a key that an object has twice, the first counts, and it is returned.
+
+    Args:
+        file: JSON, by its standard in UTF-8.
+        tell: gets a warning when it is not.
 
     Raises:
         InputError: when it cannot be read or is not JSON.
@@ -75,7 +84,7 @@ def read_json(file: Path) -> tuple[Any, list[str]]:
         return fields
 
     try:
-        with file.open("rb") as stream:
+        with _opened(file, tell) as stream:
             return json.load(stream, object_pairs_hook=unique), repeated
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON ({error}).") from error
@@ -84,12 +93,13 @@ def read_json(file: Path) -> tuple[Any, list[str]]:
 
 
 def read_table(
-    file: Path, needed: Sequence[str], optional: Sequence[str] = ()
+    file: Path, tell: Tell, needed: Sequence[str], optional: Sequence[str] = ()
 ) -> Iterator[tuple[int, dict[str, str], str]]:
     """The rows of a CSV with a header, one at a time.
 
     Args:
-        file: the table; a byte order mark is allowed, null bytes count as spaces.
+        file: the table; null bytes count as spaces.
+        tell: gets a warning when its encoding had to be guessed.
         needed: columns that must be there; ('a|b',) allows either name and calls it 'a'.
         optional: columns that may be there.
 
@@ -101,7 +111,7 @@ def read_table(
     """
     csv.field_size_limit(_LONGEST_CELL)
     try:
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        with _opened(file, tell, newline="") as stream:
             rows = _rows(file, stream)
             header = [cell.strip() for cell in next(rows, (0, []))[1]]
             places = _places(file, header, needed, optional)
@@ -154,30 +164,44 @@ def _places(file: Path, header: list[str], needed, optional) -> dict[str, int]:
     return places
 
 
-def read_lines(file: Path) -> list[str]:
+@contextlib.contextmanager
+def _opened(file: Path, tell: Tell, newline: str | None = None) -> Iterator[TextIO]:
+    with open_text(file, newline) as (stream, note):
+        if note:
+            tell(file.name, note)
+        yield stream
+
+
+def read_lines(file: Path, tell: Tell) -> list[str]:
     """The lines of a text file that are not empty, without white space around them.
+
+    Args:
+        file: the text.
+        tell: gets a warning when its encoding had to be guessed.
 
     Raises:
         InputError: when it cannot be read.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig", errors="replace")
+        with _opened(file, tell) as stream:
+            return [stripped for line in stream if (stripped := line.strip())]
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error}).") from error
-    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
-def read_rows(file: Path) -> list[str] | list[dict[str, Any]]:
+def read_rows(file: Path, tell: Tell) -> list[str] | list[dict[str, Any]]:
     """The rows of a Parquet file as objects, the lines of any other file as in `read_lines`.
 
     Raises:
         InputError: when it cannot be read.
     """
     if file.suffix.lower() != ".parquet":
-        return read_lines(file)
+        return read_lines(file, tell)
     from pyarrow import ArrowException, parquet  # slow to import; comes with tensorflow-datasets
 
     try:
+        if is_lfs_pointer(file):
+            raise OSError(LFS_POINTER)
         return parquet.read_table(file).to_pylist()
     except (OSError, ArrowException) as error:
         raise InputError(f"{file} is not Parquet or cannot be read ({error}).") from error
@@ -210,14 +234,16 @@ class _Plain(pickle.Unpickler):
 def read_plain_pickle(file: Path) -> Any:
     """Reads a pickle of dicts, lists, tuples, sets, texts, bytes and numbers; runs no code of it.
 
-    Texts of Python 2 are read as UTF-8.
+    Texts of Python 2 are bytes, whose encoding the pickle does not say.
 
     Raises:
         InputError: when it holds anything else, or is not a pickle.
     """
     try:
+        if is_lfs_pointer(file):
+            raise OSError(LFS_POINTER)
         with file.open("rb") as stream:
-            return _Plain(stream, encoding="utf-8", errors="replace").load()
+            return _Plain(stream, encoding="bytes").load()
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error}).") from error
     except Exception as error:  # a damaged pickle raises many kinds

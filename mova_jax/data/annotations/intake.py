@@ -21,8 +21,8 @@ from mova_jax.data.annotations.items import (
     clean,
     cut_of,
     is_time,
+    noted,
     sentence_of,
-    skipped_entry,
     split_name,
 )
 from mova_jax.data.annotations.videos import VIDEO_EXTENSIONS, VideoFolder
@@ -68,6 +68,10 @@ class Intake:
         self._items: dict[str, Item] = {}
         self._entries: dict[str, str] = {}  # the split of every id, used or not
         self._skipped: list[dict[str, str]] = []
+        self._warnings: list[dict[str, str]] = [
+            noted(name, "its name is not UTF-8, so it was left out: rename it")
+            for name in videos.not_unicode
+        ]
         self._named: dict[str, int] = {}
         self._found: dict[str, int] = {}
         self._missing: dict[str, list[str]] = {}
@@ -83,6 +87,7 @@ class Intake:
         start: float | None = None,
         end: float | None = None,
         count: int = 1,
+        warnings: Iterable[str] = (),
     ) -> None:
         """Adds an entry, or skips it with a reason.
 
@@ -95,6 +100,7 @@ class Intake:
             start: of the cut, seconds.
             end: of the cut, seconds.
             count: its number of `Dataset.unit`.
+            warnings: about its annotations.
         """
         name = clean(str(name))
         try:
@@ -106,7 +112,8 @@ class Intake:
             split = split_name(split)
             self._entries[name] = split
             self._named[split] = self._named.get(split, 0) + count
-            self._items[name] = self._item(name, captions, alternatives, split, files, start, end)
+            item = self._item(name, captions, alternatives, split, files, start, end)
+            self._items[name] = item._replace(warnings=(*warnings, *item.warnings))
             self._found[split] = self._found.get(split, 0) + count
         except FileNotFoundError as error:
             self._missing.setdefault(split, []).append(name)
@@ -154,7 +161,18 @@ class Intake:
 
     def skip(self, name: str, reason: object) -> None:
         """Skips an entry, with the reason."""
-        self._skipped.append(skipped_entry(name, reason))
+        self._skipped.append(noted(name, reason))
+
+    def has(self, *names: str) -> bool:
+        """Whether one of the names has a file."""
+        try:
+            return bool(self._videos.find(*names))
+        except (ValueError, FileNotFoundError):
+            return False
+
+    def warn(self, name: str, reason: object) -> None:
+        """Notes how a file of the annotations was read."""
+        self._warnings.append(noted(name, reason))
 
     def _item(self, name, captions, alternatives, split, files, start, end) -> Item:
         start, end = cut_of(start, end)
@@ -194,6 +212,7 @@ class Intake:
         return Reading(
             items=list(self._items.values()),
             skipped=self._skipped,
+            warnings=self._warnings,
             source=self._dataset.name,
             hint=f"--annotations has {self._dataset.files}, --videos the files they name",
             expected=self._dataset.expected,

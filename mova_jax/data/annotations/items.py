@@ -52,6 +52,7 @@ class Reading:
     Attributes:
         items: the usable entries, in order.
         skipped: {"id", "reason"} of the others.
+        warnings: {"id", "reason"} of files that were read, but not as a matter of course.
         source: name of the annotations, for messages.
         hint: the form of an entry, for the message when none is usable.
         expected: published number of entries of each split.
@@ -64,6 +65,7 @@ class Reading:
 
     items: list[Item] = dataclasses.field(default_factory=list)
     skipped: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    warnings: list[dict[str, str]] = dataclasses.field(default_factory=list)
     source: str = ""
     hint: str = ""
     expected: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -128,9 +130,19 @@ def valid_unicode(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def skipped_entry(name: str, reason: object) -> dict[str, str]:
-    """An entry of `Reading.skipped`, cut to a readable length."""
-    return {"id": str(name)[:SHOWN], "reason": str(reason)[:SHOWN]}
+def is_unicode(name: str) -> bool:
+    """Whether the name of a file is UTF-8 on the disk; others have lone surrogates here."""
+    return valid_unicode(name) == name
+
+
+def printable(text: str) -> str:
+    """The text with lone surrogates as escapes, so that names of files can be told apart."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def noted(name: str, reason: object) -> dict[str, str]:
+    """An entry of `Reading.skipped` or `Reading.warnings`, cut to a readable length."""
+    return {"id": printable(str(name))[:SHOWN], "reason": printable(str(reason))[:SHOWN]}
 
 
 def assign_splits(items: Iterable[Item], shares: Iterable[tuple[str, float]]) -> list[Item]:

@@ -7,21 +7,23 @@ Out: `read_annotations` returns the usable lines as `Item`s, and the reasons of 
 import os
 import posixpath
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mova_jax.data.annotations.files import json_object
 from mova_jax.data.annotations.items import (
     InputError,
     Item,
+    Reading,
     clean,
     cut_of,
+    is_unicode,
+    noted,
     sentence_of,
-    skipped_entry,
     split_name,
-    valid_unicode,
 )
 from mova_jax.data.shards import Caption
 from mova_jax.data.storage import Folder, escapes, join
+from mova_jax.utils.text_files import open_text
 
 FIELDS = """\
   video         path of the file, relative to the folder of the JSONL, inside of it
@@ -37,9 +39,7 @@ FIELDS = """\
 Other fields are ignored."""
 
 
-def read_annotations(
-    path: str | os.PathLike, folder: str | os.PathLike | None = None
-) -> tuple[list[Item], list[dict[str, str]]]:
+def read_annotations(path: str | os.PathLike, folder: str | os.PathLike | None = None) -> Reading:
     """Reads a JSONL.
 
     Args:
@@ -47,38 +47,46 @@ def read_annotations(
         folder: of the videos, a path or a URL; by default that of the file.
 
     Returns:
-        The usable lines in order, and {"id", "reason"} of the others.
+        The usable lines in order, the reasons of the others, and a guessed encoding as a warning.
 
     Raises:
-        InputError: when there is no such file.
+        InputError: when there is no such file or it cannot be read.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no file {path}; --input is a JSONL, one video a line.")
+    folder = path.parent if folder is None else folder
+    try:
+        with open_text(path, newline="\n") as (lines, note):
+            return _read(lines, folder, [noted(path.name, note)] if note else [])
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}).") from error
+
+
+def _read(lines: TextIO, folder: str | os.PathLike, warnings: list[dict[str, str]]) -> Reading:
     items, skipped, seen = [], [], {}
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            name = f"line {number}"
-            try:
-                fields = _fields(line)
-                name = _identity(fields)
-                if name in seen:
-                    raise ValueError(f"the id was already used in line {seen[name]}")
-                items.append(_item(name, fields, path.parent if folder is None else folder))
-                seen[name] = number
-            except ValueError as error:
-                where = "" if name == f"line {number}" else f"line {number}: "
-                skipped.append(skipped_entry(name, f"{where}{error}"))
-    return items, skipped
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name = f"line {number}"
+        try:
+            fields = _fields(line)
+            name = _identity(fields)
+            if name in seen:
+                raise ValueError(f"the id was already used in line {seen[name]}")
+            items.append(_item(name, fields, folder))
+            seen[name] = number
+        except ValueError as error:
+            where = "" if name == f"line {number}" else f"line {number}: "
+            skipped.append(noted(name, f"{where}{error}"))
+    return Reading(items, skipped, warnings)
 
 
-def _fields(line: bytes) -> dict[str, Any]:
+def _fields(line: str) -> dict[str, Any]:
     fields = json_object(line.strip())
     if not isinstance(fields.get("video"), str) or not fields["video"]:
         raise ValueError(f"`video` must be a path, got {fields.get('video')!r}")
-    if "\0" in fields["video"] or valid_unicode(fields["video"]) != fields["video"]:
+    if "\0" in fields["video"] or not is_unicode(fields["video"]):
         raise ValueError(f"the path {fields['video']!r} has a null byte or is not valid Unicode")
     return fields
 

@@ -29,7 +29,7 @@ _TEXT = "cap", "caption", "vision_caption", "video_caption", "long_caption", "un
 def read(annotations: Path, intake: Intake, *, files: dict[str, tuple[str, ...]]) -> None:
     """Reads the file of each split; see `Dataset.read`."""
     for split, file in intake.split_files(annotations, files):
-        videos = videos_of(file, read_rows(file), _caption, intake)
+        videos = videos_of(file, read_rows(file, intake.warn), _caption, intake)
         for video, sentences in videos.items():
             # A path is often that of the owners' own machine, so the bare name counts, too.
             names = (video.lstrip("/"), PurePosixPath(video).name)

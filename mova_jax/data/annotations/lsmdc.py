@@ -28,7 +28,7 @@ _FILES = {
 def read(annotations: Path, intake: Intake) -> None:
     """Reads the three files; see `Dataset.read`."""
     for split, file in intake.split_files(annotations, _FILES):
-        rows = [line.split("\t") for line in read_lines(file)]
+        rows = [line.split("\t") for line in read_lines(file, intake.warn)]
         fits = any(len(row) == 6 for row in rows)
         check(file, fits, "lines of 6 tab-separated cells", f"{rows[0] if rows else 'no line'}")
         clips: dict[str, list[tuple]] = {}

@@ -59,7 +59,8 @@ def videos_of(
 def read(annotations: Path, intake: Intake, *, files: dict[str, Any], parse: Parser) -> None:
     """Reads the file of each split, see `Intake.split_files`, and adds its videos."""
     for split, file in intake.split_files(annotations, files):
-        for video, sentences in videos_of(file, read_rows(file), parse, intake).items():
+        rows = read_rows(file, intake.warn)
+        for video, sentences in videos_of(file, rows, parse, intake).items():
             intake.add_sentences(video, sentences, split=split)
 
 

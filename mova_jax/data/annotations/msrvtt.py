@@ -29,8 +29,8 @@ _OWNERS = "train_val_videodatainfo.json", "test_videodatainfo.json"  # in the ow
 def read_1k_a(annotations: Path, intake: Intake) -> None:
     """Reads 9k / 1k-A; see `Dataset.read`."""
     _, captions = _read_videos(annotations, intake)
-    train = read_table(one_of(annotations, _TRAIN), ["video_id"])
-    test = read_table(one_of(annotations, _TEST), ["video_id", "sentence"])
+    train = read_table(one_of(annotations, _TRAIN), intake.warn, ["video_id"])
+    test = read_table(one_of(annotations, _TEST), intake.warn, ["video_id", "sentence"])
     # The test set first, so that a video in both lists is tested on and not trained on.
     for _, row, wrong in test:
         if wrong:
@@ -55,7 +55,7 @@ def _read_videos(annotations: Path, intake: Intake, alone: bool = False):
         files = [one_of(annotations, _JSON, alone=alone)]
     splits, captions = [], collections.defaultdict(list)
     for file in files:
-        data, _ = read_json(file)
+        data, _ = read_json(file, intake.warn)
         fits = isinstance(data, dict) and all(
             isinstance(data.get(name), list) for name in ("videos", "sentences")
         )

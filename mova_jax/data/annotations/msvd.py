@@ -16,6 +16,7 @@ from pathlib import Path
 from mova_jax.data.annotations.files import check, one_of, read_json, read_lines, read_plain_pickle
 from mova_jax.data.annotations.intake import Dataset, Intake
 from mova_jax.data.annotations.items import ALL
+from mova_jax.utils.text_files import decode_text
 
 _LISTS = {"train": "train_list.txt", "validation": "val_list.txt", "test": "test_list.txt"}
 
@@ -23,21 +24,26 @@ _LISTS = {"train": "train_list.txt", "validation": "val_list.txt", "test": "test
 def read(annotations: Path, intake: Intake) -> None:
     """Reads the captions and the three lists; see `Dataset.read`."""
     file = one_of(annotations, "raw-captions.pkl", "captions_msvd.json")
-    captions = read_json(file)[0] if file.suffix == ".json" else read_plain_pickle(file)
+    is_json = file.suffix == ".json"
+    captions = read_json(file, intake.warn)[0] if is_json else read_plain_pickle(file)
     fits = isinstance(captions, dict) and any(isinstance(v, list) for v in captions.values())
     check(file, fits, "a dict {video id: [[token, ...], ...]}", captions)
-    captions = {_text(key): value for key, value in captions.items()}
+    guessed: list[str] = []
+    captions = {_text(key, guessed): value for key, value in captions.items()}
     for split, name in _LISTS.items():
-        for video in read_lines(one_of(annotations, name)):
+        for video in read_lines(one_of(annotations, name), intake.warn):
             try:
-                texts = _sentences(captions.get(video), file.name)
+                texts = _sentences(captions.get(video), file.name, guessed)
             except ValueError as error:
                 intake.skip(video, error)
                 continue
             intake.add(video, texts[:1], alternatives=texts[1:], split=split)
+    if guessed:
+        note = f"{len(guessed)} words are not UTF-8 and were read as cp1252"
+        intake.warn(file.name, f"{note}, such as {guessed[0]!r}")
 
 
-def _sentences(captions, file: str) -> list[str]:
+def _sentences(captions, file: str, guessed: list[str]) -> list[str]:
     if not isinstance(captions, list | tuple) or not captions:
         raise ValueError(f"{file} has no captions for it")
     texts = []
@@ -45,12 +51,15 @@ def _sentences(captions, file: str) -> list[str]:
         tokens = caption if isinstance(caption, list | tuple) else [caption]
         if not all(isinstance(token, str | bytes) for token in tokens):
             raise ValueError(f"a caption must be a list of tokens, got {caption!r}")
-        texts.append(" ".join(map(_text, tokens)))
+        texts.append(" ".join(_text(token, guessed) for token in tokens))
     return texts
 
 
-def _text(value) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+def _text(value, guessed: list[str]) -> str:
+    """A text of Python 2 or 3; appends those whose encoding had to be guessed."""
+    text, note = decode_text(value) if isinstance(value, bytes) else (str(value), "")
+    guessed += [text] * bool(note)
+    return text
 
 
 DATASET = Dataset(

@@ -27,7 +27,7 @@ _FILES = (
 def read(annotations: Path, intake: Intake) -> None:
     """Reads one file; see `Dataset.read`."""
     file = one_of(annotations, *_FILES, alone=True)
-    entries, _ = read_json(file)
+    entries, _ = read_json(file, intake.warn)
     fits = isinstance(entries, list) and any(
         isinstance(entry, dict) and {"image", "conversations"} <= set(entry) for entry in entries
     )

@@ -29,7 +29,8 @@ def read(annotations: Path, intake: Intake) -> None:
     elif not annotations.is_file():
         raise InputError(f"There is no file {annotations}; --annotations is a CSV.")
     entries: dict[str, dict] = {}
-    for line, row, wrong in read_table(file, ["video", "caption"], ["start", "end", "id", "split"]):
+    columns = ["video", "caption"], ["start", "end", "id", "split"]
+    for line, row, wrong in read_table(file, intake.warn, *columns):
         try:
             if wrong:
                 raise ValueError(wrong)

@@ -27,7 +27,7 @@ def read(annotations: Path, intake: Intake) -> None:
     for file in files or [first]:
         needed = ["clip_id", "Summarized Description|Detailed Description"]
         optional = ["Detailed Description", "Brief Description"]
-        for line, row, wrong in read_table(file, needed, optional):
+        for line, row, wrong in read_table(file, intake.warn, needed, optional):
             if wrong:
                 intake.skip(row["clip_id"] or f"line {line}", f"{file.name} line {line}: {wrong}")
                 continue

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mova_jax.data import storage
-from mova_jax.data.annotations.items import InputError
+from mova_jax.data.annotations.items import InputError, is_unicode
 
 # In the order of preference when a name has several files. DiDeMo alone uses most of them.
 VIDEO_EXTENSIONS = (
     ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv",
     ".3gp", ".3g2", ".mts", ".m2ts", ".ts", ".ogv",
 )  # fmt: skip
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif",
+)  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -48,6 +50,7 @@ class VideoFolder:
         self._files: dict[str, str] = {}
         self._others: collections.Counter[str] = collections.Counter()
         self._outside: set[str] = set()
+        self.not_unicode: list[str] = []  # names that no annotation can write
         try:
             place = storage.Folder(folder)
             for inside, leads_out in _files_of(place):
@@ -62,6 +65,9 @@ class VideoFolder:
     def _add(self, inside: str, leads_out: bool) -> None:
         name = posixpath.basename(inside)
         if name.startswith(".") or not self._is_known(name):
+            return
+        if not is_unicode(inside):
+            self.not_unicode.append(inside)
             return
         for key in {inside, name, self._stem(inside), self._stem(name)}:
             if leads_out:

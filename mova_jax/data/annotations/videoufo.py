@@ -22,7 +22,7 @@ def read(annotations: Path, intake: Intake) -> None:
     file = one_of(annotations, "VideoUFO.csv", alone=True)
     # The card's viewer has the same columns with underscores.
     needed = ["ID", "Detailed Caption|Detailed_Caption", "Brief Caption|Brief_Caption"]
-    for line, row, wrong in read_table(file, needed):
+    for line, row, wrong in read_table(file, intake.warn, needed):
         if wrong:
             intake.skip(row["ID"] or f"line {line}", f"line {line}: {wrong}")
             continue

@@ -82,6 +82,21 @@ def _display_matrix(frame) -> Matrix:
     return tuple(int(values[i]) for i in (0, 1, 3, 4))
 
 
+def read_picture(path: str, max_pixels: int) -> np.ndarray:
+    """Reads a picture with Pillow, upright, u8[H W 3] RGB.
+
+    Raises:
+        ValueError: it has more pixels.
+        Exception: any of Pillow's, for a file that it does not know or that is damaged.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        if image.width * image.height > max_pixels:
+            raise ValueError(f"{image.width} x {image.height} pixels are more than {max_pixels:,}")
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
 def exif_matrix(path: str) -> Matrix | None:
     """The turn or mirror that the EXIF of an image asks for; None where it cannot be read."""
     from PIL import Image

@@ -177,9 +177,9 @@ def _read_jsonl(path: str | os.PathLike) -> Reading:
         except FileNotFoundError as error:
             raise InputError(f"There is no file {path}.") from error
         folder = os.fspath(path).rpartition("/")[0] if storage.is_url(path) else None
-        items, skipped = read_annotations(local, folder)
+        reading = read_annotations(local, folder)
     hint = 'the lines must look like {"video": "a.mp4", "caption": "A cat sits."}'
-    return Reading(items, skipped, source=str(path), hint=hint)
+    return dataclasses.replace(reading, source=str(path), hint=hint)
 
 
 def _decode_and_pack(
@@ -221,7 +221,7 @@ def _finish(
     plan: ShardPlan,
 ) -> Manifest:
     """Writes tokenizer, list of missing videos and manifest, and publishes everything."""
-    skipped, warnings = list(reading.skipped), []
+    skipped, warnings = list(reading.skipped), list(reading.warnings)
     texts = collections.defaultdict(list)  # by split
     for key, item in tasks:
         result = results[key]

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from mova_jax.data.ingest.video_reader import DecodeError, open_media, video_stream
+from mova_jax.data.ingest.media_file import DecodeError, open_media, video_stream
 from mova_jax.utils.atomic import replacing
 
 # Codecs of picture and sound that browsers expect in a container.

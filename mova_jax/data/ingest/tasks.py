@@ -27,7 +27,7 @@ from mova_jax.data.shards import SCHEMA_VERSION, Caption, ShardError, serialize
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 # Their versions decide the pixels of a frame and the bytes that store it.
-_LIBRARIES = ("av", "simplejpeg")
+_LIBRARIES = ("av", "pillow", "simplejpeg")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Decodes video files to frames at a steady rate. Only this file and `remux.py` import PyAV.
+"""Decodes video files to frames at a steady rate.
 
 In:  the path of anything that FFmpeg decodes (an image is a video of one frame).
 Out: the frames on the screen at 0, 1/fps, 2/fps ... seconds, uint8 RGB, upright, in square pixels:
@@ -9,7 +9,6 @@ Out: the frames on the screen at 0, 1/fps, 2/fps ... seconds, uint8 RGB, upright
 The time of a frame is its own time stamp; rate and duration in the header are not trusted.
 """
 
-import contextlib
 import itertools
 import math
 import os
@@ -19,13 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mova_jax.data.ingest.frame_converter import FrameConverter, exif_matrix
+from mova_jax.data.ingest import media_file
+from mova_jax.data.ingest.frame_converter import FrameConverter, exif_matrix, read_picture
+from mova_jax.data.ingest.media_file import DecodeError, is_cut_short, open_media, video_stream
 
 MAX_FRAMES = 100_000
-MAX_PIXELS = 2**27  # of a picture (16K is 2**27): a small file can claim pictures of any size
-
-# Formats that name other files, which may be anywhere.
-_PLAYLISTS = {"hls", "concat", "dash", "applehttp"}
 
 # Containers round times, some to milliseconds: a frame counts this many seconds before its time.
 _SLACK = 6e-4
@@ -36,10 +33,6 @@ _JUMP = 1.0
 # Not every file can find the last key frame before a cut: tried are these seconds before the cut,
 # and at last the start of the file (None).
 _BACK = (0.0, 10.0, None)
-
-
-class DecodeError(Exception):
-    """A video that cannot be decoded; the message is the reason."""
 
 
 class Video(NamedTuple):
@@ -122,17 +115,17 @@ class VideoReader:
         try:
             for back in _BACK if self._start else (None,):
                 with open_media(self._path) as container:
-                    frames = _Frames(container)
+                    frames = _frames_of(container)
                     spans = self._spans(frames, back)
                     first = next(spans, None)
                     if back is None or (first and first.start <= self._start + _SLACK):
                         yield from self._sample(frames, first, spans)
                         return
         except av.error.FFmpegError as error:
-            what = "its end is missing" if _is_cut_short(self._path) else error.strerror
+            what = "its end is missing" if is_cut_short(self._path) else error.strerror
             raise DecodeError(f"not a video that can be decoded ({what})") from error
 
-    def _spans(self, frames: "_Frames", back: float | None) -> Iterator[_Span]:
+    def _spans(self, frames: "_Frames | _Tiles", back: float | None) -> Iterator[_Span]:
         """Frames with their times, from `back` seconds before the cut, or from the start (None)."""
         timed = iter(frames)
         if back is not None:
@@ -151,7 +144,9 @@ class VideoReader:
             last = float(before.duration * before.time_base) if before.duration else frames.step
             yield _Span(before, time, time + max(last, 2 * _SLACK))
 
-    def _sample(self, frames: "_Frames", first: _Span | None, spans) -> Iterator[np.ndarray]:
+    def _sample(
+        self, frames: "_Frames | _Tiles", first: _Span | None, spans
+    ) -> Iterator[np.ndarray]:
         """Yields the image on the screen at each multiple of 1/fps within the cut."""
         if first is None:
             raise DecodeError("no frame could be decoded")
@@ -181,33 +176,8 @@ class VideoReader:
         self.warnings += frames.warnings(None if end == self._end else end) + convert.warnings()
 
 
-@contextlib.contextmanager
-def open_media(path: str | os.PathLike) -> Iterator[Any]:
-    """A file as a PyAV container.
-
-    Raises:
-        DecodeError: no such file, an empty one, or a list of other files.
-        av.error.FFmpegError: FFmpeg does not know it.
-    """
-    import av
-
-    path = Path(path).absolute()
-    if not path.is_file():
-        raise DecodeError("no such file")
-    if not path.stat().st_size:
-        raise DecodeError("the file is empty")
-    # Only files: a disguised playlist must not open network connections. Old cameras write
-    # titles that are not UTF-8, which is no reason to refuse the video.
-    options = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
-    with av.open(str(path), options=options, metadata_errors="replace") as container:
-        if playlist := _PLAYLISTS & set(container.format.name.split(",")):
-            names = ", ".join(playlist)
-            raise DecodeError(f"a list of other files ({names}), not a video")
-        yield container
-
-
 class _Frames:
-    """Decoded frames of the first video stream in order of presentation, each with its time.
+    """Decoded frames of the film, `video_stream`, in order of presentation, each with its time.
 
     Times are seconds since the first of the file's streams starts: where the sound starts first,
     the first frame comes later than 0.
@@ -216,14 +186,16 @@ class _Frames:
     def __init__(self, container):
         self._container = container
         self._stream = stream = video_stream(container)
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        stream.codec_context.options = {"max_pixels": str(media_file.MAX_PIXELS)}
         stream.thread_count = 1  # videos are decoded in parallel, not the frames of one
         self.step = 1 / float(stream.average_rate or 25)
         self.pixel_aspect = float(stream.sample_aspect_ratio or 1)
         # AVI stores decoding times only; PyAV's guess of presentation times is wrong for H.264.
         self._is_avi = container.format.name == "avi"
-        self.still = container.format.name.endswith("_pipe")  # an image, which has no duration
-        self.matrix = exif_matrix(container.name) if self.still else None
+        is_image = container.format.name.endswith("_pipe")
+        # An image, which has no duration; AVIF and HEIC are images in the container of MP4.
+        self.still = is_image or (stream.frames == 1 and stream.duration is None)
+        self.matrix = exif_matrix(container.name) if is_image else None
         self._zero: float | None = None
         self._damaged = self._jumps = 0
 
@@ -285,35 +257,42 @@ class _Frames:
         return notes
 
 
-def _is_cut_short(path: Path) -> bool:
-    """Whether an MP4 ends within a box; its index, which decoding needs, is often the last one."""
-    size, position = path.stat().st_size, 0
-    with path.open("rb") as file:
-        while position + 8 <= size:
-            file.seek(position)
-            header = file.read(16)
-            if position == 0 and header[4:8] != b"ftyp":
-                return False
-            length = int.from_bytes(header[:4])
-            length = int.from_bytes(header[8:]) if length == 1 else length
-            if length < 8:  # 0 means up to the end
-                return False
-            position += length
-    return position != size
+class _Tiles:
+    """A picture of tiles (AVIF, HEIC) as the one frame of a `_Frames`.
 
-
-def video_stream(container):
-    """The first video stream of a container.
-
-    Raises:
-        DecodeError: it has none.
+    FFmpeg gives each tile as a stream, and PyAV does not say where on the picture it is.
     """
+
+    pixel_aspect, matrix, still, step = 1.0, (1, 0, 0, 1), True, 1 / 25
+
+    def __init__(self, path: str, tiles: int):
+        self._path, self._tiles = path, tiles
+
+    def __iter__(self) -> Iterator[tuple[Any, float]]:
+        import av
+
+        try:
+            image = read_picture(self._path, media_file.MAX_PIXELS)
+        except Exception as error:  # Pillow raises many kinds, and may know AVIF or not
+            what = f"a picture of {self._tiles} tiles, which cannot be put together"
+            raise DecodeError(f"{what}: save it as JPEG or PNG ({error})") from error
+        yield av.VideoFrame.from_ndarray(image, format="rgb24"), 0.0
+
+    def seek(self, time: float) -> bool:
+        return False
+
+    def warnings(self, end: float | None) -> list[str]:
+        return []
+
+
+def _frames_of(container) -> _Frames | _Tiles:
     from av.stream import Disposition
 
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:  # the cover of an audio file
-            return stream
-    raise DecodeError("no video stream")
+    streams = container.streams.video
+    tiles = sum(bool(stream.disposition & Disposition.dependent) for stream in streams)
+    if tiles and not any(stream.disposition & Disposition.default for stream in streams):
+        return _Tiles(container.name, tiles)
+    return _Frames(container)
 
 
 def _decoded(container, stream) -> Iterator[Any]:

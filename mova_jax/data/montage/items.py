@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mova_jax.data.annotations import InputError
-from mova_jax.data.annotations.items import clean, skipped_entry, split_name
+from mova_jax.data.annotations.items import clean, noted, split_name
 from mova_jax.data.annotations.videos import IMAGE_EXTENSIONS
 from mova_jax.data.images import encode_jpeg, image_size, is_ppm, is_stored_format
 from mova_jax.data.ingest.frame_converter import exif_matrix
@@ -75,7 +75,7 @@ def read_items(path: str | os.PathLike) -> tuple[list[CaptionedItem], list[dict[
                 if item.id in seen:
                     raise ValueError(f"the id {item.id!r} was already used")
             except (ValueError, OSError, RecursionError) as error:
-                skipped.append(skipped_entry(f"line {number}", error))
+                skipped.append(noted(f"line {number}", error))
                 continue
             seen.add(item.id)
             items.append(item)

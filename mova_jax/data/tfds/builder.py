@@ -74,12 +74,14 @@ class OwnVideos(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         config = self.builder_config
         dataclasses.replace(_DEFAULT, fps=config.fps, short_side=config.short_side).check()
-        items, skipped = read_annotations(dl_manager.manual_dir / ANNOTATIONS)
-        for entry in skipped:
+        reading = read_annotations(dl_manager.manual_dir / ANNOTATIONS)
+        for entry in reading.warnings:
+            logging.warning("%s: %s", entry["id"], entry["reason"])
+        for entry in reading.skipped:
             logging.warning("%s is skipped: %s", entry["id"], entry["reason"])
-        if not items:
-            raise InputError(f"No line of {ANNOTATIONS} can be used: {skipped[:3]}.")
-        items = assign_splits(items, _DEFAULT.splits)
+        if not reading.items:
+            raise InputError(f"No line of {ANNOTATIONS} can be used: {reading.skipped[:3]}.")
+        items = assign_splits(reading.items, _DEFAULT.splits)
         return {
             split: self._generate_examples([item for item in items if item.split == split])
             for split in sorted({item.split for item in items})

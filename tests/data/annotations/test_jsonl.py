@@ -10,7 +10,8 @@ from tests.clips import line, write_lines
 
 
 def _read(tmp_path, *lines):
-    return read_annotations(write_lines(tmp_path / "captions.jsonl", *lines))
+    reading = read_annotations(write_lines(tmp_path / "captions.jsonl", *lines))
+    return reading.items, reading.skipped
 
 
 def _one(tmp_path, text):

@@ -37,7 +37,7 @@ def clips(tmp_path_factory):
 
 def _decode(clips, **fields):
     path = write_lines(clips / "captions.jsonl", line("2.mp4", **fields))
-    (item,), _ = read_annotations(path)
+    (item,) = read_annotations(path).items
     return decode_item(item, fps=2.0, short_side=16)
 
 
@@ -79,7 +79,7 @@ def _die_on_three(item):
 @pytest.mark.slow
 def test_a_video_that_kills_its_process_is_the_only_one_that_fails(tmp_path):
     lines = [line(f"{i}.mp4", id=i) for i in range(12)]
-    items, _ = read_annotations(write_lines(tmp_path / "captions.jsonl", *lines))
+    items = read_annotations(write_lines(tmp_path / "captions.jsonl", *lines)).items
     results = [(item.id, result.reason) for item, result in decode_all(items, _die_on_three, 2)]
     assert [name for name, _ in results] == [str(i) for i in range(12)]
     assert results.pop(3)[1].startswith("the decoder's process died on it")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mova_jax.data.ingest import video_reader
+from mova_jax.data.ingest import media_file, video_reader
 from mova_jax.data.ingest.video_reader import DecodeError, VideoReader, decode_video
 from tests.clips import ramp, write_video
 
@@ -125,7 +125,7 @@ def test_a_playlist_is_refused(tmp_path):
 
 
 def test_pictures_of_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_reader, "MAX_PIXELS", 40_000)
+    monkeypatch.setattr(media_file, "MAX_PIXELS", 40_000)
     for name, side, fits in (("a.png", 90, True), ("b.png", 300, False), ("c.jpg", 300, False)):
         Image.new("RGB", (side, side)).save(tmp_path / name)
         if fits:
@@ -134,6 +134,6 @@ def test_pictures_of_too_many_pixels_are_refused_before_they_are_decoded(tmp_pat
             with pytest.raises(DecodeError):
                 decode_video(tmp_path / name)
     large = write_video(tmp_path / "d.mp4", ramp(3)[:1] * 3, codec="mpeg4")
-    monkeypatch.setattr(video_reader, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(media_file, "MAX_PIXELS", 1000)
     with pytest.raises(DecodeError):
         decode_video(large)
