@@ -81,15 +81,15 @@ def rank_queries(
 
 
 def choose_weight(blends: Mapping[float, RanksBothDirections]) -> float:
-    """The largest weight whose R@1 is at most one standard error below the best.
+    """The largest weight whose T2V R@1 is at most one standard error below the best.
 
-    R@1 is the mean of both directions. The global score is a mean over all that a video shows: on
-    short validation videos it may help by chance, and on long ones it hinders, so it gets a
-    larger part only where that is beyond chance (the one-standard-error rule of Breiman et al.,
-    Classification and Regression Trees, 1984).
+    The global score is a mean over all that a video shows: on short validation videos it may help
+    by chance, and on long ones it hinders, so it gets a larger part only where that is beyond
+    chance (the one-standard-error rule of Breiman et al., Classification and Regression Trees,
+    1984).
     """
-    share = {w: np.mean([np.mean(ranks.values <= 1) for ranks in blends[w]]) for w in blends}
-    best, queries = max(share.values()), min(len(r.values) for b in blends.values() for r in b)
+    share = {weight: float(np.mean(both.t2v.values <= 1)) for weight, both in blends.items()}
+    best, queries = max(share.values()), min(len(both.t2v.values) for both in blends.values())
     error = math.sqrt(best * (1 - best) / queries)
     return max(weight for weight in blends if share[weight] >= best - error - 1e-9)
 

@@ -61,8 +61,8 @@ def test_galleries_are_counted_apart():
 
 
 def ranks_with(hits: int, queries: int = 100) -> RanksBothDirections:
-    one = Ranks(np.where(np.arange(queries) < hits, 1.0, 2.0), queries)
-    return RanksBothDirections(one, one)
+    t2v = np.where(np.arange(queries) < hits, 1.0, 2.0)
+    return RanksBothDirections(Ranks(t2v, queries), Ranks(t2v[::-1] + 1, queries))
 
 
 def test_blend_takes_the_largest_weight_within_one_standard_error_of_the_best():
