@@ -56,6 +56,7 @@ class Index:
             subject = rng.normal(size=width, scale=0.5)
             made[video] = rng.standard_normal((frames, width), np.float32) + subject
         made.flush()
+        self.folder, self.manifest = path.parent, {"dim": width, "fingerprint": "made"}
         self._vectors = np.load(path, mmap_mode="r")
         self.entries = [Entry(str(i), f"/{i}.mp4", frames, float(frames)) for i in range(videos)]
 
@@ -79,23 +80,17 @@ def make_scan(width: int) -> Scan:
     return Scan(fns, params, FrameEncoder(spec, params, mesh), config, 1.0)
 
 
-def made_question(rng: np.random.Generator, width: int) -> Question:
-    """A paragraph of random sentences, embedded as `EvalFns.encode_text` gives it."""
+def question_of(sentences: np.ndarray) -> Question:
+    """A paragraph of sentence vectors [s d], embedded as `EvalFns.encode_text` gives it."""
 
-    def text(*shape: int) -> TextEmbedding:
-        vectors = rng.standard_normal((*shape, width), np.float32)
-        return TextEmbedding(
-            np.zeros((*shape, 0, 1), np.float32), np.ones((*shape, 1), bool), vectors
-        )
+    def text(pooled: np.ndarray, parts: TextEmbedding | None = None) -> TextEmbedding:
+        shape = pooled.shape[:-1]
+        tokens, mask = np.zeros((*shape, 0, 1), np.float32), np.ones((*shape, 1), bool)
+        return TextEmbedding(tokens, mask, pooled, parts=parts)
 
-    def divided(captions: int, parts: int) -> TextEmbedding:
-        whole = text(captions)
-        return TextEmbedding(
-            whole.tokens, whole.token_mask, whole.pooled, parts=text(captions, parts)
-        )
-
-    names = tuple(f"sentence {i}" for i in range(SENTENCES))
-    return Question(names, divided(1, SENTENCES), divided(SENTENCES, 1))
+    names = tuple(f"sentence {i}" for i in range(len(sentences)))
+    whole = text(sentences.mean(0, keepdims=True), text(sentences[None]))
+    return Question(names, whole, text(sentences, text(sentences[:, None])))
 
 
 def main() -> None:
@@ -118,7 +113,8 @@ def main() -> None:
         searcher = Searcher(None, index, make_scan(args.width))
         seconds = []
         for _ in range(args.queries + 1):
-            question, begun = made_question(rng, args.width), time.perf_counter()
+            sentences = rng.standard_normal((SENTENCES, args.width), np.float32)
+            question, begun = question_of(sentences), time.perf_counter()
             searcher.search(question)
             seconds.append(time.perf_counter() - begun)
         file = (Path(folder) / "vectors.npy").stat().st_size

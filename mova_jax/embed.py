@@ -4,12 +4,15 @@
     python -m mova_jax.embed --index INDEX --status
     python -m mova_jax.embed --index INDEX --remove VIDEOS/a.mp4
     python -m mova_jax.embed --index INDEX --compact
+    python -m mova_jax.embed --index INDEX --export frames.parquet
+    python -m mova_jax.embed --index INDEX --engine http://milvus:19530
 
 The same command again adds what is new and recognises what was moved; however it is stopped, it
 goes on. Videos of any length are read as a stream. --remove takes videos out and keeps them out,
 until --restore. --compact deletes the entries of videos whose files are gone, and what commands
 that were killed left more than a day ago, and packs the vectors into one file, which a large index
-opens and scans faster until it changes.
+opens and scans faster until it changes. --export writes the vectors as a Parquet file, one row a
+frame, and --engine brings a vector engine up to date with them (docs/search.md).
 
 Exit code: 0 done, 3 some files could not be read, 1 it could not be finished, 130 interrupted.
 """
@@ -35,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--videos needs --model")
     if not args.fps > 0:
         parser.error(f"--fps: got {args.fps}, expected more than 0")
-    if not (args.videos or args.remove or args.restore or args.status or args.compact):
-        parser.error("expected --videos, --status, --remove, --restore or --compact")
+    work = ("videos", "status", "remove", "restore", "compact", "export", "engine")
+    if not any(getattr(args, name) for name in work):
+        parser.error(f"expected one of --{', --'.join(work)}")
     # These imports take seconds: flags are checked before.
     from mova_jax.search.store import StoreError
     from mova_jax.training.checkpoint import CheckpointError
@@ -44,9 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mova_jax.weights.files import WeightsError
 
     try:
-        if args.videos:
-            return _embed(args)
-        return _keep(args)
+        code = _embed(args) if args.videos else _keep(args)
+        if args.export or args.engine:
+            _copy(args)
+        return code
     except (StoreError, RunError, CheckpointError, WeightsError) as error:
         print(f"embed: {error}", file=sys.stderr)
         return FAILED
@@ -117,6 +122,22 @@ def _keep(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _copy(args: argparse.Namespace) -> None:
+    """Copies the vectors of an index, as it is now, to where others read them."""
+    from mova_jax.search.engine import Engine
+    from mova_jax.search.parquet_file import export_parquet
+    from mova_jax.search.store import open_index
+
+    index = open_index(args.index)
+    if args.export:
+        print(f"{export_parquet(index, args.export):,} frames in {args.export}")
+    if args.engine:
+        engine = Engine(args.engine, index)
+        done = engine.upload(index)
+        engine.close()
+        print(f"{args.engine}: {done.added:,} videos uploaded, {done.deleted:,} deleted")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("python -m mova_jax.embed", __doc__)
     add = parser.add_argument
@@ -128,6 +149,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--restore", action="store_true", help="lets removed videos in again")
     add("--status", action="store_true", help="what the index has")
     add("--compact", action="store_true", help="deletes what is gone or was left, and packs")
+    add("--export", default="", type=local_path, metavar="FILE", help="writes a Parquet file")
+    add("--engine", default="", metavar="URI", help="uploads the vectors to Milvus")
     add("--process", type=int, default=0, help="of several that share the videos, from 0")
     add("--processes", type=int, default=1, help="their number")
     return parser

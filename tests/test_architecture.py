@@ -195,6 +195,8 @@ def test_configuration_knows_no_array():
         (("wandb", "tensorboardX"), {"mova_jax/utils/metric_log.py"}),
         (("optax",), set(files_in("training/"))),
         (("starlette", "uvicorn"), {f"mova_jax/search/{f}.py" for f in ("app", "guard", "serve")}),
+        (("pymilvus",), {"mova_jax/search/engine.py"}),
+        (("pyarrow",), {"mova_jax/search/parquet_file.py", "mova_jax/data/annotations/files.py"}),
         (("matplotlib",), set(files_in("report/"))),
     ],
     ids=lambda x: "+".join(x) if isinstance(x, tuple) else None,

@@ -57,7 +57,7 @@ def _run(args: argparse.Namespace) -> int:
     text = _text(args)
     if args.serve:
         return _serve(args)
-    searcher = open_searcher(args.index, args.model)
+    searcher = open_searcher(args.index, args.model, args.engine)
     question = searcher.like(args.like) if args.like else searcher.question(text)
     answers = searcher.search(question, args.top, where)
     if args.json:
@@ -91,7 +91,7 @@ def _serve(args: argparse.Namespace) -> int:
     from mova_jax.search.service import Library
 
     watch = Watch(args.index)  # before it is read, so that no change is missed
-    searcher = open_searcher(args.index, args.model)
+    searcher = open_searcher(args.index, args.model, args.engine)
     library = Library(searcher, watch, lambda: now_indexing(args.index))
     library.warm_up()
     serve(library, args.host, args.port, tuple(args.name))
@@ -115,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
         help="from python -m mova_jax.embed",
     )
     add("--model", default="", help="where the model of the index is now, if it was moved")
+    add(
+        "--engine",
+        default="",
+        metavar="URI",
+        help="of an engine that has the index, for candidates",
+    )
     add("--file", default="", help="a file with the text")
     add("--like", default="", metavar="FILE", help="a picture or a video, in place of a text")
     add("--top", type=int, default=10, help="number of answers")

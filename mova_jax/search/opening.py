@@ -1,7 +1,9 @@
 """Opens an index together with the model that made it, and looks whether it has changed."""
 
 import os
+import sys
 
+from mova_jax.search.engine import Engine
 from mova_jax.search.library import VideoTextModel, load
 from mova_jax.search.query import Searcher
 from mova_jax.search.scan import Scan
@@ -9,15 +11,18 @@ from mova_jax.search.store import MANIFEST, REMOVED, VERSION, VIDEOS, Index, Sto
 from mova_jax.training.setup import enable_compilation_cache
 
 
-def open_searcher(folder: str | os.PathLike, model_path: str = "") -> Searcher:
+def open_searcher(
+    folder: str | os.PathLike, model_path: str = "", engine_uri: str = ""
+) -> Searcher:
     """An index, ready for questions.
 
     Args:
         folder: of the index.
         model_path: where its model is now; empty for where it was when the index was made.
+        engine_uri: of an engine that has its vectors (`engine.py`); empty for an exact scan.
 
     Raises:
-        StoreError: it is no index, or one of another model.
+        StoreError: it is no index, or one of another model, or the engine does not have it.
         RunError, CheckpointError, WeightsError: the model cannot be read.
     """
     index = open_index(folder)
@@ -28,12 +33,28 @@ def open_searcher(folder: str | os.PathLike, model_path: str = "") -> Searcher:
             "model, or was trained further: give the same one with --model, or make the index again"
         )
     enable_compilation_cache(model.config)
-    return searcher_of(model, index)
+    return searcher_of(model, index, open_engine(engine_uri, index) if engine_uri else None)
 
 
-def searcher_of(model: VideoTextModel, index: Index) -> Searcher:
-    """A model and an index that it made."""
-    return Searcher(model, index, Scan.of(model))
+def searcher_of(model: VideoTextModel, index: Index, engine: Engine | None = None) -> Searcher:
+    """A model and an index that it made, and the engine that has its vectors, if one has."""
+    return Searcher(model, index, Scan.of(model), engine)
+
+
+def open_engine(uri: str, index: Index) -> Engine:
+    """The engine that has an index, with a warning when it does not have all of it.
+
+    Raises:
+        StoreError: there is none, or it has nothing of the index.
+    """
+    engine = Engine(uri, index)
+    if count := engine.missing(index):
+        print(
+            f"{count:,} of {len(index.entries):,} videos are not in the engine and will not be "
+            f"found: python -m mova_jax.embed --index {index.folder} --engine {uri} uploads them",
+            file=sys.stderr,
+        )
+    return engine
 
 
 class Watch:

@@ -65,15 +65,16 @@ class Question:
 class Searcher:
     """A model and an index, ready for questions; used by one thread at a time."""
 
-    def __init__(self, model, index, scan: Scan):
+    def __init__(self, model, index, scan: Scan, engine=None):
         """Compiles nothing yet.
 
         Args:
             model: from `mova_jax.load`: embeds questions.
             index: from `store.open_index`; may be replaced by a newer one at any time.
             scan: the same model, compiled to score.
+            engine: an `engine.Engine` that has the index; without one, all videos are scored.
         """
-        self.model, self.index, self.scan = model, index, scan
+        self.model, self.index, self.scan, self.engine = model, index, scan, engine
 
     def question(self, text: str) -> Question:
         """The embedding of a text of one or more sentences.
@@ -131,6 +132,8 @@ class Searcher:
         entries = [entry for entry in where(self.index.entries) if entry.frames]
         if not entries:
             return ()
+        if self.engine is not None:
+            entries = self.engine.candidates(vectors_of(question), entries, where != ANY)
         scores = self._scores(entries, question)
         found = []
         for place, copies in self._distinct(entries, scores.best(0), top):
@@ -191,6 +194,16 @@ class Searcher:
             _unit(np.asarray(self.index.vectors(e.id)[:count], np.float32)) for e in (one, other)
         )
         return float((a * b).sum(-1).mean()) >= SAME
+
+
+def vectors_of(question: Question) -> Float[np.ndarray, "q d"]:
+    """The vectors whose nearest frames are in good answers: of the question and its sentences."""
+    if question.vector is not None:
+        return question.vector[None]
+    text = question.text
+    if text.parts is None:
+        return np.concatenate([text.pooled, question.rows.pooled])
+    return np.concatenate([text.pooled, text.parts.pooled[text.parts.token_mask.any(-1)]])
 
 
 def trimmed(text: TextEmbedding) -> TextEmbedding:
