@@ -4,9 +4,10 @@
     python -m benchmarks.plan_table b16/256 v5e:16x16   # rows whose name holds all these words
     python -m benchmarks.plan_table scaling             # one model from 4 to 256 chips
     python -m benchmarks.plan_table cost                # what the modular part adds
+    python -m benchmarks.plan_table gpu                 # one GPU, a node of 8, two nodes
 
-Needs libtpu (requirements-tpu.txt) and minutes a row. The compiler's answers are kept by
-`mova_jax.plan`: stopped and started again, it goes on where it was.
+Needs libtpu (requirements-tpu.txt) or, for GPUs, requirements-gpu-plan.txt, and minutes a row. The
+compiler's answers are kept by `mova_jax.plan`: stopped and started again, it goes on where it was.
 """
 
 import argparse
@@ -36,6 +37,8 @@ SETTINGS: dict[tuple[str, ...], dict[str, Any]] = {
 # A chip with more videos than this takes them through the towers by microbatches. Four of L/14 want
 # 20 of the 15.75 GiB of a v5e.
 ROWS_A_CHIP = {"b16": 4, "l14": 1}
+ROWS_OF_80_GB = {"b16": 16, "l14": 8}
+GPUS = ("h100:1", "h100:8", "h100:2x8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Row:
             if all(word in self.name for word in words):
                 keys |= made
         shape = self.topology.partition(":")[2]
-        at_once = ROWS_A_CHIP[self.model] * math.prod(map(int, shape.split("x")))
+        rows = ROWS_OF_80_GB if self.topology in GPUS else ROWS_A_CHIP
+        at_once = rows[self.model] * math.prod(map(int, shape.split("x")))
         if self.batch > at_once:
             keys["train.microbatch"] = at_once
         return keys | dict(self.changes)
@@ -77,6 +81,12 @@ class Row:
 def paper_rows() -> list[Row]:
     """Both models at all batches on all topologies."""
     return [Row(m, b, t) for m in FRAMES for b in BATCHES for t in TOPOLOGIES]
+
+
+def gpu_rows() -> list[Row]:
+    """One GPU, a node and two nodes of 80 GB a GPU; then one GPU of 24 GB."""
+    large = [Row(m, b, t) for m in FRAMES for t in GPUS for b in BATCHES[:2]]
+    return large + [Row(m, BATCHES[0], "l4:1") for m in FRAMES]
 
 
 def scaling_rows() -> list[Row]:
@@ -146,9 +156,9 @@ def _figures(made: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Plans the rows and prints their table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("words", nargs="*", help="scaling, cost, or what a row's name holds")
+    parser.add_argument("words", nargs="*", help="gpu, scaling, cost, or what a row's name holds")
     words = parser.parse_args().words
-    sets = {"scaling": scaling_rows, "cost": cost_rows}
+    sets = {"gpu": gpu_rows, "scaling": scaling_rows, "cost": cost_rows}
     rows = next((sets[word]() for word in words if word in sets), None) or paper_rows()
     rows = [row for row in rows if all(w in row.name for w in words if w not in sets)]
     plans = []

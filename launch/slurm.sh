@@ -8,8 +8,8 @@
 # preemption Slurm sends SIGTERM: the run saves and ends with code 143, and the script requeues the
 # job, which resumes. It also requeues when a process was lost (75, 134), unless the job was already
 # restarted three times and lost one within ten minutes. The workdir and the shards must be on a
-# disk that all nodes share. DRY_RUN=1 prints the commands. Needs .venv with JAX for CUDA
-# (docs/pods.md).
+# disk that all nodes share. DRY_RUN=1 prints the commands. Needs .venv: `bash launch/setup.sh
+# requirements-gpu.txt`. launch/gpu.sh has the settings for GPUs.
 #
 #SBATCH --job-name=mova_jax
 #SBATCH --output=mova_jax-%j.log
@@ -39,7 +39,7 @@ no_progress() {
 
 code=0
 # When a task fails, end the others, which would wait for it.
-do_it srun --kill-on-bad-exit=1 .venv/bin/python -u -m mova_jax.main "$@" || code=$?
+do_it srun --kill-on-bad-exit=1 bash launch/gpu.sh .venv/bin/python -u -m mova_jax.main "$@" || code=$?
 if [[ $code == 143 || $code == 75 || $code == 134 ]]; then
   if no_progress; then
     echo "slurm.sh: exit code $code, $SECONDS s after the start, at restart $SLURM_RESTART_COUNT:" \

@@ -1,12 +1,15 @@
-"""Compiles a config for a TPU slice or another target: memory, FLOPs, collectives, time, cost.
+"""Compiles a config for a TPU slice, GPUs or CPUs: memory, FLOPs, collectives, time, cost.
 
     python -m mova_jax.plan --config=configs/activitynet.py --topology=v5e:16x16
+    python -m mova_jax.plan --config=configs/activitynet.py --topology=h100:2x8
     python -m mova_jax.plan --config=configs/base.py --topology=cpu:8 --config.mesh.data=4
     python -m mova_jax.plan --config=configs/base.py --topology=local --json
 
-The real train step is compiled ahead of time, a TPU's by libtpu (requirements-tpu.txt), which needs
-no TPU. A large model takes minutes; --cache stores the result. A topology is v5e:16x16
-(v4, v5e, v5p, v6e, tpu7x), v5e:16x16*2 for two slices, cpu:8, or local, this machine.
+The real train step is compiled ahead of time for devices that need not be there: for TPUs by libtpu
+(requirements-tpu.txt), for GPUs by JAX's plugin (requirements-gpu-plan.txt). A large model takes
+minutes; --cache stores the result. A topology is v5e:16x16 (v4, v5e, v5p, v6e, tpu7x) or
+v5e:16x16*2, two slices; h100:8 (l4, a100, h100, h200) or h100:2x8, two nodes; cpu:8; or local, this
+machine.
 
 Exit codes: 0 it fits, 1 something is wrong (one message says what), 2 an argument is wrong, 3 it
 does not fit.
@@ -74,7 +77,7 @@ def plan(config: Config, args: argparse.Namespace) -> dict[str, Any]:
         step = compile_lib.trace(config, devices, tokens)
     except ValueError as error:
         raise ConfigError([str(error)]) from error
-    result = compile_lib.compile_step(step, args.cache or None)
+    result = compile_lib.compile_step(step, args.cache or None, topology.compiler_options)
     epoch = args.videos or _train_videos(config)
     return estimate(
         step, result, PlanRequest(args.config, topology, chip, tokens, epoch, args.price)
@@ -98,7 +101,7 @@ def _train_videos(config: Config) -> int | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("python -m mova_jax.plan", __doc__)
-    parser.add_argument("--topology", default="local", help="such as v5e:16x16, cpu:8, local")
+    parser.add_argument("--topology", default="local", help="such as v5e:16x16, h100:8, cpu:8")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument("--tokens", type=int, default=0, help="of a caption; 0: the longest bucket")
     parser.add_argument(

@@ -1,6 +1,8 @@
 """What the benchmarks count and print; their timings are looked at, not tested."""
 
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from benchmarks import (
     compare_objectives,
+    gpu_check,
     large_gallery,
     million_videos,
     plan_table,
@@ -107,13 +110,15 @@ def test_steps_give_every_objective_the_same_time(tmp_path, monkeypatch):
 
 def test_rows_of_the_plan_table_name_presets_and_keys_that_there_are():
     rows = [*plan_table.paper_rows(), *plan_table.scaling_rows(), *plan_table.cost_rows()]
-    assert len(rows) == 24 + 4 + 2
+    rows += plan_table.gpu_rows()
+    assert len(rows) == 24 + 4 + 2 + 14
     microbatch = {
         (row.model, row.topology): row.settings().get("train.microbatch")
         for row in rows
         if row.batch == 4096
     }
     assert microbatch["b16", "v5e:16x16"] == 1024 and microbatch["l14", "v5e:16x16"] == 256
+    assert microbatch["b16", "h100:2x8"] == 256 and microbatch["l14", "h100:1"] == 8
     for row in rows:
         _, config, topology, *keys = row.command()
         parse(topology.removeprefix("--topology="))
@@ -166,3 +171,53 @@ def test_queries_find_their_videos_in_a_store_on_disk(tmp_path):
     assert found["t2v_r1"] > 90
     path.write_bytes(bytes(path.stat().st_size))  # nothing to tell videos apart: all tie
     assert million_videos.rank(path, size, text)["median_rank"] == (size.videos + 1) / 2
+
+
+def test_a_check_of_a_gpu_that_fails_is_a_line_of_the_table(monkeypatch, capsys):
+    said = "import sys; print('out of memory', file=sys.stderr); sys.exit(9)"
+    results = {
+        "b32": "import time; time.sleep(60)",
+        "l14": said,
+        "parity": 'print(\'noise\'); print(\'{"result": "ok", "figures": "a | b"}\')',
+    }
+    run = subprocess.run
+
+    def instead(command, **options):
+        return run([sys.executable, "-c", results[command[command.index("--only") + 1]]], **options)
+
+    monkeypatch.setattr(gpu_check.subprocess, "run", instead)
+    made = {
+        "parity": gpu_check.check_apart("parity", True, 60),
+        "b32": gpu_check.check_apart("b32", True, 0.2),
+        "l14": gpu_check.check_apart("l14", True, 60),
+    }
+    lines = gpu_check.table(made, ["DRY RUN"]).splitlines()
+    assert lines[-3:] == [
+        "| parity | ok | a / b |",
+        "| b32 | NOT FINISHED | after 0 s |",
+        "| l14 | FAILED | exit code 9: out of memory |",
+    ]
+
+
+def test_checks_of_a_gpu_end_with_its_ten_minutes_and_say_that_it_was_a_dry_run(
+    monkeypatch, capsys
+):
+    clock = iter([0.0, 1.0, 300.0, 599.0, 601.0, 700.0, 800.0, 900.0])
+    given = []
+    monkeypatch.setattr(gpu_check.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(gpu_check, "bar_of", lambda name, total, items, **_: items)
+    monkeypatch.setattr(
+        gpu_check,
+        "check_apart",
+        lambda name, dry_run, left: given.append((name, left)) or {"result": "ok", "figures": ""},
+    )
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--dry_run"])
+    assert gpu_check.main() == 1
+    assert given == [("parity", 599.0), ("b32", 300.0), ("plan", 1.0)]
+    said = capsys.readouterr().out
+    assert said.startswith("DRY RUN") and said.count("NOT RUN") == 3
+
+
+def test_the_run_of_the_check_of_a_gpu_has_keys_that_there_are():
+    keys = [f"--config.{key}={value}" for key, value in gpu_check.RUN_FLAGS.items()]
+    ConfigFlags.take([f"--config={ROOT}/configs/base.py", *keys])[0].load()

@@ -1,5 +1,6 @@
 """The launch scripts: what they would do, what they refuse, and that supervise.sh starts again."""
 
+import json
 import os
 import shlex
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from mova_jax.cost.chips import GPU_MEMORY_SHARE
 
 ROOT = Path(__file__).resolve().parent.parent
 TPU = ("--name", "mova", "--zone", "us-west4-a")
@@ -287,8 +290,53 @@ def test_slurm_puts_back_into_the_queue_what_can_go_on(code, restarts, again, tm
 def test_slurm_starts_the_run_with_its_flags():
     done = launch("slurm.sh", "--config=configs/base.py:data=a b", DRY_RUN="1")
     (command,) = commands(done)
-    assert command[0] == "srun"
+    assert command[0] == "srun" and "launch/gpu.sh" in command
     assert command[-3:] == ["-m", "mova_jax.main", "--config=configs/base.py:data=a b"]
+
+
+# ------------------------------------------------------------------------------------------- GPUs
+
+SHOW = "import json, os; print(json.dumps(dict(os.environ)))"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "connections", "sharp"),
+    [
+        ("exit 9", None, None),  # no driver
+        ("echo 9.0", "1", None),
+        ("printf '%s\\n' 9.0 9.0 9.0 9.0 9.0 9.0 9.0 9.0", "1", "1"),
+        ("printf '%s\\n' 8.0 8.0 8.0 8.0 8.0 8.0 8.0 8.0", "1", None),
+        ("printf '%s\\n' 10.0 10.0 10.0 10.0 10.0 10.0 10.0 10.0", None, "1"),
+    ],
+)
+def test_settings_for_gpus_are_those_of_their_generation(gpus, connections, sharp, tmp_path):
+    tools = {"PATH": on_path(tmp_path / "bin", **{"nvidia-smi": gpus}), "XLA_FLAGS": "--mine=1"}
+    done = launch("gpu.sh", sys.executable, "-c", SHOW, **tools)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made.get("CUDA_DEVICE_MAX_CONNECTIONS") == connections
+    assert made.get("NCCL_NVLS_ENABLE") == sharp
+    assert made["XLA_FLAGS"].startswith("--xla_gpu_") and made["XLA_FLAGS"].endswith(" --mine=1")
+    assert float(made["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == GPU_MEMORY_SHARE
+
+
+def test_what_is_set_already_stays_and_words_of_the_command_stay_whole():
+    done = launch(
+        "gpu.sh",
+        sys.executable,
+        "-c",
+        f"{SHOW}; exit(7)",
+        "a b",
+        XLA_PYTHON_CLIENT_MEM_FRACTION=".5",
+    )
+    assert done.returncode == 7
+    assert json.loads(done.stdout)["XLA_PYTHON_CLIENT_MEM_FRACTION"] == ".5"
+
+
+def test_the_check_of_a_gpu_needs_one_or_a_dry_run(tmp_path):
+    tools = on_path(tmp_path / "bin", **{"nvidia-smi": "exit 9"})
+    done = launch("gpu_check.sh", PATH=tools)
+    assert done.returncode == 1 and "--dry_run" in done.stderr
 
 
 def supervised(tmp_path: Path, codes: list[int], **environment: str) -> tuple[int, int]:

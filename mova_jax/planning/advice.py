@@ -63,7 +63,8 @@ def _split_state(config: Config, made: dict[str, Any]) -> str:
     mesh = made["mesh"]
     if mesh["fsdp"] > 1:
         return ""
-    a_slice = mesh["data"] // made["slices"]  # the data axis spans slices
+    # The data axis spans slices and nodes.
+    a_slice = mesh["data"] // (made["slices"] * made.get("nodes", 1))
     size = max(n for n in range(1, 17) if a_slice % n == 0)
     if size == 1:
         return ""

@@ -9,8 +9,9 @@ Bytes are those that a device receives, which decide the time of a bandwidth-bou
     collective-permute  size
     between slices      bytes received from the network
 
-Devices are numbered within their slice. Traffic between slices is not a collective of the program:
-the compiler turns it into a `send` and a `recv` through the host.
+Devices of TPUs are numbered within their slice. Traffic between slices is not a collective of the
+program: the compiler turns it into a `send` and a `recv` through the host. Programs for GPUs number
+the devices of all nodes, and `from_other_nodes` is what of a collective crosses their network.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 _LISTS = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"replica_groups=@?(?:mesh|\w+)\[([^\]]*)\]([^{]*)\{([^}]*)\}")
-_ORDER = re.compile(r"device_ids=\(?\[([^\]]*)\]<=\[([^\]]*)\](?:T\(([\d,]+)\))?")
+_ORDER = re.compile(r"device_ids=\(?\[([^\]]*)\](?:<=\[([^\]]*)\])?(?:T\(([\d,]+)\))?")
 _PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{} ]*\})\}")
 
 
@@ -42,14 +43,17 @@ class Collective:
     bytes: float  # received by a device, over all executions
     size: int  # devices in a group
     group: tuple[int, ...]  # device numbers of one group; of one pair for a permute; may be empty
+    pairs: tuple[tuple[int, ...], ...] = ()  # of a permute: source and target, device numbers
 
 
-def of_program(module: Module, devices: int) -> list[Collective]:
+def of_program(module: Module, devices: int, by_channel: bool = True) -> list[Collective]:
     """All collectives; one that the compiler split into several instructions counts once.
 
     Args:
         module: the parsed program.
         devices: of a slice, for collectives that name no groups.
+        by_channel: whether instructions of one channel are parts of one collective, as in programs
+            for TPUs. In those for GPUs all that a `shard_map` holds have the same channel.
     """
     found: dict[str, Collective] = {}
     for instruction, times, computation in _with_fused(module):
@@ -58,7 +62,7 @@ def of_program(module: Module, devices: int) -> list[Collective]:
             kind = NETWORK
         if kind not in KINDS:
             continue
-        channel = re.search(r"channel_id=(\d+)", instruction.attributes)
+        channel = by_channel and re.search(r"channel_id=(\d+)", instruction.attributes)
         key = channel[1] if channel else f"{computation}/{instruction.name}"
         collective = _collective(kind, instruction, times, devices)
         if key not in found or collective.bytes > found[key].bytes:
@@ -88,15 +92,19 @@ def _collective(kind: str, instruction: Instruction, times: float, devices: int)
     arrays = instruction.arrays
     if kind == NETWORK:
         return Collective(kind, instruction.op_name, times, arrays[0].bytes * times, 0, ())
-    if instruction.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
-        # A start's result is (operands, results, ...): the results are the second half.
+    if instruction.opcode.endswith("-start") and kind != "all-reduce":
+        # A start's result is (operands, results, ...): the results are the second half. That of an
+        # all-reduce has the results only.
         arrays = [a for a in arrays if a.dims or len(arrays) < 4]
         arrays = arrays[len(arrays) // 2 :]
     size = float(sum(array.bytes for array in arrays))
     if kind == "collective-permute":
         pairs = _pairs(instruction.attributes)
         group = next((pair for pair in pairs if pair[0] != pair[1]), ())
-        return Collective(kind, instruction.op_name, times, size * times, len(group), group)
+        received = size * times
+        return Collective(
+            kind, instruction.op_name, times, received, len(group), group, tuple(pairs)
+        )
     group = _group(instruction.attributes, devices)
     n = len(group)
     share = (n - 1) / n
@@ -142,7 +150,8 @@ def _mesh_group(axes: str, order: str, used: str) -> tuple[int, ...]:
     named = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", axes)}
     numbers = np.arange(math.prod(named.values())).reshape(tuple(named.values()))
     if listed := _ORDER.search(axes + order):
-        dims = [int(n) for n in listed[2].split(",")]
+        # `[a,b]<=[dims]T(order)`, or only `[dims]T(order)`, where the mesh's axes say the rest.
+        dims = [int(n) for n in (listed[2] or listed[1]).split(",")]
         numbers = np.arange(math.prod(dims)).reshape(dims)
         if listed[3]:
             numbers = numbers.transpose([int(n) for n in listed[3].split(",")])
@@ -180,3 +189,26 @@ def links(group: Sequence[int], devices: Sequence[Any], shape: tuple[int, ...], 
             wraps = length == chip.wraps_at if chip.torus_axes == 2 else ring_everywhere
             count += 2.0 if wraps else 1.0
     return max(count, 1.0)
+
+
+def from_other_nodes(collective: Collective, nodes: Sequence[int]) -> float:
+    """Bytes of a collective that a GPU receives over the network of its node, at least.
+
+    What a node needs from the others comes in once, through the network ports of all its GPUs in
+    the group, and goes to its other GPUs over their own links.
+
+    Args:
+        collective: from `of_program`.
+        nodes: the node of each device, in the order of their numbers.
+    """
+    if collective.kind == "collective-permute":
+        # The slowest pair decides, and all send at once.
+        crosses = any(nodes[source] != nodes[target] for source, target in collective.pairs)
+        return collective.bytes if crosses else 0.0
+    places = [nodes[device] for device in collective.group]
+    n, here = len(places), places.count(places[0]) if places else 0
+    if n == here:
+        return 0.0
+    outside = collective.bytes * (n - here) / (n - 1)
+    # An all-to-all brings each GPU something else; all others bring the node's GPUs the same.
+    return outside if collective.kind == "all-to-all" else outside / here

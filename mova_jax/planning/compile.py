@@ -179,24 +179,33 @@ def _bytes(tree: Any) -> float:
     return float(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)))
 
 
-def compile_step(step: Step, cache: str | os.PathLike | None = None) -> CompileResult:
+def compile_step(
+    step: Step,
+    cache: str | os.PathLike | None = None,
+    options: dict[str, bool] | None = None,
+) -> CompileResult:
     """Compiles a step, or reads the cached result of an earlier call.
 
     Args:
         step: from `trace`.
         cache: folder of cached results; None disables the cache.
+        options: XLA's, from `Topology.compiler_options`.
+
+    Returns:
+        The figures. Only TPU compilers refuse a program that is too large; for other devices
+        compare `total` with their memory.
 
     Raises:
         Exception: a compiler error other than a program that does not fit.
     """
     lowered = step.traced.lower()
-    file = Path(cache) / f"{_key(step, lowered)}.json.gz" if cache else None
+    file = Path(cache) / f"{_key(step, lowered, options)}.json.gz" if cache else None
     if file and (cached := _read(file)):
         return cached
     start = time.perf_counter()
     with _progress("compiling"):
         try:
-            result = _result(lowered.compile())
+            result = _result(lowered.compile(compiler_options=options or None))
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -234,15 +243,16 @@ def _too_large(message: str) -> CompileResult:
 def versions() -> dict[str, str]:
     """Versions of the packages that the compiled program depends on."""
     found = {}
-    for name in ("jax", "jaxlib", "libtpu", "flax", "optax"):
+    for name in ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "flax", "optax"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
 
 
-def _key(step: Step, lowered: jax.stages.Lowered) -> str:
+def _key(step: Step, lowered: jax.stages.Lowered, options: dict[str, bool] | None) -> str:
     kinds = [(d.device_kind, getattr(d, "coords", None)) for d in step.mesh.devices.flat]
-    parts = [lowered.as_text(), repr(kinds), repr(versions()), os.environ.get("XLA_FLAGS", "")]
+    flags = os.environ.get("XLA_FLAGS", "") + (repr(options) if options else "")
+    parts = [lowered.as_text(), repr(kinds), repr(versions()), flags]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from mova_jax.config import Config
-from mova_jax.cost.chips import PRICES, Chip
+from mova_jax.cost.chips import GPU_MEMORY_SHARE, PRICES, Chip
 from mova_jax.cost.flops import Cost, model_flops
 from mova_jax.parallel import sharding
 from mova_jax.planning import collectives, hbm_traffic, hlo, jaxpr_flops
@@ -53,14 +53,24 @@ def estimate(step: Step, result: CompileResult, request: PlanRequest) -> dict[st
     made["fits"] = _fits(result, request.chip)
     made["memory"] = _memory(step, result, request.chip)
     model = model_flops(config, request.tokens, step.frozen, parts=step.parts)
-    counted = jaxpr_flops.count(step.traced, step.trips)
+    gpu = bool(request.chip and request.chip.is_gpu)
+    counted = jaxpr_flops.count(
+        step.traced, step.trips, jaxpr_flops.GPU_PASSES if gpu else jaxpr_flops.TPU_PASSES
+    )
     made["flops"] = _flops(model, counted, result, len(devices)) | {"loop_trips": step.trips}
     if result.fits:
         module = hlo.parse(result.text)
-        found = collectives.of_program(module, len(devices) // request.topology.slices)
+        found = collectives.of_program(
+            module, len(devices) // request.topology.slices, devices[0].platform == "tpu"
+        )
         moved = hbm_traffic.bytes_moved(module)
         made["bytes"] = {"hbm": moved, "compiler": result.bytes_accessed}
         made["collectives"] = _collectives(found)
+        if made["nodes"] > 1:
+            nodes = [device.process_index for device in devices]
+            made["collectives"]["bytes_between_nodes"] = sum(
+                collectives.from_other_nodes(collective, nodes) for collective in found
+            )
         if request.chip:
             shape = request.topology.shape or local_shape(request.chip, devices)
             bounds = roofline(request.chip, counted.passes, moved, found, devices, shape)
@@ -81,6 +91,8 @@ def _what(step: Step, request: PlanRequest, devices: list[Any]) -> dict[str, Any
         "chips": len(devices) // (chip.devices if chip else 1),
         "devices": len(devices),
         "slices": request.topology.slices,
+        "nodes": request.topology.shape[0] if request.topology.platform == "gpu" else 1,
+        "networks": chip.networks if chip else None,
         "mesh": dict(step.mesh.shape),
         "batch": config.train.batch_size,
         "batch_per_device": config.train.batch_size / sharding.batch_shards(step.mesh),
@@ -101,6 +113,7 @@ def _memory(step: Step, result: CompileResult, chip: Chip | None) -> dict[str, A
     usable: float | None = result.available or (chip.hbm_usable / chip.devices if chip else None)
     made = {
         "usable": usable,
+        "share_of_card": GPU_MEMORY_SHARE if chip and chip.is_gpu else None,
         "state_whole": step.state_bytes,
         "batch": step.batch_bytes,
         "host": step.host_bytes,

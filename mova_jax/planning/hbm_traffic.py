@@ -39,6 +39,9 @@ def _moved(module: Module, instruction: Instruction, known: dict[str, tuple[Arra
             return _fused(module.computations[name], operands, instruction.arrays)
         case "custom-call" if "AllocateBuffer" in instruction.attributes:
             return 0.0
+        case "custom-call" if "__cu" in instruction.attributes:
+            # The last result of cuBLAS and cuDNN is their workspace.
+            return sum(map(_hbm, operands)) + _hbm(instruction.arrays[:-1] or instruction.arrays)
         case "slice-start":
             # Its result is (the operand, the slice, a token).
             part = instruction.arrays[1]

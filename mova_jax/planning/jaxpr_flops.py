@@ -26,8 +26,11 @@ PARTS = (
     ("text_tower", "text"),
     ("optimizer", "optimizer"),
 )
-# TPUs multiply bfloat16: a float32 product of higher precision takes several passes.
-_PASSES = {"HIGHEST": 6, "HIGH": 3}
+# How often the time of a bfloat16 product a float32 product takes, by precision. TPUs multiply
+# bfloat16 in several passes. GPUs take TF32 at half the rate unless asked for more, then their
+# float32 units (H100 67 of 989 TFLOP/s, A100 19.5 of 312).
+TPU_PASSES = {"DEFAULT": 1, "HIGH": 3, "HIGHEST": 6}
+GPU_PASSES = {"DEFAULT": 2, "HIGH": 3, "HIGHEST": 16}
 
 
 @dataclasses.dataclass
@@ -37,6 +40,7 @@ class Count:
     flops: dict[str, float]  # by part
     passes: float  # FLOPs of the matrix units, where float32 at high precision costs several
     loops: int  # `while` loops, whose trip count depends on the data
+    costs: dict[str, int]  # `TPU_PASSES` or `GPU_PASSES`
 
     @property
     def total(self) -> float:
@@ -52,16 +56,19 @@ def part_of(names: str) -> str:
     return "other"
 
 
-def count(traced: jax.stages.Traced, trips: float = 1.0) -> Count:
+def count(
+    traced: jax.stages.Traced, trips: float = 1.0, costs: dict[str, int] = TPU_PASSES
+) -> Count:
     """Counts the FLOPs of a traced function.
 
     Args:
         traced: `jax.jit(f).trace(...)`.
         trips: how often the body of each `while` loop counts.
+        costs: passes of a float32 product, by its precision.
     """
     closed = traced.jaxpr
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    found = Count(collections.defaultdict(float), 0.0, 0)
+    found = Count(collections.defaultdict(float), 0.0, 0, costs)
     _walk(jaxpr, "", 1.0, found, trips)
     found.flops = dict(found.flops)
     return found
@@ -74,7 +81,7 @@ def _walk(jaxpr: Any, scope: str, times: float, found: Count, trips: float) -> N
         if name in _PRODUCTS:
             flops = times * _PRODUCTS[name](equation)
             found.flops[part_of(names)] += flops
-            found.passes += flops * _passes(equation)
+            found.passes += flops * _passes(equation, found.costs)
             continue
         repeats = times
         if name == "scan":
@@ -95,7 +102,7 @@ def _walk_largest(branches, names: str, times: float, found: Count, trips: float
     """Counts the most expensive branch of a conditional, since only one runs."""
     counts = []
     for branch in branches:
-        counts.append(Count(collections.defaultdict(float), 0.0, 0))
+        counts.append(Count(collections.defaultdict(float), 0.0, 0, found.costs))
         _walk(branch.jaxpr, names, times, counts[-1], trips)
     largest = max(counts, key=lambda c: c.total)
     for part, flops in largest.flops.items():
@@ -134,10 +141,10 @@ def _convolution(equation: Any) -> float:
 _PRODUCTS = {"dot_general": _dot, "conv_general_dilated": _convolution}
 
 
-def _passes(equation: Any) -> int:
+def _passes(equation: Any, costs: dict[str, int]) -> int:
     """How many bfloat16 products a product takes."""
-    precision = equation.params.get("precision")
-    if equation.invars[0].aval.dtype != "float32" or precision is None:
+    if equation.invars[0].aval.dtype != "float32":
         return 1
+    precision = equation.params.get("precision")
     both = precision if isinstance(precision, tuple) else (precision,)
-    return max(_PASSES.get(getattr(one, "name", ""), 1) for one in both)
+    return max(costs[getattr(one, "name", "DEFAULT")] for one in both)

@@ -63,6 +63,11 @@ def _memory(made: dict[str, Any]) -> list[str]:
         lines.append(_row(name, size(count)))
     if memory["usable"]:
         lines.append(_row("free", size(memory["free"]), f"of {size(memory['usable'])}"))
+    if memory["share_of_card"]:
+        lines.append(
+            f"  JAX takes {memory['share_of_card']:.0%} of a GPU's memory (launch/gpu.sh); NCCL "
+            "and cuDNN need the rest."
+        )
     if memory["host"]:
         lines.append(_row("frames, on the host", size(memory["host"])))
     return lines
@@ -103,6 +108,8 @@ def _collectives(made: dict[str, Any]) -> list[str]:
     lines = [f"Collectives: a device receives {size(found['bytes'])} a step"]
     for kind, sums in found["by_kind"].items():
         lines.append(_row(kind, f"{sums['count']:,.0f} times", size(sums["bytes"])))
+    if "bytes_between_nodes" in found:
+        lines.append(_row("of it between nodes", "", size(found["bytes_between_nodes"])))
     for one in found["largest"][:3]:
         over = f" over {one['devices']}" if one["devices"] else ""
         what = f"{one['kind']}{over}, {one['times']:,.0f} x"
@@ -113,12 +120,14 @@ def _collectives(made: dict[str, Any]) -> list[str]:
 def _roofline(made: dict[str, Any]) -> list[str]:
     bounds = made["roofline"]
     moved, flops = made["bytes"]["hbm"], made["flops"]["matrix_passes"]
+    inside, outside = made["networks"]
+    bound = {"hbm": "HBM", "ici": inside, "dcn": outside}.get(bounds["bound"], bounds["bound"])
     return [
-        f"Roofline of a step, bound by {bounds['bound']} ({bounds['chip_source']})",
+        f"Roofline of a step, bound by {bound} ({bounds['chip_source']})",
         _row("compute", _time(bounds["compute_seconds"]), f"{flops / 1e12:,.3g} TFLOP"),
         _row("HBM", _time(bounds["hbm_seconds"]), size(moved)),
-        _row("ICI", _time(bounds["ici_seconds"])),
-        _row("DCN", _time(bounds["dcn_seconds"])),
+        _row(inside, _time(bounds["ici_seconds"])),
+        _row(outside, _time(bounds["dcn_seconds"])),
         _row(
             "a step takes at least",
             _time(bounds["step_seconds"]),

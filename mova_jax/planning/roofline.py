@@ -5,6 +5,8 @@
     ICI       bytes that a device receives / bandwidth of the links it uses
     DCN       bytes between slices / bandwidth of the network
 
+For GPUs, ICI is NVLink (or PCIe) within a node and DCN the network between nodes.
+
 With perfect overlap a step takes as long as the slowest of the four. Without overlap of
 communication it takes the slower of the first two plus the others. Both are bounds, not
 measurements: no unit reaches its peak.
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mova_jax.cost.chips import Chip
-from mova_jax.planning.collectives import NETWORK, Collective, links
+from mova_jax.planning.collectives import NETWORK, Collective, from_other_nodes, links
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,13 @@ def roofline(
         shape: chips along each axis of a slice.
     """
     ici = dcn = 0.0
+    nodes = [device.process_index for device in devices] if chip.is_gpu else []
     for collective in found:
+        if chip.is_gpu:
+            outside = from_other_nodes(collective, nodes)
+            dcn += outside / chip.dcn_bandwidth
+            ici += (collective.bytes - outside) / chip.link_bandwidth
+            continue
         if collective.kind == NETWORK:
             dcn += collective.bytes / (chip.dcn_bandwidth / chip.devices)
             continue

@@ -1,7 +1,9 @@
-"""The devices that a plan is made for: a TPU slice, simulated CPUs, or this machine.
+"""The devices that a plan is made for: a TPU slice, GPUs, simulated CPUs, or this machine.
 
 v5e:16x16          a slice of 256 chips; v4, v5e, v5p, v6e, tpu7x
 v5e:16x16*2        two such slices, joined by the data-center network
+h100:8             a node of eight GPUs; l4, a100, h100, h200
+h100:2x8           two such nodes, joined by a network
 cpu:8              eight simulated CPU devices
 local              what JAX finds on this machine
 """
@@ -14,6 +16,7 @@ from importlib import util
 from typing import Any
 
 from mova_jax.cost.chips import CHIPS, Chip, of_kind
+from mova_jax.planning import gpu
 
 LOCAL = "local"
 _FORM = re.compile(r"(?P<name>[a-z0-9]+):(?P<shape>\d+(?:x\d+){0,2})(?:\*(?P<slices>[1-9]\d*))?")
@@ -43,15 +46,20 @@ class Topology:
     """Named devices; JAX is not imported before `devices` is called."""
 
     name: str
-    platform: str  # tpu | cpu | local
+    platform: str  # tpu | gpu | cpu | local
     chip: Chip | None
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # chips along each axis; of GPUs (nodes, GPUs a node)
     slices: int
 
     @property
     def chips(self) -> int:
         """Chips in all slices; 0 for `local`, where only JAX knows."""
         return math.prod(self.shape) * self.slices if self.shape else 0
+
+    @property
+    def compiler_options(self) -> dict[str, bool]:
+        """XLA's options for devices that are not here."""
+        return gpu.COMPILER_OPTIONS if self.platform == "gpu" else {}
 
 
 def parse(name: str) -> Topology:
@@ -63,11 +71,15 @@ def parse(name: str) -> Topology:
     if name == LOCAL:
         return Topology(name, LOCAL, None, (), 1)
     match = _FORM.fullmatch(name)
-    tpus = [chip.name for chip in CHIPS.values() if chip.torus_axes]
-    if not match or match["name"] not in ("cpu", *tpus):
+    if not match or match["name"] not in ("cpu", *CHIPS):
+        tpus, gpus = (
+            ", ".join(chip.name for chip in CHIPS.values() if chip.is_gpu == wanted)
+            for wanted in (False, True)
+        )
         raise TopologyError(
-            f"--topology: got {name!r}, expected CHIP:SHAPE such as v5e:16x16 or v5p:4x4x4 (chips: "
-            f"{', '.join(tpus)}), CHIP:SHAPE*SLICES, cpu:8, or local"
+            f"--topology: got {name!r}, expected CHIP:SHAPE such as v5e:16x16 or v5p:4x4x4 "
+            f"({tpus}), CHIP:SHAPE*SLICES, GPUs such as h100:8 or h100:2x8 ({gpus}), cpu:8, or "
+            "local"
         )
     shape = tuple(int(n) for n in match["shape"].split("x"))
     slices = int(match["slices"] or 1)
@@ -76,6 +88,13 @@ def parse(name: str) -> Topology:
             raise TopologyError(f"--topology: got {name!r}, expected a number of devices: cpu:8")
         return Topology(name, "cpu", None, shape, 1)
     chip = CHIPS[match["name"]]
+    if chip.is_gpu:
+        if len(shape) > 2 or slices > 1 or not all(shape):
+            raise TopologyError(
+                f"--topology: got {name!r}, expected GPUs of a node, or nodes x GPUs: "
+                f"{chip.name}:8, {chip.name}:2x8"
+            )
+        return Topology(name, "gpu", chip, (1, *shape)[-2:], 1)
     if len(shape) != chip.torus_axes or not all(shape):
         example = "x".join(["4"] * chip.torus_axes)
         raise TopologyError(
@@ -93,7 +112,7 @@ def prepare_environment(topology: Topology, environment: dict[str, str] | None =
         environment: changed in place; None: the environment of this process.
 
     Raises:
-        TopologyError: when libtpu is needed and not installed.
+        TopologyError: when a compiler is needed and not installed.
     """
     environment = os.environ if environment is None else environment
     if topology.platform == LOCAL:
@@ -104,17 +123,23 @@ def prepare_environment(topology: Topology, environment: dict[str, str] | None =
         count = f"--xla_force_host_platform_device_count={topology.shape[0]}"
         environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {count}".strip()
         return
+    if topology.platform == "gpu":
+        if not gpu.is_installed():
+            raise TopologyError(gpu.INSTALL)
+        return
     if util.find_spec("libtpu") is None:
         raise TopologyError(INSTALL)
     environment.update(_TPU_ENVIRONMENT)
 
 
 def devices(topology: Topology) -> list[Any]:
-    """The JAX devices; those of a TPU topology exist only for the compiler.
+    """The JAX devices; those of TPU and GPU topologies exist only for the compiler.
 
     Raises:
-        TopologyError: when libtpu or this machine has no such devices.
+        TopologyError: when the compiler or this machine has no such devices.
     """
+    if topology.platform == "gpu":
+        return gpu.devices(topology.chip, *topology.shape)
     import jax
     from jax.experimental import topologies
 

@@ -111,6 +111,9 @@ def test_scans_of_a_real_program_are_counted_by_their_length():
         ("mesh['a'=4,'b'=2] {'a','b'}", tuple(range(8))),
         ("mesh['a'=8] {'a':(1)2}", (0, 4)),
         ("mesh['a'=8] {'a':(4)2}", (0, 1)),
+        # Of programs for GPUs: the order of the devices is that of [2,4], transposed.
+        ("mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'a'}", (0, 1, 2, 3)),
+        ("mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'c'}", (0, 4)),
         ("{}", tuple(range(8))),
     ],
 )
@@ -183,6 +186,45 @@ channel_id=2, source_target_pairs={{0,1},{1,2},{2,0}}
     found = {c.kind: c for c in collectives.of_program(hlo.parse(text), 8)}
     assert found["all-gather"].bytes == 4 * 32 * 7 / 8
     assert (found["collective-permute"].bytes, found["collective-permute"].group) == (16, (0, 1))
+
+
+# As XLA writes them for H100s: a start returns its operands and results (an all-reduce only these),
+# and all collectives of a `shard_map` have the channel 1.
+FOR_GPUS = """
+ENTRY %m (x: f32[8,4]) -> f32[8,4] {
+  %x = f32[8,4]{1,0} parameter(0)
+  %a = ((f32[8,4]{1,0}), f32[2,4]{1,0}) reduce-scatter-start(%x), channel_id=4, \
+replica_groups=[2,4]<=[8], dimensions={0}, to_apply=%add
+  %b = ((f32[8,4]{1,0}), f32[8,4]{1,0}) all-to-all-start(%x), channel_id=1, \
+replica_groups=[2,4]<=[8], dimensions={0}
+  %c = f32[8,4]{1,0} all-reduce-start(%x), channel_id=5, replica_groups=[2,4]<=[8], to_apply=%add
+  %d = (f32[8,4]{1,0}, f32[8,4]{1,0}) collective-permute-start(%x), channel_id=1, \
+source_target_pairs={{0,0},{1,3}}
+  %e = (f32[8,4]{1,0}, f32[8,4]{1,0}) collective-permute-start(%x), channel_id=1, \
+source_target_pairs={{0,7},{7,0}}
+  %g = (f32[8,8]{1,0}, s8[4194304]{0}) custom-call(%x, %x), custom_call_target="__cublas$lt$matmul"
+  ROOT %y = f32[8,4]{1,0} bitcast(%x)
+}
+"""
+
+
+def test_collectives_that_start_early_on_gpus_count_what_is_received():
+    found = collectives.of_program(hlo.parse(FOR_GPUS), 8, by_channel=False)
+    whole, share = 4 * 8 * 4, 3 / 4
+    assert [(c.kind, c.bytes) for c in found] == [
+        ("reduce-scatter", whole * share),
+        ("all-to-all", whole * share),
+        ("all-reduce", 2 * whole * share),
+        ("collective-permute", whole),
+        ("collective-permute", whole),
+    ]
+
+
+def test_the_workspace_of_a_product_on_gpus_is_not_moved():
+    lines = FOR_GPUS.splitlines()
+    text = "\n".join(line for line in lines if not any(f"%{name} =" in line for name in "abcde"))
+    text = "\n".join(line for line in text.splitlines() if not line.startswith(("rep", "sou")))
+    assert hbm_traffic.bytes_moved(hlo.parse(text)) == 4 * (8 * 4 + 8 * 4 + 8 * 8)
 
 
 def test_what_comes_in_from_other_slices_is_what_the_runtime_receives():

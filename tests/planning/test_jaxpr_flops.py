@@ -54,6 +54,13 @@ def test_a_shard_map_counts_on_every_device_and_high_precision_in_passes():
     assert counted.passes == 6 * counted.total
 
 
+@pytest.mark.parametrize(("dtype", "passes"), [(jnp.float32, 2), (jnp.bfloat16, 1)])
+def test_gpus_multiply_float32_at_half_the_rate(dtype, passes):
+    traced = jax.jit(jnp.matmul).trace(*[jnp.ones((4, 4), dtype)] * 2)
+    counted = jaxpr_flops.count(traced, costs=jaxpr_flops.GPU_PASSES)
+    assert counted.passes == passes * counted.total > 0
+
+
 def test_a_conditional_counts_its_larger_branch():
     def function(p, x):
         return jax.lax.cond(p, lambda: x @ x, lambda: x @ x @ x)

@@ -16,10 +16,11 @@ from mova_jax.cost.chips import CHIPS
 from mova_jax.data.pipeline.batching import PipelineSettings
 from mova_jax.losses import context, hard_pairs, ring
 from mova_jax.planning import compile as compile_lib
+from mova_jax.planning import gpu
 from mova_jax.planning.advice import advice
 from mova_jax.planning.estimate import PlanRequest, estimate
 from mova_jax.planning.render import render
-from mova_jax.planning.targets import parse
+from mova_jax.planning.targets import devices, parse
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,6 +126,16 @@ def test_the_report_of_a_machine_without_figures_has_no_roofline(step, cached):
     assert made["collectives"]["by_kind"]["all-reduce"]["bytes"] > 0
     json.dumps(made)
     assert "no roofline, no cost" in render(made)
+
+
+def test_a_program_that_no_gpu_compiler_refuses_is_compared_with_the_card(step, cached):
+    small = dataclasses.replace(CHIPS["h100"], hbm_usable=cached[1].total - 1)
+    made = estimate(step, cached[1], order(small))
+    assert not made["fits"] and made["memory"]["free"] == -1
+    text = render(made)
+    assert "JAX takes 90% of a GPU's memory" in text and "It does not fit" in text
+    assert "NVLink" in text and "ICI" not in text
+    assert estimate(step, cached[1], order(CHIPS["h100"]))["fits"]
 
 
 def test_the_report_of_a_chip_has_time_and_cost(step, cached):
@@ -285,3 +296,23 @@ def test_weak_scaling_has_flat_flops_and_bounded_messages_a_device():
     assert max(flops) < 1.02 * min(flops)
     # A ring's share (n - 1) / n of the gradients, and the embeddings of all.
     assert received[2] < 1.1 * 2 * (7 / 8) * received[0]
+
+
+def test_a_tiny_model_compiled_for_gpus_of_two_nodes():
+    if not gpu.is_installed():
+        pytest.skip("needs requirements-gpu-plan.txt")
+    topology = parse("h100:2x2")
+    cfg = tiny.config(train__batch_size=8, mesh__fsdp=2, model__dtype="bfloat16")
+    step = compile_lib.trace(cfg, devices(topology), cfg.model.text.context)
+    result = compile_lib.compile_step(step, options=topology.compiler_options)
+    made = estimate(step, result, order(topology.chip, topology=topology))
+    assert (made["chips"], made["nodes"], made["fits"]) == (4, 2, True)
+    assert result.arguments >= step.batch_bytes and made["memory"]["share_of_card"] == 0.9
+    # Gradients are summed over the nodes; parameters are gathered within each.
+    found = made["collectives"]
+    assert 0 < found["bytes_between_nodes"] < found["bytes"]
+    assert {"all-gather", "all-reduce"} <= found["by_kind"].keys()
+    bounds = made["roofline"]
+    assert bounds["ici_seconds"] > 0 and bounds["dcn_seconds"] > 0
+    text = render(made)
+    assert "of it between nodes" in text and "NVLink" in text

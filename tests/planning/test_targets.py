@@ -1,13 +1,17 @@
 """Names of topologies, and what is set before JAX starts."""
 
 import types
+from pathlib import Path
 
 import jax
 import pytest
 
 from mova_jax.cost.chips import CHIPS, of_kind
+from mova_jax.planning import gpu
 from mova_jax.planning import targets as topology_lib
 from mova_jax.planning.targets import TopologyError, parse
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -17,6 +21,9 @@ from mova_jax.planning.targets import TopologyError, parse
         ("v5p:4x4x4", "tpu", 64),
         ("v6e:4x8*2", "tpu", 64),
         ("tpu7x:2x2x1", "tpu", 4),
+        ("l4:1", "gpu", 1),
+        ("h100:8", "gpu", 8),
+        ("h200:2x8", "gpu", 16),
         ("cpu:8", "cpu", 8),
         ("local", "local", 0),
     ],
@@ -24,7 +31,9 @@ from mova_jax.planning.targets import TopologyError, parse
 def test_names_of_topologies(name, platform, chips):
     topology = parse(name)
     assert (topology.platform, topology.chips) == (platform, chips)
-    assert (topology.chip is not None) == (platform == "tpu")
+    assert (topology.chip is not None) == (platform in ("tpu", "gpu"))
+    # Only for GPUs that are not here can nothing be timed.
+    assert bool(topology.compiler_options) == (platform == "gpu")
 
 
 @pytest.mark.parametrize(
@@ -36,7 +45,11 @@ def test_names_of_topologies(name, platform, chips):
         ("v5p:4x4", "v5p has 3 axes"),
         ("v5e:0x4", "2 axes"),
         ("cpu:2x2", "a number of devices: cpu:8"),
-        ("h100:8", "expected CHIP:SHAPE"),
+        ("h100", "GPUs such as h100:8"),
+        ("h300:8", "l4, a100, h100, h200"),
+        ("h100:2x2x2", "h100:8, h100:2x8"),
+        ("a100:8*2", "a100:8, a100:2x8"),
+        ("l4:0", "l4:8, l4:2x8"),
     ],
 )
 def test_names_that_are_none_say_what_is_expected(name, says):
@@ -72,10 +85,14 @@ def test_the_shape_of_the_machine_at_hand_is_that_of_its_coordinates():
     assert topology_lib.local_shape(CHIPS["h100"], [types.SimpleNamespace()] * 8) == (8,)
 
 
-def test_without_libtpu_it_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "file"), [("v5e:4x4", "requirements-tpu"), ("h100:8", "requirements-gpu-plan")]
+)
+def test_without_the_compiler_it_says_what_to_install(name, file, monkeypatch):
     monkeypatch.setattr(topology_lib.util, "find_spec", lambda name: None)
-    with pytest.raises(TopologyError, match=r"pip install -r requirements-tpu\.txt"):
-        topology_lib.prepare_environment(parse("v5e:4x4"), {})
+    with pytest.raises(TopologyError, match=rf"pip install -r {file}\.txt"):
+        topology_lib.prepare_environment(parse(name), {})
+    assert (ROOT / f"{file}.txt").exists()
 
 
 def test_more_simulated_devices_than_jax_was_started_with():
@@ -103,3 +120,21 @@ def test_devices_of_a_tpu_that_is_not_here(monkeypatch, name, devices, kind):
     found = topology_lib.devices(topology)
     assert len(found) == devices == topology.chips * CHIPS[kind].devices
     assert of_kind(found[0].device_kind) is CHIPS[kind]
+
+
+@pytest.mark.parametrize("name", ["l4:1", "a100:8", "h100:2x8", "h200:1x2"])
+def test_devices_of_gpus_that_are_not_here(name):
+    topology = parse(name)
+    if not gpu.is_installed():
+        pytest.skip("needs requirements-gpu-plan.txt")
+    found = topology_lib.devices(topology)
+    nodes, each = topology.shape
+    assert [device.process_index for device in found] == [i // each for i in range(nodes * each)]
+    assert of_kind(found[0].device_kind) is topology.chip
+
+
+def test_the_compiler_is_given_the_memory_of_the_card_and_the_plan_a_share_of_it():
+    chip = CHIPS["h100"]
+    assert "device_memory_size: 84942979072" in gpu.target_config(chip)
+    assert chip.hbm_usable == pytest.approx(0.9 * 84_942_979_072)
+    assert "minor: 9 feature_extension: NONE" in gpu.target_config(CHIPS["l4"])
