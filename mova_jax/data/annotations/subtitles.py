@@ -51,7 +51,7 @@ _LANGUAGES = frozenset(
     """.split()
 )
 _LANGUAGE = re.compile(r"(.+)\.([a-z]{2,3})(?:[-_][a-z0-9]{2,8})*", re.IGNORECASE)
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,9}))?"
+_TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,9}))?"
 _TIMES = re.compile(rf"\s*{_TIME}\s*--?>\s*{_TIME}(?:\s.*)?")
 _CLOCK = re.compile(r"\d\s*:\s*\d")
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")

@@ -135,6 +135,7 @@ Two."""
     srt = text.replace("WEBVTT\n\nNOTE of several\nlines\n\nstray\n\n", "1\n")
     note = "1, the first is line 5: '00:00:0x.000 --> 00:00:04.000'"
     assert _read(srt) == (said, [f"lines that are not understood: {note}"])
+    assert not _read("1" * 5000 + ":00:00 --> 00:00:02\nLost.")[0]  # too long for an int
 
 
 def test_times_in_the_wrong_order_are_told(room):
