@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mova_jax.losses import ring
+from mova_jax.losses.batch_rows import RowKeys
 from mova_jax.losses.frame_answer import SAME_EVENT, frame_answer
 from mova_jax.losses.objective import objective
 from mova_jax.parallel import collectives
@@ -137,6 +138,16 @@ def test_worked_by_hand():
     np.testing.assert_allclose(worked(frames, parts, nothing=1.0), (expected, 4), rtol=1e-5)
     # The same event twice: no negatives, no cost.
     np.testing.assert_allclose(worked(frames, np.array([[X], [2 * X]])), (0, 4), atol=1e-6)
+
+
+def test_rows_of_the_same_video_are_no_negatives():
+    frames, parts = np.array([[X], [Y], [X]]), np.array([[X], [Y], [Z]])
+    keys = RowKeys(jnp.array([4, 5, 4]), jnp.arange(6, dtype=jnp.uint32).reshape(3, 2))
+    # Frame X of video 0: own 2, nothing 1; part Y counts 1, part Z of the same video nothing: log
+    # 4/3. Frame Y of video 1: 2, 1, and 1 for either other: log 5/3. Frame X of video 2: own 1,
+    # nothing 1, part Y 1: log 3/2.
+    expected = np.log(4 / 3 * 5 / 3 * 3 / 2)
+    np.testing.assert_allclose(worked(frames, parts, keys=keys), (expected, 3), rtol=1e-5)
 
 
 def test_a_frame_is_pulled_by_its_share_and_the_sharpness_not_at_all():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mova_jax.losses import ring
+from mova_jax.losses.batch_rows import RowKeys
 from mova_jax.losses.frame_contrast import frame_contrast
 from mova_jax.typing import Term
 
@@ -98,6 +99,22 @@ def test_frame_contrast_worked_by_hand():
     # also meets (0, 1) = y: 1 + (0.75 + 0.75 + 0) / 3.
     everything = contrast(frames, parts, margin=0.25, negatives="all")
     assert_same(everything, Term(2 * 0.25 + 2 * 1.5, 4.0))
+
+
+@pytest.mark.parametrize("negatives", ["same_index", "all"])
+def test_rows_of_the_same_caption_are_no_negatives(negatives):
+    frames, parts = contrast_inputs()
+    text = jnp.array([[1, 2], [1, 3], [1, 2], [9, 2]], jnp.uint32)  # rows 0 and 2 are alike
+
+    def cost(*rows):
+        given = (x[jnp.array(rows)] for x in (frames, parts, text))
+        *arrays, keys = given
+        keys = RowKeys(jnp.array(rows), keys)
+        return contrast(*arrays, margin=-1.0, negatives=negatives, keys=keys)
+
+    # Each of two rows that are alike costs what it costs without the other; others do not.
+    assert_same(cost(0, 2), jax.tree.map(jnp.add, cost(0), cost(2)))
+    assert abs(cost(0, 3).sum - cost(0).sum - cost(3).sum) > 1e-3
 
 
 def test_empty_part_counts_as_cosine_zero():
