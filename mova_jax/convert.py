@@ -20,7 +20,7 @@ from mova_jax.utils.command_line import local_path
 from mova_jax.utils.streams import run_command
 
 DONE, FAILED = 0, 1
-FORMATS = ("pytorch", "huggingface", "text_encoder", "onnx")
+FORMATS = ("pytorch", "hub", "huggingface", "text_encoder", "onnx")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +80,8 @@ def _verify(args: argparse.Namespace) -> int:
     from mova_jax.export import parity
     from mova_jax.export.backends import open_model
 
-    first, second = open_model(args.first), open_model(args.second)
+    trusted = args.trust_remote_code
+    first, second = open_model(args.first, trusted), open_model(args.second, trusted)
     sizes = {"videos": args.videos, "frames": args.frames}
     found = parity.compare(first, second, **sizes, seed=args.seed)
     print(f"{first.name}\nagainst\n{second.name}\n")
@@ -140,6 +141,11 @@ def _parser() -> argparse.ArgumentParser:
         "first", help="a run, an export, a CLIPModel folder; jax:FOLDER opens it in JAX"
     )
     check.add_argument("second", help="the same")
+    check.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run the code of a Hub folder also when it is not what this version writes",
+    )
     check.add_argument("--tolerance", type=float, default=1e-5, help="of the largest value")
     check.add_argument("--videos", type=int, default=4, help="number of videos and captions")
     check.add_argument("--frames", type=int, default=3, help="frames of a video")

@@ -32,5 +32,6 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch, numpy
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_MODULES_CACHE"] = str(_ROOT / ".pytest_cache" / "hf_modules")  # code of exports
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"

@@ -189,6 +189,8 @@ def test_configuration_knows_no_array():
             {
                 "mova_jax/data/tokenizer.py",
                 "mova_jax/export/huggingface.py",
+                "mova_jax/export/hub.py",
+                "mova_jax/export/hub_model.py",
                 "mova_jax/export/external_backends.py",
             },
         ),

@@ -12,7 +12,6 @@ import html
 import re
 from collections.abc import Iterable
 
-import ftfy
 import numpy as np
 
 _CLOSING = "\"'”’»)]"
@@ -32,6 +31,10 @@ def clean_text(text: str) -> str:
     """
     # Most captions: nothing of the following changes them, and it takes most of a millisecond.
     if not (text.isascii() and text.isprintable() and "&" not in text):
+        try:  # here, because exports run where it may be missing, and few captions need it
+            import ftfy
+        except ImportError as error:
+            raise ImportError("captions beyond plain ASCII need it: pip install ftfy") from error
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     if "<|" in text:
         text = _CONTROL.sub(r"<| \1 |>", text)

@@ -7,6 +7,7 @@ package in place of the library that they are made for:
 
     workdir of a run         this package     all outputs
     an export for PyTorch    torch_model      all outputs
+    an export for the Hub    transformers     all outputs
     a CLIPModel folder       transformers     zv, y, zt, logits
     a CLIPTextModel folder   transformers     y
     an export to ONNX        onnxruntime      zv, y, zt
@@ -14,6 +15,7 @@ package in place of the library that they are made for:
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,12 @@ from mova_jax.training.load_model import LoadedModel, load_clip, load_export, lo
 from mova_jax.weights.files import WeightsError
 
 
-def open_model(spec: str) -> Backend:
+def open_model(spec: str, trust_remote_code: bool = False) -> Backend:
     """Opens a model by the content of its folder, see the module.
+
+    Args:
+        spec: a path, with or without `jax:` before it.
+        trust_remote_code: run the code of a Hub folder also when this version writes another.
 
     Raises:
         WeightsError: when the folder has no model that can be opened.
@@ -40,15 +46,19 @@ def open_model(spec: str) -> Backend:
     with_jax = spec.startswith("jax:")
     path = Path(spec.removeprefix("jax:"))
     kind = _kind(path)
+    open_hub = partial(external.open_hub, trust_remote_code=trust_remote_code)
     openers: dict[str, Any] = {
         "run": open_run,
         "mova": open_export_in_jax if with_jax else external.open_torch_model,
+        "hub": open_export_in_jax if with_jax else open_hub,
         "onnx": external.open_onnx,
         "clip": open_clip_in_jax if with_jax else external.open_clip,
         "clip_text_model": external.open_text_encoder,
     }
-    if with_jax and kind not in ("mova", "clip"):
-        raise WeightsError([f"{spec}: jax: opens exports for PyTorch and CLIPModel folders only"])
+    if with_jax and kind not in ("mova", "hub", "clip"):
+        raise WeightsError(
+            [f"{spec}: jax: opens exports for PyTorch or the Hub and CLIPModel folders only"]
+        )
     return openers[kind](path)
 
 
@@ -63,6 +73,8 @@ def _kind(path: Path) -> str:
             [f"{path}: expected a run's workdir, an export, or a Hugging Face folder ({error})"]
         ) from error
     if config.get("format") == "mova_jax":
+        if "auto_map" in config:
+            return "hub"
         return "mova" if (path / "model.safetensors").is_file() else "onnx"
     if config.get("model_type") in ("clip", "clip_text_model"):
         return config["model_type"]
@@ -82,7 +94,7 @@ def open_run(path: Path) -> Backend:
 
 
 def open_export_in_jax(path: Path) -> Backend:
-    """An export for PyTorch, read back into this package."""
+    """An export for PyTorch or the Hub, read back into this package."""
     model, exported = load_export(path), external.read_config(path)
     sizes = external.export_sizes(path, exported)
     return Backend(f"{path} (JAX)", sizes, _outputs_with_scores(model), complete=True)

@@ -4,6 +4,8 @@ In: a `Bundle`, of a run or of imported CLIP weights. Out: one folder per format
 (`model_card.py`) as its README.md. A folder that cannot be finished is not there at all.
 
     pytorch       torch_model/, model.safetensors, config.json, tokenizer: all of MoVA
+    hub           model.safetensors, config.json, modeling_mova.py, tokenizer, image processor: all
+                  of MoVA for AutoModel of transformers
     huggingface   CLIPModel of the two towers, with processor and tokenizer
     text_encoder  CLIPTextModel, for pipelines of diffusers
     onnx          the two encoders for onnxruntime, config.json, tokenizer
@@ -61,6 +63,12 @@ def _write_pytorch(bundle: Bundle, folder: Path) -> None:
     shutil.copy(sentences.__file__, copy)
 
 
+def _write_hub(bundle: Bundle, folder: Path) -> None:
+    from mova_jax.export import hub
+
+    hub.write_hub(folder, bundle)
+
+
 def _write_huggingface(bundle: Bundle, folder: Path) -> None:
     from mova_jax.export import huggingface
 
@@ -88,6 +96,7 @@ def _write_onnx(bundle: Bundle, folder: Path) -> None:
 
 FORMATS: dict[str, Callable[[Bundle, Path], None]] = {
     "pytorch": _write_pytorch,
+    "hub": _write_hub,
     "huggingface": _write_huggingface,
     "text_encoder": _write_text_encoder,
     "onnx": _write_onnx,

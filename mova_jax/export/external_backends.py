@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from mova_jax.data.tokenizer import Tokenizer, is_tokenizer
 from mova_jax.export import torch_model
+from mova_jax.export.hub import load_hub_model
 from mova_jax.export.onnx_export import OnnxEncoders
 from mova_jax.export.parity import Backend, Inputs, Outputs, Sizes
 from mova_jax.export.torch_model.scores import normalise as unit
@@ -32,28 +33,64 @@ def open_torch_model(path: Path) -> Backend:
     except (ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError([f"{path}: {error}"]) from error
 
-    divided = bool(model.config.get("parts"))
+    return Backend(
+        f"{path} (PyTorch)",
+        export_sizes(path, model.config),
+        lambda inputs: _numpy(_outputs(model, _tensors(inputs))),
+        complete=True,
+    )
+
+
+def open_hub(path: Path, trust_remote_code: bool = False) -> Backend:
+    """An export for the Hub, in transformers by its own code, see `hub.load_hub_model`."""
+    model = load_hub_model(path, trust_remote_code)
 
     def run(inputs: Inputs) -> Outputs:
-        frames, frame_mask, *texts = (torch.from_numpy(x) for x in inputs)
-        texts = [x if x.dtype == torch.bool else x.long() for x in texts]
+        given = _tensors(inputs)
+        texts = given[2:] if model.config.get("parts") else given[2:4]
+        names = ("input_ids", "attention_mask", "part_input_ids", "part_attention_mask")
+        named = dict(zip(names, texts, strict=False))
         with torch.no_grad():
-            video = model.encode_video(frames, frame_mask)
-            text = model.encode_text(*texts if divided else texts[:2])
-            found = {"zv": video.frames, "video": video.pooled, "y": text.tokens, "zt": text.pooled}
-            if divided:
-                found["part zt"] = text.parts.pooled
-            for name, output in _SCALES.items():
-                if hasattr(model, name):
-                    found[output] = getattr(model, name).exp().clamp(max=100.0)
-            if hasattr(model, "log_sharpness"):
-                found["sharpness"] = model.sharpness
-            found["logits"] = found["scale"] * unit(video.frames[:, 0]) @ unit(text.pooled).T
-            found |= model.scores(video, text) | _masks(model, video, text)
-            found["timeline"] = model.timeline(video, text)
-        return {name: value.numpy() for name, value in found.items()}
+            made = model(pixel_values=given[0].movedim(-1, 2), frame_mask=given[1], **named)
+        record = "global" if made.modular_scores is None else "blend"
+        by_call = {"zv": made.frame_embeds, "video": made.video_embeds, record: made.scores}
+        by_call |= {"part zt": made.part_embeds, "modular": made.modular_scores}
+        found = _outputs(model, given) | {k: v for k, v in by_call.items() if v is not None}
+        return _numpy(found)
 
-    return Backend(f"{path} (PyTorch)", export_sizes(path, model.config), run, complete=True)
+    sizes = export_sizes(path, read_config(path))
+    return Backend(f"{path} (transformers)", sizes, run, complete=True)
+
+
+def _tensors(inputs: Inputs) -> list[torch.Tensor]:
+    """Tokens as i64."""
+    tensors = (torch.from_numpy(x) for x in inputs)
+    return [x.long() if x.dtype == torch.int32 else x for x in tensors]
+
+
+def _numpy(outputs: dict[str, torch.Tensor]) -> Outputs:
+    return {name: value.numpy() for name, value in outputs.items()}
+
+
+@torch.no_grad()
+def _outputs(model: torch_model.Mova, inputs: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All outputs of a MoVA in PyTorch."""
+    frames, frame_mask, *texts = inputs
+    divided = bool(model.config.get("parts"))
+    video = model.encode_video(frames, frame_mask)
+    text = model.encode_text(*texts if divided else texts[:2])
+    found = {"zv": video.frames, "video": video.pooled, "y": text.tokens, "zt": text.pooled}
+    if divided:
+        found["part zt"] = text.parts.pooled
+    for name, output in _SCALES.items():
+        if hasattr(model, name):
+            found[output] = getattr(model, name).exp().clamp(max=100.0)
+    if hasattr(model, "log_sharpness"):
+        found["sharpness"] = model.sharpness
+    found["logits"] = found["scale"] * unit(video.frames[:, 0]) @ unit(text.pooled).T
+    found |= model.scores(video, text) | _masks(model, video, text)
+    found["timeline"] = model.timeline(video, text)
+    return found
 
 
 def _masks(model: torch_model.Mova, video, text) -> dict[str, torch.Tensor]:

@@ -35,12 +35,23 @@ def write_clip(
         model: `config.model` that they belong to.
         tokenizer: folder of the vocabulary.
     """
-    words = write_tokenizer(folder, tokenizer, model.text.context)
+    words = write_processor(folder, model, tokenizer)
     tensors = to_huggingface(params)
     # Our scale is capped where it is used; transformers uses it as it is.
     tensors["logit_scale"] = np.minimum(tensors["logit_scale"], np.float32(math.log(100)))
     write_safetensors(tensors, folder / "model.safetensors", _METADATA)
-    _write_json(folder / "config.json", _clip_config(model, words) | _architecture("CLIPModel"))
+    write_json(folder / "config.json", _clip_config(model, words) | _architecture("CLIPModel"))
+
+
+def write_processor(folder: Path, model: Model, tokenizer: Path) -> CLIPTokenizer:
+    """Writes tokenizer and image processor, which CLIPProcessor has together.
+
+    Args:
+        folder: to write to.
+        model: `config.model`.
+        tokenizer: folder of the vocabulary.
+    """
+    words = write_tokenizer(folder, tokenizer, model.text.context)
     size = model.vision.image_size
     images = CLIPImageProcessorPil(
         size={"shortest_edge": size},
@@ -51,6 +62,7 @@ def write_clip(
     CLIPProcessor(images, words).save_pretrained(folder)
     images.save_pretrained(folder)  # in a file of its own, for transformers before 5
     _tidy_tokenizer(folder)
+    return words
 
 
 def write_text_encoder(
@@ -73,7 +85,7 @@ def write_text_encoder(
     text = {name: value for name, value in tensors.items() if name.startswith("text_model.")}
     write_safetensors(text, folder / "model.safetensors", _METADATA)
     config = _clip_config(model, words)["text_config"]
-    _write_json(folder / "config.json", config | _architecture("CLIPTextModel"))
+    write_json(folder / "config.json", config | _architecture("CLIPTextModel"))
 
 
 def _clip_config(model: Model, words: CLIPTokenizer) -> dict:
@@ -122,7 +134,7 @@ def write_tokenizer(folder: Path, vocabulary: Path, context: int) -> CLIPTokeniz
     words.save_pretrained(folder)
     # transformers before 5 reads CLIP's vocabulary from these two.
     bpe = json.loads(words.backend_tokenizer.to_str())["model"]
-    _write_json(folder / "vocab.json", bpe["vocab"])
+    write_json(folder / "vocab.json", bpe["vocab"])
     merges = [" ".join(pair) for pair in bpe["merges"]]
     text = "\n".join(["#version: 0.2", *merges]) + "\n"
     (folder / "merges.txt").write_text(text, encoding="utf-8")
@@ -138,8 +150,9 @@ def _tidy_tokenizer(folder: Path) -> None:
         fields.pop(name, None)
     # The name of end-of-text in a caption is text, as in `data/tokenizer.py`, and does not end it.
     fields["split_special_tokens"] = True
-    _write_json(path, fields)
+    write_json(path, fields)
 
 
-def _write_json(path: Path, fields: dict) -> None:
+def write_json(path: Path, fields: dict) -> None:
+    """Writes fields in the order of their names."""
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")

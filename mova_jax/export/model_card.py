@@ -1,11 +1,13 @@
 """Writes the model card: README.md of an exported folder.
 
 It describes the weights, their training, the metrics with their protocol, how to load them in three
-lines, and their licence.
+lines, and their licence. Its head is the metadata of the Hugging Face Hub, the metrics among them.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from mova_jax.config import Config
 from mova_jax.data.tokenizer import PART_TOKENS
@@ -14,16 +16,26 @@ from mova_jax.losses.scores import search_scoring
 
 _DESCRIPTION = {
     "pytorch": "a MoVA model for PyTorch: encoders, mask networks if any, and all scores",
+    "hub": "a MoVA model for transformers: encoders, mask networks if any, and all scores",
     "huggingface": "the two encoders of a MoVA model as a CLIPModel",
     "text_encoder": "the text encoder of a MoVA model as a CLIPTextModel",
     "onnx": "the two encoders of a MoVA model as ONNX files",
 }
-_LIBRARY = {"huggingface": "transformers", "text_encoder": "transformers", "onnx": "onnx"}
+_LIBRARY = dict.fromkeys(("hub", "huggingface", "text_encoder"), "transformers") | {"onnx": "onnx"}
+_WHOLE = ("pytorch", "hub")  # have all of the model
 _LOAD = {
     "pytorch": """\
 from torch_model import Mova            # a folder in this one; needs torch and safetensors
 model = Mova.from_pretrained(".")
 scores = model.scores(model.encode_video(frames, frame_mask), model.encode_text(tokens, mask))
+""",
+    "hub": """\
+from transformers import AutoModel, AutoProcessor     # offline; needs torch, nothing else
+model = AutoModel.from_pretrained(".", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(".", trust_remote_code=True)
+pixels = processor(images=frames, return_tensors="pt")["pixel_values"]    # frames of one video
+found = model(**model.tokenise(processor.tokenizer, captions), pixel_values=pixels[None])
+found.scores, found.video_embeds, found.text_embeds, found.frame_embeds
 """,
     "huggingface": """\
 from transformers import CLIPModel, CLIPProcessor
@@ -45,6 +57,10 @@ _ABOUT = {
     "pytorch": "Frames are RGB bytes [b f H W 3] of {image} x {image} pixels, {frames} of a video "
     "spread evenly; captions have at most {context} tokens, begin with start-of-text and end with "
     "end-of-text. Masks of validity are bool, True = valid.",
+    "hub": "`trust_remote_code` runs modeling_mova.py of this folder: read it first. Take {frames} "
+    "frames of a video, spread evenly. `tokenise` cuts captions of more than {context} tokens at "
+    "the end of a sentence{divides}. `scores` [b c] orders the videos for a caption and the "
+    "captions for a video; the global score is the product of `video_embeds` and `text_embeds`.",
     "huggingface": "A video's global score is the cosine of a caption with the mean of its frames' "
     "embeddings, each at length 1, {frames} frames spread evenly{head}. Captions have at most "
     "{context} tokens.",
@@ -98,10 +114,7 @@ _HEAD = """\
 ; the model's own global score goes through a seq_transformer head, which is not in this folder"""
 _CARD = """\
 ---
-license: {identifier}
-library_name: {library}
-pipeline_tag: feature-extraction
-tags: [video-text-retrieval, long-video, clip, mova]
+{metadata}
 ---
 
 # MoVA, {kind}
@@ -172,14 +185,14 @@ def text_of(kind: str, bundle: Bundle) -> str:
         frames=bundle.config.eval.frames,
         parts=bundle.config.data.parts,
         length=min(model.text.context, PART_TOKENS),
+        divides=", and divides them into sentences" if bundle.config.data.parts else "",
         head="" if model.global_head == "mean" else _HEAD,
     )
     return _CARD.format(
-        identifier=bundle.licence or "other",
-        library=_LIBRARY.get(kind, "pytorch"),
-        kind=kind.replace("_", " "),
+        metadata=_metadata(kind, bundle),
+        kind="transformers" if kind == "hub" else kind.replace("_", " "),
         description=_DESCRIPTION[kind],
-        method=_method(bundle.config) if kind == "pytorch" else _ENCODERS,
+        method=_method(bundle.config) if kind in _WHOLE else _ENCODERS,
         origin=_origin(training),
         load=_LOAD[kind],
         about=about,
@@ -190,6 +203,53 @@ def text_of(kind: str, bundle: Bundle) -> str:
         measured=_measured(kind, bundle),
         licence=bundle.licence or "not stated: ask the publisher of this folder",
     )
+
+
+def _metadata(kind: str, bundle: Bundle) -> str:
+    """The head of the card, in YAML; the Hub shows `model-index`, the metrics, beside it."""
+    data = ModelCardData(
+        license=bundle.licence or "other",
+        library_name=_LIBRARY.get(kind, "pytorch"),
+        pipeline_tag="feature-extraction",
+        tags=["video-text-retrieval", "long-video", "clip", "mova"],
+        model_name="MoVA",
+        eval_results=_results(kind, bundle) or None,
+    )
+    if not data.eval_results:
+        del data.model_name
+    return data.to_yaml(original_order=["license"])
+
+
+def _results(kind: str, bundle: Bundle) -> list[EvalResult]:
+    """The metrics of the table, each with its gallery."""
+    found, data = [], str(bundle.training.get("data", ""))
+    for split, score in _measurements(kind, bundle):
+        gallery = int(bundle.metrics[f"{split}/gallery"])
+        for way in ("t2v", "v2t"):
+            found += [
+                EvalResult(
+                    task_type="retrieval",
+                    task_name="Video-text retrieval",
+                    dataset_type=data,
+                    dataset_name=f"{data}, {split}",
+                    dataset_split=split,
+                    metric_type=f"recall_at_{k}",
+                    metric_name=f"{way.upper()} R@{k} in percent, {score} score, gallery {gallery}",
+                    metric_value=round(bundle.metrics[f"{split}/{score}/{way}/r{k}"], 4),
+                )
+                for k in (1, 5, 10)
+            ]
+    return found
+
+
+def _measurements(kind: str, bundle: Bundle) -> list[tuple[str, str]]:
+    """Splits and scores that were measured, of those that the folder can compute."""
+    return [
+        (split, score)
+        for split in bundle.config.eval.splits
+        for score in _scores(kind, bundle)
+        if f"{split}/{score}/t2v/r1" in bundle.metrics
+    ]
 
 
 def _method(config: Config) -> str:
@@ -223,7 +283,7 @@ def _origin(training: Mapping[str, object]) -> str:
 
 def _scores(kind: str, bundle: Bundle) -> tuple[str, ...]:
     """The scores that the folder can compute."""
-    if kind == "pytorch":
+    if kind in _WHOLE:
         return ("global", "modular", "blend")
     mean_frames = kind in ("huggingface", "onnx") and bundle.config.model.global_head == "mean"
     return ("global",) if mean_frames else ()
@@ -241,12 +301,7 @@ def _measured(kind: str, bundle: Bundle) -> str:
     splits = [s for s in bundle.config.eval.splits if f"{s}/gallery" in metrics]
     if not scores or not splits:
         return "Nothing was measured of this part alone." if splits else "Nothing was measured."
-    rows = [
-        _row(metrics, split, score)
-        for split in splits
-        for score in scores
-        if f"{split}/{score}/t2v/r1" in metrics
-    ]
+    rows = [_row(metrics, split, score) for split, score in _measurements(kind, bundle)]
     return "\n".join(
         [
             "| split | score | gallery | T2V R@1 | R@5 | R@10 | V2T R@1 | R@5 | R@10 | chance |",

@@ -52,6 +52,7 @@ def out(run, tmp_path_factory):
 OUTPUTS = {
     "pytorch": {"zv", "video", "y", "zt", "logits", "global", "modular", "timeline"}
     | {"soft text mask", "soft video mask", "text mask", "video mask"},
+    "hub": {"zv", "video", "y", "zt", "global", "modular", "blend", "timeline", "text mask"},
     "huggingface": {"zv", "y", "zt", "logits"},
     "text_encoder": {"y"},
     "onnx": {"zv", "y", "zt"},

@@ -27,9 +27,9 @@ WORDS = Path(__file__).resolve().parent.parent / "golden" / "0.1.0" / "checkpoin
 FORMS = ["parts", "part_concepts", "part_masks_ordered"]
 
 
-def bundle(form):
+def bundle(form, **changes):
     """An untrained model with the golden run's vocabulary."""
-    changes = {"losses__hard_pairs": 2} if form.startswith("part_masks") else {}
+    changes |= {"losses__hard_pairs": 2} if form.startswith("part_masks") else {}
     changes["model__text__vocab_size"] = Tokenizer(WORDS, tiny.L).vocab_size
     config = tiny.config(form, **changes)
     shapes = parameter_shapes(make_model_spec(config.model).abstract_params)

@@ -24,10 +24,10 @@ FORMATS = (1, 2, 3)
 
 
 class Mova(Module):
-    """The whole model. `config` is the dict of config.json."""
+    """The whole model. `config` is the dict of config.json; other arguments are of a base class."""
 
-    def __init__(self, config: dict):
-        super().__init__()
+    def __init__(self, config: dict, *args):
+        super().__init__(*args)
         self.config, cfg = config, config["model"]
         common = cfg["embed_dim"], cfg["activation"]
         self.vision = VisionTower(cfg["vision"], *common)
@@ -65,7 +65,7 @@ class Mova(Module):
         return self.tmn is not None or sees_frame
 
     def encode_video(self, frames: Tensor, frame_mask: Tensor) -> Video:
-        """u8[b f H W 3], bool[b f]."""
+        """u8[b f H W 3] or floats that are normalised already, bool[b f]."""
         zv = self.vision(frames.flatten(0, 1)).unflatten(0, frame_mask.shape)
         zv = torch.where(frame_mask[..., None], zv, 0.0)
         x = normalise(zv if self.head is None else self.head(zv, frame_mask))

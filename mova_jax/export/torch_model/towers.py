@@ -104,9 +104,9 @@ class VisionTower(Module):
         self.projection = Linear(width, dim, bias=False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """u8[n H W 3] -> [n d], not normalised."""
+        """u8[n H W 3], or f32 that is normalised already -> [n d], not normalised."""
         mean, std = torch.tensor(self.mean_std, device=frames.device)
-        x = (frames.float() / 255.0 - mean) / std
+        x = frames if frames.is_floating_point() else (frames.float() / 255.0 - mean) / std
         # One row per patch: [n rows p columns p 3] -> [n rows*columns p*p*3].
         x = x.unflatten(2, (-1, self.patch)).unflatten(1, (-1, self.patch))
         x = self.patch_embedding(x.transpose(2, 3).flatten(3).flatten(1, 2))
