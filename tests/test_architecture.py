@@ -199,6 +199,7 @@ def test_configuration_knows_no_array():
         (("starlette", "uvicorn"), {f"mova_jax/search/{f}.py" for f in ("app", "guard", "serve")}),
         (("pymilvus",), {"mova_jax/search/engine.py"}),
         (("pyarrow",), {"mova_jax/search/parquet_file.py", "mova_jax/data/annotations/files.py"}),
+        (("mteb",), {"mova_jax/suites/mteb.py"}),
         (("matplotlib",), set(files_in("report/"))),
     ],
     ids=lambda x: "+".join(x) if isinstance(x, tuple) else None,

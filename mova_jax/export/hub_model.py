@@ -110,8 +110,8 @@ class MovaModel(Mova, PreTrainedModel):
     def tokenise(self, tokenizer, captions: str | Sequence[str]) -> dict[str, Tensor]:
         """Texts as inputs of `forward`, divided into parts where the model scores by parts.
 
-        A text that is too long keeps as many whole sentences as fit; where they fill less than half,
-        the first tokens of the next one too.
+        A text that is too long keeps as many whole sentences as fit; where they fill less than
+        half, the first tokens of the next one too.
 
         Args:
             tokenizer: of the folder.

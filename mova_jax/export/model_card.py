@@ -30,7 +30,7 @@ model = Mova.from_pretrained(".")
 scores = model.scores(model.encode_video(frames, frame_mask), model.encode_text(tokens, mask))
 """,
     "hub": """\
-from transformers import AutoModel, AutoProcessor     # offline; needs torch, nothing else
+from transformers import AutoModel, AutoProcessor     # needs torch; ftfy for other than ASCII
 model = AutoModel.from_pretrained(".", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(".", trust_remote_code=True)
 pixels = processor(images=frames, return_tensors="pt")["pixel_values"]    # frames of one video

@@ -103,6 +103,18 @@ class VideoTextModel:
         (vectors,) = embed_videos(self.encoder, [frames])
         return vectors
 
+    def pool(self, videos: Sequence[FrameVectors]) -> VideoEmbedding:
+        """The frame vectors of videos as rows of one length, with the global vector of each."""
+        longest = max(len(video.times) for video in videos)
+        length = max(1, -(-longest // _LENGTH)) * _LENGTH
+        dim = videos[0].vectors.shape[1]
+        vectors = np.zeros((len(videos), length, dim), np.float16)
+        mask = np.zeros((len(videos), length), bool)
+        for row, video in enumerate(videos):
+            vectors[row, : len(video.times)] = video.vectors
+            mask[row, : len(video.times)] = True
+        return jax.tree.map(np.asarray, self.encoder.pool(vectors, mask))
+
     def embed_text(self, text: str | Sequence[str]) -> TextEmbedding:
         """The embeddings of texts, each divided into its sentences if the model scores by parts.
 
@@ -146,7 +158,7 @@ class VideoTextModel:
         if isinstance(videos, VideoEmbedding):
             video = videos
         else:
-            video = self._videos([videos] if isinstance(videos, FrameVectors) else list(videos))
+            video = self.pool([videos] if isinstance(videos, FrameVectors) else list(videos))
         text = texts if isinstance(texts, TextEmbedding) else self.embed_text(texts)
         block = self.fns.pair_block(len(text.pooled))
         rows = []
@@ -175,7 +187,7 @@ class VideoTextModel:
         sentences = split_sentences(text)
         if not sentences:
             raise ValueError("got no text, expected at least one sentence")
-        row, rows = self._videos([video]), self.embed_text(sentences)
+        row, rows = self.pool([video]), self.embed_text(sentences)
         cosines = self.fns.frame_cosines(self.params, row, rows)
         size = self.config.model.vision.image_size
         return Timeline(
@@ -186,18 +198,6 @@ class VideoTextModel:
             scores=cosines[:, : len(video.times)],
             spans=np.full((len(sentences), 2), -1.0, np.float32),
         )
-
-    def _videos(self, videos: Sequence[FrameVectors]) -> VideoEmbedding:
-        """Videos padded to one length."""
-        longest = max(len(video.times) for video in videos)
-        length = max(1, -(-longest // _LENGTH)) * _LENGTH
-        dim = videos[0].vectors.shape[1]
-        vectors = np.zeros((len(videos), length, dim), np.float16)
-        mask = np.zeros((len(videos), length), bool)
-        for row, video in enumerate(videos):
-            vectors[row, : len(video.times)] = video.vectors
-            mask[row, : len(video.times)] = True
-        return jax.tree.map(np.asarray, self.encoder.pool(vectors, mask))
 
 
 def load(path: str | os.PathLike) -> VideoTextModel:
