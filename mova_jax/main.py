@@ -74,8 +74,11 @@ def _run(
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.run import run
     from mova_jax.training.workdir import RunError
+    from mova_jax.utils.trackers import TrackerError
     from mova_jax.weights.files import WeightsError
 
+    errors = (ConfigError, MeshError, RunError, ShardError, CheckpointError, WeightsError)
+    errors += (TrackerError,)
     gc.freeze()
     gc.enable()
     try:
@@ -86,7 +89,7 @@ def _run(
         if is_main():
             _print_difference(config, flags)
         return run(config, workdir, steps)
-    except (ConfigError, MeshError, RunError, ShardError, CheckpointError, WeightsError) as error:
+    except errors as error:
         return _fail(str(error))
     except FloatingPointError as error:  # of a score in an evaluation
         return _fail(str(error))

@@ -275,6 +275,18 @@ class Eval:
 
 
 @dataclasses.dataclass(frozen=True)
+class Log:
+    """Where the metrics of a run go, besides its workdir."""
+
+    tracker: str = key(
+        "none",
+        "experiment tracker that gets the metrics too (requirements-trackers.txt)",
+        choices=("none", "wandb", "trackio"),
+        before="none",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Mesh:
     """Devices on each axis of the mesh; -1 on one of them takes all that are left."""
 
@@ -296,6 +308,7 @@ class Config:
     optim: Optim = Optim()
     train: Train = Train()
     eval: Eval = Eval()
+    log: Log = Log()
     mesh: Mesh = Mesh()
 
 

@@ -17,6 +17,7 @@ from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.parallel.processes import barrier, log_main
 from mova_jax.training.workdir import RANKS
 from mova_jax.utils.metric_log import METRICS_FILE, MetricWriter, read_metrics
+from mova_jax.utils.trackers import Tracker
 
 _DONE = "checkpoint_step"  # a metric that only this evaluation writes
 
@@ -30,6 +31,7 @@ def evaluate_splits(
     blend_weight: float,
     step: int,
     checkpoint_step: int | None = None,
+    tracker: Tracker | None = None,
 ) -> None:
     """Evaluates the splits that the folder does not have yet.
 
@@ -41,12 +43,13 @@ def evaluate_splits(
         blend_weight: of the modular score, chosen on validation.
         step: under which the figures are written; later lines of the file are dropped.
         checkpoint_step: of the parameters; by default `step`.
+        tracker: gets the figures too.
     """
     folder = Path(folder)
     done = evaluated_splits(folder, step)
     barrier("the splits to evaluate are known")  # before the main process writes more metrics
     checkpoint_step = step if checkpoint_step is None else checkpoint_step
-    with MetricWriter(folder, resume_step=step) as writer:
+    with MetricWriter(folder, resume_step=step, tracker=tracker) as writer:
         for split in (split for split in splits if split not in done):
             log_main(f"Evaluating on {split} with the checkpoint of step {checkpoint_step}")
             ranks = folder / RANKS / f"{split}.npz"

@@ -3,12 +3,12 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-from mova_jax.config import Config
+from mova_jax.config import Config, flatten
 from mova_jax.data.pipeline.dataset import TrainIterator
 from mova_jax.parallel.processes import barrier, is_main, log_main
 from mova_jax.training.bad_records import BadRecords
@@ -27,6 +27,7 @@ from mova_jax.training.term_gradients import make_term_gradients
 from mova_jax.training.utilization import Utilization
 from mova_jax.training.workdir import REPORT, RunError
 from mova_jax.utils.metric_log import MetricWriter
+from mova_jax.utils.trackers import Tracker, open_tracker
 
 TIMELINES = 4  # videos that the report draws
 
@@ -43,7 +44,7 @@ def run(config: Config, workdir: str | os.PathLike, profile_steps: tuple[int, in
         The exit code: 0 when the run is complete, 128 + number of the signal that stopped it.
 
     Raises:
-        RunError, ShardError, CheckpointError: what is wrong and what to do.
+        RunError, ShardError, CheckpointError, TrackerError: what is wrong and what to do.
     """
     if profile_steps[0] > config.train.steps:
         raise RunError(
@@ -66,10 +67,28 @@ def _train_and_finish(context: RunContext) -> int:
     if _is_complete(context):
         log_main(f"The run in {context.workdir} is complete.\n\n{final_summary(context)}")
         return 0
+    with _tracking(context) as tracker:
+        return _go_on(context, tracker)
+
+
+@contextlib.contextmanager
+def _tracking(context: RunContext) -> Iterator[Tracker | None]:
+    """The tracker of `log.tracker`, on the main process."""
+    config, tracker = context.config, None
+    if is_main():
+        tracker = open_tracker(config.log.tracker, context.workdir, flatten(config))
+    try:
+        yield tracker
+    finally:
+        if tracker is not None:
+            tracker.finish()
+
+
+def _go_on(context: RunContext, tracker: Tracker | None) -> int:
     steps, stop = context.config.train.steps, StopSignal()
     with stop.caught():
         if context.checkpoints.last_step != steps:
-            _train(context, stop)
+            _train(context, stop, tracker)
     # After the last step the processes no longer agree on stop signals: one of several ignores
     # its own, for the others finish too.
     alone = jax.process_count() == 1
@@ -79,7 +98,7 @@ def _train_and_finish(context: RunContext) -> int:
             "the same command goes on from there."
         )
         return 128 + stop.number
-    _finish(context)
+    _finish(context, tracker)
     log_main(f"\nThe run is complete.\n\n{final_summary(context)}")
     return 0
 
@@ -89,12 +108,12 @@ def _is_complete(context: RunContext) -> bool:
     return done and (context.workdir / REPORT).exists()
 
 
-def _train(context: RunContext, stop: StopSignal) -> None:
+def _train(context: RunContext, stop: StopSignal, tracker: Tracker | None) -> None:
     """Steps from the last checkpoint, or from the beginning, to the end or a signal."""
     config, start = context.config, context.checkpoints.last_step
     with contextlib.closing(iter(context.batches)) as batches:
         state = _start_or_resume(context, batches)
-        writer = MetricWriter(context.workdir, resume_step=start)
+        writer = MetricWriter(context.workdir, resume_step=start, tracker=tracker)
         progress = Progress(
             config.train.steps,
             start or 0,
@@ -149,7 +168,7 @@ def _print_error(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _finish(context: RunContext) -> None:
+def _finish(context: RunContext, tracker: Tracker | None) -> None:
     """Tests the best checkpoint, writes its metrics and the report."""
     # Imported here: matplotlib takes 0.2 s, and no step needs it.
     from mova_jax.report.report import write_report
@@ -170,6 +189,7 @@ def _finish(context: RunContext) -> None:
         blend_weight=weight,
         step=config.train.steps,
         checkpoint_step=int(saved.state.step),
+        tracker=tracker,
     )
     shown = (splits or ["validation"])[0]
     timelines = []

@@ -24,6 +24,7 @@ from mova_jax.training.init_weights import init_weights, vocabulary_folder
 from mova_jax.training.state import TrainSpec, make_train_spec
 from mova_jax.training.workdir import RunError
 from mova_jax.utils import environment
+from mova_jax.utils.trackers import check_tracker
 from mova_jax.weights.files import WeightsError
 
 
@@ -57,13 +58,14 @@ def build_context(
         profile_steps: see `RunContext`.
 
     Raises:
-        RunError, ShardError, WeightsError: what is wrong and what to do.
+        RunError, ShardError, WeightsError, TrackerError: what is wrong and what to do.
     """
     started, workdir = time.monotonic(), Path(workdir)
     if problem := environment.refused():
         raise RunError(problem)
     enable_compilation_cache(config)
     workdir_lib.check(workdir, config)  # before anything that takes time
+    check_tracker(config.log.tracker)
     folder = open_data(config)
     splits = tuple(splits_of(folder))
     _check_source(config, folder, splits)

@@ -4,6 +4,7 @@ WORKDIR/config.json               written when the run starts; a restart has to 
 WORKDIR/environment.json          variables that change figures (`utils/environment.py`)
 WORKDIR/checkpoints/tokenizer/    a copy: the embeddings are only valid with this tokenizer
 WORKDIR/metrics.jsonl  tensorboard/  checkpoints/  plots/  report.html
+WORKDIR/tracker_id                of the run in an experiment tracker, if it has one
 WORKDIR/ranks/SPLIT.npz           the rank of every query of the final evaluation
 """
 
@@ -28,6 +29,7 @@ RESUMABLE_KEYS = (
     "train.checkpoint_every",
     "train.microbatch",
     "eval.batch_size",
+    "log.tracker",
     "model.remat",
     "mesh.data",
     "mesh.fsdp",

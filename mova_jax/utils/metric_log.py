@@ -16,6 +16,7 @@ import jax
 from jaxtyping import Array, Float
 
 from mova_jax.utils import atomic
+from mova_jax.utils.trackers import Tracker
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -81,6 +82,7 @@ class MetricWriter:
         *,
         resume_step: int | None = None,
         tensorboard: bool = True,
+        tracker: Tracker | None = None,
     ):
         """Opens the files of a workdir, which is made when there is none.
 
@@ -89,8 +91,10 @@ class MetricWriter:
             resume_step: The step from which the run resumes: later lines, left by a run that was
                 killed after its last save, are dropped. None for a new run, which drops all lines.
             tensorboard: Whether event files are written too.
+            tracker: Gets the metrics too; it is not closed with the files.
         """
         self._file = self._events = None
+        self._tracker = tracker
         self._open_events: Callable[[], Any] | None = None
         if jax.process_index() != 0:
             return
@@ -126,6 +130,8 @@ class MetricWriter:
             for name, value in values.items():
                 self._events.add_scalar(name, value, int(step))
             self._events.flush()
+        if self._tracker is not None:
+            self._tracker.log(int(step), values)
 
     def close(self) -> None:
         """Closes the files; may be called twice."""
