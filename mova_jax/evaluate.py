@@ -97,14 +97,15 @@ def _evaluate(args: argparse.Namespace, model) -> None:
         raise ConfigError([f"--data: got {len(args.data)} of them, expected one (without --suite)"])
     data, split = data_and_split(args.data[0] if args.data else "")
     splits = [split] if split else args.splits
-    found = evaluation.evaluate_model(model, data, args.output, splits=splits, classes=args.classes)
+    options = {"splits": splits, "classes": args.classes, "against": args.against}
+    found = evaluation.evaluate_model(model, data, args.output, **options)
     for split in found.splits:
         log_main(found.protocols[split], *_figures(found.metrics[split]))
     if args.against:
         for split, differences in evaluation.compare(found, args.against).items():
             log_main(f"{split}, minus {args.against}, points with the paired 95 % interval")
             for name, (difference, low, high) in differences.items():
-                log_main(f"  {name:10} {difference:+6.1f} ({low:+.1f} to {high:+.1f})")
+                log_main(f"  {name:25} {difference:+6.1f} ({low:+.1f} to {high:+.1f})")
     log_main(f"Look at {found.folder / 'report.html'}")
 
 

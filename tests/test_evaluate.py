@@ -48,6 +48,9 @@ def evaluated(run, tmp_path_factory):
     return output
 
 
+WAYS = ("t2v", "v2t", "sentence", *(f"corpus_moment_iou{iou}" for iou in (0.3, 0.5, 0.7)))
+
+
 def ranks(folder, split="test"):
     return dict(np.load(folder / "ranks" / f"{split}.npz"))
 
@@ -77,7 +80,23 @@ def test_an_export_ranks_as_its_run_to_the_last_query(run, cache, tmp_path, caps
     command += ["--output", str(tmp_path / "evaluated"), "--against", str(run)]
     assert evaluate.main(command) == 0
     assert_same_ranks(run, tmp_path / "evaluated")
-    assert "t2v/r1       +0.0 (+0.0 to +0.0)" in capsys.readouterr().out
+    said = capsys.readouterr().out.split("\n")
+    compared = [line.split() for line in said if line.endswith("+0.0 (+0.0 to +0.0)")]
+    names = {f"{way}/r{k}" for way in WAYS for k in (1, 5, 10)}
+    assert {name for name, *_ in compared} == names
+
+
+def test_another_gallery_is_refused_before_the_evaluation_begins(run, tmp_path, capsys):
+    other, known = tmp_path / "other", ranks(run)
+    (other / "ranks").mkdir(parents=True)
+    names = np.char.replace(known["v2t_video"], "test-", "elsewhere-")
+    np.savez(other / "ranks" / "test.npz", **known | {"v2t_video": names})
+    command = ["--model", str(run), "--output", str(tmp_path / "out")]
+    assert evaluate.main([*command, "--against", str(other)]) == 1
+    assert "its video 0 is elsewhere-000000, here it is test-000000" in capsys.readouterr().err
+    assert evaluate.main([*command, "--against", "nowhere"]) == 1
+    assert "nowhere has no ranks of test" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_clip_is_evaluated_without_training(run, cache, tmp_path):

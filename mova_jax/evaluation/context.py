@@ -37,7 +37,13 @@ from mova_jax.evaluation.embedding_cache import (
     with_progress,
 )
 from mova_jax.evaluation.jitted import EvalFns, rows_of
-from mova_jax.evaluation.query_ranks import WEIGHTS, QueryRanks, rank_queries, record_scores
+from mova_jax.evaluation.query_ranks import (
+    WEIGHTS,
+    KeptRanks,
+    QueryRanks,
+    rank_queries,
+    record_scores,
+)
 from mova_jax.evaluation.ranks import ScoreBlock
 from mova_jax.evaluation.rerank import RERANKED, BestAnswers, rerank, shortlist
 from mova_jax.typing import ConceptMasks, TextEmbedding
@@ -86,6 +92,8 @@ class EvalContext:
     blend_weight: float | None = None  # of the modular score; None chooses it on this split
     classes: Classes | None = None  # of zero-shot classification
     final: bool = False  # whether the split is tested: with intervals of R@1
+    # Evaluations put the ranks of further queries here, to be kept beside `query_ranks`.
+    other_ranks: dict[str, KeptRanks] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def settings(self) -> PipelineSettings:

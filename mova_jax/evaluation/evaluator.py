@@ -126,7 +126,7 @@ class Evaluator:
             metrics |= found
         if ranks_file is not None and is_main():
             ids = record_ids(self._folder, split, range(context.num_videos))
-            save_ranks(ranks_file, context.query_ranks, ids)
+            save_ranks(ranks_file, context.query_ranks, ids, context.other_ranks)
         return metrics
 
     def timelines(self, params: Any, split: str, count: int) -> list[Timeline]:

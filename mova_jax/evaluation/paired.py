@@ -8,14 +8,16 @@ of the two recalls suggest.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from mova_jax.evaluation.query_ranks import load_ranks
+from mova_jax.evaluation.query_ranks import directions, load_ranks
 from mova_jax.evaluation.ranks import Ranks
+
+PLACES = (1, 5, 10)  # k of the R@k that are compared
 
 
 class PairedRanks(NamedTuple):
@@ -102,6 +104,51 @@ def load_paired(paths: Sequence[str | os.PathLike], direction: str, score: str =
     ranks = [ranks for ranks, _ in loaded]
     _check(*ranks)
     return PairedRanks(ranks, first)
+
+
+def differences(
+    path_a: str | os.PathLike, path_b: str | os.PathLike
+) -> dict[str, tuple[float, float, float]]:
+    """`paired_difference` of two files of ranks, by the scores of record.
+
+    Returns:
+        `{"t2v/r1": (difference, low, high), ...}` in points, for the directions that both have and
+        each k in `PLACES`.
+
+    Raises:
+        ValueError: the files have ranks of other queries.
+    """
+    theirs, found = directions(path_b), {}
+    for way in (way for way in directions(path_a) if way in theirs):
+        ranks, video = load_paired([path_a, path_b], way)
+        found |= {f"{way}/r{k}": paired_difference(*ranks, k, video) for k in PLACES}
+    return found
+
+
+def check_gallery(
+    path: str | os.PathLike, count: int, id_of: Callable[[int], str], samples: int = 64
+) -> None:
+    """Refuses a file with ranks of other videos, before their ranks by another model are there.
+
+    Reads few ids, because each is in a record with all its frames; `load_paired` compares all.
+
+    Args:
+        path: of the ranks.
+        count: of the videos of the split.
+        id_of: the id of a video.
+        samples: ids that are compared.
+
+    Raises:
+        ValueError: the ranks are of other videos.
+    """
+    _, known = load_ranks(path, "v2t", "global")  # every video has a caption, so each is a query
+    if len(known) != count:
+        raise ValueError(f"{path} has ranks of {len(known)} videos, and this split has {count}")
+    for i in np.unique(np.linspace(0, count - 1, min(samples, count)).round().astype(int)):
+        if (name := id_of(int(i))) != known[i]:
+            raise ValueError(
+                f"{path} has ranks of other videos: its video {i} is {known[i]}, here it is {name}"
+            )
 
 
 def _hits(ranks: Sequence[Ranks], k: int) -> Float[np.ndarray, "q"]:

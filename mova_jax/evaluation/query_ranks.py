@@ -11,7 +11,9 @@ The blend is `global + weight * modular`. Its weight is chosen on validation and
 import dataclasses
 import math
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -37,6 +39,13 @@ class QueryRanks:
     def record(self) -> str:
         """The score of record: the blend, or the global score of a model without a modular one."""
         return "global" if self.blend_weight is None else "blend"
+
+
+class KeptRanks(NamedTuple):
+    """The ranks of some queries by every score, for the file of `save_ranks`."""
+
+    by_score: Mapping[str, Ranks]
+    video: Int[np.ndarray, "q"]  # of each query
 
 
 def record_scores(scores: Mapping[str, np.ndarray], weight: float | None) -> np.ndarray:
@@ -94,24 +103,36 @@ def choose_weight(blends: Mapping[float, RanksBothDirections]) -> float:
     return max(weight for weight in blends if share[weight] >= best - error - 1e-9)
 
 
-def save_ranks(path: str | os.PathLike, ranks: QueryRanks, video_ids: Sequence[str]) -> None:
+def save_ranks(
+    path: str | os.PathLike,
+    ranks: QueryRanks,
+    video_ids: Sequence[str],
+    others: Mapping[str, KeptRanks] | None = None,
+) -> None:
     """Writes ranks as an npz file, whole or not at all.
 
-    The file has `<score>_<direction>`, the rank of each query (`global_t2v`, `blend_v2t` ...);
-    `t2v_video` and `v2t_video`, the id of the video of each query; `t2v_gallery` and `v2t_gallery`.
+    The file has, for each direction of search, `<score>_<direction>`, the rank of each query
+    (`global_t2v`, `blend_v2t` ...; inf where no answer is right); `<direction>_video`, the id of
+    the video of each query; and `<direction>_gallery`, the number of answers.
 
     Args:
         path: of the file; its folder is made.
-        ranks: of a split.
+        ranks: of a split, in the directions `t2v` and `v2t`.
         video_ids: of all videos of the split, in order.
+        others: further directions by name, such as `sentence`.
     """
     ids = np.asarray(video_ids)
-    searching = np.unique(ranks.video_of_caption)  # a video without a caption is no query
-    arrays = {"t2v_video": ids[ranks.video_of_caption], "v2t_video": ids[searching]}
-    for score, both in ranks.by_score.items():
-        for direction, found in both._asdict().items():
-            arrays[f"{score}_{direction}"] = found.values
-            arrays[f"{direction}_gallery"] = np.array(found.gallery)
+    owners = ranks.video_of_caption, np.unique(ranks.video_of_caption)  # no caption, no query
+    kept = {
+        way: KeptRanks({score: getattr(both, way) for score, both in ranks.by_score.items()}, video)
+        for way, video in zip(("t2v", "v2t"), owners, strict=True)
+    }
+    arrays = {}
+    for way, (by_score, video) in {**kept, **(others or {})}.items():
+        arrays[f"{way}_video"] = ids[video]
+        for score, found in by_score.items():
+            arrays[f"{score}_{way}"] = found.values
+            arrays[f"{way}_gallery"] = np.array(found.gallery)
     with atomic.replacing(path) as aside, aside.open("wb") as stream:
         np.savez(stream, **arrays)
 
@@ -123,18 +144,39 @@ def load_ranks(
 
     Args:
         path: of a file of `save_ranks`.
-        direction: `t2v` or `v2t`.
+        direction: one of `directions(path)`.
         score: its name; '' for the score of record.
 
     Raises:
         ValueError: the file has no such ranks.
     """
-    with np.load(path) as arrays:
+    with _opened(path) as arrays:
         score = score or ("blend" if f"blend_{direction}" in arrays else "global")
         if (name := f"{score}_{direction}") not in arrays:
             raise ValueError(f"{path} has no {name}; it has {', '.join(sorted(arrays))}")
         ranks = Ranks(arrays[name], int(arrays[f"{direction}_gallery"]))
         return ranks, arrays[f"{direction}_video"]
+
+
+def directions(path: str | os.PathLike) -> list[str]:
+    """The directions of search that a file of `save_ranks` has: `t2v`, `v2t`, `sentence` ...
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    with _opened(path) as arrays:
+        return [name.removesuffix("_gallery") for name in arrays if name.endswith("_gallery")]
+
+
+def _opened(path: str | os.PathLike) -> np.lib.npyio.NpzFile:
+    try:
+        arrays = np.load(path)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        arrays, fault = None, error
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        fault = fault if arrays is None else "it has a single array"
+        raise ValueError(f"{path} is no file of ranks ({fault}): evaluate again to have it written")
+    return arrays
 
 
 def _sweep(

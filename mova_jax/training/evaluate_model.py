@@ -22,10 +22,10 @@ from mova_jax import config as config_lib
 from mova_jax.config import Config
 from mova_jax.data.classes import read_classes
 from mova_jax.data.pipeline.queries import CAPTION, query_protocol
-from mova_jax.data.sources import splits_of
+from mova_jax.data.sources import open_source, splits_of
 from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
-from mova_jax.evaluation.paired import load_paired, paired_difference
+from mova_jax.evaluation.paired import check_gallery, differences
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.parallel import sharding
 from mova_jax.parallel.processes import barrier, is_main, log_main
@@ -40,7 +40,6 @@ from mova_jax.utils.metric_log import METRICS_FILE, last_metrics
 EVALUATION = "evaluation.json"
 TIMELINES = 4  # videos that the report draws
 _FEW = 64  # training videos of Storyboard where only its other splits are wanted
-_COMPARED = (1, 5, 10)  # k of the R@k that are compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +60,7 @@ def evaluate_model(
     *,
     splits: Sequence[str] = (),
     classes: str = "",
+    against: str | os.PathLike = "",
 ) -> EvaluatedModel:
     """Evaluates a model on splits of a data set, and writes figures, ranks and the report.
 
@@ -71,10 +71,13 @@ def evaluate_model(
         splits: their names; without any, those that the run tests on its own data, and on other
             data all but the one for training.
         classes: file of the classes of zero-shot classification (`data/classes.py`); '' for none.
+        against: what `compare` will compare with, to be refused here where that cannot be done;
+            '' for nothing.
 
     Raises:
         ClassesError: `classes` is not a file of classes, or a video has none of them.
-        RunError: the data or the splits are not there, or `output` holds another evaluation.
+        RunError: the data or the splits are not there, `output` holds another evaluation, or
+            `against` has no ranks of these splits, or ranks of other videos.
         ShardError: the data cannot be read.
     """
     output = Path(output)
@@ -84,6 +87,8 @@ def evaluate_model(
     enable_compilation_cache(config)
     folder = open_data(config)
     splits = _chosen(folder, splits or (config.eval.splits if own else ()), asked=bool(splits))
+    if against:
+        _check_against(Path(against), folder, splits)
     if is_main():
         _claim(output, model, config, folder, classes)
     barrier("the output folder is claimed")
@@ -179,25 +184,48 @@ def compare(evaluated: EvaluatedModel, other: str | os.PathLike) -> dict[str, di
         RunError: the other one has no ranks of these splits, or ranks of other queries.
     """
     other, found = Path(other), {}
-    for split in evaluated.splits:
-        files = [folder / RANKS / f"{split}.npz" for folder in (evaluated.folder, other)]
-        if not files[1].exists():
-            continue
-        found[split] = {}
-        for way in ("t2v", "v2t"):
-            try:
-                ranks, video = load_paired(files, way)
-            except ValueError as error:
-                raise RunError(str(error)) from error
-            for k in _COMPARED:
-                found[split][f"{way}/r{k}"] = paired_difference(*ranks, k, video)
-    if not found:
-        raise RunError(
-            f"{other} has no ranks of {', '.join(evaluated.splits)} in {RANKS}/: give the output "
-            "of an evaluation, or the workdir of a run, that has these splits"
-        )
+    for split, path in _ranks_of(other, evaluated.splits).items():
+        try:
+            found[split] = differences(evaluated.folder / RANKS / path.name, path)
+        except ValueError as error:
+            raise RunError(str(error)) from error
     _write_figures(evaluated.folder, {"against": {"path": str(other), "differences": found}})
     return found
+
+
+def _check_against(other: Path, folder: str | os.PathLike, splits: Sequence[str]) -> None:
+    """Refuses another evaluation that cannot be compared, before this one begins.
+
+    Raises:
+        RunError: it has no ranks of these splits, or ranks of other videos.
+    """
+    found = _ranks_of(other, splits)
+    for split in splits:
+        if split not in found:
+            log_main(f"{other} has no ranks of {split}: it is not compared.")
+            continue
+        source = open_source(folder, split)
+        try:
+            check_gallery(found[split], len(source), lambda i, source=source: source[i].id)
+        except ValueError as error:
+            raise RunError(
+                f"--against: {error}; give an evaluation of the same data, or leave --against out"
+            ) from error
+
+
+def _ranks_of(other: Path, splits: Sequence[str]) -> dict[str, Path]:
+    """The files of ranks of the splits that another evaluation has.
+
+    Raises:
+        RunError: it has none of them.
+    """
+    files = {split: other / RANKS / f"{split}.npz" for split in splits}
+    if found := {split: path for split, path in files.items() if path.is_file()}:
+        return found
+    raise RunError(
+        f"{other} has no ranks of {', '.join(splits)} in {RANKS}/: give the output of an "
+        "evaluation, or the workdir of a run, that has these splits"
+    )
 
 
 def _with_source(config: Config, data: str, own: bool) -> Config:

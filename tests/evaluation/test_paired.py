@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from mova_jax.evaluation.paired import (
+    check_gallery,
+    differences,
     load_paired,
     paired_difference,
     paired_difference_over_seeds,
 )
-from mova_jax.evaluation.query_ranks import QueryRanks, save_ranks
+from mova_jax.evaluation.query_ranks import KeptRanks, QueryRanks, directions, save_ranks
 from mova_jax.evaluation.ranks import Ranks, RanksBothDirections
 
 
@@ -78,3 +80,49 @@ def test_other_galleries_and_queries_are_refused(tmp_path):
     assert len(found.ranks) == 2 and "".join(found.video) == "abcd"
     with pytest.raises(ValueError, match=r"a\.npz and .*c\.npz have ranks of other queries"):
         load_paired([a, other], "v2t")
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A file of ranks of ten videos, with sentences as further queries where there are ranks."""
+
+    def save(name, t2v, sentences=(), ids="abcdefghij"):
+        both = RanksBothDirections(Ranks(np.array(t2v), 10), Ranks(np.ones(10), 10))
+        other = KeptRanks(
+            {"global": Ranks(np.array(sentences), 10)}, np.arange(len(sentences)) // 2
+        )
+        others = {"sentence": other} if len(sentences) else {}
+        ranks = QueryRanks({"global": both}, np.arange(10), None)
+        save_ranks(tmp_path / name, ranks, list(ids), others)
+        return tmp_path / name
+
+    return save
+
+
+def test_every_direction_that_both_files_have_is_compared(kept):
+    a = kept("a.npz", [1.0] * 10, [1.0, 1.0, 2.0, np.inf])
+    b = kept("b.npz", [1.0] * 5 + [7.0] * 5, [1.0, 7.0, 6.0, 1.0])
+    assert directions(a) == ["t2v", "v2t", "sentence"]
+    found = differences(a, b)
+    assert {name: value[0] for name, value in found.items()} == pytest.approx(
+        {"t2v/r1": 50, "t2v/r5": 50, "t2v/r10": 0, "v2t/r1": 0, "v2t/r5": 0, "v2t/r10": 0}
+        | {"sentence/r1": 0, "sentence/r5": 25, "sentence/r10": -25}
+    )
+    # Of two videos with two sentences each, one has a difference of 1 hit: drawn 0, 1 or 2 times.
+    assert found["sentence/r5"][1:] == (0.0, 50.0)
+    assert differences(a, kept("old.npz", [1.0] * 10)).keys() == {
+        f"{way}/r{k}" for way in ("t2v", "v2t") for k in (1, 5, 10)
+    }
+
+
+def test_ranks_of_another_gallery_are_refused_by_a_few_ids(kept, tmp_path):
+    path, asked = kept("a.npz", [1.0] * 10), []
+    check_gallery(path, 10, "abcdefghij".__getitem__)
+    with pytest.raises(ValueError, match="has ranks of 10 videos, and this split has 11"):
+        check_gallery(path, 11, "abcdefghijk".__getitem__)
+    with pytest.raises(ValueError, match="its video 9 is j, here it is k"):
+        check_gallery(path, 10, lambda i: asked.append(i) or "abcdefghik"[i], samples=3)
+    assert asked == [0, 4, 9]
+    (tmp_path / "b.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(ValueError, match=r"b\.npz is no file of ranks"):
+        check_gallery(tmp_path / "b.npz", 10, str)

@@ -25,6 +25,8 @@ from mova_jax.evaluation.protocols.grounding import IOUS
 from mova_jax.evaluation.protocols.groups import LENGTHS, SHARES, group_labels, grouped
 from mova_jax.evaluation.protocols.moments import KEPT, iou_with, padded_edges, propose
 from mova_jax.evaluation.protocols.sentences import query_groups
+from mova_jax.evaluation.query_ranks import KeptRanks
+from mova_jax.evaluation.ranks import Ranks
 
 PLACES = (1, 10, 100)
 
@@ -41,6 +43,9 @@ def corpus_moments(context: EvalContext) -> dict[str, float]:
     if search is None:
         return {}
     ranks = right_ranks(*score_moments(context))
+    for i, iou in enumerate(IOUS):
+        found = {search.ranks.record: Ranks(ranks[:, i], context.num_videos)}
+        context.other_ranks[f"corpus_moment_iou{iou}"] = KeptRanks(found, search.texts.video)
     metrics = corpus_recalls(ranks)
     metrics |= grouped(query_groups(context), lambda rows: corpus_recalls(ranks[rows]))
     metrics["searched"] = float(np.isfinite(search.best.scores).sum(axis=1).mean())

@@ -22,6 +22,7 @@ from mova_jax.evaluation.protocols.groups import (
     grouped,
     video_seconds,
 )
+from mova_jax.evaluation.query_ranks import KeptRanks
 from mova_jax.evaluation.retrieval import r1_interval
 
 PLACES = (1, 5, 10, 100)
@@ -47,6 +48,8 @@ def sentence_retrieval(context: EvalContext) -> dict[str, float]:
         found = recalls(both.t2v.values)
         metrics |= {f"{prefix}/{metric}": value for metric, value in found.items()}
     best = ranks.by_score[record].t2v
+    by_score = {name: both.t2v for name, both in ranks.by_score.items()}
+    context.other_ranks["sentence"] = KeptRanks(by_score, search.texts.video)
     low, high = r1_interval(best, search.texts.video)
     metrics |= {"sentence/r1_low": low, "sentence/r1_high": high}
     groups = grouped(query_groups(context), lambda rows: recalls(best.values[rows]))

@@ -138,6 +138,10 @@ def test_sentences_find_their_videos_as_one_by_one(folder, form, request):
         names = ("r1", "r5", "r10", "r100", "sumr", "mdr")
         got = [metrics[f"{prefix}/{name}"] for name in names]
         assert got == pytest.approx([*recalls, sum(recalls), np.median(ranks)])
+        kept = case.context.other_ranks["sentence"]
+        score = prefix.partition("/")[2] or case.context.sentence_search.ranks.record
+        assert kept.by_score[score].values.tolist() == ranks.tolist()
+        assert kept.video.tolist() == [query.video for query in case.queries]
     assert metrics["sentence/queries"] == len(case.queries)
     assert metrics["sentence/under_60s/queries"] == sum(
         q.video in (1, 5, 0, 3) for q in case.queries
@@ -182,6 +186,9 @@ def test_moments_of_the_whole_split_are_ranked_as_one_by_one(folder, form, monke
             wrong = sum(s > right + 1e-6 for s, fit in answers if fit < iou)
             found.append(1 + wrong if np.isfinite(right) else np.inf)
     for iou, found in ranks.items():
+        kept = case.context.other_ranks[f"corpus_moment_iou{iou}"]
+        (values,) = kept.by_score.values()
+        assert (values.values.tolist(), values.gallery) == (found, VIDEOS)
         for k in (1, 10, 100):
             expected = 100 * np.mean(np.array(found) <= k)
             assert metrics[f"corpus_moment/r{k}_iou{iou}"] == pytest.approx(expected), (k, iou)
