@@ -21,7 +21,7 @@ from mova_jax.data.annotations.registry import DATASETS, read_dataset
 from mova_jax.utils.progress_bar import bar_of
 
 SHOWN = 3  # reasons of one data set
-COLUMNS = "set", "split", "videos", "sentences", "with a time", "expected", ""
+COLUMNS = "set", "split", "videos", "sentences", "with a time", "windows", "expected", ""
 
 
 def read_without_videos(name: str, annotations: Path) -> Reading:
@@ -59,6 +59,7 @@ def rows_of(reading: Reading) -> Iterator[list[str]]:
             f"{len(items):,}",
             f"{len(sentences) + alternatives:,}",
             f"{sum(caption.timed for caption in sentences):,}",
+            f"{sum(len(caption.windows) for caption in sentences):,}",
             f"{expected:,} {reading.unit}" if expected else "",
             verdict if expected else "",
         ]

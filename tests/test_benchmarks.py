@@ -153,8 +153,8 @@ def test_real_annotations_are_counted_without_videos(tmp_path):
         archive.writestr("charades_sta_train.txt", lines)
     reading = real_annotations.read_without_videos("charades_sta", tmp_path)
     assert list(real_annotations.rows_of(reading)) == [
-        ["charades_sta", "train", "2", "3", "2", "12,408 sentences", "read: 3"],
-        ["charades_sta", "test", "0", "0", "0", "3,720 sentences", "no file"],
+        ["charades_sta", "train", "2", "3", "2", "2", "12,408 sentences", "read: 3"],
+        ["charades_sta", "test", "0", "0", "0", "0", "3,720 sentences", "no file"],
     ]
     reasons = real_annotations.reasons_of(reading)
     assert "1 x a sentence is kept without its times, which must be 0 <= start < end" in reasons[2]

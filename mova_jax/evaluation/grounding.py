@@ -10,9 +10,10 @@ Each timed sentence is scored on every sampled frame of its video. Metrics, each
             (miou_whole: the whole video as the answer;
              miou_ceiling: the sampled frames within the span)
 
-A frame is within a span when `start <= timestamp < end` (`frames_within`). As a segment of time, a
-sampled frame covers all moments that are nearer to it than to any other sampled frame
-(`frame_edges`).
+Of a sentence with several spans, a frame within any of them is right, and an overlap is that with
+the span that fits best. A frame is within a span when `start <= timestamp < end`
+(`frames_within`). As a segment of time, a sampled frame covers all moments that are nearer to it
+than to any other sampled frame (`frame_edges`).
 """
 
 from collections.abc import Iterable
@@ -25,12 +26,12 @@ from mova_jax.evaluation.context import EvalContext, Evaluation
 
 
 class SentenceScores(NamedTuple):
-    """One sentence on the frames of its video; span in seconds, (-1, -1) when untimed."""
+    """One sentence on the frames of its video, and its spans in seconds."""
 
     scores: Float[np.ndarray, "f"]
     frame_mask: Bool[np.ndarray, "f"]
     timestamps: Float[np.ndarray, "f"]
-    span: tuple[float, float]
+    spans: Float[np.ndarray, "s 2"]
 
 
 class Grounding(NamedTuple):
@@ -55,7 +56,7 @@ def grounding(context: EvalContext) -> dict[str, float]:
                 getattr(cosines, kind),
                 video.frame_mask[cosines.sentence.video],
                 timestamps[cosines.sentence.video],
-                (cosines.sentence.start, cosines.sentence.end),
+                cosines.sentence.windows,
             )
             for cosines in context.timed_sentences
         )
@@ -73,8 +74,8 @@ def grounding_metrics(sentences: Iterable[SentenceScores]) -> dict[str, float]:
         sentences: timed or not.
 
     Returns:
-        `sentences`, the number that counted; `left_out`, the number whose span has no sampled
-        frame; and, when any counted, the metrics of the module's docstring.
+        `sentences`, the number that counted; `left_out`, the number without a sampled frame in
+        their spans; and, when any counted, the metrics of the module's docstring.
     """
     results = [ground_sentence(*sentence) for sentence in sentences]
     counted = [result for result in results if result is not None]
@@ -96,20 +97,20 @@ def ground_sentence(
     scores: Float[np.ndarray, "f"],
     frame_mask: Bool[np.ndarray, "f"],
     timestamps: Float[np.ndarray, "f"],
-    span: tuple[float, float],
+    spans: Float[np.ndarray, "s 2"],
 ) -> Grounding | None:
-    """Compares one sentence's scores with its span.
+    """Compares one sentence's scores with its spans; a frame within any of them is within.
 
-    `hit`: the best frame is within the span; frames that tie for best share the hit evenly.
+    `hit`: the best frame is within; frames that tie for best share the hit evenly.
     `chance`: share of the frames that are within, which is the expected hit of a random frame.
     `auc`: probability that a frame within scores above one outside; ties count half.
-    `iou`: overlap (intersection over union, in time) of the span with the predicted segment: the
-    contiguous run of frames around the best one that score at least halfway between the
-    sentence's lowest and highest score; averaged over frames that tie for best. A constant score
-    predicts the whole video.
+    `iou`: overlap (intersection over union, in time) of the predicted segment with the span that
+    it fits best. The segment is the contiguous run of frames around the best one that score at
+    least halfway between the sentence's lowest and highest score; averaged over frames that tie for
+    best. A constant score predicts the whole video.
 
     Returns:
-        The metrics, or None when the span has no sampled frame.
+        The metrics, or None when the spans have no sampled frame.
 
     Raises:
         FloatingPointError: for a score of a valid frame that is not finite.
@@ -121,24 +122,24 @@ def ground_sentence(
     if not np.isfinite(scores).all():
         raise FloatingPointError(
             f"{(~np.isfinite(scores)).sum()} of {len(scores)} frame scores of the sentence at "
-            f"{span[0]} to {span[1]} s are not finite"
+            f"{np.asarray(spans).tolist()} s are not finite"
         )
-    (inside,) = frames_within(np.array([span]), times)
+    spans = np.reshape(spans, (-1, 2))
+    each = frames_within(spans, times)
+    inside = each.any(axis=0)
     if not inside.any():
         return None
     edges = frame_edges(times)
     best = scores == scores.max()
     segments = [predicted_run(scores, peak) for peak in np.flatnonzero(best)]
-    within = np.flatnonzero(inside)
+    shown = [np.flatnonzero(one) for one in each if one.any()]  # the frames within each span
     return Grounding(
         hit=float(inside[best].mean()),
         chance=float(inside.mean()),
         auc=_auc(scores[inside], scores[~inside]),
-        iou=float(
-            np.mean([_iou(edges[first], edges[last + 1], *span) for first, last in segments])
-        ),
-        iou_whole=_iou(edges[0], edges[-1], *span),
-        iou_ceiling=_iou(edges[within[0]], edges[within[-1] + 1], *span),
+        iou=float(np.mean([_iou(edges[a], edges[b + 1], spans) for a, b in segments])),
+        iou_whole=_iou(edges[0], edges[-1], spans),
+        iou_ceiling=max(_iou(edges[one[0]], edges[one[-1] + 1], spans) for one in shown),
     )
 
 
@@ -185,9 +186,10 @@ def predicted_run(scores: Float[np.ndarray, "f"], peak: int) -> tuple[int, int]:
     )
 
 
-def _iou(start: float, end: float, true_start: float, true_end: float) -> float:
-    shared = max(0.0, min(end, true_end) - max(start, true_start))
-    return float(shared / ((end - start) + (true_end - true_start) - shared))
+def _iou(start: float, end: float, spans: np.ndarray) -> float:
+    """With the span that fits best."""
+    shared = np.maximum(0.0, np.minimum(end, spans[:, 1]) - np.maximum(start, spans[:, 0]))
+    return float((shared / ((end - start) + np.diff(spans)[:, 0] - shared)).max())
 
 
 def _auc(inside: np.ndarray, outside: np.ndarray) -> float:

@@ -46,8 +46,7 @@ def frames_by_event(context: EvalContext) -> dict[str, Bool[np.ndarray, "b f"]]:
     valid, times = context.embeddings.video.frame_mask, context.embeddings.timestamps
     named = np.zeros_like(valid)
     for sentence in (cosines.sentence for cosines in context.timed_sentences):
-        span = np.array([(sentence.start, sentence.end)])
-        named[sentence.video] |= frames_within(span, times[sentence.video])[0]
+        named[sentence.video] |= frames_within(sentence.windows, times[sentence.video]).any(0)
     if not named.any():
         return {}
     groups = {"named": valid & named}

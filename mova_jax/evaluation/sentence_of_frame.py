@@ -1,6 +1,6 @@
 """Does a frame know its sentence? The other way round than grounding: frames search sentences.
 
-The queries are the sampled frames within the span of exactly one timed sentence of their video; the
+The queries are the sampled frames within a window of exactly one timed sentence of their video; the
 answers are the timed sentences of that video, of which there are at least two.
 """
 
@@ -19,7 +19,7 @@ class VideoSentences(NamedTuple):
 
     scores: Float[np.ndarray, "s f"]
     timestamps: Float[np.ndarray, "f"]  # seconds
-    spans: Float[np.ndarray, "s 2"]  # seconds
+    windows: list[Float[np.ndarray, "w 2"]]  # of each sentence, seconds
 
 
 def sentence_of_frame(context: EvalContext) -> dict[str, float]:
@@ -47,14 +47,14 @@ def frame_accuracy(videos: Iterable[VideoSentences]) -> tuple[float, float, int]
     Sentences that tie for the highest score of a frame share its count evenly.
     """
     hits, chances = [], []
-    for scores, timestamps, spans in videos:
-        inside = frames_within(spans, timestamps)
+    for scores, timestamps, windows in videos:
+        inside = np.array([frames_within(spans, timestamps).any(0) for spans in windows])
         counted = inside.sum(0) == 1
-        if len(spans) < 2 or not counted.any():
+        if len(windows) < 2 or not counted.any():
             continue
         best = scores == scores.max(0)
         hits.append(((best & inside).sum(0) / best.sum(0))[counted])
-        chances.append(np.full(int(counted.sum()), 1 / len(spans)))
+        chances.append(np.full(int(counted.sum()), 1 / len(windows)))
     if not hits:
         return None
     hit, chance = np.concatenate(hits), np.concatenate(chances)
@@ -71,7 +71,7 @@ def _videos(context: EvalContext, kind: str) -> Iterator[VideoSentences]:
         yield VideoSentences(
             np.stack([getattr(cosines, kind) for cosines in found])[:, valid],
             context.embeddings.timestamps[video][valid],
-            np.array([(cosines.sentence.start, cosines.sentence.end) for cosines in found]),
+            [cosines.sentence.windows for cosines in found],
         )
 
 

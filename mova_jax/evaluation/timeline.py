@@ -18,7 +18,7 @@ class Timeline(NamedTuple):
     timestamps: Float[np.ndarray, "f"]  # seconds
     sentences: tuple[str, ...]
     scores: Float[np.ndarray, "s f"]  # of each sentence on each frame
-    spans: Float[np.ndarray, "s 2"]  # seconds, -1 when untimed
+    windows: tuple[Float[np.ndarray, "w 2"], ...]  # of each sentence, seconds; none when untimed
     # mᵀ and mⱽ for the video's own caption; the mean over the parts of a divided one.
     text_concepts: Float[np.ndarray, "f d"] | None = None
     video_concepts: Float[np.ndarray, "f d"] | None = None
@@ -47,7 +47,7 @@ def timelines(context: EvalContext) -> list[Timeline]:
                 timestamps=arrays["timestamps"][row][valid],
                 sentences=tuple(one.sentence.text for one in mine),
                 scores=np.stack([one.modular[valid] for one in mine]),
-                spans=np.array([(one.sentence.start, one.sentence.end) for one in mine]),
+                windows=tuple(one.sentence.windows for one in mine),
                 text_concepts=None if masks is None else text_concepts[row][valid],
                 video_concepts=None if masks is None else video_concepts[row][valid],
             )

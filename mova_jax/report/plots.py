@@ -103,7 +103,7 @@ def timeline(item: Timeline) -> bytes:
             place(0.2 + 0.16 * len(text)).axis("off")
             axes = place(0.62)
             axes.set_title("\n".join(text), fontsize=8.5, linespacing=1.25, pad=5)
-            _draw_sentence(axes, item.timestamps, item.scores[i], item.spans[i], edges)
+            _draw_sentence(axes, item.timestamps, item.scores[i], item.windows[i], edges)
             axes.set_xlim(edges[0], edges[-1])
             axes.tick_params(labelbottom=i == len(texts) - 1)
         axes.set_xlabel("seconds", labelpad=1)
@@ -188,11 +188,11 @@ def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
 
 
 def _draw_sentence(
-    axes: Axes, times: np.ndarray, scores: np.ndarray, span: np.ndarray, edges: np.ndarray
+    axes: Axes, times: np.ndarray, scores: np.ndarray, windows: np.ndarray, edges: np.ndarray
 ) -> None:
     colour = COLOURS["global"]
-    if span[1] > span[0] >= 0:
-        axes.axvspan(*span, color=TRUTH, alpha=0.65, linewidth=0)
+    for window in windows:
+        axes.axvspan(*window, color=TRUTH, alpha=0.65, linewidth=0)
     axes.plot(times, scores, color=colour, linewidth=1.4)
     peak = int(np.argmax(scores))
     axes.plot(times[peak], scores[peak], "o", color=colour, markersize=4.5)

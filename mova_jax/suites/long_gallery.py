@@ -167,9 +167,9 @@ class LongAsker:
             cosines = self._fns.matching_cosines(self._params, video, text)["modular"]
             for sentence, cosine, valid in zip(sentences, cosines, mask, strict=True):
                 times = gallery.times[sentence.video][chosen[sentence.video]]
-                span = sentence.start, sentence.end
-                best = ground_sentence(cosine[valid], valid[valid], times, span)
-                found["taken"].append(float(frames_within(np.array([span]), times).any()))
+                windows = sentence.windows
+                best = ground_sentence(cosine[valid], valid[valid], times, windows)
+                found["taken"].append(float(frames_within(windows, times).any()))
                 found["hit"].append(best.hit if best else 0.0)
                 found["iou"].append(best.iou if best else 0.0)
         return found

@@ -146,7 +146,8 @@ def test_frames_look_for_their_sentence_among_those_of_their_video(full, metrics
     for v in range(VIDEOS):
         mine = [found for found in context.timed_sentences if found.sentence.video == v]
         for f in np.flatnonzero(video.frame_mask[v]):
-            holds = [x.sentence.start <= times[v, f] < x.sentence.end for x in mine]
+            spans = [x.sentence.windows[0] for x in mine]  # one a sentence
+            holds = [start <= times[v, f] < end for start, end in spans]
             if sum(holds) == 1 and len(mine) > 1:
                 for kind, found in hits.items():
                     found.append(holds[np.argmax([getattr(x, kind)[f] for x in mine])])
@@ -197,9 +198,9 @@ def test_timelines_have_the_sentences_with_their_spans_on_valid_frames(full):
     for item in timelines:
         frames = len(item.frames)
         assert item.scores.shape == (len(item.sentences), frames)
-        assert item.spans.shape == (len(item.sentences), 2)
+        assert len(item.windows) == len(item.sentences)
         assert item.text_concepts.shape == (frames, tiny.D)
-        assert (item.spans[:, 0] < item.spans[:, 1]).all()
+        assert all(start < end for windows in item.windows for start, end in windows)
 
 
 def test_an_evaluation_added_to_the_table_is_in_the_metrics_and_the_report(

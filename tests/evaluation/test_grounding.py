@@ -33,6 +33,17 @@ def test_sentence_by_hand():
     assert found.iou_ceiling == pytest.approx(1.5 / 2.5)
 
 
+def test_several_spans_count_as_the_best_of_them():
+    # As above, but 3 to 5 s is the second span: the first, 0 to 1 s, has the frame at 0 s.
+    found = ground([0.0, 0.2, 0.9, 1.0, 0.3, 0.4], [(0.0, 1.0), (3.0, 5.0)])
+    assert (found.hit, found.chance) == (1.0, pytest.approx(3 / 6))
+    # Inside 0.0, 1.0 and 0.3, outside 0.2, 0.9 and 0.4: they are above none, three and one.
+    assert found.auc == pytest.approx((0 + 3 + 1) / 9)
+    assert found.iou == pytest.approx(0.5 / 3.5)
+    assert found.iou_whole == pytest.approx(2 / 5.5)
+    assert found.iou_ceiling == pytest.approx(1.5 / 2.5)
+
+
 def test_span_holds_its_start_and_not_its_end():
     assert ground([0, 1, 0], (1.0, 2.0)).hit == 1.0
     assert ground([0, 1, 0], (0.0, 1.0)).hit == 0.0

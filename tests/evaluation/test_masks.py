@@ -17,7 +17,7 @@ EVENTS = [
 
 def context_of(spans, valid, timestamps):
     """A context of one video."""
-    sentences = [types.SimpleNamespace(video=0, start=start, end=end) for start, end in spans]
+    sentences = [types.SimpleNamespace(video=0, windows=np.reshape(one, (-1, 2))) for one in spans]
     video = types.SimpleNamespace(frame_mask=np.array([valid], bool))
     return types.SimpleNamespace(
         folder="shards",
@@ -46,6 +46,12 @@ def test_frames_are_grouped_by_what_they_show(with_truth):
         "unnamed": [3],  # the frame at 6 s is padding
         "gap": [0, 4],
     }
+
+
+def test_a_frame_in_any_window_of_a_sentence_is_named(with_truth):
+    context = context_of([[(0, 1), (3, 4)]], [1, 1, 1, 1], [0.0, 1.0, 3.0, 4.0])
+    with_truth("")
+    assert masks.frames_by_event(context)["named"].tolist() == [[True, False, True, False]]
 
 
 def test_data_without_truth_know_named_and_other_frames(with_truth):

@@ -8,7 +8,8 @@ from mova_jax.evaluation.sentence_of_frame import VideoSentences, frame_accuracy
 
 def video(scores, spans):
     times = np.arange(len(scores[0]), dtype=np.float32)
-    return VideoSentences(np.array(scores, float), times, np.array(spans, float))
+    windows = [np.reshape(one, (-1, 2)) for one in spans]
+    return VideoSentences(np.array(scores, float), times, windows)
 
 
 def test_accuracy_worked_by_hand():
@@ -16,6 +17,9 @@ def test_accuracy_worked_by_hand():
     # right, frame 1 ties, frame 3 is wrong.
     two = video([[0.9, 0.5, 0.1, 0.8, 0.9], [0.1, 0.5, 0.9, 0.2, 0.1]], [(0, 3), (2, 4)])
     assert frame_accuracy([two]) == (pytest.approx(1.5 / 3), 0.5, 3)
+    # With a second window, frame 4 is of sentence 0, rightly.
+    more = video(two.scores, [[(0, 3), (4, 5)], (2, 4)])
+    assert frame_accuracy([more]) == (pytest.approx(2.5 / 4), 0.5, 4)
     one = video([[0.1, 0.2]], [(0, 2)])  # nothing to confuse
     assert frame_accuracy([one]) is None
     assert frame_accuracy([two, one]) == frame_accuracy([two])

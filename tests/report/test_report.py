@@ -116,7 +116,8 @@ def make_timeline(
         masks_of["text_concepts"] = ((affinity @ shown).T > 0.8).astype(np.float32)
         noisy = (affinity @ shown).T + rng.normal(0, 0.4, (len(times), 128))
         masks_of["video_concepts"] = (noisy > 0.2).astype(np.float32)
-    return Timeline(name, frames, times, tuple(sentences), scores, spans, **masks_of)
+    windows = tuple(one[one[:, 0] >= 0] for one in spans[:, None])
+    return Timeline(name, frames, times, tuple(sentences), scores, windows, **masks_of)
 
 
 class Page(html.parser.HTMLParser):

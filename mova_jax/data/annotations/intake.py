@@ -93,7 +93,8 @@ class Intake:
 
         Args:
             name: the id, unique in the data set.
-            captions: the sentences in order: texts, or (text, start, end) in seconds of the file.
+            captions: the sentences in order: texts, or (text, start, end) in seconds of the file,
+                or (text, start, end, further windows).
             alternatives: further captions of the whole video.
             split: its split; '' when it is assigned later.
             files: possible names of its file; by default the id.
@@ -128,7 +129,8 @@ class Intake:
 
         Args:
             name: the id, unique in the data set.
-            sentences: (text, start, end) in seconds of the file, or (text,).
+            sentences: (text, start, end) in seconds of the file, also with further windows, or
+                (text,).
             **more: further arguments of `add`.
         """
         ordered = sorted(sentences, key=_by_time)
@@ -225,7 +227,7 @@ class Intake:
 
 
 def _by_time(sentence: tuple) -> tuple[float, float]:
-    times = sentence[1:]
+    times = sentence[1:3]
     return tuple(times) if len(times) == 2 and all(map(is_time, times)) else (math.inf, math.inf)
 
 

@@ -101,17 +101,46 @@ def cut_of(start: Any, end: Any) -> tuple[float, float]:
     return float(start), float(end)
 
 
-def sentence_of(text: str, start: Any = None, end: Any = None) -> tuple[Caption, str]:
-    """A sentence with its times, and the fault of the times or ''."""
+def sentence_of(
+    text: str, start: Any = None, end: Any = None, others: Iterable[list] = ()
+) -> tuple[Caption, str]:
+    """A sentence with its times, and the fault of the times or ''.
+
+    Args:
+        text: the sentence.
+        start: of its window, seconds; None without.
+        end: of its window, seconds; None without.
+        others: further windows [start, end], none longer than the first; empty ones are left out.
+    """
     timed = is_time(start) and is_time(end) and start < end
     times = (float(start), float(end)) if timed else (-1.0, -1.0)
+    more = tuple((float(first), float(last)) for first, last in others if first < last)
     wrong = ""
     if not timed and (start, end) != (None, None):
         wrong = (
             "is kept without its times, which must be "
             f"0 <= start < end in seconds: {start!r}, {end!r}"
         )
-    return Caption(clean(text), *times), wrong
+    return Caption(clean(text), *times, more), wrong
+
+
+def longest_first(windows: Any, name: str) -> tuple[float, float, list[list[float]]]:
+    """Start and end of the longest of several windows, and the others in their order.
+
+    What reads one window of a sentence takes the longest.
+
+    Raises:
+        ValueError: when they are no list of [start, end]; names the field.
+    """
+    if not (isinstance(windows, list) and windows and all(map(is_span, windows))):
+        raise ValueError(f"`{name}` must be a list of [start, end] in seconds, got {windows!r}")
+    longest = max(range(len(windows)), key=lambda i: windows[i][1] - windows[i][0])
+    return *windows[longest], windows[:longest] + windows[longest + 1 :]
+
+
+def is_span(value: Any) -> bool:
+    """Whether a value is a list of two numbers of seconds."""
+    return isinstance(value, list) and len(value) == 2 and all(map(is_time, value))
 
 
 def is_time(value: Any) -> bool:

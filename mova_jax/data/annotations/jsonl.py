@@ -17,6 +17,7 @@ from mova_jax.data.annotations.items import (
     clean,
     cut_of,
     is_unicode,
+    longest_first,
     noted,
     sentence_of,
     split_name,
@@ -141,7 +142,10 @@ def _captions(fields: dict[str, Any]):
         entry = {"text": entry} if isinstance(entry, str) else entry
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
             raise ValueError(f"captions[{position}] must be a text or have a `text`: {entry!r}")
-        sentence, wrong = sentence_of(entry["text"], entry.get("start"), entry.get("end"))
+        times = entry.get("start"), entry.get("end")
+        if entry.get("windows"):
+            times = longest_first(entry["windows"], f"captions[{position}].windows")
+        sentence, wrong = sentence_of(entry["text"], *times)
         if wrong:
             warnings.append(f"captions[{position}] {wrong}")
         sentences.append(sentence)

@@ -9,10 +9,10 @@
                      {"vid_name", "desc", "ts": [16.5, 33.9], ...}
 
 The caption of a video is all its sentences in order of time, so that one folder of shards serves
-paragraphs, sentences and moments. A sentence has one time: of several windows of QVHighlights the
-longest, which is a stricter target than the owners', who take the best of them. Its test set has
-no windows. Times past the end of a video are cut when it is decoded, so files of durations are not
-read. A line that is there twice counts twice, as it does for the owners.
+paragraphs, sentences and moments. A sentence of QVHighlights has all its windows, the longest one
+first, and its place is that of the longest. Its test set has no windows. Times past the end of a
+video are cut when it is decoded, so files of durations are not read. A line that is there twice
+counts twice, as it does for the owners.
 
 Formats and counts: the owners' files; TVR's train set: its paper.
 """
@@ -25,12 +25,13 @@ from typing import Any
 
 from mova_jax.data.annotations.files import check, json_object, read_rows
 from mova_jax.data.annotations.intake import SENTENCES, Dataset, Intake
-from mova_jax.data.annotations.items import is_time
+from mova_jax.data.annotations.items import is_span, longest_first
 
 _SPAN = re.compile(r"(\S+)\s+(\S+)\s+(\S+?)\s*##(.*)")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 
-# A row (a line, or an object) -> the id of its video, and (text, start, end) or (text,).
+# A row (a line, or an object) -> the id of its video, and (text,), (text, start, end), or these and
+# a list of further windows.
 Parser = Callable[[Any], tuple[str, tuple]]
 
 
@@ -104,26 +105,17 @@ def text_field(fields: dict[str, Any], *names: str) -> str:
 def _qvhighlights(line: str) -> tuple[str, tuple]:
     fields = json_object(line)
     video, text = text_field(fields, "vid"), text_field(fields, "query")
-    windows = fields.get("relevant_windows") or []
-    if not isinstance(windows, list) or not all(map(_is_span, windows)):
-        raise ValueError(
-            f"`relevant_windows` must be a list of [start, end] in seconds, got {windows!r}"
-        )
-    if not windows:
+    if not fields.get("relevant_windows"):
         return video, (text,)
-    return video, (text, *max(windows, key=lambda window: window[1] - window[0]))
+    return video, (text, *longest_first(fields["relevant_windows"], "relevant_windows"))
 
 
 def _tvr(line: str) -> tuple[str, tuple]:
     fields = json_object(line)
     video, text = text_field(fields, "vid_name"), text_field(fields, "desc")
-    if not _is_span(fields.get("ts")):
+    if not is_span(fields.get("ts")):
         raise ValueError(f"`ts` must be [start, end] in seconds, got {fields.get('ts')!r}")
     return video, (text, *fields["ts"])
-
-
-def _is_span(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(is_time, value))
 
 
 def _dataset(name: str, files: dict[str, str], parse: Parser, **fields) -> Dataset:

@@ -96,12 +96,15 @@ def _place(item: Item, duration: float) -> tuple[tuple[Caption, ...], list[str]]
     placed, warnings = [], []
     is_cut = (item.start, item.end) != (0.0, math.inf)
     for caption in item.captions:
-        start = max(0.0, caption.start - item.start)
-        end = min(duration, caption.end - item.start)
+        cut = [
+            (max(0.0, start - item.start), min(duration, end - item.start))
+            for start, end in caption.windows
+        ]
+        inside = [(start, end) for start, end in cut if start < end]
         if not caption.timed:
             placed.append(caption)
-        elif start < end:
-            placed.append(Caption(caption.text, start, end))
+        elif inside:
+            placed.append(Caption(caption.text, *inside[0], tuple(inside[1:])))
         elif not is_cut:
             placed.append(Caption(caption.text))
             warnings.append(

@@ -65,7 +65,7 @@ def tasks_of(items: Iterable[Item], options: DecodeOptions) -> list[Task]:
     for item in items:
         version = _version_of(item, listing)
         fields = {k: v for k, v in item._asdict().items() if k not in ("path", "split")}
-        text = json.dumps([common, version, fields], sort_keys=True, default=dataclasses.astuple)
+        text = json.dumps([common, version, fields], sort_keys=True, default=_values)
         tasks.append(Task(hashlib.sha256(text.encode()).hexdigest()[:32], item))
     return tasks
 
@@ -115,7 +115,7 @@ def run_task(task: Task, partial_output: PartialOutput, options: DecodeOptions) 
 def to_json(task: Task) -> list[Any]:
     """A task as values that JSON knows."""
     fields = task.item._asdict() | {"path": os.fspath(task.item.path)}
-    fields["captions"] = [dataclasses.astuple(caption) for caption in task.item.captions]
+    fields["captions"] = [_values(caption) for caption in task.item.captions]
     return [task.cache_key, fields]
 
 
@@ -123,6 +123,16 @@ def from_json(values: list[Any]) -> Task:
     """The task of `to_json`."""
     cache_key, fields = values
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    fields["captions"] = tuple(Caption(*values) for values in fields["captions"])
+    fields["captions"] = tuple(_caption(*values) for values in fields["captions"])
     path = fields["path"]
     return Task(cache_key, Item(**fields | {"path": path if storage.is_url(path) else Path(path)}))
+
+
+def _values(caption: Caption) -> tuple:
+    """A caption as values; without further windows as before there were any, for the cache keys."""
+    values = dataclasses.astuple(caption)
+    return values if caption.others else values[:-1]
+
+
+def _caption(text: str, start: float, end: float, others: Iterable[list[float]] = ()) -> Caption:
+    return Caption(text, start, end, tuple(map(tuple, others)))

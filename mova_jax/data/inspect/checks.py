@@ -172,12 +172,15 @@ def _time_faults(record: VideoRecord) -> list[str]:
     end = duration * (1 + 1e-6) + _TOLERANCE
     if len(times) and times[-1] > end:
         reasons.append(f"its last frame is at {times[-1]:g} s, its duration is {duration:g} s")
-    for i, caption in enumerate(record.captions):
-        untimed = (caption.start, caption.end) == (-1.0, -1.0)
-        if not untimed and not 0 <= caption.start < caption.end <= end:
-            reasons.append(
-                f"sentence {i} is from {caption.start:g} to {caption.end:g} s of {duration:g} s"
-            )
+    windows = [
+        (i, window)
+        for i, caption in enumerate(record.captions)
+        for window in ((caption.start, caption.end), *caption.others)
+        if window != (-1.0, -1.0)
+    ]
+    for i, (start, stop) in windows:
+        if not 0 <= start < stop <= end:
+            reasons.append(f"sentence {i} is from {start:g} to {stop:g} s of {duration:g} s")
             break
     return reasons
 

@@ -55,22 +55,20 @@ class Captions:
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """A sentence of a caption with the time in which it holds, a query for grounding.
+    """A sentence of a caption with the windows in which it holds, a query for grounding.
 
     As a caption it has one part, itself.
 
     Attributes:
         video: index of the video in its split, the `video_id` of the batches.
         text: the sentence.
-        start: seconds from the start of the video.
-        end: seconds from the start of the video.
+        windows: f64[w 2], start and end in seconds; none when not known.
         ids: token ids, i32[at most max_tokens].
     """
 
     video: int
     text: str
-    start: float
-    end: float
+    windows: np.ndarray
     ids: np.ndarray
 
 
@@ -94,10 +92,7 @@ class MomentQuery:
 
 
 def moment_queries(sentences: Sequence[Sentence]) -> list[MomentQuery]:
-    """Timed sentences as queries; a text that a video has at several times is one of them.
-
-    So a data set whose queries have several windows can keep them as sentences of the same text.
-    """
+    """Timed sentences as queries; a text that a video has several times is one of them."""
     places: dict[tuple[int, str], list[int]] = {}
     for place, sentence in enumerate(sentences):
         places.setdefault((sentence.video, sentence.text), []).append(place)
@@ -106,7 +101,7 @@ def moment_queries(sentences: Sequence[Sentence]) -> list[MomentQuery]:
             video,
             text,
             sentences[mine[0]].ids,
-            np.array([(sentences[i].start, sentences[i].end) for i in mine]),
+            np.concatenate([sentences[i].windows for i in mine]),
             mine[0],
         )
         for (video, text), mine in places.items()
@@ -189,14 +184,17 @@ def eval_sentences(
         split: its name.
         tokenizer: of captions.
         limit: number of videos, from the first; 0 for all.
-        timed_only: leaves out sentences without a time, whose start and end are -1.
+        timed_only: leaves out sentences without a time.
 
     Raises:
         ShardError: the source, or one record, cannot be read.
     """
     return [
         Sentence(
-            video, caption.text, caption.start, caption.end, tokenizer.encode(caption.text).ids
+            video,
+            caption.text,
+            np.reshape(caption.windows, (-1, 2)),
+            tokenizer.encode(caption.text).ids,
         )
         for video, record in _records(folder, split, limit)
         for caption in record.captions

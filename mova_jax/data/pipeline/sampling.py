@@ -163,11 +163,10 @@ def choose_moment(record: VideoRecord, rng: np.random.Generator) -> tuple[int, C
         ValueError: the record has no caption.
     """
     times = record.timestamps
-    moments = [
-        (np.flatnonzero((caption.start <= times) & (times < caption.end)), caption.text)
-        for caption in record.captions
-        if caption.timed
-    ]
+    moments = []
+    for caption in (caption for caption in record.captions if caption.timed):
+        held = [(start <= times) & (times < end) for start, end in caption.windows]
+        moments.append((np.flatnonzero(np.any(held, axis=0)), caption.text))
     moments = [(frames, text) for frames, text in moments if len(frames)]
     if not moments:
         every = np.arange(len(record.frames))

@@ -29,20 +29,32 @@ _KINDS = {
     "source": "bytes_list",
     "truth": "bytes_list",
 }
+# Windows of captions after the first: start and end of each, and the index of its caption. Only in
+# records that have some, so that all others keep their bytes; older readers pass it over.
+_OTHERS, _OTHERS_OF = "captions/others", "captions/others_of"
 
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """A sentence, and when it holds: start and end in seconds, both -1 when not known."""
+    """A sentence, and when it holds: start and end in seconds, both -1 when not known.
+
+    It may hold in further windows, `others`, each with start and end.
+    """
 
     text: str
     start: float = -1.0
     end: float = -1.0
+    others: tuple[tuple[float, float], ...] = ()
 
     @property
     def timed(self) -> bool:
         """Whether start and end are known."""
         return self.end >= 0
+
+    @property
+    def windows(self) -> tuple[tuple[float, float], ...]:
+        """Start and end of all windows; none when they are not known."""
+        return ((self.start, self.end), *self.others) if self.timed else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +121,9 @@ def serialize(record: VideoRecord) -> bytes:
         "truth": [record.truth.encode()],
     }
     features = {name: {kind: {"value": columns[name]}} for name, kind in _KINDS.items()}
+    if others := [(i, *w) for i, caption in enumerate(captions) for w in caption.others]:
+        features[_OTHERS_OF] = {"int64_list": {"value": [i for i, *_ in others]}}
+        features[_OTHERS] = {"float_list": {"value": [t for _, *window in others for t in window]}}
     # Without `deterministic`, each process writes the map of features in an order of its own.
     return Example(features={"feature": features}).SerializeToString(deterministic=True)
 
@@ -132,7 +147,8 @@ def parse(data: bytes) -> VideoRecord:
             return value.decode()
 
         (height,), (width,), (duration,) = map(columns.get, ("height", "width", "duration"))
-        captions = (columns[f"captions/{part}"] for part in ("text", "start", "end"))
+        captions = [columns[f"captions/{part}"] for part in ("text", "start", "end")]
+        captions.append(_other_windows(features, len(captions[0])))
         return VideoRecord(
             id=text("id"),
             frames=tuple(columns["frames"]),
@@ -141,8 +157,8 @@ def parse(data: bytes) -> VideoRecord:
             timestamps=np.array(columns["timestamps"], np.float32),
             duration=duration,
             captions=tuple(
-                Caption(words.decode(), start, end)
-                for words, start, end in zip(*captions, strict=True)
+                Caption(words.decode(), start, end, others)
+                for words, start, end, others in zip(*captions, strict=True)
             ),
             alternatives=tuple(words.decode() for words in columns["alternatives"]),
             source=text("source"),
@@ -150,3 +166,14 @@ def parse(data: bytes) -> VideoRecord:
         )
     except Exception as error:  # protobuf raises a dozen kinds
         raise ValueError(f"not a video record of schema {SCHEMA_VERSION}: {error}") from error
+
+
+def _other_windows(features, captions: int) -> list[tuple[tuple[float, float], ...]]:
+    """The windows of each caption after its first one."""
+    found = [[] for _ in range(captions)]
+    if _OTHERS_OF in features:
+        times = list(features[_OTHERS].float_list.value)
+        windows = zip(times[::2], times[1::2], strict=True)
+        for caption, window in zip(features[_OTHERS_OF].int64_list.value, windows, strict=True):
+            found[caption].append(window)
+    return [tuple(windows) for windows in found]

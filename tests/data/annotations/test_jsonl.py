@@ -57,6 +57,7 @@ def test_a_line_with_everything(tmp_path):
         (line(caption=3), "`caption` must be a text"),
         (line(captions="no list"), "`captions` a list"),
         (line(captions=[{"start": 1}]), r"captions\[0\] must be a text"),
+        (line(captions=[{"text": "A.", "windows": [1, 2]}]), r"`captions\[0\].windows` must be a"),
         (line(alternatives="x"), "`alternatives` must be a list"),
         (line(id=["x"]), "`id` must be a text"),
         (line(id=True), "`id` must be a text"),

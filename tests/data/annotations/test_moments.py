@@ -131,7 +131,7 @@ def test_activitynet_keeps_the_order_of_its_file_and_takes_val_json(room):
 # --------------------------------------------------------------------------- QVHighlights, TVR
 
 
-def test_qvhighlights_has_the_longest_window_of_a_query(room):
+def test_qvhighlights_has_all_windows_of_a_query_the_longest_first(room):
     video = "j7rJstUseKg_360.0_510.0"
     query = {"qid": 1, "vid": video, "duration": 150}
     room.write(
@@ -150,7 +150,9 @@ def test_qvhighlights_has_the_longest_window_of_a_query(room):
     )
     room.film(f"{video}.mp4", "t_1.0.mp4")
     items = room.read("qvhighlights")
-    assert items[video].captions == (Caption("One waves.", 0, 10), Caption("Some march.", 80, 96))
+    march = Caption("Some march.", 80, 96, ((72, 74), (100, 116)))
+    assert items[video].captions == (Caption("One waves.", 0, 10), march)
+    assert march.windows == ((80, 96), (72, 74), (100, 116))
     assert items[video].split == "validation"
     assert items["t_1.0"].captions == (Caption("No."),)
     assert room.reading.named == {"validation": 2, "test": 1}

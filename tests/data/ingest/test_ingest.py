@@ -46,13 +46,15 @@ def test_a_record_of_a_cut_has_the_clock_of_the_cut(clips):
         {"text": "Before.", "start": 0, "end": 1},
         {"text": "Across.", "start": 0.5, "end": 2},
         {"text": "Inside.", "start": 2, "end": 2.5},
+        {"text": "Often.", "windows": [[1.5, 1.75], [0, 1], [2, 3.5]]},
         {"text": "Behind.", "start": 3.5, "end": 4},
         "Untimed.",
     ]
     record, reason, warnings = _decode(clips, captions=sentences, start=1.0, end=3.0)
     assert (reason, warnings) == ("", ())
     timed = Caption("Across.", 0.0, 1.0), Caption("Inside.", 1.0, 1.5)
-    assert record.captions == (*timed, Caption("Untimed."))
+    often = Caption("Often.", 1.0, 2.0, ((0.5, 0.75),))  # the longest window comes first
+    assert record.captions == (*timed, often, Caption("Untimed."))
     assert (record.height, record.width, len(record.frames)) == (16, 24, 4)
     assert record.duration == pytest.approx(2.0)
     np.testing.assert_allclose(record.timestamps, [0, 0.5, 1, 1.5])

@@ -55,11 +55,11 @@ def test_captions_of_a_split_have_their_parts(folder, tokenizer):
 
 def test_sentences_are_the_timed_ones(folder, tokenizer):
     sentences = eval_sentences(folder, "test", tokenizer, limit=2)
-    assert [(s.video, s.text, s.start, s.end) for s in sentences] == [
-        (0, "cat 0.", 0.0, 2.0),
-        (0, "dog.", 2.0, 4.0),
-        (1, "cat 1.", 0.0, 2.0),
-        (1, "dog.", 2.0, 4.0),
+    assert [(s.video, s.text, s.windows.tolist()) for s in sentences] == [
+        (0, "cat 0.", [[0.0, 2.0]]),
+        (0, "dog.", [[2.0, 4.0]]),
+        (1, "cat 1.", [[0.0, 2.0]]),
+        (1, "dog.", [[2.0, 4.0]]),
     ]
     np.testing.assert_array_equal(sentences[1].ids, tokenizer.encode("dog.").ids)
     assert len(eval_sentences(folder, "test", tokenizer)) == 6

@@ -45,6 +45,16 @@ def test_a_record_comes_back_as_it_was(frames):
     assert [caption.timed for caption in again.captions] == [True, False]
 
 
+def test_further_windows_of_a_sentence_come_back():
+    plain = record()
+    often = Caption("Often.", 0.5, 1.0, ((0.0, 0.25), (1.25, 1.5)))
+    one = dataclasses.replace(plain, captions=(*plain.captions, often, Caption("Again.", 1, 2)))
+    assert same(parse(serialize(one)), one)
+    assert often.windows == ((0.5, 1.0), (0.0, 0.25), (1.25, 1.5))
+    # Records without further windows have the bytes that they always had.
+    assert b"captions/others" in serialize(one) and b"captions/others" not in serialize(plain)
+
+
 def test_a_record_without_extras_comes_back():
     one = VideoRecord("a", (b"",), 1, 1, np.zeros(1), 1.0, (Caption("x"),))
     assert same(parse(serialize(one)), one)

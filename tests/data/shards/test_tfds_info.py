@@ -1,5 +1,6 @@
 """Tests of the metadata: TFDS reads a finished folder as it was written, without TensorFlow."""
 
+import dataclasses
 import json
 import sys
 
@@ -15,6 +16,17 @@ def _make(folder, licence="none"):
     records = {"train": [record(i, 1 + i % 4) for i in range(10)], "ood_time": [record(77, 2)]}
     write_shards(folder, records, {"shard_records": 3}, settings={"fps": 1.0}, licence=licence)
     return folder
+
+
+def test_tfds_gives_the_first_window_of_a_sentence_that_has_several(tmp_path):
+    import tensorflow_datasets as tfds
+
+    often = Caption("Often.", 0.5, 1.0, ((0.0, 0.25),))
+    one = dataclasses.replace(record(), captions=(often, Caption("Again.", 1.0, 2.0)))
+    write_shards(tmp_path, {"test": [one]}, settings={"fps": 1.0})
+    assert open_split(tmp_path, "test")[0].captions == one.captions
+    (example,) = tfds.builder_from_directory(tmp_path).as_data_source("test")
+    assert list(example["captions"]["end"]) == [1.0, 2.0]
 
 
 def _same(example, ours):
