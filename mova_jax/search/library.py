@@ -69,8 +69,16 @@ class VideoTextModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the model's parameters and sizes: models that differ have other vectors."""
-        model = json.loads(config_lib.to_json(self.config))["model"]
+        """A hash of the model's parameters and sizes: models that differ have other vectors.
+
+        Keys at the value that does what was done before they came are left out, so that a later
+        version still knows the model of an index.
+        """
+        model = {
+            name: value
+            for name, value in config_lib.flatten(self.config).items()
+            if name.startswith("model.") and value != config_lib.KEYS[name].before
+        }
         digest = hashlib.blake2b(json.dumps(model, sort_keys=True).encode(), digest_size=16)
         for name, value in sorted(parameter_names(self.loaded.params).items()):
             digest.update(name.encode() + np.asarray(value).tobytes())

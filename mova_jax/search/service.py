@@ -11,9 +11,12 @@ import numpy as np
 
 from mova_jax.search.filters import Filter
 from mova_jax.search.progress import Indexing
-from mova_jax.search.query import Answer, Searcher
+from mova_jax.search.query import Answer, Question, Searcher
 
-WARM_UP = (1, 2, 4)  # sentences of the questions that are asked ahead; each number is a program
+# Questions that are asked ahead: the number of sentences, and their length, which is padded to one
+# of three, choose the program.
+_SENTENCES = tuple("Something moves" + " to the left" * more + "." for more in (0, 4, 9))
+WARM_UP = tuple(" ".join([one] * count) for one in _SENTENCES for count in (1, 2, 4))
 _LOOK = 60.0  # seconds between two looks for files that are gone
 
 
@@ -58,21 +61,25 @@ class Library:
         Each of them waits for its turn, so that a question of a person comes before the next.
         """
         self.warming_up = True
-        counts = iter(WARM_UP)
+        questions = [*WARM_UP, None]  # the last is a picture
 
-        def ask(sentences: int) -> None:
+        def ask(text: str | None) -> None:
             # What is wrong with the index is said to the first one who asks.
             with contextlib.suppress(Exception):
-                self._searcher.search(" ".join(["Something moves."] * sentences))
+                self._searcher.search(text or self._black_picture())
 
         def ask_next(_=None) -> None:
-            if (sentences := next(counts, None)) is None:
+            if not questions:
                 self.warming_up = False
                 return
             with contextlib.suppress(RuntimeError):  # the thread ends
-                self._thread.submit(ask, sentences).add_done_callback(ask_next)
+                self._thread.submit(ask, questions.pop(0)).add_done_callback(ask_next)
 
         ask_next()
+
+    def _black_picture(self) -> Question:
+        picture = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        return self._searcher.like_frames([picture], "a picture")
 
     async def refresh(self) -> None:
         """Looks whether videos came or went."""

@@ -255,8 +255,8 @@ def test_questions_are_asked_ahead_and_people_come_first(library, client, monkey
     library._thread.submit(int).result()
     while library.warming_up:
         time.sleep(0.01)
-    assert asked[:2] == ["Something moves.", "mine"] and len(asked) == 4
-    assert asked[3].count(".") == 4
+    assert asked[:2] == ["Something moves.", "mine"]
+    assert asked[3].count(".") == 4 and asked[-1].sentences == ("like a picture",)
 
 
 def test_new_videos_are_seen(library, client):

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from mova_jax import config as config_lib
 from mova_jax.data.images import encode_ppm
 from mova_jax.evaluation.context import EvalContext
 from mova_jax.evaluation.query_ranks import record_scores
@@ -39,6 +40,20 @@ def test_scores_are_those_of_an_evaluation_to_the_last_bit(objective, tmp_path):
     texts = [" ".join(said) for said in CAPTIONS]
     np.testing.assert_array_equal(model.score(context.embeddings.video, texts), expected)
     assert len(np.unique(expected)) == expected.size
+
+
+def test_a_model_is_known_to_a_version_that_has_more_keys(tmp_path, monkeypatch):
+    model = make_model(tmp_path)
+    before = model.fingerprint
+    del model.fingerprint  # it is computed once
+    name = "model.vision.mean"
+    value = config_lib.flatten(model.config)[name]
+    monkeypatch.setitem(config_lib.KEYS, name, config_lib.KEYS[name]._replace(before=None))
+    assert model.fingerprint != before  # as if the key had always been there
+    del model.fingerprint
+    monkeypatch.setitem(config_lib.KEYS, name, config_lib.KEYS[name]._replace(before=value))
+    assert model.fingerprint == before
+    assert make_model(tmp_path, seed=1).fingerprint != before
 
 
 def test_the_package_imports_nothing_heavy():
