@@ -83,7 +83,9 @@ def _build(cls, values: dict[str, Any], prefix: str, sound: dict[str, Any], prob
     for field in fields:
         name = prefix + field
         known = KEYS.get(name)
-        if field not in values and (known is None or known.before is REQUIRED):
+        if field not in values and _came_later(name):
+            kwargs[field] = _build(SECTIONS[name], {}, f"{name}.", sound, problems)
+        elif field not in values and (known is None or known.before is REQUIRED):
             problems.append(f"missing key {name}")
         elif field not in values:
             kwargs[field] = sound[name] = known.before
@@ -99,6 +101,12 @@ def _build(cls, values: dict[str, Any], prefix: str, sound: dict[str, Any], prob
         else:
             problems.append(f"{name}: got {values[field]!r}, expected a section of keys")
     return cls(**kwargs) if len(kwargs) == len(fields) else None
+
+
+def _came_later(section: str) -> bool:
+    """Whether all keys of a section came later, so that a configuration need not have it."""
+    keys = [known for name, known in KEYS.items() if name.startswith(f"{section}.")]
+    return bool(keys) and all(known.before is not REQUIRED for known in keys)
 
 
 def converted(value: Any, kind: type) -> Any:

@@ -1,5 +1,7 @@
 """A configuration is checked whole: all problems at once, and nothing wrong passes."""
 
+from pathlib import Path
+
 import pytest
 
 from configs.base import get_config
@@ -56,6 +58,17 @@ def test_json_brings_the_same_configuration_back():
     text = config_lib.to_json(config).replace('"layout": "cross"', '"layout": "crossed"')
     with pytest.raises(ConfigError, match=r"model\.tmn\.layout: got 'crossed'"):
         config_lib.from_json(text)
+
+
+def test_a_section_that_came_later_may_be_missing_and_others_not():
+    made = get_config()
+    del made["log"]
+    assert from_config_dict(made).log.tracker == "none"
+    del made["mesh"]
+    with pytest.raises(ConfigError, match="missing key mesh"):
+        from_config_dict(made)
+    golden = Path(__file__).parent.parent / "golden" / "0.1.0" / "config.json"
+    assert config_lib.from_json(golden.read_text()).log.tracker == "none"
 
 
 def test_a_section_is_checked_like_the_whole():
