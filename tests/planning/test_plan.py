@@ -298,6 +298,7 @@ def test_weak_scaling_has_flat_flops_and_bounded_messages_a_device():
     assert received[2] < 1.1 * 2 * (7 / 8) * received[0]
 
 
+@pytest.mark.slow
 def test_a_tiny_model_compiled_for_gpus_of_two_nodes():
     if not gpu.is_installed():
         pytest.skip("needs requirements-gpu-plan.txt")
