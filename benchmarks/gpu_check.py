@@ -116,7 +116,7 @@ def step(model: str, dry_run: bool) -> dict[str, Any]:
 
     mesh = mesh_lib.make_mesh(devices=[device])
     state = make_train_spec(config, mesh).initial()
-    batch = sharding.put_batch(mesh, random_batch(config, tokens))
+    batch = sharding.put_batch(mesh, random_batch(config, tokens, planned.parts))
     times = []
     for _ in range(2 if dry_run else TIMED + 2):
         start = time.perf_counter()
@@ -126,7 +126,8 @@ def step(model: str, dry_run: bool) -> dict[str, Any]:
     seconds = float(np.median(times[-TIMED:] if dry_run else times[2:]))
 
     chip = chips.of_kind(device.device_kind)
-    flops = sum(part.total for part in model_flops(config, tokens).values())
+    needed = model_flops(config, tokens, planned.frozen, parts=planned.parts)
+    flops = sum(part.total for part in needed.values())
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
     mfu = f"{flops / seconds / chip.peak_flops:.1%}" if chip else "chip not in cost/chips.py"
     used = f"{peak / GIB:.2f}" if peak else "unknown"
