@@ -5,7 +5,7 @@ gallery = asker.embed(folder, "test")
 found = asker.measure(gallery, "change", budget=32)     # plain values, to be kept as JSON
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +21,18 @@ from mova_jax.evaluation.frame_stream import FrameEncoder, embed_videos
 from mova_jax.evaluation.grounding import frames_within, ground_sentence
 from mova_jax.evaluation.jitted import EvalFns, rows_of
 from mova_jax.evaluation.query_ranks import QueryRanks, rank_queries
+from mova_jax.evaluation.ranks import ScoreBlock
+from mova_jax.evaluation.rerank import rerank, shortlist
 from mova_jax.parallel import sharding
 from mova_jax.training.load_model import LoadedModel
 from mova_jax.typing import TextEmbedding, VideoEmbedding
 from mova_jax.utils.progress_bar import bar_of
 
 GLOBAL, MODULAR, RECORD = "global", "modular", "record"
+# Candidates of a query where pairs have masks of their own, up to the largest K of the tables.
+# Fewer than in an evaluation: here the masks of a pair are made for up to 900 frames, and again for
+# every policy.
+CANDIDATES = 10
 
 
 class LongGallery(NamedTuple):
@@ -55,6 +61,8 @@ class LongAsker:
         self._fns = EvalFns(model.spec, config.losses, config.eval, mesh)
         self._settings = settings_of(config, config.eval.frames)
         self._tokenizer = Tokenizer(model.tokenizer, config.model.text.context)
+        masked = config.model.modular_scale and config.model.masks_see_frames
+        self.candidates = CANDIDATES if masked else 0  # of a query; 0: all pairs are scored
         self._weight = 1.0 if model.blend_weight is None else model.blend_weight
 
     def embed(self, folder: str, split: str, label: str = "") -> LongGallery:
@@ -137,17 +145,35 @@ class LongAsker:
         }
 
     def _ranks(self, gallery: LongGallery, chosen: list[np.ndarray]) -> QueryRanks:
-        videos = len(chosen)
-        block = self._fns.pair_block(videos)
-
-        def scores(rows: slice, captions: slice):
-            video = self._videos(gallery, chosen, range(videos)[rows], block[0])
-            text = rows_of(gallery.captions, captions)
-            return self._fns.pairs(self._params, video, text, block)
-
-        weights = (self._weight,)
+        videos, weights = len(chosen), (self._weight,)
         owner = np.arange(videos)
+        if self.candidates:
+            block = self._fns.pair_block(videos, masks=False)
+            first = self._scores(self._fns.first_stage, gallery, chosen, block)
+            found = shortlist(first, videos, owner, k=self.candidates, blocks=block)
+            size = self._fns.pair_block(videos)[0]
+            pairs = self._scores(self._fns.pairs, gallery, chosen, (size, 1))
+
+            def score_answers(caption: int, answers: np.ndarray) -> dict[str, np.ndarray]:
+                starts, text = range(0, len(answers), size), slice(caption, caption + 1)
+                blocks = [pairs(answers[start : start + size], text) for start in starts]
+                return {n: np.concatenate([one[n][:, 0] for one in blocks]) for n in blocks[0]}
+
+            return rerank(found, score_answers, weights)
+        block = self._fns.pair_block(videos)
+        scores = self._scores(self._fns.pairs, gallery, chosen, block)
         return rank_queries(scores, videos, owner, blend_weights=weights, blocks=block)
+
+    def _scores(
+        self, score: Callable, gallery: LongGallery, chosen: list[np.ndarray], block: tuple
+    ) -> ScoreBlock:
+        """Scores of some videos, a slice or indices, with a slice of the captions."""
+
+        def scores(videos: slice | np.ndarray, captions: slice) -> dict[str, np.ndarray]:
+            video = self._videos(gallery, chosen, np.arange(len(chosen))[videos], block[0])
+            return score(self._params, video, rows_of(gallery.captions, captions), block)
+
+        return scores
 
     def _videos(self, gallery, chosen, videos: Sequence[int], rows: int) -> VideoEmbedding:
         """Videos as the frames that were chosen of them; made in a fixed number of rows."""

@@ -19,6 +19,7 @@ from mova_jax.suites.long_gallery import LongAsker
 from mova_jax.suites.longform_report import report
 from mova_jax.suites.suite import Suite, SuiteInput, SuiteResult
 from mova_jax.utils import atomic
+from mova_jax.utils.progress_bar import bar_of
 
 FORMAT = 1  # of the figures that are kept; others are measured again
 LARGEST_PICTURE = 128  # pixels a side that videos are drawn with; larger models see them enlarged
@@ -109,17 +110,22 @@ def _measured(suite_input, settings, asker, file, about, folder, split, label) -
         "step": model.step,
         "conditions": [list(condition) for condition in settings.conditions],
     }
+    if asker.candidates:
+        about["candidates"] = asker.candidates
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["about"] == about:
             return kept
-    gallery = asker.embed(str(folder()), split, label)
+    gallery, many = asker.embed(str(folder()), split, label), settings.conditions
+    bar = bar_of(
+        f"{label}, frame policies", len(many), many, not is_main(), unit="policy", delay=10
+    )
     found = {
         "about": about,
         "frames": sum(map(len, gallery.times)) / len(gallery.times),
         "seconds": [float(times[-1]) for times in gallery.times],
         "video_of_sentence": [sentence.video for sentence in gallery.sentences],
-        "conditions": [asker.measure(gallery, *condition) for condition in settings.conditions],
+        "conditions": [asker.measure(gallery, *condition) for condition in bar],
     }
     if is_main():
         atomic.write_text(path, json.dumps(found))

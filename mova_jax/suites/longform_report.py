@@ -55,6 +55,8 @@ def report(found: Sequence[Figures], own: Sequence[Figures], every: int, seed: i
         f"one caption each, a frame every {every} s; score of record: the blend, with the weight "
         "chosen in training"
     )
+    if count := found[0]["about"].get("candidates"):
+        protocol += f"; masks for the best {count} of each query, by scores without masks"
     columns = _LONG_COLUMNS
     rows = [_row(figures, figures["conditions"][0]) for figures in found]
     tables = [SuiteTable("Every stored frame read", columns, rows, protocol)]

@@ -1,6 +1,7 @@
 """The suites of long videos and of other domains, on a tiny model and on made figures."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -9,12 +10,16 @@ from mova_jax.data.tokenizer import train_tokenizer
 from mova_jax.evaluation.intervals import difference_interval, wilson
 from mova_jax.parallel.mesh import make_mesh
 from mova_jax.suites import outdomain
+from mova_jax.suites.long_gallery import LongAsker, LongGallery
 from mova_jax.suites.longform import LongformSettings, longform
 from mova_jax.suites.longform_report import report
 from mova_jax.suites.suite import SuiteInput
 from mova_jax.training.load_model import RUN, LoadedModel
 from mova_jax.training.state import make_train_spec
+from mova_jax.typing import TextEmbedding, VideoEmbedding
 from tests import tiny
+from tests.evaluation.test_ranks import dense_ranks
+from tests.evaluation.test_rerank import two_stage
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +37,50 @@ def asked(tmp_path_factory):
         folder, RUN, config, spec.model_spec, params, folder / "tokenizer", 0, blend_weight=2.0
     )
     return SuiteInput(model, mesh, folder / "out", folder / "cache")
+
+
+class Table:
+    """Scores from two tables, in place of a model; counts the pairs that get masks."""
+
+    def __init__(self, first, modular):
+        self.first, self.modular, self.masked = first, modular, 0
+
+    def pair_block(self, captions, masks=True):
+        return (4, 2) if masks else (3, 5)
+
+    def first_stage(self, params, video, text, block):
+        scores = self._of(self.first, video, text)
+        return {"global": scores, "first": scores}
+
+    def pairs(self, params, video, text, block):
+        assert block == (4, 1)
+        self.masked += len(video.frames)
+        tables = {"global": self.first, "modular": self.modular}
+        return {name: self._of(table, video, text) for name, table in tables.items()}
+
+    def _of(self, table, video, text):
+        rows, columns = video.frames[:, 0, 0].astype(int), text.pooled[:, 0].astype(int)
+        return table[np.ix_(rows, columns)]
+
+
+def test_masks_of_pairs_are_made_for_the_best_answers_only():
+    rng, videos, k = np.random.default_rng(0), 11, 3
+    first, modular = rng.normal(size=(2, videos, videos)).astype(np.float32)
+    numbers = np.arange(videos, dtype=np.float16)[:, None]  # vectors that say which one they are
+    none = np.zeros((videos, 0))
+    text = TextEmbedding(pooled=numbers, tokens=none[..., None], token_mask=none.astype(bool))
+    gallery = LongGallery(list(numbers[:, None]), [np.zeros(1)] * videos, text, [], None)
+    asker = object.__new__(LongAsker)  # without a model to compile
+    asker._fns, asker._params, asker._weight = Table(first, modular), None, 2.0
+    asker.encoder = types.SimpleNamespace(pool=lambda v, mask: VideoEmbedding(v, mask, v[:, 0]))
+    asker.candidates = k
+    found = asker._ranks(gallery, [np.zeros(1, int)] * videos)
+    for name, second in (("modular", modular), ("blend", first + 2 * modular)):
+        t2v, _ = dense_ranks(two_stage(first.T, second.T, k).T, np.arange(videos))
+        _, v2t = dense_ranks(two_stage(first, second, k), np.arange(videos))
+        ranks = found.by_score[name]
+        assert (ranks.t2v.values.tolist(), ranks.v2t.values.tolist()) == (t2v, v2t)
+    assert k * videos <= asker._fns.masked <= 2 * k * videos and found.reranked == k
 
 
 def test_longform_measures_each_gallery_once_and_says_what_came_out(asked, monkeypatch):
