@@ -190,7 +190,7 @@ class VideoTextModel:
         Returns:
             A row for each sentence: `scores` f32[s f], its cosine with each frame (under the masks
             of the pair, if the model has any); `timestamps` f32[f] in seconds. `frames` is empty,
-            and `spans` are -1: nothing is known but the scores.
+            and so are `windows`: nothing is known but the scores.
         """
         sentences = split_sentences(text)
         if not sentences:
@@ -204,7 +204,7 @@ class VideoTextModel:
             timestamps=video.times,
             sentences=tuple(sentences),
             scores=cosines[:, : len(video.times)],
-            spans=np.full((len(sentences), 2), -1.0, np.float32),
+            windows=(np.zeros((0, 2), np.float32),) * len(sentences),
         )
 
 

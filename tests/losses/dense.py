@@ -76,7 +76,7 @@ def objective(model, video, text, cfg, rows, alike=()):
     wrong = ~np.eye(len(video.frames), dtype=bool)
     for a, b in alike:
         wrong[a, b] = wrong[b, a] = False
-    wrong = wrong[np.ix_(rows, rows)]
+    wrong = jnp.asarray(wrong)[rows][:, rows]
     video, text = jax.tree.map(lambda x: x[rows], (video, text))
     valid = video.frame_mask
     unit = text.pooled / jnp.linalg.norm(text.pooled, axis=-1, keepdims=True)

@@ -166,7 +166,7 @@ def test_the_report_of_a_chip_has_time_and_cost(step, cached):
     ],
 )
 def test_a_program_that_does_not_fit_says_how_much_it_wanted(step, message, monkeypatch, tmp_path):
-    def refuse(lowered):
+    def refuse(lowered, compiler_options=None):
         raise jax.errors.JaxRuntimeError(message)
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
