@@ -24,6 +24,7 @@ from tests.search.made import MadeIndex, MadeModel, MadeScan
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on the PATH")
 
+PATIENCE = 120_000  # ms, for busy machines
 HOSTILE = "<img src=x onerror='document.title=1'>.webm"
 VP9 = {"codec": "libvpx-vp9", "rate": 1, "encoder": {"options": {"auto-alt-ref": "0"}}}
 
@@ -58,9 +59,9 @@ def address(library):
 
 @pytest.fixture(scope="module")
 def browser():
-    flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+    flags = ["--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required"]
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=PATIENCE)
         yield browser
         browser.close()
 
@@ -69,9 +70,13 @@ def browser():
 def page(browser, address):
     """The page, whose errors and refused contents fail a test."""
     page, errors = browser.new_page(), []
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(PATIENCE)
     page.on("pageerror", lambda error: errors.append(error))
     page.on("console", lambda note: "Security Policy" in note.text and errors.append(note.text))
+    page.add_init_script(
+        "globalThis.begun = []; for (const event of ['seeked', 'playing'])"
+        " document.addEventListener(event, ({ target }) => begun.push(target.currentTime), true);"
+    )
     page.goto(address)
     yield page
     page.close()
@@ -86,11 +91,10 @@ def ask(page, text="v0f3 is here. v0f12 is there."):
 
 
 def wait_for_second(page, second):
-    """Until a video plays from about this second."""
+    """Until a video began to play at this second, however long ago: the machine may be busy."""
     page.wait_for_function(
-        "second => { const video = document.querySelector('video');"
-        " return video && video.readyState >= 2 && !video.paused"
-        " && video.currentTime >= second && video.currentTime < second + 5; }",
+        "second => document.querySelector('video')?.played.length"
+        " && begun.some((start) => start > second - 0.2 && start < second + 3)",
         arg=second,
     )
 
@@ -106,7 +110,7 @@ def test_a_question_is_typed_and_a_click_plays_from_there(page):
     wait_for_second(page, 11.5)
     area = answers.nth(0).locator(".heat").nth(0)
     area.click(position={"x": area.bounding_box()["width"] * 0.25, "y": 5})
-    wait_for_second(page, 4.9)
+    wait_for_second(page, 5)
 
 
 def test_keys(page):
