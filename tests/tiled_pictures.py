@@ -11,6 +11,9 @@ import av
 # Encoder -> the kind of an item, the box of its configuration, the brand of the file.
 _KINDS = {"libsvtav1": (b"av01", b"av1C", b"avif"), "libx265": (b"hvc1", b"hvcC", b"heic")}
 
+# With B-frames x265 never sets the decoding time of a single picture: the muxer may refuse it.
+_OPTIONS = {"libx265": {"x265-params": "bframes=0:log-level=0"}}
+
 
 def tiled_picture(tiles, columns, encoder, thumbnail=None):
     """The bytes of a picture of tiles u8[H W 3], all of one size, row by row."""
@@ -66,7 +69,7 @@ def _encode(image, encoder):
     """The box of the configuration, and the data of one coded image."""
     out, (_, name, _) = io.BytesIO(), _KINDS[encoder]
     with av.open(out, "w", format="mp4") as container:
-        stream = container.add_stream(encoder, rate=1)
+        stream = container.add_stream(encoder, rate=1, options=_OPTIONS.get(encoder))
         stream.height, stream.width = image.shape[:2]
         stream.pix_fmt = "yuv420p"
         if encoder == "libx265":
