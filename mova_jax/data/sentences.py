@@ -10,7 +10,7 @@ merge_parts(["A dog runs.", "It stops.", "Then a long time passes."], most=2)
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -70,6 +70,23 @@ def _goes_on(sentence: str, following: str) -> bool:
         return True
     soft = bare != sentence or bare.endswith(("..", "…")) or _SHORT_FORM.fullmatch(word)
     return bool(soft) and following.islower()
+
+
+def fill_room(sentences: Iterable[Sequence[int]], room: int) -> list[int]:
+    """As many whole sentences of a text that is too long as fit.
+
+    Where they fill less than half, the first tokens of the next one too.
+
+    Args:
+        sentences: token ids of each, without start and end of text.
+        room: the number of tokens that fit.
+    """
+    kept: list[int] = []
+    for ids in sentences:
+        if len(kept) + len(ids) > room:
+            return kept if 2 * len(kept) >= room else [*kept, *ids][:room]
+        kept += ids
+    return kept
 
 
 def merge_parts(sentences: Iterable[str], most: int) -> list[str]:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mova_jax.data.sentences import clean_text, merge_parts, split_sentences
+from mova_jax.data.sentences import clean_text, fill_room, merge_parts, split_sentences
 from mova_jax.utils.atomic import write_bytes
 
 # Otherwise transformers advises, at every import, to install PyTorch, which no tokenizer needs.
@@ -101,16 +101,12 @@ class Tokenizer:
         ids = self._bpe.encode(text.lower()).ids
         if len(ids) <= most:
             return Encoded(np.asarray(ids, np.int32), False)
-        room = most - 2
-        cut: list[int] = []
         # No token crosses white space, so the tokens of a text are those of its sentences.
-        for sentence in split_sentences(text):
-            more = self._bpe.encode(sentence.lower(), add_special_tokens=False).ids
-            if len(cut) + len(more) > room:
-                if 2 * len(cut) < room:
-                    cut += more[: room - len(cut)]
-                break
-            cut += more
+        sentences = (
+            self._bpe.encode(sentence.lower(), add_special_tokens=False).ids
+            for sentence in split_sentences(text)
+        )
+        cut = fill_room(sentences, most - 2)
         return Encoded(np.asarray([self.bos_id, *cut, self.eot_id], np.int32), True)
 
     def encode_parts(self, sentences: Iterable[str], most: int) -> tuple[np.ndarray, ...]:

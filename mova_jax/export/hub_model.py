@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from mova_jax.data.sentences import clean_text, merge_parts, split_sentences
+from mova_jax.data.sentences import clean_text, fill_room, merge_parts, split_sentences
 from mova_jax.export.torch_model.mova import Mova
 from mova_jax.export.torch_model.scores import normalise
 
@@ -136,21 +136,16 @@ class MovaModel(Mova, PreTrainedModel):
 
 
 def _token_ids(tokenizer, text: str, most: int) -> list[int]:
-    """Ids with start and end of text, cut as by `mova_jax.data.tokenizer`."""
+    """Ids with start and end of text, at most so many."""
     text = clean_text(text)
     ids = tokenizer(text.lower(), verbose=False)["input_ids"]
     if len(ids) <= most:
         return ids
-    cut: list[int] = []
-    room = most - 2
-    for sentence in split_sentences(text):
-        more = tokenizer(sentence.lower(), add_special_tokens=False, verbose=False)["input_ids"]
-        if len(cut) + len(more) > room:
-            if 2 * len(cut) < room:
-                cut += more[: room - len(cut)]
-            break
-        cut += more
-    return [ids[0], *cut, ids[-1]]
+    sentences = (
+        tokenizer(sentence.lower(), add_special_tokens=False, verbose=False)["input_ids"]
+        for sentence in split_sentences(text)
+    )
+    return [ids[0], *fill_room(sentences, most - 2), ids[-1]]
 
 
 def _padded(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:

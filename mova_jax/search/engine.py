@@ -166,11 +166,9 @@ class Engine:
 
     def _stored(self, name: str) -> set[str]:
         """Ids of the videos that are there as a whole."""
-        found, pages = (
-            set(),
-            self._client.query_iterator(
-                name, batch_size=BATCH, filter="frame == 0", output_fields=["video"]
-            ),
+        found: set[str] = set()
+        pages = self._client.query_iterator(
+            name, batch_size=BATCH, filter="frame == 0", output_fields=["video"]
         )
         while page := pages.next():
             found |= {row["video"] for row in page}
@@ -198,10 +196,8 @@ def _options(uri: str) -> dict[str, Any]:
     """Options of the client for Milvus Lite, which warns of what its own client does."""
     if not uri.endswith(".db"):
         return {}
-    for name in (
-        "grpc._server",
-        "pymilvus.client.iterator.query_iterator",
-    ):  # there are no time stamps of a server
+    # The second one warns that there are no time stamps of a server.
+    for name in ("grpc._server", "pymilvus.client.iterator.query_iterator"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return {"grpc_options": {"grpc.keepalive_time_ms": 3_600_000}}  # a ping in 10 s is too many
 

@@ -1,4 +1,4 @@
-"""A lock on a folder, or on a URL, among the processes of this machine."""
+"""Locks on folders and URLs among the processes of this machine, and folders that go with them."""
 
 import contextlib
 import fcntl
@@ -9,6 +9,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+_YOUNG = 60.0  # seconds in which a new folder may wait for its lock
 
 
 @contextlib.contextmanager
@@ -38,9 +40,6 @@ def lock(path: str | os.PathLike, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-_YOUNG = 60.0  # seconds in which a new folder may wait for its lock
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import ftfy
 import numpy as np
 import pytest
 
-from mova_jax.data.sentences import clean_text, merge_parts, split_sentences
+from mova_jax.data.sentences import clean_text, fill_room, merge_parts, split_sentences
 
 # Cleaned by open_clip 3.3 (`_clean_whitespace`), but for the names of control tokens.
 CLEANED = {
@@ -70,6 +70,16 @@ def test_no_word_is_lost_whatever_the_text():
         sentences = split_sentences(text)
         assert " ".join(sentences).split() == text.split()
         assert all(sentence and sentence == sentence.strip() for sentence in sentences)
+
+
+def test_whole_sentences_fill_the_room_or_the_next_one_fills_what_is_left():
+    sentences = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+    assert fill_room(sentences, 9) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert fill_room(sentences, 8) == [1, 2, 3, 4, 5]
+    assert fill_room(sentences, 4) == [1, 2, 3]
+    assert fill_room(sentences, 2) == [1, 2]  # not even the first fits
+    assert fill_room([[1], [2] * 9], 4) == [1, 2, 2, 2]  # a quarter is less than half
+    assert fill_room([[1, 1], [2] * 9], 4) == [1, 1]  # half is enough
 
 
 def test_few_sentences_are_parts_and_blank_ones_are_none():

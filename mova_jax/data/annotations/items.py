@@ -165,7 +165,7 @@ def is_unicode(name: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """The text with lone surrogates as escapes, so that names of files can be told apart."""
+    """The text with lone surrogates as escapes, so that names of files stay different."""
     return text.encode(errors="backslashreplace").decode()
 
 

@@ -64,15 +64,15 @@ def pool_frames(
     cosine = cosine_of(sums)
     if pool == "mean":
         return cosine.sum(-1) / count
+    left_out = ~frame_mask & any_valid[..., None]
     if pool == "max":
-        return cosine.masked_fill(~frame_mask & any_valid[..., None], LOWEST).amax(-1)
-    if pool == "logmeanexp":
-        sharpness = sharpness_for(sharpness, count)[..., None]
-    logits = (sharpness * cosine).masked_fill(~frame_mask & any_valid[..., None], LOWEST)
+        return cosine.masked_fill(left_out, LOWEST).amax(-1)
     if pool == "softmax":  # the mean, weighted by softmax(sharpness * cosine)
-        return (logits.softmax(-1) * cosine).sum(-1)
+        return ((sharpness * cosine).masked_fill(left_out, LOWEST).softmax(-1) * cosine).sum(-1)
     if pool == "logmeanexp":
-        score = (logits.logsumexp(-1) - count.log()) / sharpness[..., 0]
+        sharpness = sharpness_for(sharpness, count)
+        logits = (sharpness[..., None] * cosine).masked_fill(left_out, LOWEST)
+        score = (logits.logsumexp(-1) - count.log()) / sharpness
         return score.masked_fill(~any_valid, 0.0)
     raise ValueError(f"config.json: unknown score_pool {pool!r}")
 
