@@ -1,6 +1,7 @@
 """Embeds videos into an index that can be searched, and keeps it up to date.
 
     python -m mova_jax.embed --model runs/base --videos VIDEOS --index INDEX
+    python -m mova_jax.embed --model M --videos VIDEOS --index INDEX --runner=FlinkRunner
     python -m mova_jax.embed --index INDEX --status
     python -m mova_jax.embed --index INDEX --remove VIDEOS/a.mp4
     python -m mova_jax.embed --index INDEX --compact
@@ -23,7 +24,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mova_jax.utils.command_line import command_parser, local_path
+from mova_jax.utils.command_line import add_runner_flags, command_parser, local_path
 from mova_jax.utils.streams import run_command
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not any(getattr(args, name) for name in work):
         parser.error(f"expected one of --{', --'.join(work)}")
     # These imports take seconds: flags are checked before.
+    from mova_jax.data.beam_pipeline import PipelineError
     from mova_jax.search.store import StoreError
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.workdir import RunError
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.export or args.engine:
             _copy(args)
         return code
-    except (StoreError, RunError, CheckpointError, WeightsError) as error:
+    except (StoreError, PipelineError, RunError, CheckpointError, WeightsError) as error:
         print(f"embed: {error}", file=sys.stderr)
         return FAILED
     except OSError as error:
@@ -71,8 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _embed(args: argparse.Namespace) -> int:
     from mova_jax import load
+    from mova_jax.data.beam_pipeline import beam_options
     from mova_jax.search.indexing import index_folder
 
+    beam = beam_options(args.runner, args.beam)
     found = index_folder(
         load(args.model),
         args.videos,
@@ -80,6 +84,7 @@ def _embed(args: argparse.Namespace) -> int:
         fps=args.fps,
         process=args.process,
         processes=args.processes,
+        beam=beam,
     )
     counts = {name: getattr(found, name) for name in ("added", "unchanged", "moved", "copies")}
     counts |= {"removed before": found.removed, "skipped": len(found.skipped)}
@@ -153,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", default="", metavar="URI", help="uploads the vectors to Milvus")
     add("--process", type=int, default=0, help="of several that share the videos, from 0")
     add("--processes", type=int, default=1, help="their number")
+    add_runner_flags(parser, "which embeds on many machines")
     return parser
 
 

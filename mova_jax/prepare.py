@@ -18,7 +18,6 @@ Exit code: 0 when every entry went in, 3 when some were skipped, 1 when it could
 
 import argparse
 import contextlib
-import importlib.util
 import os
 import shlex
 import signal
@@ -30,12 +29,14 @@ from mova_jax.config import ConfigError, load
 from mova_jax.data.annotations import FIELDS, InputError, Reading
 from mova_jax.data.annotations.counts import count_lines
 from mova_jax.data.annotations.registry import DATASETS, read_dataset
+from mova_jax.data.beam_pipeline import PipelineError, beam_options
 from mova_jax.data.images import CODECS
 from mova_jax.data.ingest.ingest import MISSING, IngestSettings, ingest
 from mova_jax.data.ingest.publish import InUse, is_unfinished
 from mova_jax.data.montage import command as montage
 from mova_jax.data.shards import MANIFEST, Manifest, ShardError, SplitInfo
 from mova_jax.data.storage import is_url
+from mova_jax.utils.command_line import add_runner_flags
 from mova_jax.utils.streams import run_command
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
@@ -67,13 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         settings.check()
+        beam = beam_options(args.runner, args.beam)
         source: str | Reading = args.input
         if dataset:
             source = read_dataset(dataset.name, args.annotations or args.videos, args.videos)
-        manifest = ingest(source, args.output, settings, args.workers, beam=_beam_options(args))
-    except (InputError, ShardError, OSError) as error:
+        manifest = ingest(source, args.output, settings, args.workers, beam=beam)
+    except (InputError, PipelineError, ShardError, OSError) as error:
         print("prepare:", " ".join(str(error).split()), file=sys.stderr)
-        if not isinstance(error, InputError | InUse) and is_unfinished(args.output):
+        if not isinstance(error, InputError | PipelineError | InUse) and is_unfinished(args.output):
             print(f"prepare: {_GOES_ON.format(args.output)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -125,19 +127,6 @@ def next_command(manifest: Manifest, folder: str) -> str:
     )
 
 
-def _beam_options(args: argparse.Namespace) -> list[str]:
-    """The options of a Beam pipeline; none when this machine does the work.
-
-    Raises:
-        InputError: when Beam is needed and not installed.
-    """
-    if args.runner and not importlib.util.find_spec("apache_beam"):
-        raise InputError(
-            "--runner needs Apache Beam: pip install -r requirements-beam.txt (docs/data.md)"
-        )
-    return [f"--runner={args.runner}", *args.beam] if args.runner else []
-
-
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     args = parser.parse_args(argv)
@@ -147,8 +136,6 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"{args.dataset} needs --videos, the folder of its videos")
     if args.input and (args.videos or args.annotations):
         parser.error("--videos and --annotations belong to a data set; --input has its own videos")
-    if args.beam and not args.runner:
-        parser.error("--beam has options of a runner: name one with --runner")
     return args
 
 
@@ -188,11 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokenizer", default="", metavar="FOLDER", help="a CLIP tokenizer to use instead")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
         help="processes that decode; the result does not depend on it (%(default)s)")  # fmt: skip
-    add("--runner", default="", metavar="RUNNER",
-        help="of Apache Beam, in place of --workers: DirectRunner, DataflowRunner, FlinkRunner, "
-        "SparkRunner")  # fmt: skip
-    add("--beam", action="append", default=[], metavar="OPTION",
-        help="of the runner, may be repeated: --beam=--project=P")  # fmt: skip
+    add_runner_flags(parser, "in place of --workers")
     add("--name", help=f"of the data set (its own, or {default.name})")
     add("--licence", metavar="TEXT", help="a note for the manifest (the data set's own)")
     return parser

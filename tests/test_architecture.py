@@ -182,7 +182,7 @@ def test_configuration_knows_no_array():
             {f"mova_jax/data/ingest/{f}.py" for f in ("media_file", "video_reader", "remux")},
         ),
         (("fsspec",), {"mova_jax/data/storage.py"}),
-        (("apache_beam",), {"mova_jax/data/ingest/beam.py"}),
+        (("apache_beam",), {"mova_jax/data/beam_pipeline.py"}),
         (("torch", "safetensors", "onnx", "onnxruntime"), set(files_in("weights/", "export/"))),
         (
             ("transformers", "tokenizers"),
@@ -197,7 +197,10 @@ def test_configuration_knows_no_array():
         (("tensorboardX",), {"mova_jax/utils/metric_log.py"}),
         (("wandb", "trackio"), {"mova_jax/utils/trackers.py"}),
         (("optax",), set(files_in("training/"))),
-        (("starlette", "uvicorn"), {f"mova_jax/search/{f}.py" for f in ("app", "guard", "serve")}),
+        (
+            ("starlette", "uvicorn"),
+            {f"mova_jax/search/page/{f}.py" for f in ("app", "guard", "serve")},
+        ),
         (("pymilvus",), {"mova_jax/search/engine.py"}),
         (("pyarrow",), {"mova_jax/search/parquet_file.py", "mova_jax/data/annotations/files.py"}),
         (("mteb",), {"mova_jax/suites/mteb.py"}),

@@ -83,7 +83,7 @@ def _text(args: argparse.Namespace) -> str:
 
 def _serve(args: argparse.Namespace) -> int:
     try:
-        from mova_jax.search.serve import serve
+        from mova_jax.search.page.serve import serve
     except ModuleNotFoundError as error:
         return _fail(f"there is no {error.name}: pip install -r requirements-search.txt")
     from mova_jax.search.opening import Watch, open_searcher

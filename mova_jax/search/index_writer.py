@@ -262,6 +262,14 @@ def content_id(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def content_id_or_error(path: str | os.PathLike) -> str | OSError:
+    """The id of a file, or why it cannot be read."""
+    try:
+        return content_id(path)
+    except OSError as error:
+        return error
+
+
 def _write_packed(folder: Path, index: Index) -> None:
     with (
         (folder / PACKED_VECTORS).open("wb") as vectors,

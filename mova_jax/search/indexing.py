@@ -4,31 +4,24 @@
     found.added, found.skipped
 
 Files that the index knows by path, size and time are left alone; others are hashed, and those whose
-content it knows are noted as moved or copied. The rest are decoded and embedded as one stream, so
-that short videos share chunks. However it is stopped, the same call goes on.
+content it knows are noted as moved or copied. The rest are decoded and embedded. However it is
+stopped, the same call goes on.
 """
 
 import dataclasses
-import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from mova_jax.data.annotations.items import is_unicode, printable
 from mova_jax.data.annotations.videos import VIDEO_EXTENSIONS
-from mova_jax.data.ingest.video_reader import DecodeError, VideoReader
-from mova_jax.evaluation.frame_stream import embed_videos
-from mova_jax.search.index_writer import IndexWriter, content_id
+from mova_jax.search.beam import Pipelines
+from mova_jax.search.embedding import Embedded, NewVideo, embed_files, open_writer
+from mova_jax.search.index_writer import IndexWriter, content_id_or_error
 from mova_jax.search.library import VideoTextModel
 from mova_jax.search.progress import reported
-from mova_jax.search.store import SourceFile, StoreError
+from mova_jax.search.store import SourceFile, StoreError, read_entry
 from mova_jax.utils.progress_bar import bar_of, show_frames
-
-THUMBNAILS = 12  # pictures of a strip at most
-_HEIGHT = 90  # pixels of a strip
 
 
 @dataclasses.dataclass
@@ -42,6 +35,13 @@ class Indexed:
     removed: int = 0  # taken out before, and left out
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)  # path: reason
 
+    def count(self, embedded: Embedded) -> None:
+        """Counts a file that was embedded or skipped."""
+        if embedded.reason:
+            self.skipped[embedded.file.path] = embedded.reason
+        else:
+            self.added += 1
+
 
 def index_folder(
     model: VideoTextModel,
@@ -51,6 +51,7 @@ def index_folder(
     fps: float = 1.0,
     process: int = 0,
     processes: int = 1,
+    beam: Sequence[str] = (),
 ) -> Indexed:
     """Brings an index up to date with a folder of videos.
 
@@ -61,51 +62,31 @@ def index_folder(
         fps: frames a second.
         process: of several that share the files, from 0.
         processes: their number.
+        beam: options of an Apache Beam pipeline that does the work in place of this process.
 
     Raises:
-        StoreError: the folder is missing, or the index is of another model or rate.
+        StoreError: the folder is missing, the index is of another model or rate, or the pipeline
+            failed; what was added before is whole.
         OSError: the disk is full; what was added before is whole.
     """
-    dim = model.config.model.embed_dim
-    about = {"model": str(model.loaded.path), "fingerprint": model.fingerprint}
-    writer = IndexWriter(index, about | {"fps": fps, "dim": dim})
-    found = Indexed()
-    todo = list(_new_files(writer, _files_of(videos)[process::processes], found))
-    readers: list[_Reader] = []
-
-    def stream() -> Iterator[_Reader]:
-        for video, file in todo:
-            readers.append(_Reader(video, file, fps, model.encoder.image_size))
-            yield readers[-1]
-
-    bar = bar_of("videos", len(todo), unit="video", disable=not todo)
-    with bar, reported(index, len(todo)) as done:
-        for place, vectors in enumerate(embed_videos(model.encoder, stream())):
-            reader, readers[place] = readers[place], None
-            _take(writer, reader, vectors, fps, found)
-            show_frames(bar, len(vectors))
-            done(place + 1)
+    writer, found = open_writer(model, index, fps), Indexed()
+    files = _unknown_files(writer, _files_of(videos)[process::processes], found)
+    if beam:
+        pipelines = Pipelines(model.loaded.path, writer, fps, beam)
+        new, copies = _new_videos(writer, files, pipelines.hash_files(files), found)
+        for embedded in pipelines.embed(new):
+            found.count(embedded)
+    else:
+        paths = bar_of("files", len(files), (f.path for f in files), unit="file", delay=2.0)
+        new, copies = _new_videos(writer, files, map(content_id_or_error, paths), found)
+        bar = bar_of("videos", len(new), disable=not new)
+        with bar, reported(index, len(new)) as done:
+            for place, embedded in enumerate(embed_files(model, writer, new, fps), start=1):
+                found.count(embedded)
+                show_frames(bar, embedded.frames)
+                done(place)
+    _add_copies(writer, copies, found)
     return found
-
-
-def _take(writer: IndexWriter, reader: "_Reader", vectors, fps: float, found: Indexed) -> None:
-    """Adds a video that was read to the end, or notes why it was not."""
-    if reader.error or not len(vectors):
-        reason = reader.error or "it has no frames"
-        writer.skip(reader.file, reason)
-        found.skipped[reader.file.path] = reason
-        return
-    times = np.arange(len(vectors), dtype=np.float32) / np.float32(fps)
-    writer.add(
-        reader.video,
-        reader.file,
-        vectors,
-        times,
-        reader.duration,
-        thumbnails=reader.strip(),
-        warnings=reader.warnings,
-    )
-    found.added += 1
 
 
 def _files_of(folder: str | os.PathLike) -> list[str]:
@@ -125,82 +106,75 @@ def _files_of(folder: str | os.PathLike) -> list[str]:
     return sorted(found)
 
 
-def _new_files(
-    writer: IndexWriter, paths: list[str], found: Indexed
-) -> Iterator[tuple[str, SourceFile]]:
-    """Id and file of what has to be embedded; counts and notes the others."""
-    entries, removed, damaged = writer.entries(), writer.removed(), writer.skipped()
-    known = {file for entry in entries.values() for file in entry.files}
-    owner = {file.path: entry.id for entry in entries.values() for file in entry.files}
-    coming: set[str] = set()
-    for path in bar_of("files", len(paths), paths, unit="file", delay=2.0):
+def _unknown_files(writer: IndexWriter, paths: Sequence[str], found: Indexed) -> list[SourceFile]:
+    """The files that are not noted in the index as they are now; counts the others."""
+    known = {file for entry in writer.entries().values() for file in entry.files}
+    damaged, unknown = writer.skipped(), []
+    for path in paths:
         if not is_unicode(path):  # the index is JSON and a web page
             found.skipped[printable(path)] = "its path is not UTF-8: rename it"
             continue
         try:
             file = SourceFile.of(path)
-            if file in known:
-                found.unchanged += 1
-                continue
-            if file in damaged:
-                found.skipped[path] = damaged[file]
-                continue
-            video = content_id(path)
         except OSError as error:  # gone, or not to be read
-            found.skipped[path] = error.strerror or str(error)
+            found.skipped[path] = _reason(error)
             continue
-        if owner.get(path, video) != video:  # the file was replaced by another one
-            writer.drop_file(owner[path], path)
+        if file in known:
+            found.unchanged += 1
+        elif file in damaged:
+            found.skipped[path] = damaged[file]
+        else:
+            unknown.append(file)
+    return unknown
+
+
+def _new_videos(
+    writer: IndexWriter,
+    files: Sequence[SourceFile],
+    ids: Iterable[str | OSError],
+    found: Indexed,
+) -> tuple[list[NewVideo], list[NewVideo]]:
+    """The files of new content, and further ones of the same; notes those that were moved.
+
+    Args:
+        writer: of the index.
+        files: that the index does not know.
+        ids: of their contents, or why one cannot be read.
+        found: counts all but those that are returned.
+    """
+    entries, removed = writer.entries(), writer.removed()
+    owner = {file.path: entry.id for entry in entries.values() for file in entry.files}
+    new: dict[str, NewVideo] = {}
+    copies: list[NewVideo] = []
+    for file, video in zip(files, ids, strict=True):
+        if isinstance(video, OSError):
+            found.skipped[file.path] = _reason(video)
+            continue
+        if owner.get(file.path, video) != video:  # the file was replaced by another one
+            writer.drop_file(owner[file.path], file.path)
         if video in removed:
             found.removed += 1
         elif video in entries:
             count = {"same": "unchanged", "moved": "moved", "copy": "copies"}
             name = count[writer.add_file(video, file)]
             setattr(found, name, getattr(found, name) + 1)
-        elif video in coming:
-            found.copies += 1  # noted as one by the next call
+        elif video in new:
+            copies.append(NewVideo(video, file))
         else:
-            coming.add(video)
-            yield video, file
+            new[video] = NewVideo(video, file)
+    return list(new.values()), copies
 
 
-class _Reader:
-    """The frames of a file; an error ends them and is kept."""
+def _add_copies(writer: IndexWriter, copies: Sequence[NewVideo], found: Indexed) -> None:
+    """Notes the copies of videos that were embedded just now."""
+    for video, file in copies:
+        if read_entry(writer.folder, video):
+            writer.add_file(video, file)
+            found.copies += 1
+        else:
+            found.skipped[file.path] = "a copy of a file that was skipped"
+            writer.skip(file, found.skipped[file.path])
 
-    def __init__(self, video: str, file: SourceFile, fps: float, size: int):
-        self.video, self.file = video, file
-        self.error = ""
-        self._reader = VideoReader(file.path, fps, size)
-        self._pictures: list[np.ndarray] = []
-        self._stride = 1
 
-    @property
-    def duration(self) -> float:
-        return self._reader.duration
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return tuple(self._reader.warnings)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        try:
-            for number, frame in enumerate(self._reader):
-                if number % self._stride == 0:
-                    self._keep(frame)
-                yield frame
-        except (DecodeError, OSError) as error:
-            self.error = str(error)
-
-    def _keep(self, frame: np.ndarray) -> None:
-        """Keeps a small picture; when there are too many, every second one, from now on too."""
-        width = max(1, round(frame.shape[1] * _HEIGHT / frame.shape[0]))
-        picture = Image.fromarray(frame).resize((min(width, 4 * _HEIGHT), _HEIGHT))
-        self._pictures.append(np.asarray(picture))
-        if len(self._pictures) > THUMBNAILS:
-            self._pictures, self._stride = self._pictures[::2], 2 * self._stride
-
-    def strip(self) -> bytes:
-        """The pictures next to each other, as a JPEG."""
-        stream = io.BytesIO()
-        Image.fromarray(np.concatenate(self._pictures, axis=1)).save(stream, "JPEG", quality=80)
-        return stream.getvalue()
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

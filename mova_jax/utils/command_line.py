@@ -43,3 +43,18 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
     add("--coordinator", default="", help="host:port of process 0, where nothing else says it")
     add("--processes", type=int, default=0, help="number of processes, with --coordinator")
     add("--process", type=int, default=-1, help="number of this process from 0")
+
+
+def add_runner_flags(parser: argparse.ArgumentParser, instead: str) -> None:
+    """The flags of Apache Beam (`data/beam_pipeline.py`).
+
+    Args:
+        parser: of the command.
+        instead: what the runner replaces, for the help.
+    """
+    add = parser.add_argument
+    add("--runner", default="", metavar="RUNNER",
+        help=f"of Apache Beam, {instead}: DirectRunner, DataflowRunner, FlinkRunner, "
+        "SparkRunner")  # fmt: skip
+    add("--beam", action="append", default=[], metavar="OPTION",
+        help="of the runner, may be repeated: --beam=--project=P")  # fmt: skip

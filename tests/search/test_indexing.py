@@ -10,7 +10,7 @@ import pytest
 
 from mova_jax import embed
 from mova_jax.evaluation.frame_stream import FrameVectors
-from mova_jax.search import indexing
+from mova_jax.search import embedding
 from mova_jax.search.indexing import index_folder
 from mova_jax.search.store import StoreError, open_index
 from tests.clips import numbered, write_video
@@ -86,13 +86,24 @@ def test_a_folder_is_indexed_and_kept_up_to_date(model, videos, tmp_path):
     assert len(entries) == 2 and first.id not in {entry.id for entry in entries}
 
 
+def test_copies_among_new_files_are_noted_with_the_first(model, videos, tmp_path):
+    shutil.copy(videos / "a.mp4", videos / "deep" / "a.mp4")
+    found = index_folder(model, videos, tmp_path / "index")
+    assert (found.added, found.copies) == (2, 1)
+    (entry, _) = open_index(tmp_path / "index").entries
+    paths = [str(videos / "a.mp4"), str(videos / "deep" / "a.mp4")]
+    assert [file.path for file in entry.files] == paths
+    assert index_folder(model, videos, tmp_path / "index").unchanged == 3
+
+
 def test_damaged_files_are_skipped_and_named_and_cost_nothing_else(model, videos, tmp_path):
     (videos / "a0.mp4").write_bytes(b"no video")
+    (videos / "a1.mp4").write_bytes(b"no video")  # the same again
     (videos / "empty.mp4").write_bytes(b"")
     shutil.copy(videos / "a.mp4", os.fsencode(videos) + b"/caf\xe9.mp4")  # a name in Latin-1
     found = index_folder(model, videos, tmp_path / "index")
     assert found.added == 2
-    names = "a0.mp4", "empty.mp4", r"caf\udce9.mp4"
+    names = "a0.mp4", "a1.mp4", "empty.mp4", r"caf\udce9.mp4"
     assert set(found.skipped) == {str(videos / name) for name in names}
     again = index_folder(model, videos, tmp_path / "index")
     assert again.skipped == found.skipped and again.unchanged == 2
@@ -119,8 +130,7 @@ def test_another_models_index_and_a_missing_folder_are_refused(model, videos, tm
 
 def test_a_strip_has_pictures_from_the_whole_video(videos, tmp_path):
     write_video(tmp_path / "long.mp4", numbered(100), rate=10)
-    file = indexing.SourceFile.of(tmp_path / "long.mp4")
-    reader = indexing._Reader("id", file, 5.0, 16)
+    reader = embedding._Reader(tmp_path / "long.mp4", 5.0, 16)
     assert len(list(reader)) == 50
     assert len(reader._pictures) == 7 and reader._stride == 8  # frames 0, 8 ... 48
 

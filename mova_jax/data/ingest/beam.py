@@ -5,24 +5,20 @@
 
 One pipeline makes the records, a second one the shards, with the functions that a single machine
 uses. They communicate through the output folder, so a failed pipeline can be resumed like any other
-call. Tasks are written there too, because a pipeline itself carries little (10 MB on Dataflow).
-Every machine needs this package and access to the videos and the output folder.
+call. Every machine needs this package and access to the videos and the output folder.
 """
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 
-import apache_beam
-from apache_beam.options.pipeline_options import PipelineOptions
-
+from mova_jax.data import storage
+from mova_jax.data.beam_pipeline import PipelineError, run_pipeline
 from mova_jax.data.ingest.partial_output import PARTIAL, ItemResult, PartialOutput, ShardPlan
 from mova_jax.data.ingest.tasks import DecodeOptions, Task, from_json, run_task, to_json
-from mova_jax.data.shards import ShardError, reraise_as_shard_error
+from mova_jax.data.shards import ShardError
 from mova_jax.data.storage import Folder
 
 _WORK = f"{PARTIAL}/work"
-_CHUNK = 64  # tasks in a file
 
 
 def decode_and_pack(
@@ -39,7 +35,7 @@ def decode_and_pack(
         known: results of the items that are done, by key.
         output: the output folder.
         options: how videos become records.
-        pipeline_options: as on Beam's command line, `--runner=...` among them.
+        pipeline_options: from `beam_options`.
 
     Returns:
         The result of each key, and the plan of the shards.
@@ -49,12 +45,8 @@ def decode_and_pack(
     """
     partial_output = PartialOutput(output)
     todo = [task for task in tasks if task.cache_key not in known]
-    chunks = [
-        [to_json(task) for task in todo[start : start + _CHUNK]]
-        for start in range(0, len(todo), _CHUNK)
-    ]
     work = functools.partial(run_task, partial_output=partial_output, options=options)
-    _run("decode", chunks, _Decode(work), output, pipeline_options)
+    _run("decode", list(map(to_json, todo)), _Decode(work), output, pipeline_options)
     done = {task.cache_key for task in todo} & partial_output.keys()
     results = known | partial_output.retry_results() | partial_output.results(done)
     plan = ShardPlan()
@@ -66,7 +58,7 @@ def decode_and_pack(
             )
         if size := results[key].size:
             plan.add(item.split, key, size)
-    shards = [[keys] for split in plan.shards.values() for keys in split]
+    shards = [keys for split in plan.shards.values() for keys in split]
     _run("pack", shards, partial_output.pack, output, pipeline_options)
     return results, plan
 
@@ -81,33 +73,8 @@ class _Decode:
         self._work(from_json(values))
 
 
-def _run(name: str, chunks: list[list], work: Callable, output: Folder, options) -> None:
-    """Calls `work` on every entry of every chunk, in a pipeline."""
-    if not chunks:
-        return
-    with reraise_as_shard_error(f"The work cannot be written to {output}"):
-        for number, chunk in enumerate(chunks):
-            output.write(_file(name, number), json.dumps(chunk).encode())
+def _run(name: str, tasks: list, work: Callable, output: Folder, options: Sequence[str]) -> None:
     try:
-        with apache_beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
-            _ = (
-                pipeline
-                | apache_beam.Create(range(len(chunks)))
-                | apache_beam.FlatMap(functools.partial(_read, output, name))
-                | apache_beam.Reshuffle()
-                | name >> apache_beam.Map(functools.partial(_work_on, work))
-            )
-    except Exception as error:  # every runner raises its own
-        raise ShardError(f"The Beam pipeline {name!r} failed: {str(error)[:1000]}") from error
-
-
-def _read(output: Folder, name: str, number: int) -> list:
-    return json.loads(output.read(_file(name, number)))
-
-
-def _work_on(work: Callable, entry) -> None:
-    work(entry)  # the result is in the output folder
-
-
-def _file(name: str, number: int) -> str:
-    return f"{_WORK}/{name}-{number:06d}.json"
+        run_pipeline(name, tasks, work, Folder(storage.join(output.path, _WORK)), options)
+    except PipelineError as error:
+        raise ShardError(str(error)) from error

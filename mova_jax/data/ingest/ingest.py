@@ -34,6 +34,7 @@ from mova_jax.data.annotations import (
 )
 from mova_jax.data.annotations.counts import counts_of
 from mova_jax.data.images import CODECS
+from mova_jax.data.ingest import beam as beam_lib
 from mova_jax.data.ingest.decode_item import DIED, decode_all
 from mova_jax.data.ingest.partial_output import ItemResult, PartialOutput, ShardPlan, shard_name
 from mova_jax.data.ingest.publish import discard, open_output, publish
@@ -162,8 +163,6 @@ def ingest(
         if known and progress:
             print(f"{len(known):,} of {len(tasks):,} videos are done already.", file=sys.stderr)
         if beam:
-            from mova_jax.data.ingest import beam as beam_lib  # an optional dependency
-
             results, plan = beam_lib.decode_and_pack(tasks, known, output, options, beam)
         else:
             results, plan = _decode_and_pack(tasks, known, output, options, workers, progress)

@@ -4,8 +4,8 @@ import ipaddress
 
 import uvicorn
 
-from mova_jax.search.app import make_app
-from mova_jax.search.playable import PlayableFiles
+from mova_jax.search.page.app import make_app
+from mova_jax.search.page.playable import PlayableFiles
 from mova_jax.search.service import Library
 
 

@@ -13,8 +13,8 @@ import uvicorn
 from playwright.sync_api import sync_playwright
 
 from mova_jax.data.images import encode_jpeg
-from mova_jax.search.app import make_app
-from mova_jax.search.playable import PlayableFiles
+from mova_jax.search.page.app import make_app
+from mova_jax.search.page.playable import PlayableFiles
 from mova_jax.search.progress import Indexing
 from mova_jax.search.query import Searcher
 from mova_jax.search.service import Library

@@ -36,11 +36,11 @@ from starlette.routing import Route
 from mova_jax.data.annotations.videos import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from mova_jax.data.ingest.video_reader import DecodeError
 from mova_jax.search.filters import Filter, QueryError
-from mova_jax.search.guard import Guard
-from mova_jax.search.playable import PlayableFiles
+from mova_jax.search.page.guard import Guard
+from mova_jax.search.page.playable import PlayableFiles
+from mova_jax.search.page.upload import frames_of, receive
 from mova_jax.search.query import Answer
 from mova_jax.search.service import Library
-from mova_jax.search.upload import frames_of, receive
 
 WAITING = 64  # questions that wait for the device at most; more are refused for the moment
 MOST_ANSWERS = 100

@@ -14,10 +14,10 @@ pytest.importorskip("starlette")
 from starlette.testclient import TestClient
 
 from mova_jax.data.images import encode_ppm
-from mova_jax.search import app as app_lib
-from mova_jax.search import upload
-from mova_jax.search.app import STATIC, columns, make_app
-from mova_jax.search.playable import PlayableFiles
+from mova_jax.search.page import app as app_lib
+from mova_jax.search.page import upload
+from mova_jax.search.page.app import STATIC, columns, make_app
+from mova_jax.search.page.playable import PlayableFiles
 from mova_jax.search.progress import Indexing
 from mova_jax.search.query import Searcher
 from mova_jax.search.service import Library

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from mova_jax.data.ingest.video_reader import DecodeError
-from mova_jax.search import playable
-from mova_jax.search.playable import PlayableFiles
+from mova_jax.search.page import playable
+from mova_jax.search.page.playable import PlayableFiles
 from mova_jax.utils import lock
 from tests.clips import numbered, write_video
 
@@ -60,7 +60,7 @@ def test_what_a_killed_process_left_is_deleted(films, monkeypatch):
     code = (
         "import os, tempfile\n"
         f"tempfile.tempdir = {playable.tempfile.gettempdir()!r}\n"
-        "from mova_jax.search.playable import PlayableFiles\n"
+        "from mova_jax.search.page.playable import PlayableFiles\n"
         "files = PlayableFiles()\n"
         f"print(files.path('a', {str(films[0])!r}), flush=True)\n"
         "os.kill(os.getpid(), 9)\n"

@@ -1,0 +1,1 @@
+"""The web page of the search, and the server that it asks."""
