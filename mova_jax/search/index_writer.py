@@ -3,7 +3,9 @@
     writer = IndexWriter("index", {"model": ..., "fingerprint": ..., "fps": 1.0, "dim": 512})
     writer.add(content_id(path), SourceFile.of(path), vectors, times, duration)
 
-Several writers may be open at a time, in processes of one machine.
+Several writers may be open at a time, in processes of machines that share the folder and its locks.
+What a method has done survives a loss of power (`utils/atomic.py`): a new version is on the disk
+before the change that it announces, so that no packed copy is taken for newer than it is.
 """
 
 import contextlib
@@ -75,7 +77,7 @@ class IndexWriter:
             known = read_manifest(self.folder)
             if known is None:
                 made = {"format": FORMAT, **about}
-                atomic.write_text(self.folder / MANIFEST, json.dumps(made, indent=1))
+                _write(self.folder / MANIFEST, json.dumps(made, indent=1))
                 return
         for key in ("fingerprint", "fps"):
             if known[key] != about[key]:
@@ -122,10 +124,12 @@ class IndexWriter:
             if thumbnails:
                 (aside / THUMBS).write_bytes(thumbnails)
             (aside / ENTRY).write_text(entry_to_json(entry), encoding="utf-8")
+            atomic.sync_content(aside)
             with self._lock():
                 if not target.is_dir():  # another writer may have been faster
                     self._change()
                     aside.rename(target)
+                    atomic.sync_name(target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -158,14 +162,14 @@ class IndexWriter:
     def _set_files(self, entry: Entry, files: tuple[SourceFile, ...]) -> None:
         self._change()
         changed = entry_to_json(dataclasses.replace(entry, files=files))
-        atomic.write_text(self.folder / VIDEOS / entry.id / ENTRY, changed)
+        _write(self.folder / VIDEOS / entry.id / ENTRY, changed)
 
     def remove(self, video: str) -> None:
         """Takes a video out; its files are not indexed again until `restore`."""
         with self._lock():
             entry = self._entry(video)
             self._change()
-            atomic.write_text(self.folder / REMOVED / f"{video}.json", entry_to_json(entry))
+            _write(self.folder / REMOVED / f"{video}.json", entry_to_json(entry))
             _delete(self.folder / VIDEOS / video)
 
     def removed(self) -> set[str]:
@@ -232,7 +236,7 @@ class IndexWriter:
             index = open_index(self.folder)
             place = self.folder / PACKED / (read_version(self.folder) or self._change())
             if index.entries and not place.is_dir():
-                with atomic.replacing(place) as aside:
+                with atomic.replacing(place, durable=True) as aside:
                     aside.mkdir()
                     _write_packed(aside, index)
             for old in (self.folder / PACKED).glob("*"):  # what was killed here, too
@@ -243,7 +247,7 @@ class IndexWriter:
     def _change(self) -> str:
         """Another version, before a change: a kill in between only makes the packed copy old."""
         version = uuid.uuid4().hex
-        atomic.write_text(self.folder / VERSION, version)
+        _write(self.folder / VERSION, version)
         return version
 
     @contextlib.contextmanager
@@ -286,6 +290,10 @@ def _write_packed(folder: Path, index: Index) -> None:
             times.write(np.ascontiguousarray(some[1], np.float32).data)
     entries = [dataclasses.asdict(entry) for entry in index.entries]
     (folder / PACKED_ENTRIES).write_text(json.dumps(entries), encoding="utf-8")
+
+
+def _write(path: Path, text: str) -> None:
+    atomic.write_text(path, text, durable=True)
 
 
 def _is_old(path: Path) -> bool:

@@ -5,9 +5,14 @@
 
 A reader of `path` sees the old content or the new one, never half of it. A killed process leaves a
 name that begins with a dot and ends in `.partial`.
+
+When the power is lost, a file may have its new name and not yet its bytes. `durable` asks the disk
+for the bytes before the rename and for the name after it: what has returned is there afterwards, as
+far as the file system and the disk keep what fsync promises.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -22,8 +27,7 @@ def replacing(path: str | os.PathLike, *, durable: bool = False) -> Iterator[Pat
     Args:
         path: of a file or a folder; its parent is made. A file that is there is replaced, a folder
             only when it is empty.
-        durable: whether a file also survives a loss of power: without this it may get its name
-            before it has its bytes.
+        durable: whether it also survives a loss of power, see the module.
 
     Raises:
         OSError: what could not be written or renamed; nothing is left aside then.
@@ -33,12 +37,13 @@ def replacing(path: str | os.PathLike, *, durable: bool = False) -> Iterator[Pat
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         yield aside
-        if durable and aside.is_file():
-            with aside.open("rb") as stream:
-                os.fsync(stream.fileno())
+        if durable:
+            sync_content(aside)
         if aside.is_dir() and path.is_dir():
             path.rmdir()
         aside.replace(path)
+        if durable:
+            sync_name(path)
     finally:
         if aside.is_dir():
             shutil.rmtree(aside, ignore_errors=True)
@@ -55,3 +60,31 @@ def write_bytes(path: str | os.PathLike, data: bytes, *, durable: bool = False) 
 def write_text(path: str | os.PathLike, text: str, *, durable: bool = False) -> None:
     """Writes a file of UTF-8 text, whole or not at all; see `replacing`."""
     write_bytes(path, text.encode(), durable=durable)
+
+
+def sync_content(path: str | os.PathLike) -> None:
+    """Returns when the bytes of a file, or of all files in a folder, are on the disk."""
+    path = Path(path)
+    if path.is_dir():
+        for inside in path.iterdir():
+            sync_content(inside)
+        _sync_folder(path)
+        return
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def sync_name(path: str | os.PathLike) -> None:
+    """Returns when the name that a file or folder got by a rename is on the disk."""
+    _sync_folder(Path(path).absolute().parent)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise  # some network file systems sync no folders
+    finally:
+        os.close(handle)

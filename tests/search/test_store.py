@@ -233,3 +233,41 @@ def test_packing_that_is_killed_changes_nothing(tmp_path, monkeypatch):
     np.save(tmp_path / "index" / "videos" / video / "vectors.npy", np.zeros((1, 4), np.float16))
     with pytest.raises(StoreError, match="does not have the 3 frames of its entry"):
         writer.pack()
+
+
+def test_what_is_done_survives_a_loss_of_power(tmp_path, monkeypatch):
+    """All bytes are on the disk before a rename, and its name before the next one."""
+    real = {name: getattr(os, name) for name in ("fsync", "rename", "replace")}
+    bytes_of, names, renamed = set(), set(), []
+
+    def fsync(handle):
+        bytes_of.add(os.readlink(f"/proc/self/fd/{handle}"))
+        names.add(os.readlink(f"/proc/self/fd/{handle}"))
+        real["fsync"](handle)
+
+    def move(kind, source, target):
+        if not str(target).endswith(".partial"):  # those are deletions
+            inside = [
+                os.path.join(folder, f) for folder, _, files in os.walk(source) for f in files
+            ]
+            assert {str(source), *inside} <= bytes_of, target
+            assert not renamed or os.path.dirname(renamed[-1]) in names, renamed[-1]
+            renamed.append(str(target))
+            names.clear()
+        real[kind](source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", lambda *args: move("rename", *args))
+    monkeypatch.setattr(os, "replace", lambda *args: move("replace", *args))
+    index = tmp_path / "index"
+    writer = IndexWriter(index, ABOUT)
+    video = add(writer, tmp_path, "a.mp4")
+    writer.add_file(video, SourceFile("/b.mp4", 1, 1))
+    writer.pack()
+    writer.remove(video)
+    packed = next((index / "packed").iterdir())
+    entry, removed = index / "videos" / video, index / "removed" / f"{video}.json"
+    version = index / "version"
+    expected = [index / "index.json", version, entry, version, entry / "entry.json", packed]
+    assert renamed == list(map(str, [*expected, version, removed]))
+    assert os.path.dirname(renamed[-1]) in names
