@@ -15,6 +15,7 @@ from mova_jax.training import run as run_lib
 from mova_jax.training.loop import Loop
 from mova_jax.training.workdir import RunError
 from tests import tiny
+from tests.tracked import trackio_rows, wandb_rows
 
 STEPS = 6
 
@@ -101,6 +102,35 @@ def test_a_resumed_run_equals_one_that_never_stopped(
     run_stopped(config(cache), tmp_path, stop_at, monkeypatch)
     assert run_lib.run(config(cache), tmp_path) == 0
     assert tiny.logged_metrics(tmp_path) == tiny.logged_metrics(complete)
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+def test_a_tracked_run_that_resumes_is_one_run_with_every_step_once(
+    tracker, cache, tmp_path, monkeypatch
+):
+    install = "requirements-trackers.txt" if tracker == "wandb" else "pip install trackio"
+    module = pytest.importorskip(tracker, reason=f"needs {install}")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    made, workdir = config(cache, log__tracker=tracker), tmp_path / "base"
+    run_stopped(made, workdir, 3, monkeypatch)
+    run_id = (workdir / "tracker_id").read_text()
+    assert run_lib.run(made, workdir) == 0
+    assert (workdir / "tracker_id").read_text() == run_id
+    if tracker == "wandb":
+        module.teardown()  # its process has written everything when it ends
+        rows, runs = wandb_rows(workdir, run_id)
+        assert runs == {(run_id, "base", "mova_jax")}
+        assert len(list((workdir / "wandb").glob(f"offline-run-*-{run_id}"))) == 2
+    else:
+        rows, name = trackio_rows()
+        assert name == f"base-{run_id}"
+    steps, logged = list(range(1, STEPS + 1)), tiny.logged_metrics(workdir)
+    assert [int(row["step"]) for row in rows if "train/loss" in row] == steps
+    for name in ("train/loss", "validation/t2v/r1", "test/t2v/r1"):
+        expected = [(row["step"], row[name]) for row in logged if name in row]
+        assert [(row["step"], row[name]) for row in rows if name in row] == expected != []
 
 
 def test_a_resumed_run_in_microbatches_equals_one_that_never_stopped(cache, tmp_path, monkeypatch):

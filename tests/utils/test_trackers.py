@@ -2,12 +2,12 @@
 
 import contextlib
 import importlib.util
-import struct
 
 import pytest
 
 from mova_jax.utils.metric_log import MetricWriter
 from mova_jax.utils.trackers import ID_FILE, TrackerError, check_tracker, open_tracker
+from tests.tracked import trackio_rows, wandb_rows
 
 
 def log_twice(name, workdir):
@@ -23,40 +23,14 @@ def log_twice(name, workdir):
     return (workdir / ID_FILE).read_text()
 
 
-def records_of(data):
-    """The records of a .wandb file: LevelDB's log format after 7 bytes of its own."""
-    place, record = 7, b""
-    while place + 7 <= len(data):
-        left = 32768 - place % 32768  # of the block; fewer than 7 bytes are filled up
-        if left < 7:
-            place += left
-            continue
-        length, kind = struct.unpack("<HB", data[place + 4 : place + 7])  # after a checksum
-        record += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # a whole record, or its last piece
-            yield record
-            record = b""
-
-
 def test_wandb_offline_keeps_every_row_under_one_id(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb", reason="needs requirements-trackers.txt")
-    from wandb.proto.wandb_internal_pb2 import Record
-
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run_id = log_twice("wandb", tmp_path / "base")
     wandb.teardown()  # its process has written everything when it ends
-    rows, runs = [], []
-    for path in sorted((tmp_path / "base" / "wandb").glob(f"offline-run-*/run-{run_id}.wandb")):
-        for data in records_of(path.read_bytes()):
-            record = Record.FromString(data)
-            if record.HasField("run"):
-                runs.append((record.run.run_id, record.run.display_name, record.run.project))
-            if record.HasField("history"):
-                items = {i.key or i.nested_key[0]: i.value_json for i in record.history.item}
-                rows.append({k: float(v) for k, v in items.items() if not k.startswith("_")})
-    assert set(runs) == {(run_id, "base", "mova_jax")}
+    rows, runs = wandb_rows(tmp_path / "base", run_id)
+    assert runs == {(run_id, "base", "mova_jax")}
     losses = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
     assert losses == [(1, 1.0), (2, 0.5), (2, 0.5), (3, pytest.approx(1 / 3))]
     assert [row["step"] for row in rows if "validation/r1" in row] == [2, 3]
@@ -64,14 +38,13 @@ def test_wandb_offline_keeps_every_row_under_one_id(tmp_path, monkeypatch):
 
 def test_trackio_keeps_every_row_under_one_id(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    trackio = pytest.importorskip("trackio", reason="needs pip install trackio")
+    pytest.importorskip("trackio", reason="needs pip install trackio")
     run_id = log_twice("trackio", tmp_path / "base")
-    (run,) = trackio.Api().runs("mova_jax")
-    assert run.name == f"base-{run_id}"
-    rows = trackio.SQLiteStorage.get_logs("mova_jax", run.name)
+    rows, name = trackio_rows()
+    assert name == f"base-{run_id}"
     losses = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
-    assert sorted(losses) == [(1, 1.0), (2, 0.5), (2, 0.5), (3, pytest.approx(1 / 3))]
-    assert sorted(row["step"] for row in rows if "validation/r1" in row) == [2, 3]
+    assert losses == [(1, 1.0), (2, 0.5), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert [row["step"] for row in rows if "validation/r1" in row] == [2, 3]
 
 
 def test_without_a_tracker_nothing_is_written(tmp_path):
