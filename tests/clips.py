@@ -70,6 +70,31 @@ def write_video(
     return path
 
 
+def film(path, codec="libx264", sound="", frames=40, rate=10, **settings):
+    """A film whose frames show their number, with B-frames, and sound where a codec is named."""
+    settings = {"encoder": {"max_b_frames": 2}} | settings
+    if not sound:
+        return write_video(path, numbered(frames), rate=rate, codec=codec, **settings)
+    silent = write_video(
+        path.with_name("silent.mkv"), numbered(frames), rate=rate, codec=codec, **settings
+    )
+    with av.open(str(silent)) as source, av.open(str(path), "w") as container:
+        (picture,) = source.streams.video
+        copy = container.add_stream_from_template(picture)
+        spoken = container.add_stream(sound, rate=48000, layout="stereo")
+        for packet in source.demux(picture):
+            if packet.size:
+                packet.stream = copy
+                container.mux(packet)
+        for number in range(frames * 48000 // rate // 1024):
+            silence = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), "fltp")
+            silence.rate, silence.pts = 48000, number * 1024
+            silence.time_base = fractions.Fraction(1, 48000)
+            container.mux(spoken.encode(silence))
+        container.mux(spoken.encode())
+    return path
+
+
 def write_sound(path):
     """Writes an MP4 with sound and no picture."""
     with av.open(str(path), "w") as container:

@@ -35,10 +35,10 @@ def _records(data):
             record = b""
 
 
-def trackio_rows(project="mova_jax"):
-    """The rows that Trackio kept of the only run of a project, by step, and its name."""
+def trackio_rows(run_id, project="mova_jax"):
+    """The rows that Trackio kept of a run, by step, and the names of the runs with this id."""
     import trackio
 
-    (run,) = trackio.Api().runs(project)
-    rows = trackio.SQLiteStorage.get_logs(project, run.name)
-    return sorted(rows, key=lambda row: row["step"]), run.name
+    names = [run.name for run in trackio.Api().runs(project) if run_id in run.name]
+    rows = [row for name in names for row in trackio.SQLiteStorage.get_logs(project, name)]
+    return sorted(rows, key=lambda row: row["step"]), names

@@ -124,8 +124,8 @@ def test_a_tracked_run_that_resumes_is_one_run_with_every_step_once(
         assert runs == {(run_id, "base", "mova_jax")}
         assert len(list((workdir / "wandb").glob(f"offline-run-*-{run_id}"))) == 2
     else:
-        rows, name = trackio_rows()
-        assert name == f"base-{run_id}"
+        rows, names = trackio_rows(run_id)
+        assert names == [f"base-{run_id}"]
     steps, logged = list(range(1, STEPS + 1)), tiny.logged_metrics(workdir)
     assert [int(row["step"]) for row in rows if "train/loss" in row] == steps
     for name in ("train/loss", "validation/t2v/r1", "test/t2v/r1"):

@@ -40,8 +40,8 @@ def test_trackio_keeps_every_row_under_one_id(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     pytest.importorskip("trackio", reason="needs pip install trackio")
     run_id = log_twice("trackio", tmp_path / "base")
-    rows, name = trackio_rows()
-    assert name == f"base-{run_id}"
+    rows, names = trackio_rows(run_id)
+    assert names == [f"base-{run_id}"]
     losses = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
     assert losses == [(1, 1.0), (2, 0.5), (2, 0.5), (3, pytest.approx(1 / 3))]
     assert [row["step"] for row in rows if "validation/r1" in row] == [2, 3]

@@ -47,6 +47,7 @@ MOST_ANSWERS = 100
 UPLOADS = 4  # files that are received and decoded at a time
 LARGEST_BODY = 2**16  # bytes of a question
 HEAT_COLUMNS = 240  # of a timeline
+SILENCE = "Sound-Left-Out"  # header: why a file that is played has no sound
 STATIC = Path(__file__).parent / "static"
 SHOWN = (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS)  # an index may name any file; others are not sent
 FILES = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -229,10 +230,11 @@ async def _video(request: Request) -> Response:
 async def _playable(request: Request) -> Response:
     source, files = _source(request), request.app.state.files
     try:
-        path = await asyncio.to_thread(files.path, request.path_params["id"], source)
+        file = await asyncio.to_thread(files.file, request.path_params["id"], source)
     except DecodeError as error:
         return _error(415, str(error))
-    return FileResponse(path, media_type=f"video/{path.suffix[1:]}")
+    headers = {SILENCE: file.silence} if file.silence else None
+    return FileResponse(file.path, media_type=f"video/{file.path.suffix[1:]}", headers=headers)
 
 
 def _source(request: Request) -> str:

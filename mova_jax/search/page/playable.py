@@ -1,7 +1,7 @@
 """Copies of videos in containers that browsers play, made when they are asked for.
 
     with PlayableFiles(most_bytes=2**32) as files:
-        files.path("3f2a", "holiday.mkv")      # of an MP4 or WebM with the same streams
+        files.file("3f2a", "holiday.mkv").path      # of an MP4 or WebM with the same picture
 
 The copies are temporary: they have at most so many bytes together (those used longest ago go first)
 and half of the free space of the disk, and are deleted at the end. What a killed process left is
@@ -13,9 +13,8 @@ import os
 import shutil
 import tempfile
 import threading
-from pathlib import Path
 
-from mova_jax.data.ingest.remux import remux
+from mova_jax.data.ingest.remux import Remuxed, remux
 from mova_jax.data.ingest.video_reader import DecodeError
 from mova_jax.utils.lock import living_folder
 
@@ -34,7 +33,7 @@ class PlayableFiles:
         self._most = most_bytes
         self._held = contextlib.ExitStack()
         self._folder = self._held.enter_context(living_folder(tempfile.gettempdir(), _PREFIX))
-        self._made: dict[str, Path] = {}  # by id, the one used last at the end
+        self._made: dict[str, Remuxed] = {}  # by id, the one used last at the end
         self._refused: dict[str, str] = {}  # id: reason
         self._one = threading.Lock()
 
@@ -44,8 +43,8 @@ class PlayableFiles:
     def __exit__(self, *_) -> None:
         self._held.close()
 
-    def path(self, video: str, source: str | os.PathLike) -> Path:
-        """The copy of a video.
+    def file(self, video: str, source: str | os.PathLike) -> Remuxed:
+        """The copy of a video, and why it has no sound.
 
         Args:
             video: its id, which is another one when its content changes.
@@ -57,9 +56,9 @@ class PlayableFiles:
         with self._one:
             if video in self._refused:
                 raise DecodeError(self._refused[video])
-            path = self._made.pop(video, None)
+            made = self._made.pop(video, None)
             try:
-                self._made[video] = path or self._make(video, source)
+                self._made[video] = made or self._make(video, source)
             except DecodeError as error:
                 self._refused[video] = str(error)
                 raise
@@ -67,16 +66,16 @@ class PlayableFiles:
                 raise DecodeError(f"it cannot be repackaged ({error.strerror})") from error
             return self._made[video]
 
-    def _make(self, video: str, source: str | os.PathLike) -> Path:
+    def _make(self, video: str, source: str | os.PathLike) -> Remuxed:
         needed = os.stat(source).st_size
         while self._made and not self._fits(needed):
-            self._made.pop(next(iter(self._made))).unlink(missing_ok=True)
+            self._made.pop(next(iter(self._made))).path.unlink(missing_ok=True)
         if not self._fits(needed):
             raise DecodeError(f"its {needed:,} bytes are too many to be repackaged")
         # Another container has other headers, which are a small part of a file.
         return remux(source, self._folder / video, needed + needed // 8 + 2**16)
 
     def _fits(self, size: int) -> bool:
-        used = sum(path.stat().st_size for path in self._made.values())
+        used = sum(made.path.stat().st_size for made in self._made.values())
         free = shutil.disk_usage(self._folder).free
         return used + size <= self._most and 2 * size <= free

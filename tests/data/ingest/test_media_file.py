@@ -61,7 +61,7 @@ def test_of_equal_streams_the_one_with_more_frames_is_the_film(tmp_path, flag):
 def test_the_film_is_repackaged_and_not_its_thumbnail(tmp_path):
     first, film = ("mjpeg", Disposition(0), [20]), ("libx264", Disposition.default, FILM)
     path = _streams(tmp_path / "a.mkv", first, film)
-    assert _levels(remux(path, tmp_path / "b", most_bytes=10**6)) == FILM
+    assert _levels(remux(path, tmp_path / "b", most_bytes=10**6).path) == FILM
 
 
 def test_a_cover_is_no_film(tmp_path):

@@ -1,40 +1,15 @@
 """Tests of repackaging: the same packets at the same times, in a container that browsers play."""
 
-import fractions
-
 import av
-import numpy as np
 import pytest
 
+from mova_jax.data.ingest import remux as remux_lib
 from mova_jax.data.ingest.remux import remux
 from mova_jax.data.ingest.video_reader import DecodeError, decode_video
-from tests.clips import numbered, numbers_of, write_sound, write_video
+from tests.clips import film, numbered, numbers_of, write_sound, write_video
 
-FRAMES, RATE = 40, 10
+FRAMES, RATE = 40, 10  # of `film`
 PLENTY = 2**30
-
-
-def film(path, codec="libx264", sound="", **settings):
-    """A film whose frames show their number, with B-frames, and sound where a codec is named."""
-    settings = {"encoder": {"max_b_frames": 2}} | settings
-    if not sound:
-        return write_video(path, numbered(FRAMES), rate=RATE, codec=codec, **settings)
-    silent = write_video(path.with_name("silent.mkv"), numbered(FRAMES), codec=codec, **settings)
-    with av.open(str(silent)) as source, av.open(str(path), "w") as container:
-        (picture,) = source.streams.video
-        copy = container.add_stream_from_template(picture)
-        spoken = container.add_stream(sound, rate=48000, layout="stereo")
-        for packet in source.demux(picture):
-            if packet.size:
-                packet.stream = copy
-                container.mux(packet)
-        for number in range(FRAMES * 48000 // RATE // 1024):
-            silence = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), "fltp")
-            silence.rate, silence.pts = 48000, number * 1024
-            silence.time_base = fractions.Fraction(1, 48000)
-            container.mux(spoken.encode(silence))
-        container.mux(spoken.encode())
-    return path
 
 
 def codecs(path):
@@ -65,7 +40,7 @@ def packets(path):
 )
 def test_every_frame_is_shown_at_its_time(tmp_path, name, settings, kind):
     source = film(tmp_path / name, **settings)
-    found = remux(source, tmp_path / "out", PLENTY)
+    found = remux(source, tmp_path / "out", PLENTY).path
     assert found == tmp_path / f"out{kind}"
     video, expected = (decode_video(path, RATE, 0) for path in (found, source))
     assert numbers_of(video.frames) == numbers_of(expected.frames) == list(range(FRAMES))
@@ -78,19 +53,73 @@ def test_a_clock_that_starts_late_starts_at_zero(tmp_path):
     source = write_video(
         tmp_path / "late.mkv", numbered(20), times=range(700, 720), codec="libx264"
     )
-    with av.open(str(remux(source, tmp_path / "out", PLENTY))) as container:
+    with av.open(str(remux(source, tmp_path / "out", PLENTY).path)) as container:
         assert float(container.streams.video[0].start_time or 0) == 0
         assert container.duration / 1e6 == pytest.approx(2.0, abs=0.2)
 
 
 @pytest.mark.parametrize(
-    ("sound", "kept"), [("aac", ["h264", "aac"]), ("libopus", ["h264", "opus"]), ("ac3", ["h264"])]
+    ("name", "settings", "sound", "kept"),
+    [
+        ("spoken.mkv", {}, "aac", ["h264", "aac"]),
+        ("spoken.mkv", {}, "libopus", ["h264", "opus"]),
+        ("spoken.mkv", {}, "ac3", ["h264", "aac"]),
+        ("spoken.mkv", {}, "pcm_f32le", ["h264", "aac"]),
+        ("late.ts", {}, "mp2", ["h264", "aac"]),  # its clock starts later
+        ("spoken.mkv", {"codec": "libvpx-vp9", "encoder": {}}, "aac", ["vp9", "opus"]),
+    ],
 )
-def test_sound_comes_along_where_browsers_play_it(tmp_path, sound, kept):
-    source = film(tmp_path / "spoken.mkv", sound=sound)
-    found = remux(source, tmp_path / "out", PLENTY)
-    assert codecs(found) == kept
-    assert numbers_of(decode_video(found, RATE, 0).frames) == list(range(FRAMES))
+def test_sound_comes_along_encoded_again_where_it_must_be(tmp_path, name, settings, sound, kept):
+    source = film(tmp_path / name, sound=sound, **settings)
+    found, silence = remux(source, tmp_path / "out", PLENTY)
+    assert codecs(found) == kept and not silence
+    shown = numbers_of(decode_video(found, RATE, 0).frames)
+    # The sound of the .ts starts a frame before its picture, which is then shown for longer.
+    assert shown == [*([0] if name == "late.ts" else []), *range(FRAMES)]
+    with av.open(str(found)) as container:
+        frames = list(container.decode(audio=0))
+        assert frames[0].time == pytest.approx(0, abs=0.1)
+        assert frames[-1].time == pytest.approx(FRAMES / RATE, abs=0.1)
+        assert container.duration / 1e6 == pytest.approx(FRAMES / RATE, abs=0.1)
+
+
+def test_sound_that_takes_long_or_cannot_be_decoded_is_left_out_and_said(tmp_path, monkeypatch):
+    source = film(tmp_path / "spoken.mkv", sound="ac3")
+    monkeypatch.setattr(remux_lib, "MOST_SOUND", 3)
+    found, silence = remux(source, tmp_path / "long", PLENTY)
+    assert codecs(found) == ["h264"] and "ac3" in silence and "would have to be encoded" in silence
+    monkeypatch.setattr(remux_lib, "MOST_SOUND", 3600)
+    damaged = bytearray(source.read_bytes())
+    for place in range(len(damaged) - 1):
+        if damaged[place : place + 2] == b"\x0b\x77":  # a frame of AC-3 begins
+            damaged[place : place + 20] = bytes(20)
+    (tmp_path / "damaged.mkv").write_bytes(damaged)
+    found, silence = remux(tmp_path / "damaged.mkv", tmp_path / "damaged", PLENTY)
+    assert codecs(found) == ["h264"] and silence == "its sound (ac3) cannot be decoded"
+    assert sorted(path.name for path in tmp_path.glob("*.mp4")) == ["damaged.mp4", "long.mp4"]
+
+
+def test_safari_s_tag_of_hevc(tmp_path):
+    settings = {"codec": "libx265", "encoder": {"options": {"x265-params": "log-level=0"}}}
+    for name, more in (("hevc.mkv", {}), ("hevc.ts", {"format": "mpegts"})):
+        found = remux(film(tmp_path / name, **settings, **more), tmp_path / name, PLENTY).path
+        with av.open(str(found)) as container:
+            assert container.streams.video[0].codec_context.codec_tag == "hvc1"
+
+
+@pytest.mark.parametrize("b_frames", [1, 2, 3])
+def test_an_avi_is_shown_in_the_order_that_its_decoder_finds(tmp_path, b_frames, monkeypatch):
+    """AVI has a time of decoding alone; in it, frames that are shown later come first."""
+    source = film(tmp_path / "b.avi", encoder={"max_b_frames": b_frames})
+    found = remux(source, tmp_path / "out", PLENTY).path
+    video = decode_video(found, RATE, 0)
+    assert numbers_of(video.frames) == list(range(FRAMES)) and not video.warnings
+    with av.open(str(found)) as container:
+        shown = [frame.time for frame in container.decode(video=0)]
+    assert shown == pytest.approx([number / RATE for number in range(FRAMES)], abs=0.01)
+    monkeypatch.setattr(remux_lib, "MOST_FRAMES", FRAMES - 1)
+    with pytest.raises(DecodeError, match="an AVI of over 39 frames"):
+        remux(source, tmp_path / "long", PLENTY)
 
 
 def test_what_cannot_be_repackaged_leaves_nothing(tmp_path):
@@ -100,7 +129,6 @@ def test_what_cannot_be_repackaged_leaves_nothing(tmp_path):
     out = tmp_path / "out" / "x"
     for path, message in [
         (film(tmp_path / "old.avi", "mpeg4"), "its codec mpeg4 would have to be encoded again"),
-        (film(tmp_path / "b.avi"), "AVI does not say when frames"),
         (tmp_path / "text.mkv", "cannot be repackaged"),
         (tmp_path / "none.mkv", "no such file"),
         (tmp_path / "list.mkv", "other files|cannot be repackaged"),

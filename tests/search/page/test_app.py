@@ -14,6 +14,7 @@ pytest.importorskip("starlette")
 from starlette.testclient import TestClient
 
 from mova_jax.data.images import encode_ppm
+from mova_jax.data.ingest import remux
 from mova_jax.search.page import app as app_lib
 from mova_jax.search.page import upload
 from mova_jax.search.page.app import STATIC, columns, make_app
@@ -21,7 +22,7 @@ from mova_jax.search.page.playable import PlayableFiles
 from mova_jax.search.progress import Indexing
 from mova_jax.search.query import Searcher
 from mova_jax.search.service import Library
-from tests.clips import numbered, write_video
+from tests.clips import film, numbered, write_video
 from tests.search.made import MadeIndex, MadeModel, MadeScan
 
 HERE = "http://127.0.0.1:8000"
@@ -144,8 +145,18 @@ def test_a_file_for_other_players_is_sent_in_another_container(library, client, 
     assert whole.content[4:8] == b"ftyp"
     part = client.get("/playable/v000", headers={"Range": "bytes=4-7"})
     assert part.status_code == 206 and part.content == b"ftyp"
+    assert "sound-left-out" not in whole.headers
     (tmp_path / "film.flv").unlink()
     assert client.get("/playable/v000").status_code == 404
+
+
+def test_sound_that_is_left_out_is_said(library, client, tmp_path, monkeypatch):
+    monkeypatch.setattr(remux, "MOST_SOUND", 1)
+    source = film(tmp_path / "film.mkv", sound="ac3")
+    entry = dataclasses.replace(library.index.entries[0], source=str(source))
+    library.index.entries[0] = entry
+    headers = client.get("/playable/v000", headers={"Range": "bytes=0-0"}).headers
+    assert headers["sound-left-out"].startswith("its sound (ac3) would have to be encoded")
 
 
 @pytest.mark.parametrize(

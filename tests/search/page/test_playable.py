@@ -23,36 +23,36 @@ def films(tmp_path, monkeypatch):
 
 def test_a_copy_is_made_once_and_deleted_at_the_end(films):
     with PlayableFiles() as files:
-        path = files.path("a", films[0])
+        path = files.file("a", films[0]).path
         stamp = path.stat().st_mtime_ns
         films[0].unlink()
-        assert files.path("a", films[0]) == path and path.stat().st_mtime_ns == stamp
+        assert files.file("a", films[0]).path == path and path.stat().st_mtime_ns == stamp
     assert not path.parent.exists()
 
 
 def test_the_copy_used_longest_ago_makes_room(films):
     size = films[0].stat().st_size
     with PlayableFiles(most_bytes=int(2.9 * size)) as files:
-        first, second = files.path("a", films[0]), files.path("b", films[1])
-        files.path("a", films[0])
-        files.path("c", films[1])
+        first, second = files.file("a", films[0]).path, files.file("b", films[1]).path
+        files.file("a", films[0])
+        files.file("c", films[1])
         assert first.exists() and not second.exists()
     with PlayableFiles(most_bytes=size - 1) as files:
         with pytest.raises(DecodeError, match="too many to be repackaged"):
-            files.path("a", films[0])
+            files.file("a", films[0])
 
 
 def test_a_full_disk_and_a_missing_file_are_reasons(films, monkeypatch):
     with PlayableFiles() as files:
         with pytest.raises(DecodeError, match="No such file"):
-            files.path("b", "gone.flv")
+            files.file("b", "gone.flv")
         films[1].write_bytes(b"no video" * 100)
         for _ in range(2):
             with pytest.raises(DecodeError, match="cannot be repackaged"):
-                files.path("c", films[1])
+                files.file("c", films[1])
         monkeypatch.setattr(playable.PlayableFiles, "_fits", lambda *_: False)
         with pytest.raises(DecodeError, match="too many"):
-            files.path("a", films[0])
+            files.file("a", films[0])
 
 
 def test_what_a_killed_process_left_is_deleted(films, monkeypatch):
@@ -62,7 +62,7 @@ def test_what_a_killed_process_left_is_deleted(films, monkeypatch):
         f"tempfile.tempdir = {playable.tempfile.gettempdir()!r}\n"
         "from mova_jax.search.page.playable import PlayableFiles\n"
         "files = PlayableFiles()\n"
-        f"print(files.path('a', {str(films[0])!r}), flush=True)\n"
+        f"print(files.file('a', {str(films[0])!r}).path, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -70,4 +70,5 @@ def test_what_a_killed_process_left_is_deleted(films, monkeypatch):
     assert os.path.exists(left)
     with PlayableFiles() as one, PlayableFiles() as other:  # both live
         assert not os.path.exists(left)
-        assert one.path("a", films[0]).exists() and other.path("a", films[0]).exists()
+        assert one.file("a", films[0]).path.exists()
+        assert other.file("a", films[0]).path.exists()

@@ -200,9 +200,8 @@ function play(place, seconds) {
     const id = encodeURIComponent(answers[place].id);
     video.addEventListener("error", () => {
       if (video.dataset.repackaged) return cannotPlay(item, player);
-      video.dataset.repackaged = true; // the same streams in another container
-      video.src = `playable/${id}`;
-      start(video, video.dataset.from);
+      video.dataset.repackaged = true;
+      repackage(item, player, video, `playable/${id}`);
     });
     video.src = `video/${id}`;
   }
@@ -216,9 +215,29 @@ function start(video, seconds) {
   video.play().catch(() => {}); // an error is shown by its own event
 }
 
-function cannotPlay(item, player) {
+// The same picture in another container; sound that it cannot hold is encoded, which takes a while.
+async function repackage(item, player, video, url) {
+  const words = make("p", "", "This browser does not know the container: the file is repackaged.");
+  player.append(words);
+  let reason = "";
+  try {
+    const first = await fetch(url, { headers: { Range: "bytes=0-0" } });
+    if (!first.ok) reason = (await first.json()).error;
+    words.textContent = first.headers.get("sound-left-out") || "";
+  } catch {
+    reason = "the server does not answer";
+  }
+  if (!player.isConnected) return; // it was closed in the meantime
+  if (reason) return cannotPlay(item, player, reason);
+  words.textContent &&= `It is shown without its sound: ${words.textContent}.`;
+  video.src = url;
+  start(video, video.dataset.from);
+}
+
+function cannotPlay(item, player, reason = "") {
   item.classList.add("pictures");
-  const words = "This browser cannot play the file, so here are its pictures, from start to end.";
+  const why = reason && ` (${reason})`;
+  const words = `This browser cannot play the file${why}, so here are its pictures, from start to end.`;
   player.replaceChildren(make("p", "", words));
 }
 
