@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mova_jax import config as config_lib
-from mova_jax.utils.command_line import local_path
+from mova_jax.utils.command_line import file_error, local_path
 from mova_jax.utils.streams import run_command
 
 DONE, FAILED = 0, 1
@@ -29,9 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # These imports take seconds: arguments are checked before.
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.workdir import RunError
+    from mova_jax.utils.metric_log import MetricLogError
     from mova_jax.weights.files import WeightsError
 
-    errors = (WeightsError, RunError, CheckpointError, config_lib.ConfigError, OSError)
+    errors = (WeightsError, RunError, CheckpointError, MetricLogError, config_lib.ConfigError)
     try:
         return args.command(args)
     except ImportError as error:
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "pip install -r requirements-convert.txt",
             file=sys.stderr,
         )
+        return FAILED
+    except OSError as error:
+        print(f"convert: {file_error(error, getattr(args, 'output', ''))}", file=sys.stderr)
         return FAILED
     except errors as error:
         print(f"convert: {error}", file=sys.stderr)

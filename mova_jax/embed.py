@@ -19,12 +19,11 @@ Exit code: 0 done, 3 some files could not be read, 1 it could not be finished, 1
 """
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
 
-from mova_jax.utils.command_line import add_runner_flags, command_parser, local_path
+from mova_jax.utils.command_line import add_runner_flags, command_parser, file_error, local_path
 from mova_jax.utils.streams import run_command
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
@@ -58,13 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"embed: {error}", file=sys.stderr)
         return FAILED
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(
-            f"embed: no space is left for {args.index}; the videos that it has are whole. Make "
-            "room and start again with the same command.",
-            file=sys.stderr,
-        )
+        print(f"embed: {file_error(error, args.index)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("embed: interrupted; the same command goes on", file=sys.stderr)

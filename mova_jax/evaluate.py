@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from mova_jax.config import ConfigError, parse_overrides
-from mova_jax.utils.command_line import add_process_flags, command_parser, local_path
+from mova_jax.utils.command_line import add_process_flags, command_parser, file_error, local_path
 from mova_jax.utils.streams import run_command
 
 
@@ -45,19 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mova_jax.parallel.processes import start_processes
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.workdir import RunError
+    from mova_jax.utils.metric_log import MetricLogError
     from mova_jax.weights.files import WeightsError
 
     errors = (RunError, ShardError, CheckpointError, WeightsError, ConfigError, MeshError)
-    errors += (ClassesError, FloatingPointError)
+    errors += (ClassesError, FloatingPointError, MetricLogError)
     try:
         start_processes(args.coordinator, args.processes, args.process)
         return _run(args)
     except errors as error:
         return _fail(str(error))
     except OSError as error:
-        if not error.filename:
-            raise
-        return _fail(f"{error.filename}: {error.strerror}; correct the path or its permissions")
+        return _fail(file_error(error, args.output))
     except KeyboardInterrupt:
         _fail("interrupted; finished splits and suites are kept, and the same command goes on")
         return 130

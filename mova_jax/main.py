@@ -13,7 +13,6 @@ lost.
 """
 
 import argparse
-import errno
 import faulthandler
 import gc
 import logging
@@ -26,7 +25,7 @@ from pathlib import Path
 
 from mova_jax import config as config_lib
 from mova_jax.config import Config, ConfigError, ConfigFlags, make_parser, parse
-from mova_jax.utils.command_line import add_process_flags, local_path
+from mova_jax.utils.command_line import add_process_flags, file_error, local_path
 from mova_jax.utils.stack_limit import raise_stack_limit
 from mova_jax.utils.streams import run_command
 
@@ -74,11 +73,12 @@ def _run(
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.run import run
     from mova_jax.training.workdir import RunError
+    from mova_jax.utils.metric_log import MetricLogError
     from mova_jax.utils.trackers import TrackerError
     from mova_jax.weights.files import WeightsError
 
     errors = (ConfigError, MeshError, RunError, ShardError, CheckpointError, WeightsError)
-    errors += (TrackerError,)
+    errors += (TrackerError, MetricLogError)
     gc.freeze()
     gc.enable()
     try:
@@ -102,19 +102,7 @@ def _run(
         _fail("interrupted; what was saved before is whole, and the same command goes on")
         return 130
     except OSError as error:
-        return _fail(_explain(error, workdir))
-
-
-def _explain(error: OSError, workdir: str) -> str:
-    """The message for an error of the file system; other errors are raised again."""
-    if error.errno == errno.ENOSPC:
-        return (
-            f"no space is left on the device of {error.filename or workdir}; checkpoints "
-            "written before are whole. Make room and start again with the same command."
-        )
-    if not error.filename:
-        raise error
-    return f"{error.filename}: {error.strerror}; correct the path or its permissions"
+        return _fail(file_error(error, workdir))
 
 
 def _one_of_several() -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -187,3 +188,10 @@ def test_a_suite_reads_the_keys_of_set_and_no_flag_of_an_evaluation(run, tmp_pat
     for flags in (["--splits", "test"], ["--against", "runs/b"], ["--classes", "c.json"]):
         with pytest.raises(SystemExit, match="2"):
             evaluate.main([*command, *flags])
+
+
+def test_a_damaged_evaluation_is_said(run, evaluated, tmp_path, capsys):
+    shutil.copytree(evaluated, tmp_path / "out")
+    (tmp_path / "out" / "evaluation.json").write_text('{"model": ')
+    assert evaluate.main(["--model", str(run), "--output", str(tmp_path / "out")]) == 1
+    assert "evaluation.json is damaged" in capsys.readouterr().err

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from mova_jax.config import ConfigError
-from mova_jax.main import steps_to_trace
+from mova_jax.main import main, steps_to_trace
+from mova_jax.parallel import processes
+from mova_jax.training import run as run_lib
+from mova_jax.utils.metric_log import METRICS_FILE, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = [sys.executable, "-m", "mova_jax.main"]
@@ -43,6 +46,7 @@ def test_a_workdir_in_a_bucket_is_refused_before_anything_is_made(tmp_path):
     ("variable", "value", "said"),
     [
         ("JAX_PLATFORMS", "tpux", "JAX_PLATFORMS is 'tpux': unset it"),
+        ("JAX_PLATFORMS", "cuda", "JAX_PLATFORMS is 'cuda': unset it"),
         ("JAX_ENABLE_X64", "many", "JAX cannot start: invalid truth value 'many' for environment"),
         ("JAX_ENABLE_X64", "1", "the environment has JAX_ENABLE_X64=1"),
     ],
@@ -74,3 +78,12 @@ def test_steps_to_trace_are_two_in_order():
     for text in ("20", "23:20", "0:3", "a:b"):
         with pytest.raises(ConfigError, match="FIRST:LAST"):
             steps_to_trace(text)
+
+
+def test_a_damaged_metric_log_ends_the_command_in_one_line(tmp_path, monkeypatch, capfd):
+    (tmp_path / METRICS_FILE).write_text("no JSON\n{}\n")
+    monkeypatch.setattr(processes, "start_processes", lambda *_: None)
+    monkeypatch.setattr(run_lib, "run", lambda *_: read_metrics(tmp_path / METRICS_FILE))
+    assert main(["--config=configs/base.py", f"--workdir={tmp_path}"]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("mova_jax: ") and "metrics.jsonl, line 1" in said

@@ -17,6 +17,7 @@ from mova_jax.config.keys import REQUIRED
 from mova_jax.config.rules import RULES
 from mova_jax.config.schema import KEYS, SECTIONS, Config
 from mova_jax.config.upgrade import upgrade
+from mova_jax.utils.text_files import parse_json
 
 
 def defaults() -> ConfigDict:
@@ -167,4 +168,4 @@ def to_json(config: Config) -> str:
 
 def from_json(text: str) -> Config:
     """The inverse of `to_json`, with the same checks."""
-    return from_config_dict(ConfigDict(json.loads(text)))
+    return from_config_dict(ConfigDict(parse_json(text)))

@@ -9,6 +9,7 @@ import argparse
 import ast
 import importlib.util
 import textwrap
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,15 +127,28 @@ def load(flag: str) -> ConfigDict:
     """The configuration of `FILE[:ARGUMENT]`: what `get_config(ARGUMENT)` in that file returns.
 
     Raises:
-        ConfigError: when there is no such file, or it does not know the argument.
+        ConfigError: when there is no such file, it fails, or it does not know the argument.
     """
     path, _, argument = flag.partition(":")
     if not Path(path).is_file():
         raise ConfigError([f"--config: there is no file {path}"])
     spec = importlib.util.spec_from_file_location("config_file", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*([argument] if argument else []))
+    module = importlib.util.module_from_spec(spec) if spec else None
+    try:
+        if module is None:
+            raise ImportError("its name does not end in .py")
+        spec.loader.exec_module(module)
+        made = module.get_config(*([argument] if argument else []))
+        if not isinstance(made, ConfigDict):
+            raise TypeError(f"get_config returned {type(made).__name__}, expected a ConfigDict")
+    except ConfigError:
+        raise
+    except Exception as error:  # of code that is the user's own
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == Path(path).absolute()]
+        place = f", line {lines[-1]}" if lines else ""
+        raise ConfigError([f"--config: {path}{place}: {type(error).__name__}: {error}"]) from error
+    return made
 
 
 def parse_argument(arg: str, **defaults: Any) -> dict[str, Any]:

@@ -9,11 +9,12 @@ there are none). "videos" has the labels of videos by their ids; it can be left 
 caption of each video is a label or a name.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from mova_jax.utils.text_files import parse_json
 
 
 class Classes(NamedTuple):
@@ -36,7 +37,7 @@ def read_classes(path: str | os.PathLike) -> Classes:
         ClassesError: it is not a file of classes.
     """
     try:
-        return _checked(json.loads(Path(path).read_text(encoding="utf-8")))
+        return _checked(parse_json(Path(path).read_text(encoding="utf-8")))
     except ValueError as error:
         raise ClassesError(
             f'{path} is not a file of classes: {error}; expected {{"classes": {{label: name or '

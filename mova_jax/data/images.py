@@ -14,6 +14,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+MAX_PIXELS = 2**27  # of a picture (16K is 2**27): a small file can claim pictures of any size
+
 _JPEG = b"\xff\xd8"
 _PPM = re.compile(rb"P6\n([1-9]\d{0,5}) ([1-9]\d{0,5})\n255\n")
 
@@ -47,19 +49,26 @@ def image_size(data: bytes) -> tuple[int, int]:
     """Height and width of a frame; of a JPEG, from its header alone.
 
     Raises:
-        ValueError: the data are not a frame.
+        ValueError: the data are not a frame, or one of more than `MAX_PIXELS`.
     """
     if is_ppm(data):
         return _ppm_pixels(data).shape[:2]
-    return simplejpeg.decode_jpeg_header(data)[:2]
+    try:
+        height, width = simplejpeg.decode_jpeg_header(data)[:2]
+    except ValueError as error:
+        raise ValueError(f"{len(data)} bytes are not a whole JPEG image ({error})") from error
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are too many to decode")
+    return height, width
 
 
 def decode_image(data: bytes) -> np.ndarray:
     """Decodes a frame to u8[H W 3] RGB; for a PPM this is a read-only view.
 
     Raises:
-        ValueError: the data are cut short or not a frame.
+        ValueError: the data are cut short, not a frame, or one of more than `MAX_PIXELS`.
     """
+    image_size(data)  # before memory is taken for its pixels
     return _ppm_pixels(data) if is_ppm(data) else _decode_jpeg(data)
 
 

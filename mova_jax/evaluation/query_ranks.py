@@ -12,6 +12,7 @@ import dataclasses
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,9 @@ from mova_jax.utils import atomic
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 BLOCKS = (256, 256)
+
+_LARGEST = 2**31  # bytes of a file of ranks, unpacked: those of a million queries
+_AGAIN = "evaluate again to have it written"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,8 +158,11 @@ def load_ranks(
         score = score or ("blend" if f"blend_{direction}" in arrays else "global")
         if (name := f"{score}_{direction}") not in arrays:
             raise ValueError(f"{path} has no {name}; it has {', '.join(sorted(arrays))}")
-        ranks = Ranks(arrays[name], int(arrays[f"{direction}_gallery"]))
-        return ranks, arrays[f"{direction}_video"]
+        try:
+            ranks = Ranks(arrays[name], int(arrays[f"{direction}_gallery"]))
+            return ranks, arrays[f"{direction}_video"]
+        except (ValueError, KeyError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+            raise ValueError(f"{path} is no file of ranks ({e}): {_AGAIN}") from e
 
 
 def directions(path: str | os.PathLike) -> list[str]:
@@ -175,7 +182,10 @@ def _opened(path: str | os.PathLike) -> np.lib.npyio.NpzFile:
         arrays, fault = None, error
     if not isinstance(arrays, np.lib.npyio.NpzFile):
         fault = fault if arrays is None else "it has a single array"
-        raise ValueError(f"{path} is no file of ranks ({fault}): evaluate again to have it written")
+        raise ValueError(f"{path} is no file of ranks ({fault}): {_AGAIN}")
+    if (size := sum(entry.file_size for entry in arrays.zip.infolist())) > _LARGEST:
+        arrays.close()
+        raise ValueError(f"{path} is no file of ranks (it unpacks to {size:,} bytes): {_AGAIN}")
     return arrays
 
 

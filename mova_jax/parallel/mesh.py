@@ -63,8 +63,9 @@ def all_devices() -> list[jax.Device]:
     """
     try:
         return list(jax.devices())
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # JAX asserts where a plugin is missing
         reason, asked = str(error).partition("\n")[0], os.environ.get("JAX_PLATFORMS", "")
+        reason = reason or "none of its platforms can be used."
         advice = f"JAX_PLATFORMS is {asked!r}: unset it, or install what it names" if asked else ""
         raise MeshError(f"JAX found no devices: {reason} {advice}".rstrip()) from error
 

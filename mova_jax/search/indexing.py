@@ -116,6 +116,9 @@ def _unknown_files(writer: IndexWriter, paths: Sequence[str], found: Indexed) ->
             continue
         try:
             file = SourceFile.of(path)
+            if not os.path.isfile(path):
+                found.skipped[path] = "not a regular file, but a folder, a pipe or a device"
+                continue
         except OSError as error:  # gone, or not to be read
             found.skipped[path] = _reason(error)
             continue

@@ -82,14 +82,14 @@ class Searcher:
         Raises:
             QueryError: the text is blank, or longer than `LONGEST_QUERY` characters.
         """
-        sentences = tuple(split_sentences(text))
-        if not sentences:
-            raise QueryError("got no text, expected a sentence or a paragraph to look for")
-        if len(text) > LONGEST_QUERY:
+        if len(text) > LONGEST_QUERY:  # before it is divided, which takes long for megabytes
             raise QueryError(
                 f"got a text of {len(text)} characters, expected {LONGEST_QUERY} at most: "
                 "ask with the part of it that matters"
             )
+        sentences = tuple(split_sentences(text))
+        if not sentences:
+            raise QueryError("got no text, expected a sentence or a paragraph to look for")
         sentences = sentences[:MOST_SENTENCES]
         whole = self.model.embed_text(text)
         rows = parts_as_rows(whole, len(sentences))

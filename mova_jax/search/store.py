@@ -29,6 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float16
 
+from mova_jax.utils.text_files import parse_json
+
 FORMAT = 1
 MANIFEST = "index.json"
 VIDEOS, REMOVED, SKIPPED = "videos", "removed", "skipped"
@@ -192,7 +194,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         version = found["format"]
     except FileNotFoundError:
         return None
@@ -218,7 +220,7 @@ def _read_packed(folder: Path, dim: int) -> tuple[list[Entry], Packed] | None:
     if not version or not place.is_dir():
         return None
     try:
-        entries = list(map(_entry, json.loads((place / PACKED_ENTRIES).read_bytes())))
+        entries = list(map(_entry, parse_json((place / PACKED_ENTRIES).read_bytes())))
         ends = np.cumsum([entry.frames for entry in entries]).tolist()
         rows = {e.id: slice(end - e.frames, end) for e, end in zip(entries, ends, strict=True)}
         vectors = np.memmap(place / PACKED_VECTORS, np.float16, "r", shape=(ends[-1], dim))
@@ -244,7 +246,7 @@ def entry_to_json(entry: Entry) -> str:
 def _read_entry(folder: Path) -> Entry | None:
     """The entry of a video's folder; None when it cannot be read, or names another video."""
     try:
-        entry = _entry(json.loads((folder / ENTRY).read_text(encoding="utf-8")))
+        entry = _entry(parse_json((folder / ENTRY).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError):
         return None
     whole = all((folder / name).is_file() for name in (VECTORS, TIMES))

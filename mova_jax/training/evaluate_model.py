@@ -281,7 +281,7 @@ def _claim(
     }
     file = output / EVALUATION
     if file.exists():
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = _read_figures(file)
         differing = [k for k in about if found.get(k, "") != about[k]]
         if differing:
             name = differing[0]
@@ -301,8 +301,21 @@ def _write_figures(output: Path, more: dict[str, Any]) -> None:
     if not is_main():
         return
     file = output / EVALUATION
-    known = json.loads(file.read_text(encoding="utf-8"))
-    atomic.write_text(file, json.dumps(known | more, indent=1))
+    atomic.write_text(file, json.dumps(_read_figures(file) | more, indent=1))
+
+
+def _read_figures(file: Path) -> dict[str, Any]:
+    """The object of an evaluation.json.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RunError(
+            f"{file} is damaged ({error}): delete it, or choose another --output"
+        ) from error
 
 
 def _blend_weight(

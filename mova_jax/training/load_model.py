@@ -8,7 +8,6 @@ an earlier version can be read as long as its parameters have the same names and
 """
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from mova_jax.training.checkpoint import abstract_state, restore_model
 from mova_jax.training.state import make_train_spec
 from mova_jax.training.workdir import CONFIG, RunError, tokenizer_folder
 from mova_jax.utils.metric_log import METRICS_FILE, last_metrics
+from mova_jax.utils.text_files import parse_json
 from mova_jax.utils.trees import parameter_names, parameter_shapes, unflatten
 from mova_jax.weights import clip_names
 from mova_jax.weights.architecture import model_sizes
@@ -258,7 +258,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise WeightsError([f"{file}: no JSON ({error})"]) from None
     return found if isinstance(found, dict) else {}

@@ -85,7 +85,11 @@ def build_context(
     if is_main():
         workdir_lib.claim(workdir, config)
         workdir_lib.save_tokenizer(workdir, tokenizer)
-        for line in environment.record(workdir):
+        try:
+            lines = environment.record(workdir)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+        for line in lines:
             log_main(line)
     barrier("the workdir is claimed")
     return RunContext(

@@ -1,6 +1,7 @@
-"""What the parsers of all commands have in common."""
+"""What the parsers of all commands, and their messages, have in common."""
 
 import argparse
+import errno
 
 
 def command_parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -35,6 +36,23 @@ def local_path(text: str) -> str:
         f"got the URL {text}, expected a folder on this machine or a mounted one (file:///FOLDER, "
         "or a bucket mounted by gcsfuse or s3fs)"
     )
+
+
+def file_error(error: OSError, place: str) -> str:
+    """The message for an error of the file system.
+
+    Args:
+        error: errors of a write have no name of the file.
+        place: that the command writes to, for errors without a name.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return (
+            f"no space is left on the device of {error.filename or place}; what was finished "
+            "before is whole. Make room and start again with the same command."
+        )
+    if error.filename:
+        return f"{error.filename}: {error.strerror}; correct the path or its permissions"
+    return str(error) if error.errno is None else f"{place}: {error.strerror}"
 
 
 def add_process_flags(parser: argparse.ArgumentParser) -> None:

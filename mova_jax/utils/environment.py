@@ -65,12 +65,20 @@ def record(workdir: str | os.PathLike, environment: Mapping[str, str] = os.envir
 
     Returns:
         Lines to print: the variables of a new run, the differences of a restart.
+
+    Raises:
+        ValueError: the record is damaged.
     """
     path, now = Path(workdir) / FILE, {n: environment[n] for n in FIGURES if n in environment}
     if not path.exists():
         atomic.write_text(path, json.dumps(now, indent=2) + "\n")
         return [f"{name}={value} may change figures; kept in {path}" for name, value in now.items()]
-    then = json.loads(path.read_text())
+    try:
+        then = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): delete it, and the variables of this start are kept"
+        ) from error
     return [
         f"{name} was {then.get(name, 'not set')!r} when the run started and is "
         f"{now.get(name, 'not set')!r} now: its figures are no longer those of one run"

@@ -28,6 +28,10 @@ RENAMED = {
 }
 
 
+class MetricLogError(ValueError):
+    """A metric log that cannot be read; the message says what to do."""
+
+
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
     """Reads a `metrics.jsonl`, also one that an earlier version wrote.
 
@@ -39,7 +43,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
         Names of earlier versions are replaced by those of `RENAMED`.
 
     Raises:
-        ValueError: a line other than the last is not a JSON object with a `step`.
+        MetricLogError: a line other than the last is not a JSON object with a `step`.
     """
     rows = []
     lines = pathlib.Path(path).read_bytes().split(b"\n")
@@ -49,7 +53,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
             row = json.loads(line)
             row["step"] = int(row["step"])
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
+            raise MetricLogError(
                 f"{path}, line {number}: expected a JSON object with a step, got "
                 f"{line[:80]!r}. Remove the line, or the file to do without its history."
             ) from error

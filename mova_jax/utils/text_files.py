@@ -10,10 +10,11 @@ America; nothing in a file tells it from other old encodings, so the user must h
 import codecs
 import contextlib
 import io
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LFS_POINTER = "a Git LFS pointer in place of the file: fetch it with `git lfs pull`"
@@ -25,6 +26,18 @@ class _Encoding(NamedTuple):
     name: str
     errors: str = "replace"
     note: str = ""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """`json.loads` for texts of strangers.
+
+    Raises:
+        ValueError: it is no JSON, or too deeply nested, which the library has another error for.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply to be read") from None
 
 
 def is_lfs_pointer(path: str | os.PathLike) -> bool:

@@ -7,7 +7,6 @@
 of these sizes.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mova_jax.config.schema import CLIP_MEAN, CLIP_STD
+from mova_jax.utils.text_files import parse_json
 from mova_jax.weights import clip_names
 from mova_jax.weights.files import WeightsError
 from mova_jax.weights.layouts import OPENAI_CODE, TWO_TABLES
@@ -165,7 +165,7 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise WeightsError([f"{file}: no JSON ({error})"]) from None
     return value if isinstance(value, dict) else {}

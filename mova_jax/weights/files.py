@@ -8,7 +8,6 @@ request.
     write_safetensors(tensors, "out/model.safetensors", {"format": "pt"})
 """
 
-import json
 import os
 import pathlib
 import pickle
@@ -23,6 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from mova_jax.utils.atomic import replacing
+from mova_jax.utils.text_files import LFS_POINTER, is_lfs_pointer, parse_json
 
 # Files that a folder of weights may have; the first that exists counts.
 IN_A_FOLDER = (
@@ -86,6 +86,8 @@ def read_tensors(
         file = _in_folder(file)
     if not file.is_file():
         raise WeightsError([f"{file}: there is no such file or folder"])
+    if is_lfs_pointer(file):
+        raise WeightsError([f"{file}: {LFS_POINTER}"])
     if file.name.endswith(".index.json"):
         tensors = _read_shards(file)
     elif file.suffix == ".safetensors":
@@ -113,11 +115,17 @@ def write_safetensors(
         tensors: arrays by name.
         path: of the file.
         metadata: texts for the file's header.
+
+    Raises:
+        OSError: it cannot be written.
     """
     # The library writes the memory of an array as it is: a transposed view would come out wrong.
     contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     with replacing(path) as aside:
-        safetensors.numpy.save_file(contiguous, aside, metadata=dict(metadata))
+        try:
+            safetensors.numpy.save_file(contiguous, aside, metadata=dict(metadata))
+        except safetensors.SafetensorError as error:  # what its Rust makes of errors of the disk
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _full_precision(value: np.ndarray) -> np.ndarray:
@@ -159,7 +167,7 @@ def _read_float8(file: pathlib.Path) -> dict[str, np.ndarray]:
 def _read_shards(index: pathlib.Path) -> dict[str, np.ndarray]:
     """Tensors of all files that an index names; they must be in its folder."""
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(places.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise WeightsError([f"{index}: expected JSON with file names under weight_map"]) from None

@@ -113,3 +113,20 @@ def test_arguments_reach_the_configuration():
     assert (config.train.steps, config.train.batch_size) == (70, 12)
     for wrong, right in ("objective=token_masks", "token_mask"), ("model=b61", "b16"):
         assert f"did you mean {right}?" in problems(f"--config={BASE}:{wrong}")[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def get_config(:", "SyntaxError: invalid syntax (own.py, line 1)"),
+        ("import nothing_at_all", "line 1: ModuleNotFoundError: No module named 'nothing_at_all'"),
+        ("x = 1", "has no attribute 'get_config'"),
+        ("def get_config():\n  return 1 / 0", "line 2: ZeroDivisionError: division by zero"),
+        ("def get_config():\n  return {}", "get_config returned dict, expected a ConfigDict"),
+    ],
+)
+def test_a_config_file_that_fails_is_said_with_its_line(tmp_path, code, said):
+    path = tmp_path / "own.py"
+    path.write_text(code)
+    (problem,) = problems(f"--config={path}")
+    assert problem.startswith(f"--config: {path}") and problem.endswith(said)

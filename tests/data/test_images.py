@@ -107,3 +107,12 @@ def test_jpeg_there_and_back():
 def test_bytes_that_are_no_jpeg(data):
     with pytest.raises(ValueError, match=f"{len(data)} bytes are not a whole JPEG"):
         decode_image(data)
+
+
+def test_a_small_file_that_claims_many_pixels_takes_no_memory_for_them():
+    data = bytearray(simplejpeg.encode_jpeg(_gradient(16, 16)))
+    place = data.find(b"\xff\xc0") + 5
+    data[place : place + 4] = b"\xff\xdc\xff\xdc"  # 65,500 x 65,500: 12 GB
+    for decode in (decode_image, lambda some: decode_frame(some, np.zeros((32, 32, 3), np.uint8))):
+        with pytest.raises(ValueError, match="65500 x 65500 pixels are too many"):
+            decode(bytes(data))

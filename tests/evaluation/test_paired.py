@@ -1,8 +1,12 @@
 """The paired difference against drawing again in a plain loop, and what it refuses."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
+from mova_jax.evaluation import query_ranks
 from mova_jax.evaluation.paired import (
     check_gallery,
     differences,
@@ -10,7 +14,13 @@ from mova_jax.evaluation.paired import (
     paired_difference,
     paired_difference_over_seeds,
 )
-from mova_jax.evaluation.query_ranks import KeptRanks, QueryRanks, directions, save_ranks
+from mova_jax.evaluation.query_ranks import (
+    KeptRanks,
+    QueryRanks,
+    directions,
+    load_ranks,
+    save_ranks,
+)
 from mova_jax.evaluation.ranks import Ranks, RanksBothDirections
 
 
@@ -126,3 +136,20 @@ def test_ranks_of_another_gallery_are_refused_by_a_few_ids(kept, tmp_path):
     (tmp_path / "b.npz").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(ValueError, match=r"b\.npz is no file of ranks"):
         check_gallery(tmp_path / "b.npz", 10, str)
+
+
+def test_files_of_ranks_that_claim_terabytes_or_unpack_to_gigabytes_are_refused(
+    tmp_path, monkeypatch
+):
+    head = io.BytesIO()
+    claim = {"descr": "<f8", "fortran_order": False, "shape": (10**13,)}
+    np.lib.format.write_array_header_1_0(head, claim)
+    path = tmp_path / "test.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("global_t2v", "t2v_gallery", "t2v_video"):
+            archive.writestr(f"{name}.npy", head.getvalue())
+    with pytest.raises(ValueError, match=r"test\.npz is no file of ranks"):
+        load_ranks(path, "t2v")
+    monkeypatch.setattr(query_ranks, "_LARGEST", 100)
+    with pytest.raises(ValueError, match="it unpacks to"):
+        load_ranks(path, "t2v")

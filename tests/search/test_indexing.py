@@ -184,3 +184,20 @@ def test_the_example_of_the_docs_runs(model, videos, monkeypatch, capsys):
     exec(compile(example, "docs/search.md", "exec"), {})
     out = capsys.readouterr().out
     assert re.fullmatch(r"A dog jumps\. \d s\nIt runs to the sea\. \d s\n", out)
+
+
+def test_a_pipe_is_skipped_and_not_waited_for(model, videos, tmp_path):
+    os.mkfifo(videos / "pipe.mp4")
+    (videos / "zero.mp4").symlink_to("/dev/zero")
+    found = index_folder(model, videos, tmp_path / "index")
+    assert found.added == 2
+    assert {os.path.basename(path) for path in found.skipped} == {"pipe.mp4", "zero.mp4"}
+    assert all("not a regular file" in reason for reason in found.skipped.values())
+
+
+def test_an_index_that_is_a_file_is_said(model, videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mova_jax.load", lambda path: model)
+    (tmp_path / "index").write_text("")
+    flags = ["--model", "m", "--videos", str(videos), "--index", str(tmp_path / "index")]
+    assert embed.main(flags) == embed.FAILED
+    assert f"embed: {tmp_path / 'index'}" in capsys.readouterr().err

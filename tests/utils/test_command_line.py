@@ -1,10 +1,11 @@
 """What the parsers of all commands have in common."""
 
 import argparse
+import errno
 
 import pytest
 
-from mova_jax.utils.command_line import local_path
+from mova_jax.utils.command_line import file_error, local_path
 
 
 def test_a_folder_may_be_a_url_of_this_machine():
@@ -13,3 +14,12 @@ def test_a_folder_may_be_a_url_of_this_machine():
     for text in ("gs://bucket/run", "s3://a/b", "file://host/x", "file://x"):
         with pytest.raises(argparse.ArgumentTypeError, match=f"got the URL {text}, expected"):
             local_path(text)
+
+
+def test_an_error_of_the_file_system_is_one_line_with_its_place():
+    full = file_error(OSError(errno.ENOSPC, "No space left on device"), "out")
+    assert full.startswith("no space is left on the device of out; ") and "same command" in full
+    named = file_error(PermissionError(errno.EACCES, "Permission denied", "/x"), "out")
+    assert named == "/x: Permission denied; correct the path or its permissions"
+    assert file_error(OSError(errno.EIO, "Input/output error"), "out") == "out: Input/output error"
+    assert file_error(OSError("gs://b: no such bucket"), "out") == "gs://b: no such bucket"

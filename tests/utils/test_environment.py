@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from mova_jax.utils import environment
 
 
@@ -26,3 +28,9 @@ def test_variables_that_make_another_program_are_refused_by_name():
     assert environment.refused(harmless) == ""
     found = environment.refused({"JAX_ENABLE_X64": "True", "JAX_DISABLE_JIT": "1"})
     assert "JAX_ENABLE_X64=True" in found and found.endswith("unset JAX_DISABLE_JIT JAX_ENABLE_X64")
+
+
+def test_a_damaged_record_is_said(tmp_path):
+    (tmp_path / environment.FILE).write_text("{]")
+    with pytest.raises(ValueError, match=r"environment.json is damaged .*: delete it"):
+        environment.record(tmp_path, {})

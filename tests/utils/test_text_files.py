@@ -2,7 +2,7 @@
 
 import pytest
 
-from mova_jax.utils.text_files import decode_text, open_text
+from mova_jax.utils.text_files import decode_text, open_text, parse_json
 
 TEXT = "Zoé’s café\nnaïve – ½\nplain\n"
 
@@ -42,3 +42,10 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path):
     with pytest.raises(OSError, match=r"a Git LFS pointer .* `git lfs pull`"):
         with open_text(tmp_path / "a"):
             pass
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, b"\xff", "{]"])
+def test_json_that_cannot_be_read_is_one_kind_of_error(text):
+    with pytest.raises(ValueError):
+        parse_json(text)
+    assert parse_json('{"a": [1]}') == {"a": [1]}

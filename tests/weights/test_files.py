@@ -289,3 +289,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         write_safetensors({"a": np.zeros(1, np.float32)}, path, {})
     assert [p.name for p in tmp_path.iterdir()] == ["out.safetensors"]
     np.testing.assert_array_equal(read_tensors(path)["a"], [1.0])
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(WeightsError, match="a Git LFS pointer in place of the file"):
+        read_tensors(tmp_path)

@@ -26,7 +26,7 @@ from mova_jax.data.annotations.items import (
     split_name,
 )
 from mova_jax.data.annotations.videos import VIDEO_EXTENSIONS, VideoFolder
-from mova_jax.data.shards import Caption
+from mova_jax.data.shards import Caption, check_texts
 
 VIDEOS, SENTENCES = "videos", "sentences"  # what the published counts of a data set count
 
@@ -194,6 +194,7 @@ class Intake:
             if not others:
                 raise ValueError("the caption is empty")
             sentences = [Caption(others.pop(0))]
+        check_texts(sentences, others)
         found = self._videos.find(*(list(files) or [name]))
         if found.others:
             warnings.append(f"{found.others + 1} files have its name; {found.inside} was used")

@@ -22,7 +22,7 @@ from mova_jax.data.annotations.items import (
     sentence_of,
     split_name,
 )
-from mova_jax.data.shards import Caption
+from mova_jax.data.shards import Caption, check_texts
 from mova_jax.data.storage import Folder, escapes, join
 from mova_jax.utils.text_files import open_text
 
@@ -115,6 +115,7 @@ def _item(name: str, fields: dict[str, Any], folder: str | os.PathLike) -> Item:
     if not isinstance(domain, str):
         raise ValueError(f"`domain` must be a text, got {domain!r}")
     captions, alternatives, warnings = _captions(fields)
+    check_texts(captions, alternatives)
     return Item(
         id=name,
         video=inside,

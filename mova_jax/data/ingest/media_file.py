@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mova_jax.data.images import MAX_PIXELS
 from mova_jax.utils.text_files import LFS_POINTER, is_lfs_pointer
-
-MAX_PIXELS = 2**27  # of a picture (16K is 2**27): a small file can claim pictures of any size
 
 # Formats that name other files, which may be anywhere.
 _PLAYLISTS = {"hls", "concat", "dash", "applehttp"}

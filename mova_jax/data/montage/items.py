@@ -8,7 +8,6 @@ A picture is one frame; a clip is a video file, or a folder of pictures.
 """
 
 import functools
-import json
 import os
 import posixpath
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from mova_jax.data.ingest.frame_converter import exif_matrix
 from mova_jax.data.ingest.video_reader import DecodeError, VideoReader
 from mova_jax.data.pipeline.sampling import even_numbers
 from mova_jax.data.storage import Folder, escapes
+from mova_jax.utils.text_files import parse_json
 
 FIELDS = """\
   image     path of a picture, relative to the folder of the JSONL, inside of it; or
@@ -89,7 +89,7 @@ def read_items(path: str | os.PathLike) -> tuple[list[CaptionedItem], list[dict[
 
 
 def _item(line: bytes, folder: Folder) -> CaptionedItem:
-    fields = json.loads(line)
+    fields = parse_json(line)
     if not isinstance(fields, dict):
         raise ValueError(f"not a JSON object but {type(fields).__name__}")
     name = fields.get("image") or fields.get("video")

@@ -25,7 +25,14 @@ from mova_jax.data.shards.manifest import (
     write_manifest,
 )
 from mova_jax.data.shards.reader import SplitSource, open_split, read_shard
-from mova_jax.data.shards.records import SCHEMA_VERSION, Caption, VideoRecord, parse, serialize
+from mova_jax.data.shards.records import (
+    SCHEMA_VERSION,
+    Caption,
+    VideoRecord,
+    check_texts,
+    parse,
+    serialize,
+)
 from mova_jax.data.shards.writer import (
     SHARD_BYTES,
     SHARD_RECORDS,

@@ -7,12 +7,14 @@ The bytes are a `tf.train.Example`, as TFDS would write it; neither TensorFlow n
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from mova_jax.data.shards.example_proto import Example
 
 SCHEMA_VERSION = 1
+LONGEST_TEXT = 1_000_000  # characters of the captions of a video: a film's dialogue has 100,000
 
 # The features of an example, by the names that TFDS gives the fields of a record.
 _KINDS = {
@@ -85,10 +87,27 @@ class VideoRecord:
     source: str = ""
     truth: str = ""
 
+    def __post_init__(self):
+        """Checks the length of the texts, see `check_texts`."""
+        check_texts(self.captions, self.alternatives)
+
     @property
     def caption(self) -> str:
         """All sentences as one text."""
         return " ".join(caption.text for caption in self.captions)
+
+
+def check_texts(captions: Sequence[Caption], alternatives: Sequence[str]) -> None:
+    """Refuses captions of a size that nobody wrote, on which cleaning and tokens would take hours.
+
+    Raises:
+        ValueError: together they have more than `LONGEST_TEXT` characters.
+    """
+    length = sum(len(caption.text) for caption in captions) + sum(map(len, alternatives))
+    if length > LONGEST_TEXT:
+        raise ValueError(
+            f"its captions have {length:,} characters together, expected {LONGEST_TEXT:,} at most"
+        )
 
 
 def serialize(record: VideoRecord) -> bytes:

@@ -12,7 +12,6 @@ The import of TFDS takes a second and replaces Python's own import for that time
 happens with the import of this module, which `data/sources.py` does before any thread reads.
 """
 
-import json
 import operator
 import os
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from mova_jax.data.shards.tfds_info import features_dict
 from mova_jax.data.tfds.fields import choose_fields, leaves_of
 from mova_jax.data.tfds.names import TfdsName, find_folder, parse_name
 from mova_jax.data.tfds.records import record_of
+from mova_jax.utils.text_files import parse_json
 
 
 class TfdsSource(Sequence):
@@ -135,7 +135,7 @@ def _read_info(name: TfdsName):
 
 def _read_json(path) -> dict:
     try:
-        return json.loads(path.read_text())
+        return parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise ShardError(f"{path} cannot be read ({error}); make the data set again.") from error
 

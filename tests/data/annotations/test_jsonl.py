@@ -146,3 +146,9 @@ def test_few_videos_still_fill_every_split(tmp_path):
     assert {item.split for item in items} == {"train", "validation", "test"}
     alone = assign_splits(_items(tmp_path, ["a.mp4"]), (("train", 1), ("test", 0)))
     assert [item.split for item in alone] == ["train"]
+
+
+def test_a_caption_that_nobody_wrote_is_left_out(tmp_path):
+    items, skipped = _read(tmp_path, line(), line(id="b", caption="A cat sits. " * 100_000))
+    assert [item.id for item in items] == ["a.mp4"]
+    assert "1,199,999 characters together, expected 1,000,000" in skipped[0]["reason"]
