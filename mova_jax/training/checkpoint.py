@@ -8,6 +8,9 @@ Each save holds `state` (step, parameters, optimizer), `data` (the state of the 
 `record` (the config, and for the best its score). It is written in the background under a temporary
 name and renamed when complete, so a run killed at any moment leaves complete saves only. A restart
 repeats the steps after the last save.
+
+`record` has checksums of the rest (`utils/checksum.py`). A checkpoint that was damaged on its
+disk is refused by its name, and nothing is trained on or tested with it.
 """
 
 import contextlib
@@ -25,6 +28,7 @@ from mova_jax.config import Config
 from mova_jax.parallel import sharding
 from mova_jax.parallel.processes import lost_process
 from mova_jax.training.state import TrainSpec, TrainState
+from mova_jax.utils.checksum import differing, json_checksum, state_checksums
 
 FOLDER = "checkpoints"
 
@@ -116,8 +120,10 @@ class Checkpoints:
         if (step := self._best.latest_step()) is None:
             return None
         args = ocp.args.Composite(record=ocp.args.JsonRestore())
-        with _reraise_as_checkpoint_error(self.folder, "read"):
-            return self._best.restore(step, args=args)["record"]
+        with _reraise_as_checkpoint_error(self.folder / "best", "read"):
+            record = self._best.restore(step, args=args)["record"]
+        _check(self.folder / "best" / str(step), {}, record)
+        return record
 
     def restore_last(self, like: TrainState) -> Saved:
         """Restores the last checkpoint with the shardings of `like`.
@@ -154,8 +160,10 @@ class Checkpoints:
         step = int(state.step)
         if manager.latest_step() == step:
             return
+        fields = _as_dict(state)
+        record["checksums"] = state_checksums(fields) | _json_checksums(data, record)
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_as_dict(state)),
+            state=ocp.args.StandardSave(fields),
             data=ocp.args.JsonSave(data),
             record=ocp.args.JsonSave(record),
         )
@@ -172,8 +180,10 @@ class Checkpoints:
             data=ocp.args.JsonRestore(),
             record=ocp.args.JsonRestore(),
         )
-        with _reraise_as_checkpoint_error(self.folder, "read"):
+        place = self.folder / manager.directory.name / str(step)
+        with _reraise_as_checkpoint_error(place, "read"):
             saved = manager.restore(step, args=args)
+        _check(place, saved["state"], saved["record"], saved["data"])
         return Saved(TrainState(**saved["state"]), saved["data"], saved["record"])
 
 
@@ -210,7 +220,7 @@ def restore_model(workdir: str | os.PathLike, like: TrainState) -> SavedModel:
         if not (folder / which).is_dir():
             continue
         with (
-            _reraise_as_checkpoint_error(folder, "read"),
+            _reraise_as_checkpoint_error(folder / which, "read"),
             _manager(folder / which, read_only=True) as manager,
         ):
             if (step := manager.latest_step()) is None:
@@ -222,9 +232,52 @@ def restore_model(workdir: str | os.PathLike, like: TrainState) -> SavedModel:
                 record=ocp.args.JsonRestore(),
             )
             saved = manager.restore(step, args=args)
+        _check(folder / which / str(step), saved["state"], saved["record"])
         state = TrainState(opt_state=None, **saved["state"])
         return SavedModel(state.weights, step, saved["record"], which)
     raise CheckpointError(f"{folder} holds no checkpoint: train first, or give another workdir.")
+
+
+def _json_checksums(data: dict[str, Any] | None, record: dict[str, Any]) -> dict[str, int]:
+    """Checksums of what is saved as JSON; `data` may be missing."""
+    about = {name: value for name, value in record.items() if name != "checksums"}
+    return {"record": json_checksum(about)} | (
+        {} if data is None else {"data": json_checksum(data)}
+    )
+
+
+def _check(
+    place: Path, fields: dict[str, Any], record: dict[str, Any], data: dict[str, Any] | None = None
+) -> None:
+    """Compares a checkpoint with the checksums that it was saved with; older ones have none.
+
+    Raises:
+        CheckpointError: names the checkpoint and what is damaged in it.
+    """
+    saved = record.get("checksums")
+    if saved is None:
+        return
+    found = state_checksums(fields) | _json_checksums(data, record)
+    if damaged := differing(saved, found):
+        raise CheckpointError(
+            f"{place} is damaged: {', '.join(damaged)} differ from what was saved. {_advice(place)}"
+        )
+
+
+def _advice(place: Path) -> str:
+    """What to do about a checkpoint that cannot be read, or is damaged."""
+    which = place.name if place.name in ("best", "last") else place.parent.name
+    folder = place.parents[1] if place.name.isdecimal() else place.parent
+    others = sorted(p for p in (folder / "best").glob("*") if p.name.isdecimal())
+    if which == "last" and others:
+        there = others[-1]
+        return (
+            f"Put the best one in its place, and the same command goes on from step {there.name}: "
+            f"rm -r {folder / 'last'}/*; cp -r {there} {folder / 'last'}"
+        )
+    if which == "best" and is_started(folder.parent):
+        return f"Delete {folder / 'best'}, and the last checkpoint is used in its place."
+    return "There is no other checkpoint: start in another workdir."
 
 
 @contextlib.contextmanager
@@ -235,14 +288,14 @@ def _reraise_as_checkpoint_error(folder: Path, action: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if lost_process(error):
             raise  # the checkpoint is fine
-        advice = "the saves before it are whole; make room or correct the path, and start again"
+        advice = "The saves before it are whole; make room or correct the path, and start again."
         if action == "read":
-            advice = "start in another workdir, or go back to the code that wrote it"
+            advice = f"Go back to the code that wrote it, or, if it is damaged: {_advice(folder)}"
         reason = str(error).partition("\n")[0][:300] or type(error).__name__
         if "No space left" in str(error):
             reason = "no space is left on the device"
         raise CheckpointError(
-            f"a checkpoint in {folder} could not be {action}: {reason} ({advice})"
+            f"a checkpoint in {folder} could not be {action}: {reason}. {advice}"
         ) from error
 
 

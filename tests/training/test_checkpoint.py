@@ -1,5 +1,7 @@
 """Checkpoints: exact restores, also onto other meshes, and clear errors for damaged ones."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,6 +114,59 @@ def test_a_damaged_checkpoint_is_a_clear_error(spec, state, checkpoints):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match="could not be read"):
         checkpoints.restore_last(abstract_state(spec, MESH))
+
+
+def rewritten(folder, change):
+    """Restores a checkpoint, changes it, and writes it again as a disk that lies might."""
+    path = folder / "1" / "record" / "metadata"
+    path.write_text(change(path.read_text()))
+
+
+def test_a_checkpoint_that_is_not_what_was_saved_is_refused_by_its_name(spec, state, checkpoints):
+    checkpoints.save_best(at(state, 1), {"next_batch": 1}, 10.0, 0.5)
+    checkpoints.save_last(at(state, 1), {"next_batch": 1})
+    checkpoints.wait()
+    last, best = checkpoints.folder / "last", checkpoints.folder / "best"
+    data = last / "1" / "data" / "metadata"
+    data.write_text(data.read_text().replace("1", "2"))
+    with pytest.raises(
+        CheckpointError, match=f"{last / '1'} is damaged: data differ .* cp -r {best}"
+    ):
+        checkpoints.restore_last(abstract_state(spec, MESH))
+    rewritten(best, lambda text: text.replace('"score": 10.0', '"score": 90.0'))
+    with pytest.raises(CheckpointError, match=f"{best / '1'} is damaged: record differ .* Delete"):
+        checkpoints.restore_best(abstract_state(spec, MESH))
+    with pytest.raises(CheckpointError, match="record"):
+        checkpoints.best_record()
+
+
+def test_arrays_that_are_not_what_was_saved_are_refused(spec, state, checkpoints, monkeypatch):
+    checkpoints.save_last(at(state, 1), {"next_batch": 1})
+    checkpoints.wait()
+    restore = checkpoints._last.restore
+
+    def flipped(step, args):
+        found = restore(step, args=args)
+        leaf = found["state"]["params"]["logit_scale"]
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32) ^ jnp.uint32(1 << 3)
+        found["state"]["params"]["logit_scale"] = jax.lax.bitcast_convert_type(bits, jnp.float32)
+        return found
+
+    monkeypatch.setattr(checkpoints._last, "restore", flipped)
+    with pytest.raises(CheckpointError, match="is damaged: params differ from what was saved"):
+        checkpoints.restore_last(abstract_state(spec, MESH))
+
+
+def test_a_checkpoint_without_checksums_is_read(spec, state, checkpoints):
+    checkpoints.save_last(at(state, 1), {"next_batch": 1})
+    checkpoints.wait()
+
+    def without(text):
+        record = json.loads(text)
+        return json.dumps({name: value for name, value in record.items() if name != "checksums"})
+
+    rewritten(checkpoints.folder / "last", without)
+    assert checkpoints.restore_last(abstract_state(spec, MESH)).data == {"next_batch": 1}
 
 
 def test_a_leftover_of_a_killed_save_is_no_checkpoint(state, checkpoints, tmp_path):
