@@ -21,7 +21,7 @@ from mova_jax.data import sentences
 from mova_jax.export import torch_model
 from mova_jax.export.bundle import Bundle
 from mova_jax.export.model_card import write_card
-from mova_jax.utils.atomic import replacing
+from mova_jax.utils.lock import living_folder
 from mova_jax.weights import torch_names
 from mova_jax.weights.files import WeightsError, write_safetensors
 
@@ -45,11 +45,15 @@ def export(bundle: Bundle, output: str | os.PathLike, formats: list[str]) -> lis
     problems = [f"{f} is not empty; give another output" for f in folders if not _is_free(f)]
     if problems:
         raise WeightsError(problems)
-    for name, folder in zip(formats, folders, strict=True):
-        with replacing(folder) as aside:
-            aside.mkdir()
-            FORMATS[name](bundle, aside)
-            write_card(aside, name, bundle)
+    Path(output).mkdir(parents=True, exist_ok=True)
+    with living_folder(output, ".partial-") as aside:  # deletes those of killed exports, too
+        for name, folder in zip(formats, folders, strict=True):
+            (made := aside / name).mkdir()
+            FORMATS[name](bundle, made)
+            write_card(made, name, bundle)
+            if folder.is_dir():
+                folder.rmdir()
+            made.replace(folder)
     return folders
 
 
