@@ -7,6 +7,8 @@
 Pixels are made square before a picture is turned: the aspect is that of the stored pixels.
 """
 
+import warnings
+
 import numpy as np
 
 Matrix = tuple[int, int, int, int]  # (a, b, c, d) of _upright
@@ -95,6 +97,22 @@ def read_picture(path: str, max_pixels: int) -> np.ndarray:
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels are more than {max_pixels:,}")
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def too_large(path: str, max_pixels: int) -> str:
+    """Why FFmpeg refuses a picture of too many pixels; '' for all else that it cannot decode."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")  # Pillow has limits of its own
+            if image.width * image.height > max_pixels:
+                return f"{image.width} x {image.height} pixels are too many to decode"
+    except Image.DecompressionBombError:
+        return "it has too many pixels to decode"
+    except Exception:  # it raises many kinds for files that it does not know
+        pass
+    return ""
 
 
 def exif_matrix(path: str) -> Matrix | None:

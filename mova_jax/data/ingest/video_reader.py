@@ -19,7 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mova_jax.data.ingest import media_file
-from mova_jax.data.ingest.frame_converter import FrameConverter, exif_matrix, read_picture
+from mova_jax.data.ingest.frame_converter import (
+    FrameConverter,
+    exif_matrix,
+    read_picture,
+    too_large,
+)
 from mova_jax.data.ingest.media_file import DecodeError, is_cut_short, open_media, video_stream
 
 MAX_FRAMES = 100_000
@@ -123,6 +128,7 @@ class VideoReader:
                         return
         except av.error.FFmpegError as error:
             what = "its end is missing" if is_cut_short(self._path) else error.strerror
+            what = too_large(str(self._path), media_file.MAX_PIXELS) or what
             raise DecodeError(f"not a video that can be decoded ({what})") from error
 
     def _spans(self, frames: "_Frames | _Tiles", back: float | None) -> Iterator[_Span]:
@@ -149,7 +155,8 @@ class VideoReader:
     ) -> Iterator[np.ndarray]:
         """Yields the image on the screen at each multiple of 1/fps within the cut."""
         if first is None:
-            raise DecodeError("no frame could be decoded")
+            large = too_large(str(self._path), media_file.MAX_PIXELS)
+            raise DecodeError(large or "no frame could be decoded")
         convert = FrameConverter(self._short_side, frames.pixel_aspect, frames.matrix)
         if first.start > max(_LATE, self._start):
             late = f"its picture starts {first.start:.1f} s after its sound"

@@ -131,7 +131,7 @@ def test_pictures_of_too_many_pixels_are_refused_before_they_are_decoded(tmp_pat
         if fits:
             assert decode_video(tmp_path / name).frames.shape == (1, side, side, 3)
         else:
-            with pytest.raises(DecodeError):
+            with pytest.raises(DecodeError, match="300 x 300 pixels are too many to decode"):
                 decode_video(tmp_path / name)
     large = write_video(tmp_path / "d.mp4", ramp(3)[:1] * 3, codec="mpeg4")
     monkeypatch.setattr(media_file, "MAX_PIXELS", 1000)
