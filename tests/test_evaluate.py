@@ -13,6 +13,7 @@ from mova_jax.parallel import processes
 from mova_jax.suites import SUITES, Suite, SuiteResult, SuiteTable
 from mova_jax.suites.suite import load_result
 from mova_jax.training import run as run_lib
+from mova_jax.utils import atomic
 from mova_jax.utils.metric_log import last_metrics
 from tests import tiny
 from tests.export.test_import_clip import make_clip
@@ -188,6 +189,26 @@ def test_a_suite_reads_the_keys_of_set_and_no_flag_of_an_evaluation(run, tmp_pat
     for flags in (["--splits", "test"], ["--against", "runs/b"], ["--classes", "c.json"]):
         with pytest.raises(SystemExit, match="2"):
             evaluate.main([*command, *flags])
+
+
+def test_an_evaluation_that_was_stopped_at_its_first_write_goes_on(
+    run, evaluated, tmp_path, monkeypatch
+):
+    write, output, calls = atomic.write_text, tmp_path / "out", []
+
+    def full(path, text, **options):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        write(path, text, **options)
+
+    monkeypatch.setattr(atomic, "write_text", full)
+    assert evaluate.main(["--model", str(run), "--output", str(output)]) == 1
+    monkeypatch.setattr(atomic, "write_text", write)
+    assert len(list(output.iterdir())) == 1
+    assert evaluate.main(["--model", str(run), "--output", str(output)]) == 0
+    assert (output / "config.json").read_text() == (evaluated / "config.json").read_text()
+    assert_same_ranks(output, evaluated)
 
 
 def test_a_damaged_evaluation_is_said(run, evaluated, tmp_path, capsys):

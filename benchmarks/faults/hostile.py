@@ -377,7 +377,7 @@ HOSTILE = [
         (SKIPPED,),
     ),
     Hostile("a question of 100 MB", _long_question, "characters"),
-    Hostile("a caption of 100 MB in a shard", _record(caption=_LONG), "cannot be read", (0,)),
+    Hostile("a caption of 100 MB in a shard", _record(caption=_LONG), "left out", (0,)),
     Hostile(
         "a JPEG of 65,500 x 65,500 pixels",
         _video("p.jpg", media.jpeg_claiming),
@@ -394,7 +394,7 @@ HOSTILE = [
     Hostile(
         "a JPEG of 65,500 x 65,500 pixels in a shard",
         _record(frame=media.jpeg_bytes()),
-        "cannot be read",
+        "left out",
         (0,),
     ),
     Hostile(

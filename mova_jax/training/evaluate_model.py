@@ -289,11 +289,12 @@ def _claim(
                 f"{output} holds another evaluation: its {name} is {found.get(name) or 'none'}, "
                 f"this one's is {about[name] or 'none'}; choose another --output"
             )
-        return
-    if (output / CONFIG).exists():
+    elif (output / CONFIG).exists():
         raise RunError(f"{output} is the workdir of a run: choose another --output")
-    atomic.write_text(output / CONFIG, config_lib.to_json(config))
-    atomic.write_text(file, json.dumps(about, indent=1))
+    else:  # first, for it tells an evaluation that was stopped here from a run
+        atomic.write_text(file, json.dumps(about, indent=1))
+    if not (output / CONFIG).exists():
+        atomic.write_text(output / CONFIG, config_lib.to_json(config))
 
 
 def _write_figures(output: Path, more: dict[str, Any]) -> None:

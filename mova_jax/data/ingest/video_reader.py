@@ -164,12 +164,12 @@ class VideoReader:
         count, end = 0, 0.0
         for span in itertools.chain([first], spans):
             image, end = None, min(span.end, self._end)
+            if self._start + MAX_FRAMES / self._fps < end - _SLACK and not frames.still:
+                raise DecodeError(  # before any frame of a span that may be years long
+                    f"more than {MAX_FRAMES} frames at {self._fps} a second; the time stamps "
+                    "are broken, or fewer frames a second are needed"
+                )
             while self._start + count / self._fps < end - _SLACK:
-                if count == MAX_FRAMES:
-                    raise DecodeError(
-                        f"more than {MAX_FRAMES} frames at {self._fps} a second; the time stamps "
-                        "are broken, or fewer frames a second are needed"
-                    )
                 image = convert(span.frame) if image is None else image
                 yield image
                 count += 1
