@@ -42,7 +42,6 @@ class Entry(NamedTuple):
     frames: int
     duration: float
     added: str = "2026-11-30"
-    hash: str = ""
 
 
 class Index:

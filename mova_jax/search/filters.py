@@ -19,7 +19,7 @@ class QueryError(ValueError):
 class Filter:
     """Conditions that all have to hold; the default lets every video pass."""
 
-    folder: str = ""  # the video is in it, at any depth
+    folder: str = ""  # a file of the video is in it, at any depth
     after: datetime.date | None = None  # added on this day or later
     before: datetime.date | None = None  # added on an earlier day
     longer: float = 0.0  # seconds, at least
@@ -54,7 +54,8 @@ class Filter:
     def _passes(self, entry) -> bool:
         if not self.longer <= entry.duration <= self.shorter:
             return False
-        if self.folder and not Path(entry.source).is_relative_to(self.folder):
+        paths = (Path(file.path) for file in entry.files)
+        if self.folder and not any(path.is_relative_to(self.folder) for path in paths):
             return False
         if self.after is None and self.before is None:
             return True

@@ -21,6 +21,7 @@ from mova_jax.data.sentences import split_sentences
 from mova_jax.evaluation.grounding import frame_edges, predicted_run
 from mova_jax.search.filters import Filter, QueryError
 from mova_jax.search.scan import Scan, Scores
+from mova_jax.search.store import Entry
 from mova_jax.typing import TextEmbedding
 
 SAME = 0.99  # mean cosine of the frames of two videos from which they are near-copies
@@ -45,11 +46,17 @@ class Answer:
     """A video that answers a question."""
 
     rank: int  # from 1
-    entry: object  # store.Entry
+    entry: Entry
     score: float  # the score of record
     moments: tuple[Moment, ...]  # one a sentence
     times: Float[np.ndarray, "f"]  # seconds of the frames
-    copies: tuple[object, ...] = ()  # other entries of nearly the same video
+    copies: tuple[Entry, ...] = ()  # other entries of nearly the same video
+
+    @property
+    def other_paths(self) -> list[str]:
+        """Further files of the same video, or of nearly the same."""
+        files = [*self.entry.files[1:], *(file for copy in self.copies for file in copy.files)]
+        return [file.path for file in files]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,9 +191,7 @@ class Searcher:
         yield from kept
 
     def _same(self, one, other) -> bool:
-        """Whether two videos are the same file, or have nearly the same frames."""
-        if one.hash and one.hash == other.hash:
-            return True
+        """Whether two videos have nearly the same frames."""
         if abs(one.frames - other.frames) > 1 + 0.01 * one.frames:
             return False
         count = min(one.frames, other.frames)

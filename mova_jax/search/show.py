@@ -21,7 +21,7 @@ def as_text(answers: Sequence[Answer]) -> str:
             f"       {clock(m.start)} to {clock(m.end)}  {printable(m.text)}"
             for m in answer.moments
         ]
-        lines += [f"       also {printable(copy.source)}" for copy in answer.copies]
+        lines += [f"       also {printable(path)}" for path in answer.other_paths]
     return "\n".join(lines)
 
 
@@ -43,7 +43,7 @@ def as_json(answers: Sequence[Answer]) -> str:
                 }
                 for moment in answer.moments
             ],
-            "copies": [copy.source for copy in answer.copies],
+            "copies": answer.other_paths,
         }
         for answer in answers
     ]

@@ -62,7 +62,7 @@ class SourceFile:
 class Entry:
     """A video of an index."""
 
-    id: str
+    id: str  # a hash of its content
     files: tuple[SourceFile, ...]  # with this content; at least one
     duration: float  # seconds
     frames: int
@@ -73,11 +73,6 @@ class Entry:
     def source(self) -> str:
         """Path of the file; of several with the same content, of the first."""
         return self.files[0].path
-
-    @property
-    def hash(self) -> str:
-        """Of the content."""
-        return self.id
 
     @property
     def size(self) -> int:

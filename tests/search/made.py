@@ -19,11 +19,11 @@ class MadeEntry:
     frames: int
     added: str = "2026-11-30T12:00:00+00:00"
     size: int = 1
-    hash: str = ""
+    others: tuple[str, ...] = ()  # paths of copies
 
     @property
     def files(self):
-        return (SourceFile(self.source, self.size, 0),)
+        return tuple(SourceFile(path, self.size, 0) for path in (self.source, *self.others))
 
 
 class MadeIndex:

@@ -200,7 +200,7 @@ def _answer(answer: Answer) -> dict:
         "duration": entry.duration,
         "added": entry.added,
         "score": round(answer.score, 4),
-        "copies": [copy.source for copy in answer.copies],
+        "copies": answer.other_paths,
         "moments": [
             {
                 "text": moment.text,
@@ -238,15 +238,16 @@ async def _playable(request: Request) -> Response:
 
 
 def _source(request: Request) -> str:
-    """The path of the video that a request names by its id."""
+    """The path of the video that a request names by its id; of its copies, one that is there."""
     entry = request.app.state.library.entry(request.path_params["id"])
-    if entry is None or Path(entry.source).suffix.lower() not in SHOWN:
+    paths = [Path(file.path) for file in entry.files] if entry else []
+    shown = [path for path in paths if path.suffix.lower() in SHOWN]
+    if not shown:
         raise HTTPException(404, "the index has no such video")
-    if not Path(entry.source).is_file():
-        raise HTTPException(
-            404, "the file was moved or deleted; run python -m mova_jax.embed again"
-        )
-    return entry.source
+    for path in shown:
+        if path.is_file():
+            return str(path)
+    raise HTTPException(404, "the file was moved or deleted; run python -m mova_jax.embed again")
 
 
 async def _gone(request: Request, error: ClientDisconnect) -> Response:

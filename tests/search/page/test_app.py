@@ -182,6 +182,14 @@ def test_files_are_reached_by_id_only(client, path):
     assert reply.status_code == 404 and "secret" not in reply.text
 
 
+def test_of_a_video_s_copies_one_that_is_there_is_sent(library, client, tmp_path):
+    source = tmp_path / "a.mp4"
+    source.write_bytes(b"copy")
+    gone = dataclasses.replace(library.index.entries[1], others=(str(source),))
+    library.index.entries[1] = gone
+    assert client.get("/video/v001").content == b"copy"
+
+
 def test_a_file_that_would_have_to_be_encoded_again_is_not_sent(client):
     reply = client.get("/playable/v000")  # of bytes that are no video
     assert reply.status_code == 415 and "cannot be repackaged" in reply.json()["error"]
