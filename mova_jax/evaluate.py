@@ -128,7 +128,7 @@ def _ask(args: argparse.Namespace, model, name: str) -> None:
     from mova_jax.suites.suite import load_result, save_result
 
     folder, suite = Path(args.output) / "suites" / name, SUITES[name]
-    asked = {"model": str(model.path.resolve()), "step": model.step} if model else {}
+    asked = {"model": model.origin, "step": model.step} if model else {}
     asked |= {"data": args.data, "set": sorted(args.set), "seed": args.seed}
     result = load_result(folder, asked)
     if result is None:
@@ -137,7 +137,7 @@ def _ask(args: argparse.Namespace, model, name: str) -> None:
         mesh, data = make_mesh(), tuple(args.data)
         result = suite.fn(SuiteInput(model, mesh, folder, cache, data, args.seed))
         save_result(folder, result, asked)
-    path = write_page(folder, suite, str(model.path) if model else "", result)
+    path = write_page(folder, suite, model.origin if model else "", result)
     for table in result.tables:
         log_main("", table.title, table.note, as_text(table))
     log_main("", result.protocol, "", result.verdict, f"Look at {path}")

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from mova_jax import config as config_lib
 from mova_jax.config import Config, ConfigError, ConfigFlags, make_parser, parse
-from mova_jax.utils.command_line import add_process_flags, file_error, local_path
+from mova_jax.utils.command_line import add_process_flags, file_error, path_or_bucket
 from mova_jax.utils.stack_limit import raise_stack_limit
 from mova_jax.utils.streams import run_command
 
@@ -143,7 +143,8 @@ def steps_to_trace(text: str) -> tuple[int, int]:
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser("python -m mova_jax.main", __doc__)
     add = parser.add_argument
-    add("--workdir", type=local_path, help="folder of the run; by default runs/NAME_OF_THE_CONFIG")
+    add("--workdir", type=path_or_bucket, help="folder of the run, or gs://BUCKET/FOLDER "
+        "(runs/NAME_OF_THE_CONFIG)")  # fmt: skip
     add("--profile_steps", default="", help="FIRST:LAST, steps to trace into WORKDIR/profile")
     add_process_flags(parser)
     return parser

@@ -33,13 +33,14 @@ def test_one_message_says_what_is_wrong_and_nothing_is_made(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_workdir_in_a_bucket_is_refused_before_anything_is_made(tmp_path):
-    command = [*MAIN, f"--config={ROOT / 'configs/base.py'}", "--workdir=gs://bucket/run"]
+def test_a_workdir_at_another_url_is_refused_before_anything_is_made(tmp_path):
+    command = [*MAIN, f"--config={ROOT / 'configs/base.py'}", "--workdir=s3://bucket/run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert result.returncode == 2 and not any(tmp_path.iterdir())
     line = result.stderr.splitlines()[-1]
-    assert "--workdir: got the URL gs://bucket/run, expected a folder on this machine" in line
+    assert "--workdir: got the URL s3://bucket/run, expected a folder on this machine" in line
+    assert line.endswith("or gs://BUCKET/FOLDER")
 
 
 @pytest.mark.parametrize(

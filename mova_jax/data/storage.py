@@ -228,6 +228,11 @@ class Folder:
         return posixpath.join(self._root, posixpath.normpath(name))
 
 
+def cache_no_listings() -> None:
+    """Lets gcsfs look into a folder each time, also for other libraries: others write there too."""
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+
+
 @functools.lru_cache
 def _file_system(protocol: str, url: str):
     """fsspec's file system of a URL or a path, and what it calls the place there.

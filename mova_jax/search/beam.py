@@ -1,6 +1,6 @@
 """`embed` on a cluster, with Apache Beam; the index is the same as that of one machine.
 
-    pipelines = Pipelines(model.loaded.path, writer, fps=1.0, options=["--runner=FlinkRunner"])
+    pipelines = Pipelines(model.loaded.origin, writer, fps=1.0, options=["--runner=FlinkRunner"])
     ids = pipelines.hash_files(files)
     for file, frames, reason in pipelines.embed(videos): ...
 
@@ -35,19 +35,17 @@ _DEVICE = threading.Lock()  # a model is used by one thread at a time
 class Pipelines:
     """The pipelines of one command."""
 
-    def __init__(
-        self, model: str | os.PathLike, writer: IndexWriter, fps: float, options: Sequence[str]
-    ):
+    def __init__(self, model: str, writer: IndexWriter, fps: float, options: Sequence[str]):
         """Starts nothing yet.
 
         Args:
-            model: its path, the same on all machines.
+            model: its path or URL, the same on all machines.
             writer: of the index.
             fps: frames a second.
             options: from `beam_options`.
         """
         self._writer, self._options = writer, options
-        self._embed = _Embed(os.path.abspath(model), os.path.abspath(writer.folder), fps)
+        self._embed = _Embed(model, os.path.abspath(writer.folder), fps)
 
     def hash_files(self, files: Sequence[SourceFile]) -> list[str | OSError]:
         """The content id of each file, or why it cannot be read.

@@ -43,7 +43,7 @@ def open_writer(model: VideoTextModel, index: str | os.PathLike, fps: float) -> 
     Raises:
         StoreError: the index is of another model or rate.
     """
-    about = {"model": os.path.abspath(model.loaded.path), "fingerprint": model.fingerprint}
+    about = {"model": model.loaded.origin, "fingerprint": model.fingerprint}
     return IndexWriter(index, about | {"fps": fps, "dim": model.config.model.embed_dim})
 
 

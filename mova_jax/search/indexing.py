@@ -72,7 +72,7 @@ def index_folder(
     writer, found = open_writer(model, index, fps), Indexed()
     files = _unknown_files(writer, _files_of(videos)[process::processes], found)
     if beam:
-        pipelines = Pipelines(model.loaded.path, writer, fps, beam)
+        pipelines = Pipelines(model.loaded.origin, writer, fps, beam)
         new, copies = _new_videos(writer, files, pipelines.hash_files(files), found)
         for embedded in pipelines.embed(new):
             found.count(embedded)

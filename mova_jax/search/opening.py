@@ -29,8 +29,9 @@ def open_searcher(
     model = load(model_path or index.manifest["model"])
     if model.fingerprint != index.manifest["fingerprint"]:
         raise StoreError(
-            f"{folder} was made with {index.manifest['model']}, and {model.loaded.path} is another "
-            "model, or was trained further: give the same one with --model, or make the index again"
+            f"{folder} was made with {index.manifest['model']}, and {model.loaded.origin} is "
+            "another model, or was trained further: give the same one with --model, or make the "
+            "index again"
         )
     enable_compilation_cache(model.config)
     return searcher_of(model, index, open_engine(engine_uri, index) if engine_uri else None)

@@ -106,7 +106,7 @@ def _measured(suite_input, settings, asker, file, about, folder, split, label) -
     model, path = suite_input.model, suite_input.output / file
     about = about | {
         "format": FORMAT,
-        "model": str(model.path),
+        "model": model.origin,
         "step": model.step,
         "conditions": [list(condition) for condition in settings.conditions],
     }

@@ -7,7 +7,8 @@
 Each save holds `state` (step, parameters, optimizer), `data` (the state of the data iterator) and
 `record` (the config, and for the best its score). It is written in the background under a temporary
 name and renamed when complete, so a run killed at any moment leaves complete saves only. A restart
-repeats the steps after the last save.
+repeats the steps after the last save. Those of a workdir in a bucket (`workdir.py`) are there, and
+count when Orbax has written `commit_success.txt` into them.
 
 `record` has checksums of the rest (`utils/checksum.py`). A checkpoint that was damaged on its
 disk is refused by its name, and nothing is trained on or tested with it.
@@ -17,20 +18,21 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from mova_jax.config import Config
+from mova_jax.data.storage import is_url
 from mova_jax.parallel import sharding
 from mova_jax.parallel.processes import lost_process
 from mova_jax.training.state import TrainSpec, TrainState
+from mova_jax.training.workdir import checkpoints_folder, complete_saves
 from mova_jax.utils.checksum import differing, json_checksum, state_checksums
-
-FOLDER = "checkpoints"
 
 
 class CheckpointError(Exception):
@@ -48,19 +50,25 @@ class Saved(NamedTuple):
 class Checkpoints:
     """The last and the best checkpoint of a run; saves in the background."""
 
-    def __init__(self, workdir: str | os.PathLike, config: Config):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        config: Config,
+        publish: Callable[[], None] = lambda: None,
+    ):
         """Opens the checkpoints of a workdir; makes their folders when there are none.
 
         Args:
             workdir: of the run.
             config: stored with every save.
+            publish: called before each save from which a restart resumes, see `open_workdir`.
 
         Raises:
             CheckpointError: a folder cannot be made.
         """
         # Orbax logs every save at level INFO, and its plans at WARNING.
         logging.getLogger("absl").setLevel(logging.ERROR)
-        self.folder = Path(workdir).resolve() / FOLDER
+        self.folder, self._publish = checkpoints_folder(workdir), publish
         self._config = dataclasses.asdict(config)
         with _reraise_as_checkpoint_error(self.folder, "opened"):
             self._last = _manager(self.folder / "last")
@@ -90,6 +98,7 @@ class Checkpoints:
             # The best one of the same step has to be complete first: a restart from here does
             # not validate that step again.
             self._best.wait_until_finished()
+        self._publish()
         self._save(self._last, state, data, {"config": self._config})
 
     def save_best(
@@ -187,11 +196,6 @@ class Checkpoints:
         return Saved(TrainState(**saved["state"]), saved["data"], saved["record"])
 
 
-def is_started(workdir: str | os.PathLike) -> bool:
-    """Whether the run of this workdir has a checkpoint to resume from."""
-    return any(path.name.isdecimal() for path in (Path(workdir) / FOLDER / "last").glob("*"))
-
-
 class SavedModel(NamedTuple):
     """The part of a checkpoint that its model needs."""
 
@@ -214,11 +218,12 @@ def restore_model(workdir: str | os.PathLike, like: TrainState) -> SavedModel:
     Raises:
         CheckpointError: there is no checkpoint, or its shapes are others.
     """
-    folder = Path(workdir).resolve() / FOLDER
+    folder = checkpoints_folder(workdir)
     logging.getLogger("absl").setLevel(logging.ERROR)
     for which in ("best", "last"):
-        if not (folder / which).is_dir():
-            continue
+        with _reraise_as_checkpoint_error(folder, "read"):
+            if not (folder / which).is_dir():
+                continue
         with (
             _reraise_as_checkpoint_error(folder / which, "read"),
             _manager(folder / which, read_only=True) as manager,
@@ -264,30 +269,32 @@ def _check(
         )
 
 
-def _advice(place: Path) -> str:
+def _advice(place: Path | epath.Path) -> str:
     """What to do about a checkpoint that cannot be read, or is damaged."""
     which = place.name if place.name in ("best", "last") else place.parent.name
     folder = place.parents[1] if place.name.isdecimal() else place.parent
-    others = sorted(p for p in (folder / "best").glob("*") if p.name.isdecimal())
-    if which == "last" and others:
+    tool = "gcloud storage " if is_url(place) else ""
+    if which == "last" and (others := complete_saves(folder / "best")):
         there = others[-1]
         return (
             f"Put the best one in its place, and the same command goes on from step {there.name}: "
-            f"rm -r {folder / 'last'}/*; cp -r {there} {folder / 'last'}"
+            f"{tool}rm -r {folder / 'last'}/*; {tool}cp -r {there} {folder / 'last'}"
         )
-    if which == "best" and is_started(folder.parent):
+    if which == "best" and complete_saves(folder / "last"):
         return f"Delete {folder / 'best'}, and the last checkpoint is used in its place."
     return "There is no other checkpoint: start in another workdir."
 
 
 @contextlib.contextmanager
-def _reraise_as_checkpoint_error(folder: Path, action: str) -> Iterator[None]:
+def _reraise_as_checkpoint_error(folder: Path | epath.Path, action: str) -> Iterator[None]:
     """Turns the many errors of Orbax and the file system into one: "could not be `action`"."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        if lost_process(error):
-            raise  # the checkpoint is fine
+    except Exception as error:
+        known = isinstance(error, OSError | ValueError | KeyError | RuntimeError)
+        # The libraries of buckets have errors of their own; a lost process is none of a checkpoint.
+        if lost_process(error) or not (known or is_url(folder)):
+            raise
         advice = "The saves before it are whole; make room or correct the path, and start again."
         if action == "read":
             advice = f"Go back to the code that wrote it, or, if it is damaged: {_advice(folder)}"
@@ -299,7 +306,7 @@ def _reraise_as_checkpoint_error(folder: Path, action: str) -> Iterator[None]:
         ) from error
 
 
-def _manager(folder: Path, read_only: bool = False) -> ocp.CheckpointManager:
+def _manager(folder: Path | epath.Path, read_only: bool = False) -> ocp.CheckpointManager:
     if read_only:
         options = ocp.CheckpointManagerOptions(read_only=True)
     else:

@@ -270,7 +270,7 @@ def _claim(
     """
     about = {
         "model": {
-            "path": str(model.path.resolve()),
+            "path": model.origin,
             "kind": model.kind,
             "objective": config.objective,
             "step": model.step,

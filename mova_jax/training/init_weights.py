@@ -14,10 +14,9 @@ import numpy as np
 from mova_jax.config import Config
 from mova_jax.data.tokenizer import is_tokenizer
 from mova_jax.parallel.processes import log_main
-from mova_jax.training.checkpoint import is_started
 from mova_jax.training.optim import split_trained
 from mova_jax.training.state import TrainSpec, TrainState
-from mova_jax.training.workdir import tokenizer_folder
+from mova_jax.training.workdir import is_started, tokenizer_folder
 from mova_jax.utils.trees import parameter_names, parameter_shapes, unflatten
 from mova_jax.weights.load import find_vocabulary, load_weights
 

@@ -19,12 +19,13 @@ import numpy as np
 from mova_jax import config as config_lib
 from mova_jax.config import Config, Model
 from mova_jax.config.presets import OBJECTIVES
+from mova_jax.data.storage import is_url
 from mova_jax.models.build import ModelSpec, make_model_spec
 from mova_jax.models.mova import Mova
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.checkpoint import abstract_state, restore_model
 from mova_jax.training.state import make_train_spec
-from mova_jax.training.workdir import CONFIG, RunError, tokenizer_folder
+from mova_jax.training.workdir import CONFIG, RunError, local_copy, tokenizer_folder
 from mova_jax.utils.metric_log import METRICS_FILE, last_metrics
 from mova_jax.utils.text_files import parse_json
 from mova_jax.utils.trees import parameter_names, parameter_shapes, unflatten
@@ -50,6 +51,12 @@ class LoadedModel:
     tokenizer: Path  # folder of the tokenizer that the model was trained with
     step: int  # finished steps of training; 0 for a CLIP
     blend_weight: float | None  # of the modular score, chosen on validation; None: never chosen
+    url: str = ""  # of which `path` is a copy
+
+    @property
+    def origin(self) -> str:
+        """Where it was loaded from: an absolute path, or a URL."""
+        return self.url or str(self.path.resolve())
 
     @property
     def model(self) -> Mova:
@@ -66,13 +73,15 @@ def load_model(path: str | os.PathLike) -> LoadedModel:
 
     Args:
         path: the workdir of a run, the folder of an export for PyTorch, or the folder (or the
-            file) of a CLIP in any layout that `init=` reads, with its vocabulary.
+            file) of a CLIP in any layout that `init=` reads, with its vocabulary; or a URL of one.
 
     Raises:
         RunError: there is no such path, or it is the workdir of a run that cannot be read.
         CheckpointError: a run without a checkpoint that can be read.
         WeightsError: weights that cannot be read, or that do not fit together.
     """
+    if is_url(path):
+        return dataclasses.replace(load_model(local_copy(path)), url=os.fspath(path))
     path = Path(path)
     if not path.exists():
         raise RunError(
@@ -94,6 +103,8 @@ def load_run(workdir: str | os.PathLike) -> LoadedModel:
         RunError: `workdir` is not the workdir of a run.
         CheckpointError: it has no checkpoint that can be read.
     """
+    if is_url(workdir):
+        return dataclasses.replace(load_run(local_copy(workdir)), url=os.fspath(workdir))
     workdir = Path(workdir)
     try:
         config = config_lib.from_json((workdir / CONFIG).read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ from mova_jax.training.step import make_train_step
 from mova_jax.training.summary import final_summary, start_summary
 from mova_jax.training.term_gradients import make_term_gradients
 from mova_jax.training.utilization import Utilization
-from mova_jax.training.workdir import REPORT, RunError
+from mova_jax.training.workdir import REPORT, RunError, open_workdir, place_of
 from mova_jax.utils.metric_log import MetricWriter
 from mova_jax.utils.trackers import Tracker, open_tracker
 
@@ -37,7 +37,8 @@ def run(config: Config, workdir: str | os.PathLike, profile_steps: tuple[int, in
 
     Args:
         config: of the run; `model.text.vocab_size` 0 takes the tokenizer's.
-        workdir: of the run, see `training/workdir.py`; all its processes share it.
+        workdir: of the run, see `training/workdir.py`; all its processes share it. May be in a
+            bucket (gs://).
         profile_steps: first and last step to trace, from 1; (0, 0) for none.
 
     Returns:
@@ -51,21 +52,22 @@ def run(config: Config, workdir: str | os.PathLike, profile_steps: tuple[int, in
             f"--profile_steps begins at step {profile_steps[0]}, but train.steps is "
             f"{config.train.steps}: name steps that are taken"
         )
-    context = build_context(config, workdir, profile_steps)
-    try:
-        code = _train_and_finish(context)
-    except BaseException:
-        if jax.process_count() == 1:  # with several, closing would wait for processes that are gone
-            context.checkpoints.close()
-        raise
-    context.checkpoints.close()
+    with open_workdir(workdir) as (folder, publish):
+        context = build_context(config, folder, profile_steps, publish)
+        try:
+            code = _train_and_finish(context)
+        except BaseException:
+            if jax.process_count() == 1:  # several would wait for processes that are gone
+                context.checkpoints.close()
+            raise
+        context.checkpoints.close()
     return code
 
 
 def _train_and_finish(context: RunContext) -> int:
     """Does what is left of the run; returns the exit code."""
     if _is_complete(context):
-        log_main(f"The run in {context.workdir} is complete.\n\n{final_summary(context)}")
+        log_main(f"The run in {place_of(context.workdir)} is complete.\n\n{final_summary(context)}")
         return 0
     with _tracking(context) as tracker:
         return _go_on(context, tracker)
@@ -151,7 +153,8 @@ def _start_or_resume(context: RunContext, batches: TrainIterator) -> TrainState:
         return state
     saved = context.checkpoints.restore_last(abstract_state(context.spec, context.mesh))
     batches.set_state(saved.data)
-    log_main(f"Going on from step {start} of {context.config.train.steps} in {context.workdir}")
+    steps, place = context.config.train.steps, place_of(context.workdir)
+    log_main(f"Going on from step {start} of {steps} in {place}")
     return saved.state
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -48,7 +49,10 @@ class RunContext:
 
 
 def build_context(
-    config: Config, workdir: str | os.PathLike, profile_steps: tuple[int, int] = (0, 0)
+    config: Config,
+    workdir: str | os.PathLike,
+    profile_steps: tuple[int, int] = (0, 0),
+    publish: Callable[[], None] = lambda: None,
 ) -> RunContext:
     """Opens data, tokenizer, model and checkpoints; makes the Storyboard data when needed.
 
@@ -56,6 +60,7 @@ def build_context(
         config: of the run; `model.text.vocab_size` 0 takes the tokenizer's.
         workdir: of the run; claimed only when everything fits together.
         profile_steps: see `RunContext`.
+        publish: uploads the workdir, where it is the copy of one in a bucket.
 
     Raises:
         RunError, ShardError, WeightsError, TrackerError: what is wrong and what to do.
@@ -91,6 +96,7 @@ def build_context(
             raise RunError(str(error)) from error
         for line in lines:
             log_main(line)
+        publish()
     barrier("the workdir is claimed")
     return RunContext(
         config=config,
@@ -101,7 +107,7 @@ def build_context(
         mesh=mesh,
         spec=spec,
         evaluator=Evaluator(spec.model_spec, config, mesh, folder, tokenizer),
-        checkpoints=Checkpoints(workdir, config),
+        checkpoints=Checkpoints(workdir, config, publish),
         batches=batches,
         init_weights=weights,
         started=started,

@@ -9,7 +9,7 @@ from mova_jax.report.run_metrics import gallery_description
 from mova_jax.training.datasets import image_batch_size, image_steps
 from mova_jax.training.setup import RunContext
 from mova_jax.training.state import TrainState
-from mova_jax.training.workdir import REPORT
+from mova_jax.training.workdir import REPORT, place_of
 from mova_jax.utils.metric_log import METRICS_FILE, last_metrics
 from mova_jax.utils.trees import parameter_names
 
@@ -29,7 +29,7 @@ def start_summary(context: RunContext, state: TrainState) -> str:
             f"devices, {per_device} on each",
             f"  mesh     {mesh_lib.describe(mesh)}",
             *_state_lines(mesh, state),
-            f"  workdir  {context.workdir}",
+            f"  workdir  {place_of(context.workdir)}",
         ]
     )
 
@@ -67,7 +67,7 @@ def final_summary(context: RunContext) -> str:
             gallery = gallery_description(found["gallery"], found.get("gallery_captions"))
             lines.append(f"{split}, {gallery}, seed {context.config.seed}")
             lines += _split_lines(found)
-    return "\n".join([*lines, f"Look at {context.workdir / REPORT}"])
+    return "\n".join([*lines, f"Look at {place_of(context.workdir)}/{REPORT}"])
 
 
 def _split_lines(found: dict[str, float]) -> list[str]:

@@ -55,6 +55,21 @@ def file_error(error: OSError, place: str) -> str:
     return str(error) if error.errno is None else f"{place}: {error.strerror}"
 
 
+def path_or_bucket(text: str) -> str:
+    """The type of a flag whose folder may also be in a bucket of Google's, gs://BUCKET/FOLDER.
+
+    Raises:
+        argparse.ArgumentTypeError: for other URLs, to which Orbax writes no checkpoints.
+    """
+    bucket, _, name = text.removeprefix("gs://").partition("/")
+    if text.startswith("gs://") and bucket and name.strip("/"):
+        return text.rstrip("/")
+    try:
+        return local_path(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or gs://BUCKET/FOLDER") from None
+
+
 def add_process_flags(parser: argparse.ArgumentParser) -> None:
     """The flags by which the processes of a command find each other (`parallel/processes.py`)."""
     add = parser.add_argument

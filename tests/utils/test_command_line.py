@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from mova_jax.utils.command_line import file_error, local_path
+from mova_jax.utils.command_line import file_error, local_path, path_or_bucket
 
 
 def test_a_folder_may_be_a_url_of_this_machine():
@@ -23,3 +23,11 @@ def test_an_error_of_the_file_system_is_one_line_with_its_place():
     assert named == "/x: Permission denied; correct the path or its permissions"
     assert file_error(OSError(errno.EIO, "Input/output error"), "out") == "out: Input/output error"
     assert file_error(OSError("gs://b: no such bucket"), "out") == "gs://b: no such bucket"
+
+
+def test_a_workdir_may_be_in_a_bucket_of_google_s():
+    taken = {"gs://bucket/runs/a/": "gs://bucket/runs/a", "runs/a": "runs/a", "file:///x": "/x"}
+    assert {text: path_or_bucket(text) for text in taken} == taken
+    for text in ("s3://a/b", "gs://bucket", "gs://bucket/", "gs:///run"):
+        with pytest.raises(argparse.ArgumentTypeError, match="or gs://BUCKET/FOLDER"):
+            path_or_bucket(text)
