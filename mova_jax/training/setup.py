@@ -88,14 +88,7 @@ def build_context(
     except (ValueError, FileNotFoundError) as error:
         raise RunError(str(error)) from error
     if is_main():
-        workdir_lib.claim(workdir, config)
-        workdir_lib.save_tokenizer(workdir, tokenizer)
-        try:
-            lines = environment.record(workdir)
-        except ValueError as error:
-            raise RunError(str(error)) from error
-        for line in lines:
-            log_main(line)
+        _claim(workdir, config, tokenizer)
         publish()
     barrier("the workdir is claimed")
     return RunContext(
@@ -113,6 +106,18 @@ def build_context(
         started=started,
         profile_steps=profile_steps,
     )
+
+
+def _claim(workdir: Path, config: Config, tokenizer: Tokenizer) -> None:
+    """Writes what a workdir holds from the start."""
+    workdir_lib.claim(workdir, config)
+    workdir_lib.save_tokenizer(workdir, tokenizer)
+    try:
+        lines = environment.record(workdir)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    for line in lines:
+        log_main(line)
 
 
 def enable_compilation_cache(config: Config) -> None:
