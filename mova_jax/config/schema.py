@@ -92,8 +92,8 @@ class Model:
     dtype: str = key("float32", "type of matrix products", choices=("float32", "bfloat16"))
     remat: str = key(
         "none",
-        "what the backward pass computes again in the towers' blocks: nothing; all but the results "
-        "of matrix products; all but the blocks' inputs",
+        "what the backward pass computes again in the towers' blocks: no matrix products; those of "
+        "attention; all",
         choices=("none", "dots", "full"),
     )
     global_head: str = key("mean", "pooling of frames", choices=("mean", "seq_transformer"))

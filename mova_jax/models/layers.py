@@ -142,15 +142,19 @@ class Block(nnx.Module):
         return with_logical_constraint(x + self.mlp(self.norm_mlp(x)), "batch", None, None)
 
 
-# Rematerialisation by `model.remat`: which values of a block are stored for the backward pass.
+# Rematerialisation by `model.remat`: which values of a block are stored for the backward pass. The
+# blocks run in a scan, which keeps the computations of both passes apart by itself: the barriers
+# that `prevent_cse` adds would only keep the compiler from fusing.
+_rematerialise = functools.partial(jax.checkpoint, prevent_cse=False)
+_policies = jax.checkpoint_policies
 REMAT: dict[str, Callable] = {
-    "none": lambda block: block,  # all
+    # The results of all matrix products. Norms, softmax and activations are computed again: that
+    # costs no product, and less than to write and read their half of all stored numbers.
+    "none": functools.partial(_rematerialise, policy=_policies.dots_saveable),
     # The outputs of the four dense layers (qkv, out, up, down), which are nearly all of the FLOPs.
     # Attention weights, norms and activations are recomputed.
-    "dots": functools.partial(
-        jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    ),
-    "full": jax.checkpoint,  # its input only
+    "dots": functools.partial(_rematerialise, policy=_policies.dots_with_no_batch_dims_saveable),
+    "full": _rematerialise,  # its input only
 }
 
 

@@ -100,7 +100,7 @@ def test_remat_stores_what_it_says_for_the_backward_pass():
     mask = layers.full_mask(jnp.asarray(MASK))
 
     def stored(remat):
-        """Stored numbers per row and layer, without attention weights."""
+        """Stored numbers per row and layer, without products of attention."""
         options = {"dtype": jnp.float32, "remat": remat}
         made = nnx.eval_shape(
             lambda: layers.Stack(width, heads, depth, "gelu", rngs=nnx.Rngs(0), **options)
@@ -117,7 +117,8 @@ def test_remat_stores_what_it_says_for_the_backward_pass():
     assert stored("full") == width  # the input of each block
     # The input; query, key and value; the output of attention; the hidden layer of the MLP.
     assert stored("dots") == width + 3 * width + width + 4 * width
-    assert stored("none") > 1.5 * stored("dots")
+    # Only products of attention more: no norm, no activation.
+    assert stored("none") == stored("dots")
 
 
 def test_initial_weights_scale_with_depth_and_differ_between_blocks():
