@@ -1,5 +1,6 @@
 """What the benchmarks count and print; their timings are looked at, not tested."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    against_torch,
     compare_objectives,
     gpu_check,
     large_gallery,
@@ -221,3 +223,24 @@ def test_checks_of_a_gpu_end_with_its_ten_minutes_and_say_that_it_was_a_dry_run(
 def test_the_run_of_the_check_of_a_gpu_has_keys_that_there_are():
     keys = [f"--config.{key}={value}" for key, value in gpu_check.RUN_FLAGS.items()]
     ConfigFlags.take([f"--config={ROOT}/configs/base.py", *keys])[0].load()
+
+
+def test_steps_of_a_round_are_compared_with_eager_and_the_peak_of_that_round():
+    def row(name, *seconds):
+        uses = [against_torch.Use(s, 2 * s, 0.5, 1000) for s in seconds]
+        return against_torch.Contender(name, 1e12, lambda: 0.0, 2.0, 9.0, uses)
+
+    peaks = [{"jax": (0.5e12, 0.2e12), "torch": (1e12, 0.5e12)}, {"torch": (0.5e12, 0.25e12)}]
+    lines = against_torch.table([row("full", 2, 4), row("eager", 3, 6)], peaks).splitlines()
+    cells = [cell.strip() for cell in lines[2].split("|")[1:-1]]
+    assert cells[:3] == ["full", "2.0000", "9"]
+    assert cells[3:5] == ["3.00 (2.00 to 4.00)", "6.00 (4.00 to 8.00)"]
+    assert cells[7:] == ["1.50", "1.50", "1", "0.50", "0.50"]
+
+
+@pytest.mark.slow
+def test_contenders_against_torch_have_the_same_loss():
+    args = argparse.Namespace(model="tiny", batch=2, frames=2, text_length=12)
+    args.only = ("global_only", "twin", "eager")
+    losses = [one.loss for one in against_torch.contenders(args)]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)

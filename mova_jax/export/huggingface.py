@@ -40,7 +40,10 @@ def write_clip(
     # Our scale is capped where it is used; transformers uses it as it is.
     tensors["logit_scale"] = np.minimum(tensors["logit_scale"], np.float32(math.log(100)))
     write_safetensors(tensors, folder / "model.safetensors", _METADATA)
-    write_json(folder / "config.json", _clip_config(model, words) | _architecture("CLIPModel"))
+    write_json(
+        folder / "config.json",
+        clip_config(model, _special_tokens(words)) | _architecture("CLIPModel"),
+    )
 
 
 def write_processor(folder: Path, model: Model, tokenizer: Path) -> CLIPTokenizer:
@@ -84,27 +87,35 @@ def write_text_encoder(
     # With their prefix: versions before 5 expect it, later ones take it too.
     text = {name: value for name, value in tensors.items() if name.startswith("text_model.")}
     write_safetensors(text, folder / "model.safetensors", _METADATA)
-    config = _clip_config(model, words)["text_config"]
+    config = clip_config(model, _special_tokens(words))["text_config"]
     write_json(folder / "config.json", config | _architecture("CLIPTextModel"))
 
 
-def _clip_config(model: Model, words: CLIPTokenizer) -> dict:
-    """A CLIPConfig of the towers' sizes."""
+def clip_config(model: Model, ids: Mapping[str, int]) -> dict:
+    """A CLIPConfig of the towers' sizes.
+
+    Args:
+        model: `config.model`.
+        ids: `eos_token_id` and other special tokens.
+    """
     common = {"hidden_act": model.activation, "projection_dim": model.embed_dim}
-    ids = {
-        "bos_token_id": words.bos_token_id,
-        "eos_token_id": words.eos_token_id,
-        "pad_token_id": words.pad_token_id,
-    }
     sizes = {"vocab_size": model.text.vocab_size, "max_position_embeddings": model.text.context}
     config = CLIPConfig(
-        text_config=common | ids | sizes | _tower(model.text),
+        text_config=common | dict(ids) | sizes | _tower(model.text),
         vision_config=common
         | {"image_size": model.vision.image_size, "patch_size": model.vision.patch_size}
         | _tower(model.vision),
         projection_dim=model.embed_dim,
     )
     return config.to_dict()
+
+
+def _special_tokens(words: CLIPTokenizer) -> dict[str, int]:
+    return {
+        "bos_token_id": words.bos_token_id,
+        "eos_token_id": words.eos_token_id,
+        "pad_token_id": words.pad_token_id,
+    }
 
 
 def _tower(size) -> dict[str, int]:
