@@ -84,6 +84,11 @@ def _of_a_program_that_fits(config: Config, made: dict[str, Any]) -> list[str]:
             "device: of this batch, the next one twice (as read and as placed), and "
             f"{ahead} read ahead; check that it has as much"
         )
+    if config.train.microbatch and config.model.remat == "full":
+        lines.append(
+            "train.microbatch computes the towers a second time, and model.remat=full a third: "
+            "model.remat=dots with fewer rows at a time does a fifth less"
+        )
     if not bounds:
         return lines
     if made["flops"]["program"] > 1.15 * made["flops"]["model"] and memory["free"] > (

@@ -36,7 +36,7 @@ def _moved(module: Module, instruction: Instruction, known: dict[str, tuple[Arra
     match instruction.opcode:
         case "fusion":
             (name,) = instruction.called()["calls"]
-            return _fused(module.computations[name], operands, instruction.arrays)
+            return _fused(module, module.computations[name], operands, instruction.arrays)
         case "custom-call" if "AllocateBuffer" in instruction.attributes:
             return 0.0
         case "custom-call" if "__cu" in instruction.attributes:
@@ -55,33 +55,44 @@ def _moved(module: Module, instruction: Instruction, known: dict[str, tuple[Arra
     return sum(map(_hbm, operands)) + _hbm(instruction.arrays)
 
 
-def _fused(lines: tuple[Instruction, ...], operands, results: tuple[Array, ...]) -> float:
+def _fused(module: Module, lines, operands, results: tuple[Array, ...]) -> float:
     """Bytes that a fusion reads of each operand, and writes."""
-    users: dict[str, list[Instruction]] = {}
-    for line in lines:
-        for name in line.operands:
-            users.setdefault(name, []).append(line)
     updates = [line for line in lines if line.opcode == "dynamic-update-slice"]
     shapes = {line.name: line.arrays for line in lines}
     total = 0.0
     for line in lines:
-        if line.opcode != "parameter":
-            continue
-        operand = operands[int(line.operands[0])]
-        if not _hbm(operand):
-            continue
-        readers = users.get(line.name, [])
-        first = bool(readers) and all(reader.operands[0] == line.name for reader in readers)
-        if first and all(reader.opcode in _SLICES for reader in readers):
-            total += sum(array.bytes for reader in readers for array in reader.arrays)
-        elif not (first and all(reader in updates for reader in readers)):
-            total += _hbm(operand)
+        if line.opcode == "parameter":
+            whole = _hbm(operands[int(line.operands[0])])
+            total += min(whole, _read(module, lines, line.name, whole)) if whole else 0.0
     for result in results:
         if result.memory != HBM:
             continue
         parts = [line for line in updates if line.arrays[0].dims == result.dims]
         written = sum(a.bytes for part in parts for a in shapes.get(part.operands[1], ()))
         total += written if parts else result.bytes
+    return total
+
+
+def _read(module: Module, lines, name: str, whole: float) -> float:
+    """Bytes that the instructions of a fusion read of one value, of `whole` bytes.
+
+    The slice may be in a fusion inside the fusion, as that of a layer's stored values is, which
+    goes straight into a matrix product.
+    """
+    readers = [line for line in lines if name in line.operands]
+    total = 0.0 if readers else whole
+    for reader in readers:
+        first = reader.operands[0] == name and name not in reader.operands[1:]
+        if first and reader.opcode in _SLICES:
+            total += sum(array.bytes for array in reader.arrays)
+        elif reader.opcode == "fusion":
+            (inner,) = (module.computations[called] for called in reader.called()["calls"])
+            places = [i for i, operand in enumerate(reader.operands) if operand == name]
+            for line in inner:
+                if line.opcode == "parameter" and int(line.operands[0]) in places:
+                    total += _read(module, inner, line.name, whole)
+        elif not (first and reader.opcode == "dynamic-update-slice"):
+            return whole
     return total
 
 

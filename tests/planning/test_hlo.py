@@ -81,6 +81,27 @@ def test_bytes_are_slices_of_what_is_sliced_and_nothing_in_the_fast_memory():
     assert hbm_traffic.bytes_moved(hlo.parse(LOOP)) == 5 * per_trip
 
 
+def test_a_slice_in_a_fusion_inside_a_fusion_reads_no_more_than_the_slice():
+    outer = """%outer (q.0: f32[6,8], q.1: s32[]) -> f32[2,8] {
+  %q.0 = f32[6,8]{1,0} parameter(0)
+  %q.1 = s32[] parameter(1)
+  %inner = f32[2,8]{1,0} fusion(%q.0, %q.1), kind=kLoop, calls=%fused
+  ROOT %twice = f32[2,8]{1,0} add(%inner, %inner)
+}
+
+%body"""
+    nested = LOOP.replace("%body", outer, 1).replace(
+        "%i), kind=kLoop, calls=%fused", "%i), kind=kOutput, calls=%outer"
+    )
+    assert nested.count("calls=%outer") == nested.count("calls=%fused") == 1
+    moved = hbm_traffic.bytes_moved(hlo.parse(LOOP))
+    assert hbm_traffic.bytes_moved(hlo.parse(nested)) == moved
+    whole = nested.replace("add(%inner, %inner)", "dynamic-slice(%q.0, %q.1, %q.1)").replace(
+        "dynamic-slice(%p.0, %p.1, %p.1)", "negate(%p.0)"
+    )
+    assert hbm_traffic.bytes_moved(hlo.parse(whole)) == moved + 5 * (192 - 64)
+
+
 def test_bytes_of_a_product_are_its_operands_and_its_result():
     x, w = jnp.ones((64, 32)), jnp.ones((32, 16))
     assert hbm_traffic.bytes_moved(compiled(jnp.matmul, x, w)) == 4 * (64 * 32 + 32 * 16 + 64 * 16)

@@ -193,6 +193,13 @@ def test_advice_comes_in_order_and_leaves_out_what_is_done():
     assert "batch alone take 19.0 GiB" in done[0] and "train.microbatch" in done[0]
 
 
+def test_advice_against_computing_the_towers_a_third_time():
+    made = {"fits": True, "memory": {"free": 9.0 * GIB, "usable": 15.75 * GIB, "host": 0.0}}
+    for remat, rows, expected in (("full", 2, True), ("dots", 2, False), ("full", 0, False)):
+        lines = advice(tiny.config(model__remat=remat, train__microbatch=rows), made)
+        assert any("model.remat=dots" in line for line in lines) == expected
+
+
 @pytest.mark.parametrize(
     ("mesh", "slices", "changes", "rows", "fsdp"),
     [
