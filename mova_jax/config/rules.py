@@ -104,6 +104,12 @@ def _own_masks_of_parts(v: dict[str, Any]) -> list[str]:
     return ["losses.dfsm_masks = 'own' is of whole captions: set data.parts to 0"]
 
 
+def _attention(v: dict[str, Any]) -> list[str]:
+    if v["model.attention"] != "cudnn" or v["model.dtype"] == "bfloat16":
+        return []
+    return ["model.attention = 'cudnn' computes in bfloat16 only: set model.dtype to it"]
+
+
 def _microbatch(v: dict[str, Any]) -> list[str]:
     rows, size = v["train.microbatch"], v["train.batch_size"]
     if not rows or size % rows == 0:
@@ -193,6 +199,7 @@ RULES = (
     _own_masks_of_parts,
     _at_most("losses.hard_pairs", "train.batch_size", below=True),
     _at_most("optim.warmup_steps", "train.steps", below=True),
+    _attention,
     _microbatch,
     _mesh_sizes,
     _groups,

@@ -96,6 +96,12 @@ class Model:
         "attention; all",
         choices=("none", "dots", "full"),
     )
+    attention: str = key(
+        "xla",
+        "the towers' attention: plain; a fused kernel of GPUs (cuDNN, bfloat16) or of TPUs",
+        choices=("xla", "cudnn", "pallas"),
+        before="xla",
+    )
     global_head: str = key("mean", "pooling of frames", choices=("mean", "seq_transformer"))
     frame_positions: int = key(8, "rows of position tables, interpolated for other lengths", low=1)
     scale: float = key(14.3, "initial scale of global scores", low=1.0, high=100.0)

@@ -5,43 +5,22 @@ Layers take arrays with any leading axes (`...`), so that the same module serves
 and layer norms are computed in float32.
 """
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from mova_jax.models.attention import FORMS, SequenceMask, attend
+from mova_jax.models.shards import with_logical_constraint
+
 ACTIVATIONS: dict[str, Callable] = {
     "gelu": functools.partial(nnx.gelu, approximate=False),
     # CLIP's own: x * sigmoid(1.702 x).
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
-
-_RULES: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("rules", default=None)
-
-
-@contextlib.contextmanager
-def sharding_rules(constrain: Callable[[Array, tuple[str | None, ...]], Array]) -> Iterator[None]:
-    """While tracing inside, `with_logical_constraint(x, *axes)` returns `constrain(x, axes)`."""
-    token = _RULES.set(constrain)
-    try:
-        yield
-    finally:
-        _RULES.reset(token)
-
-
-def with_logical_constraint(x: Float[Array, "..."], *axes: str | None) -> Float[Array, "..."]:
-    """Shards the axes of `x` by their logical names (None: not sharded).
-
-    Returns `x` unchanged outside `sharding_rules`, and inside `jax.vmap`, where it has no batch
-    axis.
-    """
-    constrain = _RULES.get()
-    return constrain(x, axes) if constrain and x.ndim == len(axes) else x
 
 
 def linear(features_in, features_out, *, std, rngs, dtype, axis=-1, use_bias=True):
@@ -67,41 +46,23 @@ class LayerNorm(nnx.LayerNorm):
         return super().__call__(x).astype(x.dtype)
 
 
-def attend(
-    query: Float[Array, "... q n e"],
-    key: Float[Array, "... l n e"],
-    value: Float[Array, "... l n e"],
-    mask: Bool[Array, "... q l"],
-) -> Float[Array, "... q n e"]:
-    """Scaled dot-product attention; a query whose mask is all False returns 0.
-
-    Args:
-        query: q positions, n heads of e dimensions.
-        key: l positions.
-        value: as `key`.
-        mask: True where a query may attend; broadcasts.
-    """
-    scale = query.shape[-1] ** -0.5
-    logits = jnp.einsum("...qne,...lne->...nql", query * scale, key).astype(jnp.float32)
-    mask = mask[..., None, :, :]
-    weights = jax.nn.softmax(jnp.where(mask, logits, -1e30), axis=-1)
-    # Where all is masked the softmax is uniform over padding, which would leak in.
-    weights = jnp.where(mask, weights, 0.0).astype(value.dtype)
-    return jnp.einsum("...nql,...lne->...qne", weights, value)
-
-
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with one fused projection for query, key and value."""
 
-    def __init__(self, width: int, heads: int, *, out_std: float, rngs: nnx.Rngs, dtype):
+    def __init__(
+        self, width: int, heads: int, *, out_std: float, rngs: nnx.Rngs, dtype, form: str = "xla"
+    ):
         shape = (heads, width // heads)
+        self.form = form  # a name of `FORMS`, for masks of sequences
         self.qkv = linear(width, (3, *shape), std=width**-0.5, rngs=rngs, dtype=dtype)
         self.out = linear(shape, width, axis=(-2, -1), std=out_std, rngs=rngs, dtype=dtype)
 
     def __call__(
-        self, x: Float[Array, "... l w"], mask: Bool[Array, "... l l"]
+        self, x: Float[Array, "... l w"], mask: Bool[Array, "... l l"] | SequenceMask
     ) -> Float[Array, "... l w"]:
         qkv = with_logical_constraint(self.qkv(x), "batch", None, None, "heads", None)
+        if isinstance(mask, SequenceMask):
+            return self.out(FORMS[self.form](qkv, mask))
         query, key, value = (qkv[..., i, :, :] for i in range(3))
         return self.out(attend(query, key, value, mask))
 
@@ -123,17 +84,27 @@ class Block(nnx.Module):
     """CLIP's pre-norm residual block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(
-        self, width: int, heads: int, activation: str, *, depth: int, rngs: nnx.Rngs, dtype
+        self,
+        width: int,
+        heads: int,
+        activation: str,
+        *,
+        depth: int,
+        rngs: nnx.Rngs,
+        dtype,
+        attention: str = "xla",
     ):
         # CLIP's initialisation: additions to the residual stream shrink with the depth.
         out_std = width**-0.5 * (2 * depth) ** -0.5
         self.norm_attention = LayerNorm(width, rngs=rngs)
-        self.attention = SelfAttention(width, heads, out_std=out_std, rngs=rngs, dtype=dtype)
+        self.attention = SelfAttention(
+            width, heads, out_std=out_std, rngs=rngs, dtype=dtype, form=attention
+        )
         self.norm_mlp = LayerNorm(width, rngs=rngs)
         self.mlp = Mlp(width, activation, out_std=out_std, rngs=rngs, dtype=dtype)
 
     def __call__(
-        self, x: Float[Array, "... l w"], mask: Bool[Array, "... l l"]
+        self, x: Float[Array, "... l w"], mask: Bool[Array, "... l l"] | SequenceMask
     ) -> Float[Array, "... l w"]:
         x = with_logical_constraint(x, "batch", None, None)
         x = with_logical_constraint(
@@ -174,17 +145,19 @@ class Stack(nnx.Module):
         rngs: nnx.Rngs,
         dtype,
         remat: str = "none",
+        attention: str = "xla",
     ):
         @nnx.split_rngs(splits=depth)
         @nnx.vmap(in_axes=0, out_axes=0)
         def create(rngs):
-            return Block(width, heads, activation, depth=depth, rngs=rngs, dtype=dtype)
+            options = {"depth": depth, "dtype": dtype, "attention": attention}
+            return Block(width, heads, activation, rngs=rngs, **options)
 
         self.blocks = create(rngs)
         self.remat = remat
 
     def __call__(
-        self, x: Float[Array, "... l w"], mask: Bool[Array, "... l l"]
+        self, x: Float[Array, "... l w"], mask: Bool[Array, "... l l"] | SequenceMask
     ) -> Float[Array, "... l w"]:
         graphdef, params = nnx.split(self.blocks)
 
@@ -232,12 +205,6 @@ def positions_of(
 def full_mask(mask: Bool[Array, "... l"]) -> Bool[Array, "... 1 l"]:
     """Every query may attend to every valid position."""
     return mask[..., None, :]
-
-
-def causal_mask(mask: Bool[Array, "... l"]) -> Bool[Array, "... l l"]:
-    """A position may attend to itself and to valid positions before it."""
-    length = mask.shape[-1]
-    return jnp.tril(jnp.ones((length, length), bool)) & mask[..., None, :]
 
 
 def normalise(x: Float[Array, "... d"]) -> Float[Array, "... d"]:

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from mova_jax.models import layers
+from mova_jax.models.attention import attend
 
 
 def straight_through(
@@ -59,8 +60,8 @@ class CrossAttention(nnx.Module):
 
 
 def attend_tokens(query, key, value, token_mask):
-    """`layers.attend` over the valid tokens of a caption."""
-    return layers.attend(query, key, value, layers.full_mask(token_mask))
+    """`attend` over the valid tokens of a caption."""
+    return attend(query, key, value, layers.full_mask(token_mask))
 
 
 class _TemporalMaskNetwork(nnx.Module):

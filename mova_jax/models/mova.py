@@ -192,7 +192,8 @@ class Mova(MaskNetworks):
         """
         dtype = jnp.dtype(cfg.dtype)
         common = {"rngs": rngs, "dtype": dtype}
-        tower = {"activation": cfg.activation, "remat": cfg.remat, **common}
+        tower = {"activation": cfg.activation, "remat": cfg.remat, "attention": cfg.attention}
+        tower |= common
         self.vision = VisionTower(cfg.vision, cfg.embed_dim, **tower)
         self.text = TextTower(cfg.text, cfg.embed_dim, **tower)
         self.head = global_head(cfg, **common)

@@ -6,13 +6,16 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from mova_jax.models import layers
+from mova_jax.models.attention import SequenceMask
 from mova_jax.typing import TextEmbedding
 
 
 class TextTower(nnx.Module):
     """Encodes captions as token states and, from the end-of-text token, one vector."""
 
-    def __init__(self, cfg, embed_dim: int, activation: str, *, rngs: nnx.Rngs, dtype, remat):
+    def __init__(
+        self, cfg, embed_dim: int, activation: str, *, rngs, dtype, remat, attention="xla"
+    ):
         """Initialises the tower.
 
         Args:
@@ -23,6 +26,7 @@ class TextTower(nnx.Module):
             rngs: source of the initial weights.
             dtype: type of the matrix products.
             remat: a name of `layers.REMAT`.
+            attention: a name of `attention.FORMS`.
         """
         width = cfg.width
         self.token_embedding = layers.table(cfg.vocab_size, width, std=0.02, rngs=rngs)
@@ -30,9 +34,8 @@ class TextTower(nnx.Module):
             self.positions_frozen = layers.table(cfg.frozen_positions, width, std=0.01, rngs=rngs)
         trained = cfg.context - cfg.frozen_positions
         self.positions = layers.table(trained, width, std=0.01, rngs=rngs)
-        self.blocks = layers.Stack(
-            width, cfg.heads, cfg.layers, activation, rngs=rngs, dtype=dtype, remat=remat
-        )
+        options = {"dtype": dtype, "remat": remat, "attention": attention}
+        self.blocks = layers.Stack(width, cfg.heads, cfg.layers, activation, rngs=rngs, **options)
         self.norm_final = layers.LayerNorm(width, rngs=rngs)
         self.projection = layers.linear(
             width, embed_dim, std=width**-0.5, use_bias=False, rngs=rngs, dtype=dtype
@@ -43,7 +46,7 @@ class TextTower(nnx.Module):
         """Encodes captions of at most `context` tokens; the last valid one is end-of-text."""
         length = tokens.shape[-1]
         x = layers.look_up(self.token_embedding[...], tokens) + self._positions()[:length]
-        x = self.blocks(x.astype(self.dtype), layers.causal_mask(mask))
+        x = self.blocks(x.astype(self.dtype), SequenceMask(mask, causal=True))
         # Padding is set to 0 once, here, so that no later layer can read it.
         y = jnp.where(mask[..., None], self.norm_final(x), 0.0)
         last = jnp.maximum(mask.sum(-1) - 1, 0)

@@ -6,12 +6,15 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from mova_jax.models import layers
+from mova_jax.models.attention import SequenceMask
 
 
 class VisionTower(nnx.Module):
     """One vector per frame: patches, class token, blocks, norm, projection."""
 
-    def __init__(self, cfg, embed_dim: int, activation: str, *, rngs: nnx.Rngs, dtype, remat):
+    def __init__(
+        self, cfg, embed_dim: int, activation: str, *, rngs, dtype, remat, attention="xla"
+    ):
         """Initialises the tower.
 
         Args:
@@ -22,6 +25,7 @@ class VisionTower(nnx.Module):
             rngs: source of the initial weights.
             dtype: type of the matrix products.
             remat: a name of `layers.REMAT`.
+            attention: a name of `attention.FORMS`.
         """
         width, patch = cfg.width, cfg.patch_size
         std = width**-0.5
@@ -33,9 +37,8 @@ class VisionTower(nnx.Module):
         self.class_embedding = nnx.Param(std * nnx.initializers.normal(1.0)(rngs(), (width,)))
         self.positions = layers.table(patches + 1, width, std=std, rngs=rngs)
         self.norm_pre = layers.LayerNorm(width, rngs=rngs)
-        self.blocks = layers.Stack(
-            width, cfg.heads, cfg.layers, activation, rngs=rngs, dtype=dtype, remat=remat
-        )
+        options = {"dtype": dtype, "remat": remat, "attention": attention}
+        self.blocks = layers.Stack(width, cfg.heads, cfg.layers, activation, rngs=rngs, **options)
         self.norm_post = layers.LayerNorm(width, rngs=rngs)
         self.projection = layers.linear(
             width, embed_dim, std=std, use_bias=False, rngs=rngs, dtype=dtype
@@ -58,6 +61,6 @@ class VisionTower(nnx.Module):
         x = layers.with_logical_constraint(x, "batch", None, None)
         first = jnp.broadcast_to(self.class_embedding.astype(x.dtype), (n, 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1) + self.positions.astype(x.dtype)
-        x = self.blocks(self.norm_pre(x), jnp.ones((1, x.shape[1]), bool))
+        x = self.blocks(self.norm_pre(x), SequenceMask())
         x = layers.with_logical_constraint(self.norm_post(x[:, 0]), "batch", None)
         return layers.with_logical_constraint(self.projection(x), "batch", None).astype(jnp.float32)

@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mova_jax.config import Config
-from mova_jax.models import layers
+from mova_jax.models import shards
+from mova_jax.models.attention import PLATFORMS
 from mova_jax.parallel.mesh import AXES, MeshError, describe
 from mova_jax.typing import Batch, HostFrames
 
@@ -93,6 +94,12 @@ def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
         )
 
 
+def check_run(mesh: Mesh, config: Config) -> None:
+    """Raises MeshError for batches or a form of attention that the mesh cannot take."""
+    check_batches(mesh, config)
+    check_attention(mesh, config.model.attention)
+
+
 def check_batches(mesh: Mesh, config: Config) -> None:
     """Raises MeshError when a batch of training does not divide over the mesh.
 
@@ -101,6 +108,16 @@ def check_batches(mesh: Mesh, config: Config) -> None:
     """
     for name in ("batch_size", "microbatch"):
         check_batch_size(mesh, getattr(config.train, name), f"train.{name}")
+
+
+def check_attention(mesh: Mesh, form: str) -> None:
+    """Raises MeshError where the devices have no such form of attention (`model.attention`)."""
+    platform, names = mesh.devices.flat[0].platform, PLATFORMS[form]
+    if names and platform not in names:
+        raise MeshError(
+            f"model.attention = {form!r} is a kernel for {names[0]}, and the devices are of the "
+            f"platform {platform}: set it to 'xla'"
+        )
 
 
 def process_share(mesh: Mesh) -> tuple[int, int]:
@@ -250,7 +267,7 @@ def _devices(mesh: Mesh, axis: str) -> int:
 
 @contextlib.contextmanager
 def activation_sharding(mesh: Mesh) -> Iterator[None]:
-    """While tracing inside, `layers.with_logical_constraint` shards activations over the mesh."""
+    """While tracing inside, the functions of `models/shards.py` shard activations over the mesh."""
 
     def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
         if jax.sharding.get_abstract_mesh().manual_axes:
@@ -259,5 +276,16 @@ def activation_sharding(mesh: Mesh) -> Iterator[None]:
             x, NamedSharding(mesh, _spec(mesh, x.shape, axes)[0])
         )
 
-    with layers.sharding_rules(constrain):
+    def run(function, arrays, axes, out):
+        if jax.sharding.get_abstract_mesh().manual_axes:
+            return function(*arrays)
+        inputs = [_spec(mesh, x.shape, names)[0] for x, names in zip(arrays, axes, strict=True)]
+        result = _spec(mesh, jax.eval_shape(function, *arrays).shape, out)[0]
+        # Kernels do not say which axes their results vary over.
+        mapped = jax.shard_map(
+            function, mesh=mesh, in_specs=tuple(inputs), out_specs=result, check_vma=False
+        )
+        return mapped(*arrays)
+
+    with shards.sharding_rules(shards.Rules(constrain, run)):
         yield

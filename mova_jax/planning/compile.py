@@ -139,7 +139,7 @@ def trace(config: Config, devices: list[Any], tokens: int) -> Step:
         ValueError: when mesh or batch do not fit the devices.
     """
     mesh = mesh_lib.make_mesh(config.mesh, devices=devices)
-    sharding.check_batches(mesh, config)
+    sharding.check_run(mesh, config)
     spec = make_train_spec(config, mesh)
     state = spec.shapes
     batch, shards = abstract_batch(config, tokens), sharding.batch_shards(mesh)

@@ -86,6 +86,8 @@ def _walk(jaxpr: Any, scope: str, times: float, found: Count, trips: float) -> N
         repeats = times
         if name == "scan":
             repeats *= equation.params["length"]
+        elif name == "pallas_call":
+            repeats *= math.prod(equation.params["grid_mapping"].grid)
         elif name == "while":
             found.loops += 1
             repeats *= trips
@@ -138,7 +140,19 @@ def _convolution(equation: Any) -> float:
     return 2.0 * equation.outvars[0].aval.size * kernel.size / kernel.shape[numbers.rhs_spec[0]]
 
 
-_PRODUCTS = {"dot_general": _dot, "conv_general_dilated": _convolution}
+def _cudnn(products: int):
+    """Attention by cuDNN: so many products of all queries `[b q n e]` with all keys `[b l n e]`."""
+    return lambda equation: (
+        2.0 * products * equation.invars[0].aval.size * equation.invars[1].aval.shape[1]
+    )
+
+
+_PRODUCTS = {
+    "dot_general": _dot,
+    "conv_general_dilated": _convolution,
+    "dot_product_attention_fwd_wrapper": _cudnn(2),
+    "dot_product_attention_bwd_wrapper": _cudnn(5),  # the logits once more
+}
 
 
 def _passes(equation: Any, costs: dict[str, int]) -> int:

@@ -115,6 +115,7 @@ def load_run(workdir: str | os.PathLike) -> LoadedModel:
         ) from error
     except ValueError as error:
         raise RunError(f"{workdir / CONFIG} cannot be read: {error}") from error
+    config = _with_model(config, _anywhere(config.model))
     mesh = mesh_lib.make_mesh(data=1)
     spec = make_train_spec(config, mesh)
     saved = restore_model(workdir, abstract_state(spec, mesh))
@@ -146,7 +147,7 @@ def load_export(path: str | os.PathLike, exported: dict[str, Any] | None = None)
         raise WeightsError(
             [f"{path} has no model.safetensors: expected an export with --to pytorch"]
         )
-    model = config_lib.section(Model, exported["model"])
+    model = _anywhere(config_lib.section(Model, exported["model"]))
     training = exported.get("training", {})
     config = _with_model(_defaults(training.get("objective", "")), model)
     pool, parts = exported["score_pool"], exported.get("parts", 0)
@@ -233,6 +234,11 @@ def with_parts(model: LoadedModel) -> LoadedModel:
     pool = dataclasses.replace(config.eval, pool=base.eval.pool)
     config = dataclasses.replace(config, model=changed, losses=base.losses, data=data, eval=pool)
     return dataclasses.replace(model, config=config, spec=spec, params=params, blend_weight=None)
+
+
+def _anywhere(model: Model) -> Model:
+    """The model without a kernel that only the devices of its training may have."""
+    return dataclasses.replace(model, attention="xla")
 
 
 def _defaults(objective: str) -> Config:

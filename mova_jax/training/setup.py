@@ -79,7 +79,7 @@ def build_context(
         tokenizer = Tokenizer(vocabulary, config.model.text.context)
         config = _with_vocabulary(config, tokenizer)
         mesh = mesh_lib.make_mesh(config.mesh)
-        sharding.check_batches(mesh, config)
+        sharding.check_run(mesh, config)
         spec = make_train_spec(config, mesh)
         batches = train_batches(config, folder, tokenizer, mesh)
         weights = init_weights(config, spec, workdir)

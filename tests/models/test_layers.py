@@ -8,6 +8,7 @@ import torch
 from flax import nnx
 
 from mova_jax.models import layers
+from mova_jax.models.attention import SequenceMask, attend
 from tests import tiny
 
 RNG = np.random.default_rng(0)
@@ -26,7 +27,7 @@ def test_attention_equals_pytorch():
     expected = torch.nn.functional.scaled_dot_product_attention(
         *by_head, attn_mask=torch.tensor(mask)[:, None]
     ).transpose(1, 2)
-    got = layers.attend(query, key, value, mask)
+    got = attend(query, key, value, mask)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -35,7 +36,7 @@ def test_a_query_whose_mask_is_all_false_returns_zero_with_finite_gradients():
     mask = np.array([[[False] * 3, [True, False, False]]])
 
     def out(*args):
-        return layers.attend(*args, mask)
+        return attend(*args, mask)
 
     got = out(query, key, value)
     np.testing.assert_array_equal(got[0, 0], 0.0)
@@ -65,7 +66,8 @@ def test_activations_and_layer_norm_equal_pytorch():
 def test_masks():
     np.testing.assert_array_equal(layers.full_mask(MASK), MASK[:, None])
     lower = np.tril(np.ones((3, 3), bool))
-    np.testing.assert_array_equal(layers.causal_mask(MASK), lower & MASK[:, None])
+    causal = SequenceMask(MASK, causal=True).dense(3)
+    np.testing.assert_array_equal(causal, lower & MASK[:, None])
 
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])

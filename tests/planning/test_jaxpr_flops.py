@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import AxisType, PartitionSpec
 
+from mova_jax.models import attention
+from mova_jax.models.pallas_attention import pallas_attention
 from mova_jax.planning import jaxpr_flops
 
 
@@ -67,3 +70,15 @@ def test_a_conditional_counts_its_larger_branch():
 
     counted = jaxpr_flops.count(jax.jit(function).trace(True, jnp.ones((4, 4))))
     assert counted.total == 2 * 2 * 4**3
+
+
+@pytest.mark.parametrize("form", [attention.by_lengths, pallas_attention])
+def test_kernels_of_attention_count_two_products_forwards_and_five_backwards(form, monkeypatch):
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    qkv = jax.ShapeDtypeStruct((3, 6, 3, 2, 128), jnp.bfloat16)
+    product = 2 * 3 * 6 * 6 * 2 * 128
+    assert jaxpr_flops.count(jax.jit(form).trace(qkv)).total == 2 * product
+    gradient = jax.jit(jax.grad(lambda x: form(x).astype(jnp.float32).sum()))
+    # Nobody reads the values of the forward pass here; cuDNN's has statistics that are read.
+    forward = 2 * product if form is attention.by_lengths else 0
+    assert jaxpr_flops.count(gradient.trace(qkv)).total == 5 * product + forward
