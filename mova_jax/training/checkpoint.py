@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,8 +67,7 @@ class Checkpoints:
         Raises:
             CheckpointError: a folder cannot be made.
         """
-        # Orbax logs every save at level INFO, and its plans at WARNING.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        _quiet_orbax()
         self.folder, self._publish = checkpoints_folder(workdir), publish
         self._config = dataclasses.asdict(config)
         with _reraise_as_checkpoint_error(self.folder, "opened"):
@@ -219,7 +219,7 @@ def restore_model(workdir: str | os.PathLike, like: TrainState) -> SavedModel:
         CheckpointError: there is no checkpoint, or its shapes are others.
     """
     folder = checkpoints_folder(workdir)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    _quiet_orbax()
     for which in ("best", "last"):
         with _reraise_as_checkpoint_error(folder, "read"):
             if not (folder / which).is_dir():
@@ -241,6 +241,25 @@ def restore_model(workdir: str | os.PathLike, like: TrainState) -> SavedModel:
         state = TrainState(opt_state=None, **saved["state"])
         return SavedModel(state.weights, step, saved["record"], which)
     raise CheckpointError(f"{folder} holds no checkpoint: train first, or give another workdir.")
+
+
+def _quiet_orbax() -> None:
+    """Drops what Orbax logs: every save, its plans, and stacks of errors that it raises, too."""
+    logger = logging.getLogger("absl")
+    logger.setLevel(logging.ERROR)
+    logger.addFilter(_is_not_of_orbax)
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _excepthook
+
+
+def _excepthook(kind, error, trace) -> None:
+    """Hides stacks of parts that TensorStore reads after Orbax gave a damaged checkpoint up."""
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
 def _json_checksums(data: dict[str, Any] | None, record: dict[str, Any]) -> dict[str, int]:

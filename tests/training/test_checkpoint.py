@@ -1,13 +1,17 @@
 """Checkpoints: exact restores, also onto other meshes, and clear errors for damaged ones."""
 
 import json
+import logging
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.training import checkpoint
 from mova_jax.training.checkpoint import CheckpointError, Checkpoints, abstract_state
 from mova_jax.training.state import TrainState, make_train_spec
 from tests import tiny
@@ -167,6 +171,21 @@ def test_a_checkpoint_without_checksums_is_read(spec, state, checkpoints):
 
     rewritten(checkpoints.folder / "last", without)
     assert checkpoints.restore_last(abstract_state(spec, MESH)).data == {"next_batch": 1}
+
+
+def test_tensorstore_prints_no_stacks_after_orbax_gave_up(checkpoints, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    checkpoint._quiet_orbax()
+    for said, shown in (("Event loop is closed", False), ("other", True)):
+        sys.excepthook(RuntimeError, RuntimeError(said), None)
+        assert (said in capsys.readouterr().err) == shown
+
+
+def test_orbax_logs_no_stacks_of_the_errors_that_it_raises(checkpoints):
+    logger = logging.getLogger("absl")
+    for path, shown in ((ocp.__file__, False), ("/packages/grain/a.py", True)):
+        record = logging.LogRecord("absl", logging.ERROR, path, 1, "failed", (), None)
+        assert bool(logger.filter(record)) == shown
 
 
 def test_a_leftover_of_a_killed_save_is_no_checkpoint(state, checkpoints, tmp_path):
