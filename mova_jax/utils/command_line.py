@@ -2,6 +2,9 @@
 
 import argparse
 import errno
+import shutil
+
+SHARED_MEMORY = "/dev/shm"  # of Linux: where worker processes of Grain put their batches
 
 
 def command_parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -46,6 +49,13 @@ def file_error(error: OSError, place: str) -> str:
         place: that the command writes to, for errors without a name.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        shared, here = _free(SHARED_MEMORY), _free(place)
+        if not error.filename and None not in (shared, here) and shared < here:
+            return (
+                f"no space is left in {SHARED_MEMORY}, through which worker processes hand over "
+                "batches. Make it larger (of a container: --shm-size=2g), or start again with "
+                "--config.data.worker_processes=0"
+            )
         return (
             f"no space is left on the device of {error.filename or place}; what was finished "
             "before is whole. Make room and start again with the same command."
@@ -53,6 +63,14 @@ def file_error(error: OSError, place: str) -> str:
     if error.filename:
         return f"{error.filename}: {error.strerror}; correct the path or its permissions"
     return str(error) if error.errno is None else f"{place}: {error.strerror}"
+
+
+def _free(place: str) -> int | None:
+    """Free bytes where a path is; None where that cannot be said."""
+    try:
+        return shutil.disk_usage(place).free
+    except OSError:
+        return None
 
 
 def path_or_bucket(text: str) -> str:

@@ -5,6 +5,7 @@ import errno
 
 import pytest
 
+from mova_jax.utils import command_line
 from mova_jax.utils.command_line import file_error, local_path, path_or_bucket
 
 
@@ -23,6 +24,18 @@ def test_an_error_of_the_file_system_is_one_line_with_its_place():
     assert named == "/x: Permission denied; correct the path or its permissions"
     assert file_error(OSError(errno.EIO, "Input/output error"), "out") == "out: Input/output error"
     assert file_error(OSError("gs://b: no such bucket"), "out") == "gs://b: no such bucket"
+
+
+def test_shared_memory_that_is_full_is_named_in_place_of_the_disk(monkeypatch, tmp_path):
+    free = {"/dev/shm": 60_000, str(tmp_path): 10**9}
+    monkeypatch.setattr(command_line, "_free", free.get)
+    error = OSError(errno.ENOSPC, "No space left on device")
+    assert "/dev/shm" in file_error(error, str(tmp_path))
+    assert "worker_processes=0" in file_error(error, str(tmp_path))
+    free["/dev/shm"] = 10**10
+    assert str(tmp_path) in file_error(error, str(tmp_path))
+    free["/dev/shm"] = None  # a system without it
+    assert str(tmp_path) in file_error(error, str(tmp_path))
 
 
 def test_a_workdir_may_be_in_a_bucket_of_google_s():
