@@ -1,14 +1,15 @@
 """Trains objectives for an equal time with several seeds, and prints the tables of docs/results.md.
 
     python -m benchmarks.compare_objectives [--objectives parts full] [--seeds 0 1 2]
-        [--seconds 120] [--jobs 2] [--workdir runs/compare] [-- --config.data.eval_videos=1024]
+        [--seconds 65] [--workdir runs/compare] [-- --config.data.eval_videos=1024]
 
 For each seed, towers are first trained by `global_only` on single frames (`--warmup` steps), which
 stands in for a pretrained CLIP. From these weights every objective then trains on videos for as
 many steps as take it `--seconds` on all cores: steps are timed side by side in one process, when
 nothing else runs, and written to steps.json. So the table does not depend on what else the machine
-does while the runs are made; `--jobs` runs share the cores. Complete runs are read, not repeated.
-Flags after `--` are given to every run.
+does while the runs are made. They are made one after the other: two that have a core each take
+several times as long as one after the other on both. Complete runs are read, not repeated. Flags
+after `--` are given to every run.
 
 Cells have the mean over seeds, and the lowest and highest in brackets. Scores are those of record.
 Below are the differences in R@1 to `--against`, averaged over seeds, with the paired interval over
@@ -16,15 +17,11 @@ the choice of queries (`mova_jax/evaluation/paired.py`).
 """
 
 import argparse
-import concurrent.futures
 import json
-import os
-import queue
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -47,6 +44,8 @@ OBJECTIVES = (
     *("parts", "part_concepts", "part_masks"),
     *("parts_ordered", "part_concepts_ordered", "part_masks_ordered"),
 )
+# Rows of the paper's ablation, set against `full` (mova_jax/config/presets.py).
+ABLATION = ("cmn_only", "token_mask", "no_dfsm", "no_sfdm", "no_tv", "soft_masks")
 SPLITS = ("test", "confusable", "ood_time", "ood_domain")
 # (title, name in the metrics without the split, factor)
 COLUMNS = (
@@ -121,47 +120,26 @@ def read_steps(workdir: Path) -> dict[str, dict[str, float]]:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def warmed_towers(workdir: Path, seed: int, steps: int, cores: set[int], more: list[str]) -> Path:
+def warmed_towers(workdir: Path, seed: int, steps: int, more: list[str]) -> Path:
     """An export of towers that saw single frames only."""
     run, export = workdir / f"warmup-{seed}", workdir / f"towers-{seed}"
     if not export.exists():
         flags = [f"--config.train.steps={steps}", "--config.train.image_share=1.0"]
         flags += ["--config.eval.splits=()", f"--config.train.eval_every={steps}"]
-        train(run, "global_only", seed, cores, [*flags, *more])
+        train(run, "global_only", seed, [*flags, *more])
         command = [sys.executable, "-m", "mova_jax.convert", "export", str(run), str(export)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return export / "pytorch"
 
 
-def train(workdir: Path, objective: str, seed: int, cores: set[int], more: list[str]) -> None:
-    """One run on some cores, with its log next to its workdir; a complete one returns at once."""
+def train(workdir: Path, objective: str, seed: int, more: list[str]) -> None:
+    """One run, with its log next to its workdir; a complete one returns at once."""
     command = [sys.executable, "-m", "mova_jax.main", f"--workdir={workdir}"]
     command += [f"--config=configs/base.py:objective={objective}", f"--config.seed={seed}", *more]
     workdir.parent.mkdir(parents=True, exist_ok=True)
     with workdir.with_suffix(".log").open("a") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(process.pid, cores)
-        code = process.wait()
+        code = subprocess.run(command, stdout=log, stderr=log).returncode
     print(f"{workdir}: exit code {code}", file=sys.stderr, flush=True)
-
-
-def run_all(tasks: list, jobs: int) -> None:
-    """All tasks, functions of a set of cores; `jobs` at a time, each on its share of the cores."""
-    every = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    free: queue.Queue[set[int]] = queue.Queue()
-    for job in range(jobs):
-        free.put(set(every[job::jobs]) or set(every))
-
-    def one(task) -> None:
-        cores = free.get()
-        try:
-            task(cores)
-        finally:
-            free.put(cores)
-
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, tasks))
 
 
 def split_metrics(workdir: Path, split: str) -> dict[str, float]:
@@ -252,10 +230,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--seconds", type=float, default=120, help="of training, a run")
+    parser.add_argument("--seconds", type=float, default=65, help="of training, a run")
     parser.add_argument("--warmup", type=int, default=240, help="steps on single frames")
     parser.add_argument("--against", default="parts")
-    parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--workdir", type=Path, default=Path("runs/compare"))
     parser.add_argument("--splits", nargs="+", default=SPLITS)
     parser.add_argument("--read_only", action="store_true", help="runs nothing")
@@ -263,21 +240,14 @@ def main() -> None:
     args = parser.parse_args()
     steps = steps_of(args.workdir, list(args.objectives), args.seconds)
 
-    def run(objective: str, seed: int, cores: set[int]) -> None:
-        count = steps[objective]
-        more = [f"--config.train.steps={count}", f"--config.train.eval_every={count}"]
-        more += ["--config.train.image_share=0.0", f"--config.init_from={towers[seed]}", *args.more]
-        train(args.workdir / f"{objective}-{seed}", objective, seed, cores, more)
-
-    def warm(seed: int, cores: set[int]) -> None:
-        towers[seed] = warmed_towers(args.workdir, seed, args.warmup, cores, args.more)
-
     if not args.read_only:
-        towers: dict[int, Path] = {}
-        run_all([partial(warm, seed) for seed in args.seeds], args.jobs)
-        run_all(
-            [partial(run, name, seed) for seed in args.seeds for name in args.objectives], args.jobs
-        )
+        for seed in args.seeds:
+            towers = warmed_towers(args.workdir, seed, args.warmup, args.more)
+            for name in args.objectives:
+                flags = [f"--config.train.steps={steps[name]}", f"--config.init_from={towers}"]
+                flags += [f"--config.train.eval_every={steps[name]}"]
+                flags += ["--config.train.image_share=0.0", *args.more]
+                train(args.workdir / f"{name}-{seed}", name, seed, flags)
     print(tables(args.workdir, args.seeds, args.objectives, args.against, args.splits))
 
 
