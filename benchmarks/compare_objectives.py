@@ -190,7 +190,9 @@ def tables(
     for split in splits:
         found = {name: [split_metrics(run, split) for run in dirs] for name, dirs in runs.items()}
         blocks.append(f"`{split}`:\n\n{table(found, steps)}")
-    return "\n\n".join([*blocks, differences(runs, against, list(splits))])
+    if against in runs:
+        blocks.append(differences(runs, against, list(splits)))
+    return "\n\n".join(blocks)
 
 
 def differences(by_objective: dict[str, list[Path]], against: str, splits: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import stat
 import sys
 from pathlib import Path
 
@@ -93,14 +94,19 @@ def test_remove_if_empty_removes_only_an_empty_folder(folder):
 def test_a_file_has_its_bytes_before_its_name(tmp_path, monkeypatch):
     """So a loss of power leaves all of the file, or nothing."""
     calls = []
-    monkeypatch.setattr(os, "fsync", lambda handle: calls.append(os.fstat(handle).st_size))
+
+    def synced(handle):
+        found = os.fstat(handle)
+        calls.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
+
+    monkeypatch.setattr(os, "fsync", synced)
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda *names: (calls.append("name"), replace(*names)))
     folder = Folder(tmp_path)
     folder.write("moves.json", b"four", durable=True)
     with folder.writing("shard") as path:
         path.write_bytes(b"six by")
-    assert calls == [4, "name", 6, "name"]
+    assert calls == [4, "name", "folder", 6, "name", "folder"]
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "."])
