@@ -162,5 +162,6 @@ def pair_floats(video: VideoEmbedding, text: TextEmbedding) -> tuple[int, int]:
 
 def captions_fit(networks, text: TextEmbedding) -> bool:
     """Whether a replica can store all of its captions as the mask networks prepare them."""
-    prepared = jax.eval_shape(type(networks).prepare, networks, text)
+    # Closed over: as an argument, the traced `hardness_now` of annealed masks would be compared.
+    prepared = jax.eval_shape(lambda text: networks.prepare(text), text)
     return sum(leaf.size for leaf in jax.tree.leaves(prepared)) <= STORED_NUMBERS

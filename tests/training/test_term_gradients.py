@@ -10,6 +10,7 @@ from mova_jax.losses.objective import objective
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.parallel import sharding
 from mova_jax.training.state import make_train_spec
+from mova_jax.training.step import make_train_step
 from mova_jax.training.term_gradients import make_term_gradients
 from mova_jax.typing import Batch
 from tests import tiny
@@ -69,3 +70,18 @@ def test_networks_that_a_model_does_not_have_are_left_out():
     batch = jax.eval_shape(lambda: tiny.batch(ROWS))
     found = jax.eval_shape(make_term_gradients(spec, mesh), spec.shapes.params, batch, 0)
     assert set(found) == {f"gradient/{term}/cmn" for term in ("sfdm", "dfsm", "sparsity")}
+
+
+def test_annealed_masks_of_hard_pairs_are_measured_in_training():
+    """Step by step: what is traced once must not be compared with what is traced anew."""
+    mesh = mesh_lib.make_mesh()
+    spec = spec_on(mesh, "part_masks", model__masks__kind="annealed", losses__sparsity=0.3)
+    params = tiny.initial(spec).params
+    train_step, state = make_train_step(spec, mesh), tiny.initial(spec)
+    measure = make_term_gradients(spec, mesh)
+    batch = sharding.put_batch(mesh, tiny.batch_arrays(ROWS) | tiny.part_arrays(ROWS))
+    state, _ = train_step(state, batch)
+    for step in (0, 1):
+        found = measure(params, batch, step)
+        assert all(np.isfinite(float(value)) for value in found.values())
+        assert float(found["gradient/sfdm/tmn"]) > 0
