@@ -102,7 +102,7 @@ def _run(
         _fail("interrupted; what was saved before is whole, and the same command goes on")
         return 130
     except OSError as error:
-        return _fail(file_error(error, workdir))
+        return _fail(file_error(error, workdir, shares_memory=config.data.worker_processes > 0))
 
 
 def _one_of_several() -> bool:

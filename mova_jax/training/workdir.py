@@ -8,7 +8,7 @@ WORKDIR/tracker_id                of the run in an experiment tracker, if it has
 WORKDIR/ranks/SPLIT.npz           the rank of every query of the final evaluation
 
 A workdir may be in a bucket, gs://BUCKET/RUN. Orbax writes the checkpoints there; every process has
-a copy of its own of the rest, fetched when the run starts, whose file `bucket` names the place:
+a copy of its own of the rest, fetched when the run starts:
 
     with open_workdir("gs://bucket/run") as (folder, publish):
         ...                              # `folder` is a workdir like any other
@@ -41,9 +41,11 @@ SAVES = (f"{FOLDER}/last", f"{FOLDER}/best")
 CONFIG = "config.json"
 RANKS = "ranks"
 REPORT = "report.html"
-BUCKET = "bucket"  # file of a workdir that is a copy: the URL of the workdir
 _COMMITTED = "commit_success.txt"  # Orbax's, in a save at a URL, where nothing is renamed
 _PREFIX = f"mova_jax-workdir-{os.getuid()}-"
+# URLs of the workdirs that folders are copies of. Kept here, for a file in a workdir that somebody
+# else made could send the checkpoints of this run anywhere.
+_urls: dict[Path, str] = {}
 
 # Keys that may change at a restart: they set the speed of a run or what it prints, and change its
 # numbers only by the order of sums.
@@ -142,17 +144,17 @@ def is_started(workdir: str | os.PathLike) -> bool:
 
 
 def complete_saves(folder: Path | epath.Path) -> list[Path | epath.Path]:
-    """The complete saves of a folder."""
+    """The complete saves of a folder, by step."""
     if not folder.exists():
         return []
-    found = sorted(path for path in folder.iterdir() if path.name.isdecimal())
+    saves = (path for path in folder.iterdir() if path.name.isdecimal())
+    found = sorted(saves, key=lambda path: int(path.name))
     return [path for path in found if not is_url(folder) or (path / _COMMITTED).exists()]
 
 
 def place_of(workdir: str | os.PathLike) -> str:
     """Where a workdir is: its path, or the URL that it is a copy of (`open_workdir`)."""
-    copied = Path(workdir) / BUCKET
-    return copied.read_text(encoding="utf-8") if copied.exists() else os.fspath(workdir)
+    return _urls.get(Path(workdir).resolve()) or os.fspath(workdir)
 
 
 def checkpoints_folder(workdir: str | os.PathLike) -> Path | epath.Path:
@@ -215,7 +217,7 @@ class _Copy:
             for name in self.files:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 self._bucket.fetch(name, self.folder / name)
-        (self.folder / BUCKET).write_text(self._url, encoding="utf-8")
+        _urls[self.folder.resolve()] = self._url
         self._known = self._stamps()
 
     def publish(self) -> None:
@@ -232,7 +234,7 @@ class _Copy:
         """Size and time of each file; those that are written aside are left out."""
         found = {}
         for path in self.folder.rglob("*"):
-            if path.is_file() and not path.name.endswith(".partial") and path.name != BUCKET:
+            if path.is_file() and not path.name.endswith(".partial"):
                 stat = path.stat()
                 found[path.relative_to(self.folder).as_posix()] = stat.st_size, stat.st_mtime_ns
         return found

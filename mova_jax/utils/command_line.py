@@ -41,16 +41,18 @@ def local_path(text: str) -> str:
     )
 
 
-def file_error(error: OSError, place: str) -> str:
+def file_error(error: OSError, place: str, shares_memory: bool = False) -> str:
     """The message for an error of the file system.
 
     Args:
         error: errors of a write have no name of the file.
         place: that the command writes to, for errors without a name.
+        shares_memory: whether worker processes hand over batches through `SHARED_MEMORY`.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         shared, here = _free(SHARED_MEMORY), _free(place)
-        if not error.filename and None not in (shared, here) and shared < here:
+        unnamed = shares_memory and error.errno != errno.EDQUOT and not error.filename
+        if unnamed and None not in (shared, here) and shared < here:
             return (
                 f"no space is left in {SHARED_MEMORY}, through which worker processes hand over "
                 "batches. Make it larger (of a container: --shm-size=2g), or start again with "

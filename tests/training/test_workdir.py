@@ -46,8 +46,8 @@ def test_all_but_the_checkpoints_is_copied_and_what_changes_is_uploaded(store, m
     )
     with open_workdir(URL) as (folder, publish):
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-        assert names == ["bucket", "checkpoints/tokenizer/tokenizer.json", "config.json"]
-        assert folder.name == "one" and (folder / "bucket").read_text() == URL
+        assert names == ["checkpoints/tokenizer/tokenizer.json", "config.json"]
+        assert folder.name == "one" and workdir_lib.place_of(folder) == URL
         publish()
         assert not written
         (folder / "metrics.jsonl").write_text("1\n")
@@ -58,7 +58,20 @@ def test_all_but_the_checkpoints_is_copied_and_what_changes_is_uploaded(store, m
         (folder / "metrics.jsonl").write_text("1\n2\n")
     assert written == ["metrics.jsonl"] * 2 and store.read("metrics.jsonl") == b"1\n2\n"
     assert not folder.exists()
-    assert "bucket" not in store.names() and store.read("checkpoints/best/4/state/d/1") == b"d"
+    assert store.read("checkpoints/best/4/state/d/1") == b"d"
+
+
+def test_no_file_of_a_workdir_says_where_its_checkpoints_are(tmp_path):
+    (tmp_path / "bucket").write_text(URL)  # of a stranger
+    with open_workdir(tmp_path) as (folder, _):
+        assert workdir_lib.place_of(folder) == str(tmp_path)
+    assert workdir_lib.checkpoints_folder(tmp_path) == tmp_path / "checkpoints"
+
+
+def test_saves_come_by_step(tmp_path):
+    for name in ("100", "99", "9.orbax-checkpoint-tmp"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in workdir_lib.complete_saves(tmp_path)] == ["99", "100"]
 
 
 def test_other_processes_upload_nothing_and_an_error_uploads_what_there_is(store, monkeypatch):

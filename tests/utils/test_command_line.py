@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import functools
 
 import pytest
 
@@ -30,12 +31,14 @@ def test_shared_memory_that_is_full_is_named_in_place_of_the_disk(monkeypatch, t
     free = {"/dev/shm": 60_000, str(tmp_path): 10**9}
     monkeypatch.setattr(command_line, "_free", free.get)
     error = OSError(errno.ENOSPC, "No space left on device")
-    assert "/dev/shm" in file_error(error, str(tmp_path))
-    assert "worker_processes=0" in file_error(error, str(tmp_path))
+    explain = functools.partial(file_error, place=str(tmp_path), shares_memory=True)
+    assert "/dev/shm" in explain(error) and "worker_processes=0" in explain(error)
+    assert str(tmp_path) in file_error(error, str(tmp_path))  # a command without worker processes
+    assert str(tmp_path) in explain(OSError(errno.EDQUOT, "Disk quota exceeded"))
     free["/dev/shm"] = 10**10
-    assert str(tmp_path) in file_error(error, str(tmp_path))
+    assert str(tmp_path) in explain(error)
     free["/dev/shm"] = None  # a system without it
-    assert str(tmp_path) in file_error(error, str(tmp_path))
+    assert str(tmp_path) in explain(error)
 
 
 def test_a_workdir_may_be_in_a_bucket_of_google_s():
