@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mova_jax.models.activation_axes import on_shards
 from mova_jax.models.pallas_attention import pallas_attention
-from mova_jax.models.shards import on_shards
 
 # The platforms of JAX that have a form; None: all of them.
 PLATFORMS = {"xla": None, "cudnn": ("gpu", "cuda"), "pallas": ("tpu",)}

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from mova_jax.models.activation_axes import with_logical_constraint
 from mova_jax.models.attention import FORMS, SequenceMask, attend
-from mova_jax.models.shards import with_logical_constraint
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu": functools.partial(nnx.gelu, approximate=False),

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mova_jax.config import Config
-from mova_jax.models import shards
+from mova_jax.models import activation_axes
 from mova_jax.models.attention import PLATFORMS
 from mova_jax.parallel.mesh import AXES, MeshError, describe
 from mova_jax.typing import Batch, HostFrames
@@ -267,7 +267,7 @@ def _devices(mesh: Mesh, axis: str) -> int:
 
 @contextlib.contextmanager
 def activation_sharding(mesh: Mesh) -> Iterator[None]:
-    """While tracing inside, the functions of `models/shards.py` shard activations over the mesh."""
+    """While tracing inside, `models/activation_axes.py` shards activations over the mesh."""
 
     def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
         if jax.sharding.get_abstract_mesh().manual_axes:
@@ -287,5 +287,5 @@ def activation_sharding(mesh: Mesh) -> Iterator[None]:
         )
         return mapped(*arrays)
 
-    with shards.sharding_rules(shards.Rules(constrain, run)):
+    with activation_axes.sharding_rules(activation_axes.Rules(constrain, run)):
         yield
