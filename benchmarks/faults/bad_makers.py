@@ -25,7 +25,8 @@ class Bad(NamedTuple):
 
 def training(**changes) -> Callable:
     """Training with keys that are changed, `data` among them."""
-    return lambda m, f: train(f / "run", changes.pop("data", m.shards), **changes)
+    data = changes.pop("data", None)
+    return lambda m, f: train(f / "run", data or m.shards, **changes)
 
 
 def training_flags(*flags: str) -> Callable:
