@@ -162,6 +162,10 @@ def pair_floats(video: VideoEmbedding, text: TextEmbedding) -> tuple[int, int]:
 
 def captions_fit(networks, text: TextEmbedding) -> bool:
     """Whether a replica can store all of its captions as the mask networks prepare them."""
-    # Closed over: as an argument, the traced `hardness_now` of annealed masks would be compared.
-    prepared = jax.eval_shape(lambda text: networks.prepare(text), text)
+    # Their structure is closed over: as that of an argument it would be compared with earlier ones,
+    # and the `hardness_now` of annealed masks in it is traced.
+    leaves, structure = jax.tree.flatten(networks)
+    prepared = jax.eval_shape(
+        lambda leaves, text: structure.unflatten(leaves).prepare(text), leaves, text
+    )
     return sum(leaf.size for leaf in jax.tree.leaves(prepared)) <= STORED_NUMBERS
