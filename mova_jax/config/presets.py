@@ -70,8 +70,10 @@ OBJECTIVES |= {
     # Row (i): CLIP4Clip's loss and nothing else; and with its seqTransf head.
     "global_only": _GLOBAL,
     "clip4clip": _GLOBAL | {"model.global_head": "seq_transformer"},
-    # A control without masks (docs/method.md, 7): frames weighted by the whole caption.
-    "frame_weighting": _WHOLE | {"losses.pool": "softmax", "eval.pool": "training"},
+    # A control without masks (docs/method.md, 7): frames weighted by the whole caption. At a weight
+    # of 1 its terms ruin the towers (docs/results.md).
+    "frame_weighting": _WHOLE
+    | {"losses.pool": "softmax", "losses.sfdm": 0.1, "losses.dfsm": 0.1, "eval.pool": "training"},
     # Row (ii): the visual mask alone, from the whole caption, as the parent SmartCLIP does.
     # All frames then share one part of the caption, so the frame contrast has no negatives.
     "cmn_only": _FULL | {"model.tmn.layout": "none", "losses.frame": 0.0},

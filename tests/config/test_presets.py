@@ -63,7 +63,8 @@ def test_rows_change_what_their_names_say():
     no_masks = {"model.tmn.layout": "none", "model.cmn.kind": "none"}
     no_masks |= {"losses.frame": 0.0, "losses.sparsity": 0.0}
     pools = {"losses.pool": "softmax", "eval.pool": "training"}
-    assert beyond_full("frame_weighting") == no_masks | pools
+    tenth = {"losses.sfdm": 0.1, "losses.dfsm": 0.1}
+    assert beyond_full("frame_weighting") == no_masks | pools | tenth
     alone = {"losses.sfdm": 0.0, "losses.dfsm": 0.0, "model.modular_scale": 0.0}
     assert beyond_full("global_only") == no_masks | alone
     assert changed("parts") == {"losses.order": 0.0}
