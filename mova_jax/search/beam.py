@@ -65,18 +65,19 @@ class Pipelines:
         Raises:
             StoreError: the pipeline failed, or its workers do not see the index.
         """
-        tasks = [
-            [[video.id, dataclasses.asdict(video.file)] for video in videos[start : start + _FILES]]
-            for start in range(0, len(videos), _FILES)
-        ]
+        named = [[video.id, dataclasses.asdict(video.file)] for video in videos]
+        tasks = [[start, named[start : start + _FILES]] for start in range(0, len(named), _FILES)]
+        reasons: dict[str, str] = {}
         with self._folder() as folder:
-            self._run("embed", tasks, self._embed, folder)
-        skipped = self._writer.skipped()
+            self._run("embed", tasks, functools.partial(self._embed, folder), folder)
+            for start, _ in tasks:
+                with contextlib.suppress(FileNotFoundError):  # of a worker with another index
+                    reasons |= json.loads(folder.read(_reasons_file(start)))
         for video in videos:
             if entry := read_entry(self._writer.folder, video.id):
                 yield Embedded(video.file, entry.frames, "")
-            elif video.file in skipped:
-                yield Embedded(video.file, 0, skipped[video.file])
+            elif video.file.path in reasons:
+                yield Embedded(video.file, 0, reasons[video.file.path])
             else:
                 raise self._silent(video.file.path)
 
@@ -120,21 +121,30 @@ def _hashed_file(start: int) -> str:
     return f"hashed-{start:09d}.json"
 
 
+def _reasons_file(start: int) -> str:
+    return f"reasons-{start:09d}.json"
+
+
 class _Embed:
-    """Embeds the videos of a task into the index. Can be pickled."""
+    """Embeds the videos of a task into the index, and writes why some were skipped.
+
+    Can be pickled.
+    """
 
     def __init__(self, model: str, index: str, fps: float):
         self._model, self._index, self._fps = model, index, fps
 
-    def __call__(self, task: list) -> None:
-        videos = [NewVideo(video, SourceFile(**file)) for video, file in task]
+    def __call__(self, folder: Folder, task: list) -> None:
+        start, files = task
+        videos = [NewVideo(video, SourceFile(**file)) for video, file in files]
         with _DEVICE:
             model = _load_once(self._model)
             writer = open_writer(model, self._index, self._fps)
             # A runner repeats a task whose worker was lost.
             left = [video for video in videos if read_entry(writer.folder, video.id) is None]
-            for _ in embed_files(model, writer, left, self._fps):
-                pass  # it is in the index
+            done = embed_files(model, writer, left, self._fps)
+            reasons = {one.file.path: one.reason for one in done if one.reason}
+        folder.write(_reasons_file(start), json.dumps(reasons).encode())
 
 
 @functools.lru_cache(maxsize=1)

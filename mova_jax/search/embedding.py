@@ -59,8 +59,8 @@ def embed_files(
         fps: frames a second.
 
     Yields:
-        What became of each video, in order. A file that cannot be read is noted in the index with
-        the reason.
+        What became of each video, in order. A file that cannot be decoded is noted in the index
+        with the reason; one that its disk did not give is not, because that may pass.
 
     Raises:
         OSError: the disk is full.
@@ -83,7 +83,8 @@ def _add(writer: IndexWriter, video: NewVideo, reader: "_Reader", vectors, fps: 
     """Adds a video that was read to the end, or notes and returns why it was not."""
     if reader.error or not len(vectors):
         reason = reader.error or "it has no frames"
-        writer.skip(video.file, reason)
+        if not reader.may_pass:
+            writer.skip(video.file, reason)
         return reason
     times = np.arange(len(vectors), dtype=np.float32) / np.float32(fps)
     writer.add(
@@ -103,6 +104,7 @@ class _Reader:
 
     def __init__(self, path: str, fps: float, size: int):
         self.error = ""
+        self.may_pass = False  # the error is one of the disk or the network, not of the content
         self._reader = VideoReader(path, fps, size)
         self._pictures: list[np.ndarray] = []
         self._stride = 1
@@ -123,6 +125,7 @@ class _Reader:
                 yield frame
         except (DecodeError, OSError) as error:
             self.error = str(error)
+            self.may_pass = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
 
     def _keep(self, frame: np.ndarray) -> None:
         """Keeps a small picture; when there are too many, every second one, from now on too."""

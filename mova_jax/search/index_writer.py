@@ -102,7 +102,9 @@ class IndexWriter:
         thumbnails: bytes = b"",
         warnings: tuple[str, ...] = (),
     ) -> None:
-        """Adds a video; whole or not at all, and not twice.
+        """Adds a video, whole or not at all; one that is there gets the file as a further copy.
+
+        An entry that cannot be read is replaced.
 
         Args:
             video: its id, from `content_id`.
@@ -126,8 +128,12 @@ class IndexWriter:
             (aside / ENTRY).write_text(entry_to_json(entry), encoding="utf-8")
             atomic.sync_content(aside)
             with self._lock():
-                if not target.is_dir():  # another writer may have been faster
+                if known := read_entry(self.folder, video):  # another writer was faster
+                    self._add_file(known, file)
+                else:
                     self._change()
+                    if target.is_dir():  # damaged
+                        _delete(target)
                     aside.rename(target)
                     atomic.sync_name(target)
         finally:
@@ -136,12 +142,7 @@ class IndexWriter:
     def add_file(self, video: str, file: SourceFile) -> str:
         """Notes a file whose content the index has: `same` path, `moved` or `copy`."""
         with self._lock():
-            entry = self._entry(video)
-            known = any(one.path == file.path for one in entry.files)
-            others = [one for one in entry.files if one.path != file.path]
-            left = [one for one in others if os.path.exists(one.path)]
-            self._set_files(entry, (*left, file))
-        return "same" if known else "copy" if left else "moved"
+            return self._add_file(self._entry(video), file)
 
     def drop_file(self, video: str, path: str) -> None:
         """Notes that a file has another content now; a video without a file is deleted."""
@@ -158,6 +159,14 @@ class IndexWriter:
         if entry is None:
             raise StoreError(f"{self.folder} has no video {video}: another command removed it")
         return entry
+
+    def _add_file(self, entry: Entry, file: SourceFile) -> str:
+        known = any(one.path == file.path for one in entry.files)
+        others = [one for one in entry.files if one.path != file.path]
+        left = [one for one in others if os.path.exists(one.path)]
+        if file not in entry.files or len(left) < len(others):
+            self._set_files(entry, (*left, file))
+        return "same" if known else "copy" if left else "moved"
 
     def _set_files(self, entry: Entry, files: tuple[SourceFile, ...]) -> None:
         self._change()

@@ -8,6 +8,7 @@ content it knows are noted as moved or copied. The rest are decoded and embedded
 stopped, the same call goes on.
 """
 
+import collections
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
@@ -85,7 +86,7 @@ def index_folder(
                 found.count(embedded)
                 show_frames(bar, embedded.frames)
                 done(place)
-    _add_copies(writer, copies, found)
+    _add_copies(writer, new, copies, found)
     return found
 
 
@@ -108,7 +109,10 @@ def _files_of(folder: str | os.PathLike) -> list[str]:
 
 def _unknown_files(writer: IndexWriter, paths: Sequence[str], found: Indexed) -> list[SourceFile]:
     """The files that are not noted in the index as they are now; counts the others."""
-    known = {file for entry in writer.entries().values() for file in entry.files}
+    entries = writer.entries().values()
+    # A path of two videos was replaced by a command that was killed before it dropped the old one.
+    paths_of = collections.Counter(file.path for entry in entries for file in entry.files)
+    known = {file for entry in entries for file in entry.files if paths_of[file.path] == 1}
     damaged, unknown = writer.skipped(), []
     for path in paths:
         if not is_unicode(path):  # the index is JSON and a web page
@@ -146,15 +150,18 @@ def _new_videos(
         found: counts all but those that are returned.
     """
     entries, removed = writer.entries(), writer.removed()
-    owner = {file.path: entry.id for entry in entries.values() for file in entry.files}
+    owners: dict[str, list[str]] = collections.defaultdict(list)
+    for entry in entries.values():
+        for one in entry.files:
+            owners[one.path].append(entry.id)
+    replaced: list[tuple[str, str]] = []  # a video, and a path that has another content now
     new: dict[str, NewVideo] = {}
     copies: list[NewVideo] = []
     for file, video in zip(files, ids, strict=True):
         if isinstance(video, OSError):
             found.skipped[file.path] = _reason(video)
             continue
-        if owner.get(file.path, video) != video:  # the file was replaced by another one
-            writer.drop_file(owner[file.path], file.path)
+        replaced += [(owner, file.path) for owner in owners[file.path] if owner != video]
         if video in removed:
             found.removed += 1
         elif video in entries:
@@ -165,18 +172,25 @@ def _new_videos(
             copies.append(NewVideo(video, file))
         else:
             new[video] = NewVideo(video, file)
+    # Last, because a video whose only path was replaced may have been moved to another one.
+    for owner, path in replaced:
+        writer.drop_file(owner, path)
     return list(new.values()), copies
 
 
-def _add_copies(writer: IndexWriter, copies: Sequence[NewVideo], found: Indexed) -> None:
+def _add_copies(
+    writer: IndexWriter, new: Sequence[NewVideo], copies: Sequence[NewVideo], found: Indexed
+) -> None:
     """Notes the copies of videos that were embedded just now."""
+    first, noted = {video.id: video.file for video in new}, writer.skipped() if copies else {}
     for video, file in copies:
         if read_entry(writer.folder, video):
             writer.add_file(video, file)
             found.copies += 1
         else:
             found.skipped[file.path] = "a copy of a file that was skipped"
-            writer.skip(file, found.skipped[file.path])
+            if first[video] in noted:  # else both are tried again
+                writer.skip(file, found.skipped[file.path])
 
 
 def _reason(error: OSError) -> str:

@@ -5,12 +5,15 @@ import pathlib
 import re
 import shutil
 
+import av
 import numpy as np
 import pytest
 
 from mova_jax import embed
+from mova_jax.data.ingest import video_reader
 from mova_jax.evaluation.frame_stream import FrameVectors
-from mova_jax.search import embedding
+from mova_jax.search import beam, embedding
+from mova_jax.search.index_writer import IndexWriter
 from mova_jax.search.indexing import index_folder
 from mova_jax.search.store import StoreError, open_index
 from tests.clips import numbered, write_video
@@ -109,6 +112,105 @@ def test_damaged_files_are_skipped_and_named_and_cost_nothing_else(model, videos
     assert again.skipped == found.skipped and again.unchanged == 2
     write_video(videos / "a0.mp4", numbered(15), rate=10)  # mended
     assert index_folder(model, videos, tmp_path / "index").added == 1
+
+
+@pytest.mark.parametrize("options", [(), ("--runner=made",)])
+@pytest.mark.parametrize("fault", ["unmounted", "EIO"])
+def test_a_file_that_its_disk_does_not_give_is_tried_again(
+    model, videos, tmp_path, monkeypatch, fault, options
+):
+    shutil.copy(videos / "a.mp4", videos / "copy.mp4")
+    (videos / "text.mp4").write_bytes(b"no video")
+
+    def run_here(name, tasks, work, folder, options):
+        for task in tasks:
+            work(task)
+
+    def open_damaged(path):
+        av.error.err_check(-5)  # EIO
+
+    monkeypatch.setattr(beam, "run_pipeline", run_here)
+    monkeypatch.setattr(beam, "load", lambda path: model)
+    beam._load_once.cache_clear()
+
+    def call():
+        return index_folder(model, videos, tmp_path / "index", beam=options)
+
+    with monkeypatch.context() as patch:
+        if fault == "EIO":
+            patch.setattr(video_reader, "open_media", open_damaged)
+        else:  # after its files were hashed
+            patch.setattr(beam._Embed, "__call__", while_away(beam._Embed.__call__, videos))
+            name = "mova_jax.search.indexing.embed_files"
+            patch.setattr(name, while_away(embedding.embed_files, videos))
+        found = call()
+    assert len(found.skipped) == 4 and found.added == 0
+    reason = {"EIO": "Input/output error", "unmounted": "no such file"}[fault]
+    assert reason in found.skipped[str(videos / "a.mp4")]
+    found = call()
+    assert (found.added, found.copies) == (2, 1)
+    assert list(found.skipped) == [str(videos / "text.mp4")]
+    assert call().unchanged == 3
+
+
+def while_away(function, folder):
+    """A function, which the files of a folder are gone for."""
+
+    def call(*args):
+        away = folder.rename(folder.with_name("away"))
+        result = function(*args)
+        result = result if result is None else list(result)
+        away.rename(folder)
+        return result
+
+    return call
+
+
+def test_files_that_change_places_keep_their_videos(model, videos, tmp_path, monkeypatch):
+    first, second = videos / "a.mp4", videos / "deep" / "b.mp4"
+    index_folder(model, videos, tmp_path / "index")
+    before = {entry.source: entry.id for entry in open_index(tmp_path / "index").entries}
+
+    def swap():
+        first.rename(videos / "aside")
+        second.rename(first)
+        (videos / "aside").rename(second)
+
+    def paths():
+        entries = open_index(tmp_path / "index").entries
+        return {entry.id: [file.path for file in entry.files] for entry in entries}
+
+    swap()
+    found = index_folder(model, videos, tmp_path / "index")
+    assert found.added == 0 and not found.skipped
+    swapped = {before[str(first)]: [str(second)], before[str(second)]: [str(first)]}
+    assert paths() == swapped
+    # A command that is killed before it drops the old paths leaves them to the next one.
+    swap()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(IndexWriter, "drop_file", interrupt)
+        index_folder(model, videos, tmp_path / "index")
+    index_folder(model, videos, tmp_path / "index")
+    assert paths() == {id: [path] for path, id in before.items()}
+    # The old content moves on, and a new one takes its place.
+    first.rename(videos / "moved.mp4")
+    write_video(first, numbered(45), rate=10)
+    assert index_folder(model, videos, tmp_path / "index").added == 1
+    assert paths()[before[str(first)]] == [str(videos / "moved.mp4")] and len(paths()) == 3
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["entry.json", "vectors.npy"])
+def test_a_damaged_entry_is_made_again(model, videos, tmp_path, name):
+    index_folder(model, videos, tmp_path / "index")
+    entry = open_index(tmp_path / "index").entries[0]
+    (tmp_path / "index" / "videos" / entry.id / name).unlink()
+    assert index_folder(model, videos, tmp_path / "index").added == 1
+    assert open_index(tmp_path / "index").entries[0].id == entry.id
+    assert index_folder(model, videos, tmp_path / "index").unchanged == 2
 
 
 def test_processes_share_the_files(model, videos, tmp_path):

@@ -179,6 +179,15 @@ def test_a_file_is_noted_as_the_same_a_copy_or_moved(tmp_path):
     assert open_index(tmp_path / "index").entries == []
 
 
+def test_a_video_that_another_writer_added_gets_the_file_as_a_copy(tmp_path):
+    one, other = (IndexWriter(tmp_path / "index", ABOUT) for _ in range(2))
+    add(one, tmp_path, "a.mp4")
+    add(other, tmp_path, "b.mp4")
+    add(one, tmp_path, "b.mp4")
+    (entry,) = open_index(tmp_path / "index").entries
+    assert [os.path.basename(file.path) for file in entry.files] == ["a.mp4", "b.mp4"]
+
+
 def test_a_packed_index_is_the_same_and_is_read_until_the_next_change(tmp_path):
     folder = tmp_path / "index"
     writer = IndexWriter(folder, ABOUT)

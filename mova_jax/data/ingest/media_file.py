@@ -7,6 +7,7 @@ Only this file, `video_reader.py` and `remux.py` import PyAV.
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,10 @@ _ANIMATION = 0x02  # flag of the chunk VP8X, developers.google.com/speed/webp/do
 
 
 class DecodeError(Exception):
-    """A video that cannot be decoded; the message is the reason."""
+    """A video that cannot be decoded; the message is the reason.
+
+    Its cause is an OSError where the file could not be read, which may pass.
+    """
 
 
 @contextlib.contextmanager
@@ -37,7 +41,7 @@ def open_media(path: str | os.PathLike) -> Iterator[Any]:
 
     path = Path(path).absolute()
     if not path.is_file():
-        raise DecodeError("no such file")
+        raise DecodeError("no such file") from FileNotFoundError(errno.ENOENT, "", str(path))
     if fault := _fault_of(path):
         raise DecodeError(fault)
     # Only files: a disguised playlist must not open network connections. Old cameras write
