@@ -28,19 +28,14 @@ from mova_jax.utils.streams import run_command
 
 DONE, FAILED, SOME_SKIPPED, INTERRUPTED = 0, 1, 3, 130
 _SHOWN = 10  # skipped files
+_OF_INDEX = ("status", "remove", "restore", "compact")  # flags that show or change an index
+_WORK = ("videos", *_OF_INDEX, "export", "engine")
+_OF_VIDEOS = ("model", "fps", "process", "processes", "runner", "beam")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code, see the module."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    if args.videos and not args.model:
-        parser.error("--videos needs --model")
-    if not args.fps > 0:
-        parser.error(f"--fps: got {args.fps}, expected more than 0")
-    work = ("videos", "status", "remove", "restore", "compact", "export", "engine")
-    if not any(getattr(args, name) for name in work):
-        parser.error(f"expected one of --{', --'.join(work)}")
+    args = _parse(argv)
     # These imports take seconds: flags are checked before.
     from mova_jax.data.beam_pipeline import PipelineError
     from mova_jax.search.store import StoreError
@@ -62,6 +57,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("embed: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags; ends the command for those that contradict each other."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.videos and not args.model:
+        parser.error("--videos needs --model")
+    if not args.fps > 0:
+        parser.error(f"--fps: got {args.fps}, expected more than 0")
+    if not 0 <= args.process < args.processes:
+        parser.error(
+            f"--process: got {args.process} of {args.processes}, expected 0 to --processes - 1"
+        )
+    if not any(getattr(args, name) for name in _WORK):
+        parser.error(f"expected one of --{', --'.join(_WORK)}")
+    ignored = _OF_INDEX if args.videos else _OF_VIDEOS
+    for name in ignored:
+        if getattr(args, name) != parser.get_default(name):
+            both = "not together with --videos" if args.videos else "only together with --videos"
+            parser.error(f"--{name}: {both}")
+    return args
 
 
 def _embed(args: argparse.Namespace) -> int:

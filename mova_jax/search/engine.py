@@ -105,8 +105,7 @@ class Engine:
                     f"-m mova_jax.embed --index {self._place.parent} --engine {self.uri}"
                 )
             self._client.load_collection(name)
-            (found,) = self._client.query(name, filter="frame == 0", output_fields=["count(*)"])
-        return max(0, sum(e.frames > 0 for e in index.entries) - found["count(*)"])
+            return len({e.id for e in index.entries if e.frames} - self._stored(name))
 
     def candidates(
         self, vectors: Float[np.ndarray, "q d"], entries: Sequence[Entry], filtered: bool = False

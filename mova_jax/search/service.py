@@ -53,7 +53,7 @@ class Library:
 
     def entry(self, id: str):
         """The entry with an id; None without."""
-        return next((entry for entry in self.index.entries if entry.id == id), None)
+        return self.index.get(id)
 
     def warm_up(self) -> None:
         """Asks questions ahead in the background, so that the first one need not compile.

@@ -36,6 +36,7 @@ MANIFEST = "index.json"
 VIDEOS, REMOVED, SKIPPED = "videos", "removed", "skipped"
 VERSION, PACKED = "version", "packed"
 PACKED_ENTRIES, PACKED_VECTORS, PACKED_TIMES = "entries.json", "vectors.f16", "times.f32"
+_MANIFEST_KEYS = {"model": str, "fingerprint": str, "fps": int | float, "dim": int}
 ENTRY, VECTORS, TIMES, THUMBS = "entry.json", "vectors.npy", "times.npy", "thumbs.jpg"
 
 
@@ -112,6 +113,10 @@ class Index:
         if video not in self._by_id:
             raise StoreError(f"{self.folder} has no video {video}")
         return self._by_id[video]
+
+    def get(self, video: str) -> Entry | None:
+        """The entry of an id; None when there is none."""
+        return self._by_id.get(video)
 
     def vectors(self, video: str) -> Float16[np.ndarray, "f d"]:
         """The frame vectors of a video, mapped from the disk."""
@@ -197,6 +202,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise StoreError(f"{path} cannot be read: {error!r}") from error
     if version != FORMAT:
         raise StoreError(f"{path} has format {version}, this version reads {FORMAT}")
+    for name, kind in _MANIFEST_KEYS.items():
+        if not isinstance(found.get(name), kind):
+            raise StoreError(
+                f"{path} is damaged, its {name!r} is {found.get(name)!r}: write it as it was, or "
+                "make the index again in another folder"
+            )
     return found
 
 

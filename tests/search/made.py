@@ -41,6 +41,9 @@ class MadeIndex:
             for i, v in enumerate(self._vectors)
         ]
 
+    def get(self, id):
+        return {entry.id: entry for entry in self.entries}.get(id)
+
     def vectors(self, id):
         return self._vectors[int(id[1:])]
 

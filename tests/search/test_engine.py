@@ -103,6 +103,7 @@ def test_answers_from_candidates_are_those_of_the_exact_scan(tmp_path, uri, monk
     IndexWriter(index.folder, ABOUT).remove("v001")
     index = add(tmp_path, [9])
     open_engine(uri, index).close()
+    assert "1 of 9 videos are not in the engine" in capsys.readouterr().err
     assert embed.main(command) == 0
     assert "1 videos uploaded, 1 deleted" in capsys.readouterr().out
     engine = open_engine(uri, index)

@@ -257,6 +257,23 @@ def test_the_command(model, videos, tmp_path, monkeypatch, capsys):
         embed.main(["--index", index])
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--model m --videos v --compact", "--compact: not together with --videos"),
+        ("--model m --videos v --remove v/a.mp4", "--remove: not together with --videos"),
+        ("--status --runner DirectRunner", "--runner: only together with --videos"),
+        ("--model m --videos v --process 4 --processes 4", "--process: got 4 of 4"),
+        ("--model m --videos v --processes 0", "--process: got 0 of 0"),
+        ("--model m --videos v --process=-1", "--process: got -1 of 1"),
+    ],
+)
+def test_flags_that_would_be_ignored_or_lose_files_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        embed.main(["--index", "index", *flags.split()])
+    assert message in capsys.readouterr().err
+
+
 def test_a_full_disk_is_told_and_loses_nothing(model, videos, tmp_path, monkeypatch, capsys):
     save, calls = np.save, []
 

@@ -77,6 +77,11 @@ def test_what_is_no_index_is_refused(tmp_path):
     (tmp_path / "index.json").write_text('{"format": 99}')
     with pytest.raises(StoreError, match="format 99, this version reads 1"):
         open_index(tmp_path)
+    (tmp_path / "index.json").write_text('{"format": 1, "model": "runs/a"}')
+    with pytest.raises(StoreError, match="is damaged, its 'fingerprint' is None"):
+        open_index(tmp_path)
+    with pytest.raises(StoreError, match="is damaged"):
+        IndexWriter(tmp_path, ABOUT)
     (tmp_path / "index.json").write_text("[")
     with pytest.raises(StoreError, match="cannot be read"):
         open_index(tmp_path)
@@ -146,6 +151,7 @@ def test_vectors_that_cannot_be_read_are_named(tmp_path):
         index.vectors(video)
     with pytest.raises(StoreError, match="has no video nothing"):
         index.vectors("nothing")
+    assert index.get(video) is index[video] and index.get("nothing") is None
 
 
 def test_a_removal_that_is_killed_counts_and_is_finished(tmp_path, monkeypatch):

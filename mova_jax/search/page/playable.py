@@ -9,6 +9,7 @@ deleted by the next one.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -60,7 +61,8 @@ class PlayableFiles:
             try:
                 self._made[video] = made or self._make(video, source)
             except DecodeError as error:
-                self._refused[video] = str(error)
+                if not isinstance(error.__cause__, OSError):
+                    self._refused[video] = str(error)
                 raise
             except OSError as error:  # it may be there again, or have room, the next time
                 raise DecodeError(f"it cannot be repackaged ({error.strerror})") from error
@@ -71,7 +73,7 @@ class PlayableFiles:
         while self._made and not self._fits(needed):
             self._made.pop(next(iter(self._made))).path.unlink(missing_ok=True)
         if not self._fits(needed):
-            raise DecodeError(f"its {needed:,} bytes are too many to be repackaged")
+            raise OSError(errno.ENOSPC, f"its {needed:,} bytes are too many for the free space")
         # Another container has other headers, which are a small part of a file.
         return remux(source, self._folder / video, needed + needed // 8 + 2**16)
 

@@ -38,7 +38,7 @@ def test_the_copy_used_longest_ago_makes_room(films):
         files.file("c", films[1])
         assert first.exists() and not second.exists()
     with PlayableFiles(most_bytes=size - 1) as files:
-        with pytest.raises(DecodeError, match="too many to be repackaged"):
+        with pytest.raises(DecodeError, match="too many for the free space"):
             files.file("a", films[0])
 
 
@@ -50,9 +50,23 @@ def test_a_full_disk_and_a_missing_file_are_reasons(films, monkeypatch):
         for _ in range(2):
             with pytest.raises(DecodeError, match="cannot be repackaged"):
                 files.file("c", films[1])
-        monkeypatch.setattr(playable.PlayableFiles, "_fits", lambda *_: False)
-        with pytest.raises(DecodeError, match="too many"):
+        with monkeypatch.context() as patch:
+            patch.setattr(playable.PlayableFiles, "_fits", lambda *_: False)
+            with pytest.raises(DecodeError, match="too many"):
+                files.file("a", films[0])
+        assert files.file("a", films[0]).path.exists()  # there is room again
+
+
+def test_a_source_that_is_gone_while_it_is_read_is_tried_again(films, monkeypatch):
+    def gone(source, *_):
+        real(source.with_name("gone.flv"), *_)
+
+    real = playable.remux
+    with PlayableFiles() as files:
+        with monkeypatch.context() as patch, pytest.raises(DecodeError, match="no such file"):
+            patch.setattr(playable, "remux", gone)
             files.file("a", films[0])
+        assert files.file("a", films[0]).path.exists()
 
 
 def test_what_a_killed_process_left_is_deleted(films, monkeypatch):
