@@ -7,6 +7,7 @@ for file, frames, reason in embed_files(model, writer, [(content_id(path), file)
 import io
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from mova_jax.data.ingest.video_reader import DecodeError, VideoReader
 from mova_jax.evaluation.frame_stream import embed_videos
 from mova_jax.search.index_writer import IndexWriter
 from mova_jax.search.library import VideoTextModel
-from mova_jax.search.store import SourceFile
+from mova_jax.search.store import SourceFile, read_manifest
 
 THUMBNAILS = 12  # pictures of a strip at most
 _HEIGHT = 90  # pixels of a strip
@@ -43,7 +44,10 @@ def open_writer(model: VideoTextModel, index: str | os.PathLike, fps: float) -> 
     Raises:
         StoreError: the index is of another model or rate.
     """
-    about = {"model": model.loaded.origin, "fingerprint": model.fingerprint}
+    known, fingerprint = read_manifest(Path(index)), model.fingerprint
+    if known and model.has_fingerprint(known["fingerprint"]):
+        fingerprint = known["fingerprint"]  # of a former version
+    about = {"model": model.loaded.origin, "fingerprint": fingerprint}
     return IndexWriter(index, about | {"fps": fps, "dim": model.config.model.embed_dim})
 
 

@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import jax
@@ -41,6 +41,8 @@ from mova_jax.typing import TextEmbedding, VideoEmbedding
 from mova_jax.utils.trees import parameter_names
 
 _LENGTH = 64  # frames are padded to a multiple of this, so that few programs are compiled
+# Keys that change no vector, at the values with which they are in the fingerprint.
+_SPEED = {"model.remat": "none", "model.attention": "xla"}
 _WEIGHT = 1.0  # of the blend, for a model that no validation has chosen one for
 
 
@@ -72,11 +74,24 @@ class VideoTextModel:
         """A hash of the model's parameters and sizes: models that differ have other vectors.
 
         Keys at the value that does what was done before they came are left out, so that a later
-        version still knows the model of an index.
+        version still knows the model of an index. Keys of speed alone count with one value.
         """
+        return self._fingerprint(_SPEED)
+
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Whether a fingerprint, of this version or a former one, is that of this model."""
+        return fingerprint == self.fingerprint or fingerprint in self._former_fingerprints
+
+    @cached_property
+    def _former_fingerprints(self) -> set[str]:
+        """Those that name what the backward pass of the training computed again."""
+        choices = config_lib.KEYS["model.remat"].choices
+        return {self._fingerprint(_SPEED | {"model.remat": choice}) for choice in choices}
+
+    def _fingerprint(self, speed: Mapping[str, str]) -> str:
         model = {
             name: value
-            for name, value in config_lib.flatten(self.config).items()
+            for name, value in (config_lib.flatten(self.config) | speed).items()
             if name.startswith("model.") and value != config_lib.KEYS[name].before
         }
         digest = hashlib.blake2b(json.dumps(model, sort_keys=True).encode(), digest_size=16)

@@ -27,7 +27,7 @@ def open_searcher(
     """
     index = open_index(folder)
     model = load(model_path or index.manifest["model"])
-    if model.fingerprint != index.manifest["fingerprint"]:
+    if not model.has_fingerprint(index.manifest["fingerprint"]):
         raise StoreError(
             f"{folder} was made with {index.manifest['model']}, and {model.loaded.origin} is "
             "another model, or was trained further: give the same one with --model, or make the "

@@ -82,7 +82,7 @@ def test_a_picture_is_a_question(made, ask):
     assert code == 0 and len(json.loads(shown.out)) == 2
 
 
-def test_what_cannot_be_asked(made, ask, monkeypatch):
+def test_what_cannot_be_asked(made, ask, monkeypatch, tmp_path):
     code, shown = ask(TEXT, "--longer", "1h")
     assert code == 0 and "none of the 3 videos" in shown.err and not shown.out
     for flags, message in [
@@ -93,7 +93,8 @@ def test_what_cannot_be_asked(made, ask, monkeypatch):
     ]:
         code, shown = ask(*flags)
         assert code == 1 and message in shown.err and shown.err.count("\n") == 1
-    monkeypatch.setattr(made[0], "fingerprint", "another")
+    other = make_model(tmp_path, seed=1)
+    monkeypatch.setattr(opening, "load", lambda path: other)
     assert "is another model" in ask(TEXT)[1].err
     for flags in ((), (TEXT, "--serve"), (TEXT, "--top", 0)):
         with pytest.raises(SystemExit) as stopped:
