@@ -3,7 +3,8 @@
     writer = IndexWriter("index", {"model": ..., "fingerprint": ..., "fps": 1.0, "dim": 512})
     writer.add(content_id(path), SourceFile.of(path), vectors, times, duration)
 
-Several writers may be open at a time, in processes of machines that share the folder and its locks.
+Several writers may be open at a time, in processes of machines that share the folder and its locks
+(`utils/lock.py`); where the file system has no locks, only one may.
 What a method has done survives a loss of power (`utils/atomic.py`): a new version is on the disk
 before the change that it announces, so that no packed copy is taken for newer than it is.
 """
@@ -242,8 +243,10 @@ class IndexWriter:
             StoreError: the vectors of a video cannot be read.
         """
         with self._lock():
-            index = open_index(self.folder)
-            place = self.folder / PACKED / (read_version(self.folder) or self._change())
+            # Read before the entries: where there are no locks, another writer may change both now,
+            # and a copy of a version that is over is not read.
+            version = read_version(self.folder) or self._change()
+            index, place = open_index(self.folder), self.folder / PACKED / version
             if index.entries and not place.is_dir():
                 with atomic.replacing(place, durable=True) as aside:
                     aside.mkdir()
@@ -262,7 +265,7 @@ class IndexWriter:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         """Held for the moments in which entries change."""
-        with lock(self.folder, wait=True):
+        with lock(self.folder, wait=True, across_machines=True):
             yield
 
 

@@ -10,6 +10,7 @@
     INDEX/skipped/              files that could not be read, with the reason
     INDEX/indexing/             how far the commands are that run, see `progress.py`
     INDEX/version               another text after each change of the videos
+    INDEX/.lock                 locked for the moments in which a command changes the index
     INDEX/packed/VERSION/       all entries, vectors and times of that version, a file of each
 
 ID is a hash of the file's content, so that a file which was moved or copied is recognised. Every

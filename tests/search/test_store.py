@@ -1,5 +1,6 @@
 """The index on disk: whole entries, whoever writes and whatever is killed."""
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -248,6 +249,25 @@ def test_packing_that_is_killed_changes_nothing(tmp_path, monkeypatch):
     np.save(tmp_path / "index" / "videos" / video / "vectors.npy", np.zeros((1, 4), np.float16))
     with pytest.raises(StoreError, match="does not have the 3 frames of its entry"):
         writer.pack()
+
+
+def test_a_packed_copy_is_of_one_version(tmp_path, monkeypatch):
+    """Where a file system has no locks, another writer may come in between."""
+    writer = IndexWriter(tmp_path / "index", ABOUT)
+    add(writer, tmp_path, "a.mp4")
+
+    def changed_after(folder):
+        index = open_index(folder)
+        add(writer, tmp_path, "b.mp4", "b")
+        return index
+
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(index_writer, "open_index", changed_after)
+        writer.pack()
+    index = open_index(tmp_path / "index")
+    assert len(index.entries) == 2 and index.packed is None
+    assert writer.pack() == 2 and open_index(tmp_path / "index").packed is not None
 
 
 def test_what_is_done_survives_a_loss_of_power(tmp_path, monkeypatch):
