@@ -85,9 +85,12 @@ def embed_files(
 
 def _add(writer: IndexWriter, video: NewVideo, reader: "_Reader", vectors, fps: float) -> str:
     """Adds a video that was read to the end, or notes and returns why it was not."""
-    if reader.error or not len(vectors):
-        reason = reader.error or "it has no frames"
-        if not reader.may_pass:
+    reason, may_pass = reader.error or ("" if len(vectors) else "it has no frames"), reader.may_pass
+    if not may_pass and not _is_unchanged(video.file):
+        # Its id is that of another content, or its share is gone and FFmpeg took that for the end.
+        reason, may_pass = "it changed or went away while it was read", True
+    if reason:
+        if not may_pass:
             writer.skip(video.file, reason)
         return reason
     times = np.arange(len(vectors), dtype=np.float32) / np.float32(fps)
@@ -101,6 +104,13 @@ def _add(writer: IndexWriter, video: NewVideo, reader: "_Reader", vectors, fps: 
         warnings=reader.warnings,
     )
     return ""
+
+
+def _is_unchanged(file: SourceFile) -> bool:
+    try:
+        return SourceFile.of(file.path) == file
+    except OSError:
+        return False
 
 
 class _Reader:

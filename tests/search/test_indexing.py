@@ -153,6 +153,21 @@ def test_a_file_that_its_disk_does_not_give_is_tried_again(
     assert call().unchanged == 3
 
 
+def test_a_file_that_changes_while_it_is_read_is_tried_again(model, videos, tmp_path, monkeypatch):
+    """A download, or a share that is unmounted: FFmpeg ends without an error."""
+
+    def read_and_change(reader, read=video_reader.VideoReader.__iter__):
+        yield from read(reader)
+        os.utime(reader._path, (0, 0))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(video_reader.VideoReader, "__iter__", read_and_change)
+        found = index_folder(model, videos, tmp_path / "index")
+    assert found.added == 0 and len(found.skipped) == 2
+    assert all("while it was read" in reason for reason in found.skipped.values())
+    assert index_folder(model, videos, tmp_path / "index").added == 2
+
+
 def while_away(function, folder):
     """A function, which the files of a folder are gone for."""
 
