@@ -8,6 +8,7 @@ copies files that import each other relatively, but people read one file before 
 """
 
 import ast
+import json
 from pathlib import Path
 
 import torch
@@ -66,7 +67,7 @@ def modeling_file() -> str:
 
 
 def load_hub_model(path: Path, trust_remote_code: bool = False) -> torch.nn.Module:
-    """The model of a folder, by its own code.
+    """The model of a folder, by its own code; without trust by the same code of this package.
 
     Args:
         path: the folder.
@@ -81,17 +82,24 @@ def load_hub_model(path: Path, trust_remote_code: bool = False) -> torch.nn.Modu
     code = path / MODELING
     if not code.is_file():
         raise WeightsError([f"{path} has no {MODELING}: expected an export with --to hub"])
-    if not trust_remote_code and code.read_text(encoding="utf-8") != modeling_file():
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    ours = code.read_text(encoding="utf-8") == modeling_file()
+    # transformers runs the files that auto_map names, whatever else is in the folder.
+    if not trust_remote_code and not (ours and config.get("auto_map") == _AUTO_MAP):
         raise WeightsError(
             [
-                f"{code} is not the file that this version writes, and opening it runs it: read "
-                "it, then give --trust_remote_code; or export again"
+                f"{code}, or auto_map in the config.json beside it, is not what this version "
+                "writes, and opening the folder runs its code: read it, then give "
+                "--trust_remote_code; or export again"
             ]
         )
     disable_progress_bar()
-    options = {"trust_remote_code": True, "local_files_only": True, "dtype": torch.float32}
+    options = {"output_loading_info": True, "local_files_only": True, "dtype": torch.float32}
     try:
-        model, found = AutoModel.from_pretrained(path, output_loading_info=True, **options)
+        if trust_remote_code:
+            model, found = AutoModel.from_pretrained(path, trust_remote_code=True, **options)
+        else:
+            model, found = hub_model.MovaModel.from_pretrained(path, **options)
     except RuntimeError as error:
         raise WeightsError([f"{path}: {error}"]) from error
     wrong = [f"{path}: {key.replace('_', ' ')} {sorted(v)}" for key, v in found.items() if v]

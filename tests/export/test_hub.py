@@ -135,6 +135,17 @@ def test_verify_runs_the_code_of_this_version_only_unless_told_to_trust(folder, 
     assert (tmp_path / "ran").exists()
 
 
+def test_verify_runs_no_other_file_of_the_folder(folder, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    config = json.loads((other / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "evil.MovaConfig", "AutoModel": "evil.MovaModel"}
+    (other / "config.json").write_text(json.dumps(config))
+    assert convert.main(["verify", str(folder.parent / "pytorch"), str(other)]) == convert.FAILED
+    assert "auto_map" in capsys.readouterr().err and not (tmp_path / "ran").exists()
+
+
 def test_verify_names_weights_that_are_missing(folder, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
