@@ -22,6 +22,7 @@ Exit code: 0 done, 1 something is wrong (one message says what), 2 a flag is wro
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,10 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.suite and (args.splits or args.against or args.classes):
         parser.error("--splits, --against and --classes are for an evaluation without --suite")
     # These imports take seconds: flags are checked before.
+    from jax.errors import JaxRuntimeError
+
     from mova_jax.data.classes import ClassesError
     from mova_jax.data.shards import ShardError
     from mova_jax.parallel.mesh import MeshError
-    from mova_jax.parallel.processes import start_processes
+    from mova_jax.parallel.processes import LOST, lost_process, start_processes
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.workdir import RunError
     from mova_jax.utils.metric_log import MetricLogError
@@ -57,6 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except OSError as error:
         return _fail(file_error(error, args.output))
+    except JaxRuntimeError as error:
+        if not (reason := lost_process(error)):
+            raise
+        _fail(reason)
+        os._exit(LOST)  # JAX's own end would wait for the process that is gone
     except KeyboardInterrupt:
         _fail("interrupted; finished splits and suites are kept, and the same command goes on")
         return 130

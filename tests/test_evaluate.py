@@ -126,6 +126,7 @@ def test_a_finished_split_is_not_evaluated_again(run, evaluated, capsys):
         ([], "--model is missing"),
         (["--model", "nowhere"], "There is no nowhere"),
         (["--model", "RUN", "--set", "eval.frames=2"], "holds another evaluation"),
+        (["--model", "RUN", "--set", "losses.order=0.9"], "holds another evaluation: its scoring"),
         (["--model", "RUN", "--splits", "tset"], "has the splits train, validation, test"),
         (["--model", "RUN", "--set", "model.dtype=float32"], "model.dtype: an evaluation takes"),
         (["--model", "RUN", "--suite", "lonform"], "--suite: got lonform"),

@@ -13,10 +13,8 @@ import numpy as np
 
 from mova_jax.config import Config
 from mova_jax.losses.scores import search_scoring
-from mova_jax.training.load_model import LoadedModel
+from mova_jax.training.load_model import EXPORT_FORMATS, LoadedModel
 from mova_jax.utils.trees import parameter_names
-
-FORMAT_VERSION = 3  # of config.json and of the names in model.safetensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Bundle:
         scoring = search_scoring(self.config.losses, self.config.eval)
         return {
             "format": "mova_jax",
-            "format_version": FORMAT_VERSION,
+            "format_version": EXPORT_FORMATS[-1],
             "model": dataclasses.asdict(self.config.model),
             "blend_weight": self.blend_weight,
             "score_pool": scoring.pool,

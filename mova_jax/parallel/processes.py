@@ -114,6 +114,6 @@ def lost_process(error: BaseException) -> str:
         return ""
     return (
         f"another process of the run ended or cannot be reached ({text.splitlines()[0][:200]}). "
-        "See the output of the others for the cause, and start all of them again: the run goes on "
-        "from its last checkpoint."
+        "See the output of the others for the cause, and start all of them again: they go on from "
+        "what was saved."
     )

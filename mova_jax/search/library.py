@@ -35,7 +35,6 @@ from mova_jax.evaluation.jitted import EvalFns, rows_of
 from mova_jax.evaluation.query_ranks import record_scores
 from mova_jax.evaluation.timeline import Timeline
 from mova_jax.parallel import mesh as mesh_lib
-from mova_jax.parallel import sharding
 from mova_jax.training.load_model import LoadedModel, load_model
 from mova_jax.typing import TextEmbedding, VideoEmbedding
 from mova_jax.utils.trees import parameter_names
@@ -58,8 +57,7 @@ class VideoTextModel:
         """
         self.loaded, self.config = loaded, loaded.config
         mesh = mesh or mesh_lib.make_mesh()
-        shardings = sharding.state_sharding(mesh, loaded.spec.abstract_params)
-        self.params = jax.device_put(loaded.params, shardings)
+        self.params = loaded.params_on(mesh)
         self.encoder = FrameEncoder(loaded.spec, self.params, mesh)
         self.fns = EvalFns(loaded.spec, self.config.losses, self.config.eval, mesh)
         one = dataclasses.replace(self.config.eval, batch_size=1)  # a single text needs no batch

@@ -23,7 +23,6 @@ from mova_jax.evaluation.jitted import EvalFns, rows_of
 from mova_jax.evaluation.query_ranks import QueryRanks, rank_queries
 from mova_jax.evaluation.ranks import ScoreBlock
 from mova_jax.evaluation.rerank import rerank, shortlist
-from mova_jax.parallel import sharding
 from mova_jax.training.load_model import LoadedModel
 from mova_jax.typing import TextEmbedding, VideoEmbedding
 from mova_jax.utils.progress_bar import bar_of
@@ -55,8 +54,7 @@ class LongAsker:
             model: to ask; without a weight of its modular score, the weight is 1.
             mesh: to run on.
         """
-        config, shardings = model.config, sharding.state_sharding(mesh, model.spec.abstract_params)
-        self._params = jax.device_put(model.params, shardings)
+        config, self._params = model.config, model.params_on(mesh)
         self.encoder = FrameEncoder(model.spec, self._params, mesh)
         self._fns = EvalFns(model.spec, config.losses, config.eval, mesh)
         self._settings = settings_of(config, config.eval.frames)

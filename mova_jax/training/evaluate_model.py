@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from mova_jax import config as config_lib
 from mova_jax.config import Config
 from mova_jax.data.classes import read_classes
@@ -27,7 +25,6 @@ from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.evaluation.paired import check_gallery, differences
 from mova_jax.parallel import mesh as mesh_lib
-from mova_jax.parallel import sharding
 from mova_jax.parallel.processes import barrier, is_main, log_main
 from mova_jax.training.datasets import STORYBOARD, open_data
 from mova_jax.training.final_evaluation import evaluate_splits
@@ -35,6 +32,7 @@ from mova_jax.training.load_model import RUN, LoadedModel
 from mova_jax.training.setup import enable_compilation_cache
 from mova_jax.training.workdir import CONFIG, RANKS, RunError
 from mova_jax.utils import atomic
+from mova_jax.utils.checksum import state_checksums
 from mova_jax.utils.metric_log import METRICS_FILE, last_metrics
 
 EVALUATION = "evaluation.json"
@@ -93,7 +91,7 @@ def evaluate_model(
         _claim(output, model, config, folder, classes)
     barrier("the output folder is claimed")
     mesh = mesh_lib.make_mesh(config.mesh if model.kind == RUN else None)
-    params = jax.device_put(model.params, sharding.state_sharding(mesh, model.spec.abstract_params))
+    params = model.params_on(mesh)
     try:
         tokenizer = Tokenizer(model.tokenizer, config.model.text.context)
     except ValueError as error:
@@ -268,6 +266,7 @@ def _claim(
     Raises:
         RunError: the folder belongs to another evaluation, or to a run.
     """
+    sections = json.loads(config_lib.to_json(config))
     about = {
         "model": {
             "path": model.origin,
@@ -277,11 +276,15 @@ def _claim(
         },
         "data": str(folder),
         "classes": classes,
-        "settings": json.loads(config_lib.to_json(config))["eval"],
+        "settings": sections["eval"],
+        "scoring": {"losses": sections["losses"], "parts": config.data.parts},
+        "weights": state_checksums({"params": model.params})["params"],
     }
     file = output / EVALUATION
     if file.exists():
         found = _read_figures(file)
+        # An earlier version wrote less.
+        found |= {k: about[k] for k in ("scoring", "weights") if k not in found}
         differing = [k for k in about if found.get(k, "") != about[k]]
         if differing:
             name = differing[0]

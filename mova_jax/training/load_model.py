@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mova_jax import config as config_lib
 from mova_jax.config import Config, Model
@@ -23,6 +24,7 @@ from mova_jax.data.storage import is_url
 from mova_jax.models.build import ModelSpec, make_model_spec
 from mova_jax.models.mova import Mova
 from mova_jax.parallel import mesh as mesh_lib
+from mova_jax.parallel.sharding import state_sharding
 from mova_jax.training.checkpoint import abstract_state, restore_model
 from mova_jax.training.state import make_train_spec
 from mova_jax.training.workdir import CONFIG, RunError, local_copy, tokenizer_folder
@@ -36,6 +38,8 @@ from mova_jax.weights.layouts import detect_layout
 from mova_jax.weights.load import find_vocabulary, load_weights
 
 RUN, EXPORT, CLIP = "run", "export", "clip"
+# Versions of an export: of its config.json, and of the names in model.safetensors.
+EXPORT_FORMATS = (1, 2, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,12 @@ class LoadedModel:
     def origin(self) -> str:
         """Where it was loaded from: an absolute path, or a URL."""
         return self.url or str(self.path.resolve())
+
+    def params_on(self, mesh: Mesh) -> Any:
+        """The parameters on the devices of a mesh, which may be those of several processes."""
+        # From the host then: arrays of one process's device cannot go to another's.
+        params = jax.device_get(self.params) if jax.process_count() > 1 else self.params
+        return jax.device_put(params, state_sharding(mesh, self.spec.abstract_params))
 
     @property
     def model(self) -> Mova:
@@ -116,7 +126,8 @@ def load_run(workdir: str | os.PathLike) -> LoadedModel:
     except ValueError as error:
         raise RunError(f"{workdir / CONFIG} cannot be read: {error}") from error
     config = _with_model(config, _anywhere(config.model))
-    mesh = mesh_lib.make_mesh(data=1)
+    # Each of several processes reads the weights to a device of its own.
+    mesh = mesh_lib.make_mesh(data=1, devices=jax.local_devices()[:1])
     spec = make_train_spec(config, mesh)
     saved = restore_model(workdir, abstract_state(spec, mesh))
     return LoadedModel(
@@ -146,6 +157,13 @@ def load_export(path: str | os.PathLike, exported: dict[str, Any] | None = None)
     if not (path / "model.safetensors").is_file():
         raise WeightsError(
             [f"{path} has no model.safetensors: expected an export with --to pytorch"]
+        )
+    if exported.get("format_version") not in EXPORT_FORMATS:
+        raise WeightsError(
+            [
+                f"{path / CONFIG}: got format_version {exported.get('format_version')!r}, expected "
+                f"one of {EXPORT_FORMATS}; another version of this package made it"
+            ]
         )
     model = _anywhere(config_lib.section(Model, exported["model"]))
     training = exported.get("training", {})

@@ -222,8 +222,9 @@ def test_a_card_claims_only_what_the_folder_can_do(run):
 )
 def test_verify_finds_changes_of_config_json(run, out, tmp_path, capsys, change, expected):
     changed = changed_copy(out / "pytorch", tmp_path / "changed", config=change)
-    assert convert.main(["verify", str(run), changed]) == convert.FAILED
-    assert expected in capsys.readouterr().err
+    for spec in (changed, f"jax:{changed}"):
+        assert convert.main(["verify", str(run), spec]) == convert.FAILED
+        assert expected in capsys.readouterr().err
 
 
 def test_exports_of_former_formats_are_verified(run, out, tmp_path):

@@ -23,6 +23,29 @@ from tests import tiny
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def start(command: list[str], logs: list[Path], devices: int) -> list[subprocess.Popen]:
+    """One process for each log, joined when they are several, with so many devices each."""
+    xla = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+    if len(logs) > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            command = [*command, f"--coordinator=127.0.0.1:{free.getsockname()[1]}"]
+        command.append(f"--processes={len(logs)}")
+    processes = []
+    for i, log in enumerate(logs):
+        own = [f"--process={i}"] if len(logs) > 1 else []
+        with log.open("a") as stream:
+            made = subprocess.Popen(
+                [*command, *own],
+                cwd=ROOT,
+                env=os.environ | {"XLA_FLAGS": xla},
+                stdout=stream,
+                stderr=stream,
+            )
+        processes.append(made)
+    return processes
+
+
 class Run:
     """The processes of one run; together they have eight devices."""
 
@@ -35,29 +58,10 @@ class Run:
         changes |= {f"mesh.{axis}": size for axis, size in mesh.items()} | (keys or {})
         flags = [f"--config.{name}={value}" for name, value in (tiny.RUN | changes).items()]
         command = [sys.executable, "-m", "mova_jax.main", "--config=configs/base.py"]
-        xla = os.environ["XLA_FLAGS"].replace(
-            "device_count=8", f"device_count={devices or 8 // processes}"
-        )
-        if processes > 1:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                coordinator = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}"]
-            coordinator.append(f"--processes={processes}")
         self.workdir = workdir
         self.logs = [workdir.parent / f"{workdir.name}-{i}.log" for i in range(processes)]
-        self.processes = []
-        for i, log in enumerate(self.logs):
-            own = [*coordinator, f"--process={i}"] if processes > 1 else []
-            with log.open("a") as stream:
-                self.processes.append(
-                    subprocess.Popen(
-                        [*command, f"--workdir={workdir}", *flags, *own],
-                        cwd=ROOT,
-                        env=os.environ | {"XLA_FLAGS": xla},
-                        stdout=stream,
-                        stderr=stream,
-                    )
-                )
+        command += [f"--workdir={workdir}", *flags]
+        self.processes = start(command, self.logs, devices or 8 // processes)
 
     def codes(self, timeout: float = 600) -> list[int]:
         """Waits for all processes and returns their exit codes."""
@@ -142,6 +146,20 @@ def test_two_processes_have_the_metrics_of_one(tmp_path):
     assert "The run is complete" in first
     assert "The run is complete" not in second
     assert (tmp_path / "two" / "report.html").exists()
+    assert_two_processes_evaluate(tmp_path / "two")
+
+
+def assert_two_processes_evaluate(workdir: Path) -> None:
+    """Asks two processes for the figures that the run wrote of its test split."""
+    output = workdir.with_name("evaluated")
+    command = [sys.executable, "-m", "mova_jax.evaluate", f"--model={workdir}"]
+    logs = [workdir.with_name(f"evaluated-{i}.log") for i in range(2)]
+    processes = start([*command, f"--output={output}"], logs, 4)
+    assert [process.wait(600) for process in processes] == [0, 0], logs[0].read_text()
+    (figures,) = tiny.logged_metrics(output)
+    last = tiny.logged_metrics(workdir)[-1]
+    assert_close([figures], [{name: last[name] for name in figures}])
+    assert "Look at" in logs[0].read_text() and "Look at" not in logs[1].read_text()
 
 
 @pytest.mark.slow

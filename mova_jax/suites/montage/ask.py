@@ -13,7 +13,6 @@ from mova_jax.data.tokenizer import Tokenizer
 from mova_jax.evaluation.evaluator import Evaluator
 from mova_jax.evaluation.grounding import grounding
 from mova_jax.evaluation.ranks import chance
-from mova_jax.parallel import sharding
 from mova_jax.suites.montage.galleries import Gallery
 from mova_jax.training.load_model import LoadedModel
 
@@ -44,7 +43,7 @@ def ask(
         model.config.eval, frames=gallery.frames, batch_size=rows, queries="all"
     )
     config = dataclasses.replace(model.config, eval=settings)
-    params = jax.device_put(model.params, sharding.state_sharding(mesh, model.spec.abstract_params))
+    params = model.params_on(mesh)
     tokenizer = Tokenizer(model.tokenizer, config.model.text.context)
     evaluator = Evaluator(model.spec, config, mesh, gallery.folder, tokenizer)
     context = evaluator.context(params, gallery.split, blend_weight=weight)
