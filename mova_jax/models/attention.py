@@ -106,7 +106,9 @@ def by_lengths(
         value,
         is_causal=causal,
         query_seq_lengths=None if lengths is None else jnp.full_like(lengths, qkv.shape[-4]),
-        key_value_seq_lengths=lengths,
+        # At least 1: over no key at all the kernel's gradients may not be finite, and what the last
+        # line selects them away with would not help.
+        key_value_seq_lengths=None if lengths is None else jnp.maximum(lengths, 1),
         implementation=implementation,
     )[:, :length]
     # A row of padding alone would be a mean of padding.

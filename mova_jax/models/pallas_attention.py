@@ -24,6 +24,12 @@ MIB = 2**20
 ROWS = (((1,), (1,)), ((), ()))  # a b^T
 INNER = (((1,), (0,)), ((), ()))  # a b
 COLUMNS = (((0,), (0,)), ((), ()))  # a^T b
+HEADS = f"heads whose width divides {LANES}, and {LANES} or a multiple of it in all"
+
+
+def takes_heads(n: int, e: int) -> bool:
+    """Whether the kernel takes n heads of width e, see `HEADS`."""
+    return (n * e) % LANES == 0 and (LANES % e == 0 or e % LANES == 0)
 
 
 def pallas_attention(
@@ -45,11 +51,8 @@ def pallas_attention(
         ValueError: for heads of another width.
     """
     b, l, _, n, e = qkv.shape
-    if (n * e) % LANES or (LANES % e and e % LANES):
-        raise ValueError(
-            f"model.attention = 'pallas' takes heads whose width divides {LANES}, and {LANES} or a "
-            f"multiple of it in all: got {n} heads of {e}. Set it to 'xla'"
-        )
+    if not takes_heads(n, e):
+        raise ValueError(f"expected {HEADS}; got {n} of {e}")
     mask = None if valid is None else valid.astype(jnp.int32)[:, None]
     # e in the static arguments: the arrays that the kernel sees have no axis of heads.
     out = _attention(qkv.reshape(b, l, 3 * n * e), mask, e, causal, interpret)

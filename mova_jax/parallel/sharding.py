@@ -16,9 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mova_jax.config import Config
+from mova_jax.config import Config, Model
 from mova_jax.models import activation_axes
 from mova_jax.models.attention import PLATFORMS
+from mova_jax.models.pallas_attention import HEADS, takes_heads
 from mova_jax.parallel.mesh import AXES, MeshError, describe
 from mova_jax.typing import Batch, HostFrames
 
@@ -97,7 +98,7 @@ def check_batch_size(mesh: Mesh, batch_size: int, name: str) -> None:
 def check_run(mesh: Mesh, config: Config) -> None:
     """Raises MeshError for batches or a form of attention that the mesh cannot take."""
     check_batches(mesh, config)
-    check_attention(mesh, config.model.attention)
+    check_attention(mesh, config.model)
 
 
 def check_batches(mesh: Mesh, config: Config) -> None:
@@ -110,14 +111,22 @@ def check_batches(mesh: Mesh, config: Config) -> None:
         check_batch_size(mesh, getattr(config.train, name), f"train.{name}")
 
 
-def check_attention(mesh: Mesh, form: str) -> None:
-    """Raises MeshError where the devices have no such form of attention (`model.attention`)."""
+def check_attention(mesh: Mesh, model: Model) -> None:
+    """Raises MeshError where the devices cannot compute the form of attention of the model."""
+    form = model.attention
     platform, names = mesh.devices.flat[0].platform, PLATFORMS[form]
     if names and platform not in names:
         raise MeshError(
             f"model.attention = {form!r} is a kernel for {names[0]}, and the devices are of the "
             f"platform {platform}: set it to 'xla'"
         )
+    for name, tower in (("vision", model.vision), ("text", model.text)):
+        heads, width = tower.heads // mesh.shape["tensor"], tower.width // tower.heads
+        if form == "pallas" and not takes_heads(heads, width):
+            raise MeshError(
+                f"model.attention = 'pallas' takes {HEADS}: model.{name} has {heads} heads of "
+                f"{width} on a device. Set it to 'xla', or change mesh.tensor"
+            )
 
 
 def process_share(mesh: Mesh) -> tuple[int, int]:

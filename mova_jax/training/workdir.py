@@ -57,6 +57,7 @@ RESUMABLE_KEYS = (
     "eval.batch_size",
     "log.tracker",
     "model.remat",
+    "model.attention",
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",
@@ -226,8 +227,12 @@ class _Copy:
             return
         for name, stamp in self._stamps().items():
             if self._known.get(name) != stamp:
+                try:
+                    content = (self.folder / name).read_bytes()
+                except FileNotFoundError:
+                    continue
                 with self._errors("written"), self._bucket.writing(name) as path:
-                    path.write_bytes((self.folder / name).read_bytes())
+                    path.write_bytes(content)
                 self._known[name] = stamp
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
@@ -235,8 +240,10 @@ class _Copy:
         found = {}
         for path in self.folder.rglob("*"):
             if path.is_file() and not path.name.endswith(".partial"):
-                stat = path.stat()
-                found[path.relative_to(self.folder).as_posix()] = stat.st_size, stat.st_mtime_ns
+                with contextlib.suppress(FileNotFoundError):  # a tracker deletes files of its own
+                    stat = path.stat()
+                    name = path.relative_to(self.folder).as_posix()
+                    found[name] = stat.st_size, stat.st_mtime_ns
         return found
 
     @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Fused forms of attention against the plain one: values, gradients, and rows that see nothing."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -7,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.base import get_config
+from mova_jax.config import from_config_dict
 from mova_jax.models import attention
 from mova_jax.models.pallas_attention import pallas_attention
 from mova_jax.parallel import mesh as mesh_lib
@@ -56,7 +59,7 @@ def test_the_kernel_keeps_the_dtype_and_refuses_heads_that_do_not_fill_lanes():
     assert got.dtype == jnp.bfloat16
     plain = attention.plain(x.astype(jnp.float32), attention.SequenceMask())
     np.testing.assert_allclose(got.astype(jnp.float32), plain, atol=0.03)
-    with pytest.raises(ValueError, match="got 3 heads of 32"):
+    with pytest.raises(ValueError, match="got 3 of 32"):
         pallas_attention(qkv(3, 32))
 
 
@@ -73,8 +76,19 @@ def test_a_kernel_runs_on_each_shard_of_rows_and_heads(monkeypatch):
 
 
 def test_devices_without_a_kernel_are_refused():
-    mesh = mesh_lib.make_mesh()
-    sharding.check_attention(mesh, "xla")
+    mesh, model = mesh_lib.make_mesh(), tiny.config().model
+    sharding.check_attention(mesh, model)
     for form, kind in (("cudnn", "gpu"), ("pallas", "tpu")):
         with pytest.raises(mesh_lib.MeshError, match=f"kernel for {kind}.*platform cpu"):
-            sharding.check_attention(mesh, form)
+            sharding.check_attention(mesh, dataclasses.replace(model, attention=form))
+
+
+def test_heads_that_the_kernel_does_not_take_on_a_device_are_refused(monkeypatch):
+    monkeypatch.setitem(attention.PLATFORMS, "pallas", ("cpu",))
+    made = get_config("model=b16")
+    made.model.attention = "pallas"
+    model = from_config_dict(made).model  # 12 heads of 64, and 8 in the text tower
+    for size in (1, 2):
+        sharding.check_attention(mesh_lib.make_mesh(tensor=size), model)
+    with pytest.raises(mesh_lib.MeshError, match="vision has 3 heads of 64 on a device"):
+        sharding.check_attention(mesh_lib.make_mesh(tensor=4), model)
