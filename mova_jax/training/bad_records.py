@@ -36,10 +36,13 @@ class BadRecords:
         return self.count > max(MAX_COUNT, MAX_SHARE * len(self._seen))
 
     def summary(self) -> str:
-        """The message of a run that stops for them."""
+        """The message of a run that stops for them, in this process or in another one."""
+        read = f"{self.count} of {len(self._seen)} that this process read"
+        if not self.too_many:
+            read += ", and more in another process: its output names them"
         return (
-            f"too many records are damaged, {self.count} of {len(self._seen)} that this process "
-            "read. python -m mova_jax.prepare inspect SHARDS --verify names all of them: copy the "
+            f"too many records are damaged, {read}. "
+            "python -m mova_jax.prepare inspect SHARDS --verify names all of them: copy the "
             "shards again, or make them again; the run then goes on from its last checkpoint."
         )
 

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -82,12 +83,26 @@ class _PrefetchedBatch(NamedTuple):
     work: Work
 
 
+class _FinishTime:
+    """When the devices finished a step, in seconds of the monotonic clock; None until then."""
+
+    def __init__(self, metrics: dict[str, jax.Array]):
+        self.seconds: float | None = None
+        threading.Thread(target=self._wait, args=[metrics], daemon=True).start()
+
+    def _wait(self, metrics: dict[str, jax.Array]) -> None:
+        with contextlib.suppress(Exception):  # of the step: raised where its metrics are read
+            jax.block_until_ready(metrics)
+        self.seconds = time.monotonic()
+
+
 class _PendingStep(NamedTuple):
     """A step that was started and whose metrics are still on the devices."""
 
     step: int
     metrics: dict[str, jax.Array]
     fetched: _PrefetchedBatch
+    finished: _FinishTime
 
 
 class Loop:
@@ -155,7 +170,7 @@ class Loop:
             state, metrics = self._start_step(step + 1, state, fetched)
             step, data_state = step + 1, fetched.data_state
             self._flush_metrics(state)  # of the step before, while the devices compute this one
-            self._pending = _PendingStep(step, metrics, fetched)
+            self._pending = _PendingStep(step, metrics, fetched, _FinishTime(metrics))
             fetched = self._prefetch(state, data_state) if step < cfg.steps else None
             if step % cfg.eval_every == 0 or step == cfg.steps:
                 self._validate(state, data_state)
@@ -179,13 +194,21 @@ class Loop:
         """Waits for the next batch and puts it on the devices."""
         start = time.monotonic()
         arrays = next(self._batches)
-        wait_s = time.monotonic() - start
+        wait_s = self._idle_since(start)
         if self._bad_records:
             self._bad_records.observe(arrays)
         batch = sharding.put_batch(self._mesh, arrays, self._config.train.microbatch)
         videos, frames = batch.frame_mask.shape
         work = Work(videos, videos * frames, wait_s)
         return _PrefetchedBatch(batch, arrays["video_id"], self._batches.get_state(), work)
+
+    def _idle_since(self, start: float) -> float:
+        """Seconds from `start` to now in which the devices had no step to compute."""
+        now = time.monotonic()
+        if self._pending is None:
+            return now - start
+        finished = self._pending.finished.seconds
+        return 0.0 if finished is None else now - max(start, finished)
 
     def _prefetch(self, state: TrainState, data_state: dict[str, Any]) -> _PrefetchedBatch:
         """Fetches the next step's batch; saves before it lets an error pass."""

@@ -27,7 +27,7 @@ _BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix
 
 
 class Work(NamedTuple):
-    """The size of a step over all devices and processes, and its wait for data."""
+    """The size of a step over all devices and processes, and the devices' wait for its data."""
 
     videos: int
     frames: int  # of all its videos
@@ -106,7 +106,8 @@ class Progress:
 
         Returns:
             `time/step_s`, `time/videos_per_s`, `time/frames_per_s` over all devices;
-            `time/data_wait_share`, the share of the time spent waiting for batches;
+            `time/data_wait_share`, the share of the time in which the devices had nothing to
+            compute, for the next batch was not there;
             `time/goodput`, the share of the time since this process began that it spent in steps
             and not in starting, compiling, waiting for data, evaluating or saving.
         """

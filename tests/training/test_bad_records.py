@@ -30,10 +30,11 @@ def test_more_than_ten_and_one_in_a_hundred_are_too_many():
     assert not bad_records.too_many
     bad_records.observe(batch([1000], bad=[1000]))
     assert bad_records.too_many
-    assert "11 of 1001 that this process read" in bad_records.summary()
+    assert "11 of 1001 that this process read. " in bad_records.summary()
     bad_records, _ = make()
     bad_records.observe(batch(range(2000), bad=range(20)))
     assert not bad_records.too_many
+    assert "20 of 2000 that this process read, and more in another" in bad_records.summary()
     bad_records.observe(batch([2000, 0, 30], bad=[2000]))
     assert bad_records.too_many
 
