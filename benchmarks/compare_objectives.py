@@ -167,7 +167,7 @@ def table(by_objective: dict[str, list[dict[str, float]]], steps: dict[str, int]
     titles = ["objective", "steps", "seeds", *(title for title, _, _ in columns)]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, runs in by_objective.items():
-        cells = [name, str(steps[name]), str(sum(bool(found) for found in runs))]
+        cells = [name, str(steps.get(name, "")), str(sum(bool(found) for found in runs))]
         for _, metric, factor in columns:
             cells.append(cell([factor * found[metric] for found in runs if metric in found]))
         lines.append("| " + " | ".join(cells) + " |")
@@ -240,9 +240,8 @@ def main() -> None:
     parser.add_argument("--read_only", action="store_true", help="runs nothing")
     parser.add_argument("more", nargs="*", help="flags for every run, after --")
     args = parser.parse_args()
-    steps = steps_of(args.workdir, list(args.objectives), args.seconds)
-
     if not args.read_only:
+        steps = steps_of(args.workdir, list(args.objectives), args.seconds)
         for seed in args.seeds:
             towers = warmed_towers(args.workdir, seed, args.warmup, args.more)
             for name in args.objectives:

@@ -135,7 +135,8 @@ def test_no_folder_is_a_heap():
 def test_a_name_has_one_spelling():
     """Private words for standard things, which were replaced, do not come back."""
     texts = [*PACKAGE.rglob("*.py"), *ROOT.glob("*/*.md"), *ROOT.glob("[A-BD-Z]*.md")]
-    texts += [*ROOT.glob("configs/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/*/*.py")]
+    texts += [*ROOT.glob("configs/*.py"), *ROOT.glob("benchmarks/**/*.py")]
+    texts += ROOT.glob("tests/*/*.py")
     found = [
         f"{path.relative_to(ROOT)}: {word}"
         for path in texts

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults.__main__ import KINDS
-from benchmarks.faults.case import Case, Outcome, run_cases, table
+from benchmarks.faults.case import Case, CommandResult, run_cases, table
 from benchmarks.faults.commands import compared
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,14 +24,18 @@ def test_a_small_campaign_finds_no_fault(kind, tmp_path_factory):
 
 
 def test_an_outcome_tells_what_was_said_and_what_is_wrong():
-    refused = Outcome(1, 0.1, 9.0, "loading\nprepare: no.jsonl is missing; give it\nmore\n")
+    refused = CommandResult(1, 0.1, 9.0, "loading\nprepare: no.jsonl is missing; give it\nmore\n")
     assert refused.said == "prepare: no.jsonl is missing; give it"
     assert refused.fault((1,), "no.JSONL") == ""
     assert refused.fault((3,)) == "exit code 1"
     assert refused.fault((1,), "elsewhere") == "nothing is said of 'elsewhere'"
-    listed = Outcome(3, 0.1, 9.0, "warnings: 0\nskipped: 2\n  a.mp4: the file is empty\n  b: no\n")
+    listed = CommandResult(
+        3, 0.1, 9.0, "warnings: 0\nskipped: 2\n  a.mp4: the file is empty\n  b: no\n"
+    )
     assert listed.said == "a.mp4: the file is empty"
-    crashed = Outcome(1, 0.1, 9.0, "Traceback (most recent call last):\n  ...\nValueError: x\n")
+    crashed = CommandResult(
+        1, 0.1, 9.0, "Traceback (most recent call last):\n  ...\nValueError: x\n"
+    )
     assert crashed.fault((1,), "x") == "a traceback"
 
 

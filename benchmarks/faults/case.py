@@ -39,7 +39,7 @@ def case_name(*texts: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class CommandResult:
     """How a command ended."""
 
     code: int  # exit code; negative for a signal
@@ -132,7 +132,7 @@ def run(
     limit_mib: float = LIMIT_MIB,
     server: ForkServer | None = None,
     **options,
-) -> Outcome:
+) -> CommandResult:
     """Runs `python -m argv` to its end, or until it needs too much time or memory.
 
     Args:
@@ -156,7 +156,9 @@ def run(
         time.sleep(_WATCH_S)
     seconds = time.monotonic() - begin
     kill_group(process)
-    return Outcome(process.returncode, seconds, peak, log.read_text("utf-8", "replace"), ended)
+    return CommandResult(
+        process.returncode, seconds, peak, log.read_text("utf-8", "replace"), ended
+    )
 
 
 def kill_group(process: subprocess.Popen | ForkedProcess) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from benchmarks.faults.case import ROOT, Outcome, environment, run
+from benchmarks.faults.case import ROOT, CommandResult, environment, run
 from benchmarks.faults.fork_server import ForkServer
 from mova_jax.utils import atomic
 
@@ -78,7 +78,7 @@ class Materials:
         """Exports of the run: `pytorch` and `huggingface`."""
         return self.folder / "export"
 
-    def call(self, name: str, argv: list, **options) -> Outcome:
+    def call(self, name: str, argv: list, **options) -> CommandResult:
         """Runs a command of the package; its output is kept in `logs/NAME.log`."""
         log = self.folder / "logs" / f"{name}.log"
         if options:  # such as a variable that JAX reads when it is imported

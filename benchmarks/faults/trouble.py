@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.case import Outcome, kill_group
+from benchmarks.faults.case import CommandResult, kill_group
 from benchmarks.faults.commands import commands, compared, half_files, reference
 from benchmarks.faults.materials import Materials, train, without_paths
 from mova_jax.utils.metric_log import METRICS_FILE, read_metrics
@@ -35,7 +35,7 @@ def row(
     m: Materials,
     trouble: str,
     name: str,
-    outcome: Outcome,
+    outcome: CommandResult,
     work: Path,
     *,
     codes: tuple[int, ...],
@@ -84,7 +84,7 @@ def run_again(m: Materials, name: str, work: Path) -> str:
 
 def disturbed(
     m: Materials, argv: list, seconds: float, disturb: Callable[[], Any], log: Path
-) -> Outcome:
+) -> CommandResult:
     """Runs a command line, and calls a function so many seconds after its start."""
     begin = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def disturbed(
             kill_group(process)
         time.sleep(0.01)
     output = log.read_text("utf-8", "replace")
-    return Outcome(process.returncode, time.monotonic() - begin, 0.0, output, ended)
+    return CommandResult(process.returncode, time.monotonic() - begin, 0.0, output, ended)
 
 
 def stopped_run(m: Materials, step: int = 24) -> Path:

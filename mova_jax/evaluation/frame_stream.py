@@ -63,12 +63,12 @@ class FrameEncoder:
         self.rows = -(-rows // shards) * shards
         self.image_size = spec.config.vision.image_size
         self._params = params
-        whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        replicated, sharded = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         inputs = sharding.state_sharding(mesh, spec.abstract_params)
-        sharded = sharding.activation_sharding(mesh)
-        compiled = partial(sharding.jit_host_arrays, output=whole)
-        self._encode = compiled(sharded(partial(_encode, spec)), (inputs, split))
-        self._pool = compiled(partial(_pool, spec), (inputs, whole, whole))
+        on_mesh = sharding.activation_sharding(mesh)
+        compiled = partial(sharding.jit_host_arrays, output=replicated)
+        self._encode = compiled(on_mesh(partial(_encode, spec)), (inputs, sharded))
+        self._pool = compiled(partial(_pool, spec), (inputs, replicated, replicated))
 
     def __call__(self, frames: UInt8[np.ndarray, "n H W 3"]) -> Float[jax.Array, "n d"]:
         """The vectors of a chunk of `rows` frames of the model's size; does not wait for them."""

@@ -54,20 +54,24 @@ class EvalFns:
         self._spec = spec
         self._context = spec.config.text.context
         scoring = search_scoring(losses, settings)
-        whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        replicated, sharded = sharding.replicated(mesh), sharding.batch_sharding(mesh)
         params = sharding.state_sharding(mesh, spec.abstract_params)
-        sharded = sharding.activation_sharding(mesh)
-        compiled = partial(sharding.jit_host_arrays, output=whole)
-        self._encode = compiled(sharded(partial(_encode, spec)), (params, split))
-        self._encode_text = compiled(sharded(partial(_encode_text, spec)), (params, split))
-        self._pairs = compiled(partial(_pairs, spec, scoring), (params, split, whole))
-        self._first_stage = compiled(partial(_first_stage, spec, scoring), (params, split, whole))
-        self._class_scores = compiled(partial(_class_scores, spec, scoring), (params, split, whole))
-        self._frame_cosines = compiled(partial(_frame_cosines, spec), (params, whole, split))
-        rows = params, split, split
-        self._cosines = compiled(sharded(partial(_cosines, spec)), rows)
-        self._masks = compiled(sharded(partial(_masks, spec)), rows)
-        self._densities = compiled(sharded(partial(_densities, spec)), rows)
+        on_mesh = sharding.activation_sharding(mesh)
+        compiled = partial(sharding.jit_host_arrays, output=replicated)
+        self._encode = compiled(on_mesh(partial(_encode, spec)), (params, sharded))
+        self._encode_text = compiled(on_mesh(partial(_encode_text, spec)), (params, sharded))
+        self._pairs = compiled(partial(_pairs, spec, scoring), (params, sharded, replicated))
+        self._first_stage = compiled(
+            partial(_first_stage, spec, scoring), (params, sharded, replicated)
+        )
+        self._class_scores = compiled(
+            partial(_class_scores, spec, scoring), (params, sharded, replicated)
+        )
+        self._frame_cosines = compiled(partial(_frame_cosines, spec), (params, replicated, sharded))
+        rows = params, sharded, sharded
+        self._cosines = compiled(on_mesh(partial(_cosines, spec)), rows)
+        self._masks = compiled(on_mesh(partial(_masks, spec)), rows)
+        self._densities = compiled(on_mesh(partial(_densities, spec)), rows)
         self._own_mask_scores = jax.jit(partial(_own_masks, spec, scoring.pool))
 
     def encode(self, params, arrays: dict[str, np.ndarray]) -> tuple[VideoEmbedding, TextEmbedding]:
