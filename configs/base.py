@@ -1,4 +1,4 @@
-"""The base recipe: trains MoVA from nothing on the embedded data, on any machine.
+"""The base recipe: sentences find their frames, trained from nothing on the embedded data.
 
     python -m mova_jax.main --config=configs/base.py --workdir=runs/base
 

@@ -8,8 +8,8 @@
     python -m mova_jax.main --workdir=runs/activitynet \\
         --config=configs/activitynet.py:data=shards/activitynet,init=out/warmup/pytorch
 
-The objective is the parent's, 10 (sidm + dism) + 2 |m|; for one frame these are sfdm and dfsm. Two
-things differ: the parent draws a random number of a caption's sentences, and decays the towers'
+The objective is SmartCLIP's, 10 (sidm + dism) + 2 |m|; for one frame these are sfdm and dfsm. Two
+things differ: SmartCLIP draws a random number of a caption's sentences, and decays the towers'
 weights only. See docs/data.md.
 """
 
@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.losses.contrast = config.losses.frame = 0.0
     config.losses.sfdm = config.losses.dfsm = 10.0
     config.losses.sparsity = 2.0
-    config.losses.hard_pairs = 0  # all, as in the parent: cheap with one frame a video
+    config.losses.hard_pairs = 0  # all, as in SmartCLIP: cheap with one frame a video
     config.optim.learning_rate = 1e-3  # of the mask networks; a thousandth of it for the towers
     config.optim.warmup_steps = min(200, config.train.steps - 1)
     config.optim.weight_decay = 1e-2

@@ -3,7 +3,8 @@
 #
 #     bash launch/gke.sh apply --name mova --image REGION-docker.pkg.dev/P/R/mova_jax:1 \
 #         --accelerator tpu-v5-lite-podslice --topology 4x4 --claim mova-data -- \
-#         --config=configs/activitynet.py:data=/mnt/data/shards --workdir=/mnt/data/runs/one
+#         --config=configs/activitynet.py:data=/mnt/data/shards,init=/mnt/data/CLIP \
+#         --workdir=/mnt/data/runs/one
 #     bash launch/gke.sh render ...         # prints the manifest
 #     bash launch/gke.sh logs | delete --name mova
 #

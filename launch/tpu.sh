@@ -4,8 +4,9 @@
 #     bash launch/tpu.sh create --name mova --zone us-west4-a --type v5litepod-16 --spot
 #     bash launch/tpu.sh setup  --name mova --zone us-west4-a
 #     bash launch/tpu.sh mount  --name mova --zone us-west4-a --nfs 10.0.0.2:/mova
-#     bash launch/tpu.sh run    --name mova --zone us-west4-a -- --config=configs/activitynet.py:\
-#         data=/mnt/data/shards,init=/mnt/data/CLIP --workdir=/mnt/data/runs/activitynet
+#     bash launch/tpu.sh run    --name mova --zone us-west4-a -- \
+#         --config=configs/activitynet.py:data=/mnt/data/shards,init=/mnt/data/CLIP \
+#         --workdir=/mnt/data/runs/activitynet
 #     bash launch/tpu.sh logs   --name mova --zone us-west4-a
 #     bash launch/tpu.sh resume --name mova --zone us-west4-a --type v5litepod-16 --spot -- ...
 #     bash launch/tpu.sh stop | status | delete --name mova --zone us-west4-a

@@ -41,8 +41,8 @@ TRAINING = [
     Bad("a workdir in /proc", lambda m, f: train("/proc/run", m.shards), "/proc/run"),
     Bad(
         "a bucket as workdir",
-        lambda m, f: train("gs://bucket/run", m.shards),
-        "gs://bucket/run",
+        lambda m, f: train("s3://bucket/run", m.shards),
+        "s3://bucket/run",
         (WRONG, USAGE),
     ),
     Bad("a folder of shards that there is not", training(data="no/shards"), "no/shards"),

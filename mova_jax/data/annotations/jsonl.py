@@ -29,7 +29,8 @@ from mova_jax.utils.text_files import open_text
 FIELDS = """\
   video         path of the file, relative to the folder of the JSONL, inside of it
   caption       what happens in the video, one text of any length; or
-  captions      its sentences in order: texts, or {"text", "start", "end"} with seconds.
+  captions      its sentences in order: texts, or {"text", "start", "end"} with seconds, or
+                {"text", "windows": [[start, end], ...]} for one that holds several times.
                 With both, `captions` are the caption and `caption` is an alternative
   alternatives  optional, further captions of the whole video: a list of texts
   id            optional, unique; otherwise the path (and the cut)
