@@ -105,7 +105,7 @@ def test_commands_name_what_exists(name):
         assert importlib.util.find_spec(module.rstrip(".")), module
     for script in re.findall(r"bash (\w\S+)", " ".join(commands(text))):
         assert (ROOT / script).is_file(), script
-    for path in re.findall(r"--config=([\w/.]+)", text):
+    for path in re.findall(r"--config=(\w[\w/.]+)", text):
         assert (ROOT / path).is_file(), path
 
 
@@ -145,7 +145,8 @@ def test_keys_exist_and_values_are_legal():
         assert key in BASE, f"{document} names {key}"
         if value:
             typed = value if isinstance(BASE[key], str) else ast.literal_eval(value)
-            assert is_legal(key, typed, "parts_ordered") or is_legal(key, typed, "full"), key
+            rows = "parts_ordered", "full", "paper"
+            assert any(is_legal(key, typed, row) for row in rows), key
 
 
 def test_the_fidelity_table_shows_the_values_of_the_base():
