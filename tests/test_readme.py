@@ -128,8 +128,9 @@ def test_arguments_in_prose_are_accepted():
 
 
 def is_legal(key, value, objective) -> bool:
-    config = get_config(f"objective={objective},batch=256")
-    config.update_from_flattened_dict({key: value})
+    # Of the largest recipe that the documents speak of.
+    config = get_config(f"objective={objective},batch=32768")
+    config.update_from_flattened_dict({"model.dtype": "bfloat16", key: value})
     try:
         from_config_dict(config)
     except ConfigError:
