@@ -98,7 +98,7 @@ def averaged(results: Sequence[SuiteResult]) -> list[SuiteTable]:
 
 def _mean(values: Sequence):
     if all(isinstance(value, int | float) for value in values):
-        return float(np.mean(values))
+        return round(float(np.mean(values)), 1)
     shares = [SHARE.match(value) for value in values if isinstance(value, str)]
     if len(shares) < len(values) or not all(shares):
         return values[0]

@@ -271,13 +271,13 @@ def test_a_video_that_changed_is_decoded_again(clips, tmp_path, decoded):
 
 
 def test_only_temporary_failures_are_tried_again(made, annotations, tmp_path, decoded):
-    """A file that cannot be read may be readable next time; one that is no video stays none."""
+    """A file that cannot be read, or is gone, may be there next time; no video stays none."""
     at_the_end = pytest.raises(OSError, match="at the end")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mova_jax.data.ingest.ingest.write_manifest", _fail_at_the_end)
         _start_and_stop(decoded, annotations, tmp_path, 2, PermissionError, at_the_end)
     ingest_quietly(annotations, tmp_path)
-    assert decoded == ["1.mp4"]
+    assert decoded == ["1.mp4", "missing.mp4"]
     assert_same_files(made[0], tmp_path)
 
 
