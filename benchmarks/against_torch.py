@@ -1,13 +1,13 @@
 r"""A train step beside PyTorch's: same towers, weights and batch, one process, alternating.
 
     python -m benchmarks.against_torch [--model b32] [--batch 8] [--frames 8] [--rounds 3]
-    python -m benchmarks.against_torch --model tiny --batch 4 --rounds 1 --only global_only twin
+    python -m benchmarks.against_torch --model tiny --batch 4 --rounds 1 --only global_only torch_model
 
 Each contender does whole steps of training in float32: normalised frames, both towers, a loss,
 gradients, clipping, AdamW. The rows are our objectives (`global_only`, `full`, `parts_ordered`,
-through `training.step`), our model in PyTorch (`twin`, export/torch_model), transformers' CLIPModel
+through `training.step`), our model in PyTorch (`torch_model`, export/), transformers' CLIPModel
 on mean frames (`eager`, with its fused attention), and the same under `torch.compile` (`compiled`).
-`global_only`, `twin`, `eager` and `compiled` compute the same: their losses before the first step
+`global_only`, `torch_model`, `eager` and `compiled` compute the same: their losses before the first step
 are printed and have to agree. The other two objectives compute more.
 
 Each round begins with another row, and measures the peak too: float32 products of 3,072 x 3,072
@@ -50,7 +50,7 @@ from mova_jax.weights.layouts import to_huggingface
 from mova_jax.weights.torch_names import to_torch
 
 OBJECTIVES = ("global_only", "full", "parts_ordered")
-TORCH = ("twin", "eager", "compiled")
+TORCH = ("torch_model", "eager", "compiled")
 PARTS = 4, 40  # number and length of the parts of a caption
 PEAK_SIZE, PEAK_SECONDS = 3072, 1.0
 
@@ -138,7 +138,7 @@ def theirs(config: Config, tokens: int, name: str, params: dict[str, np.ndarray]
         name: one of `TORCH`.
         params: our parameters by name.
     """
-    make = twin_loss if name == "twin" else clip_loss
+    make = mova_loss if name == "torch_model" else clip_loss
     model, loss_of = make(config, params)
     arrays = make_batch(config, tokens)
     batch = [torch.from_numpy(arrays[n]) for n in ("frames", "frame_mask", "tokens", "token_mask")]
@@ -157,7 +157,7 @@ def theirs(config: Config, tokens: int, name: str, params: dict[str, np.ndarray]
     return Contender(name, sum(cost.total for cost in costs.values()), step)
 
 
-def twin_loss(config: Config, params: dict[str, np.ndarray]):
+def mova_loss(config: Config, params: dict[str, np.ndarray]):
     """Our model in PyTorch, and its loss of a batch."""
     model = torch_model.Mova({"model": dataclasses.asdict(config.model)})
     model.load_state_dict({n: torch.tensor(x) for n, x in to_torch(params).items()})

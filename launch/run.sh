@@ -10,8 +10,9 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 prepare_environment requirements.txt
 
-# On a CPU, large pages for large arrays: a tiny step has 150 times fewer page faults and takes 0.88
-# of the time. Changes no figure; systems without glibc ignore it.
+# On a CPU, large pages for large arrays: a step of this recipe has 100 times fewer page faults and
+# takes 0.87 of the time. Steps of large models take longer with them (docs/results.md), and
+# GLIBC_TUNABLES=glibc.malloc.hugetlb=0 does without. Changes no figure; other systems ignore it.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
 # The last of two equal flags counts.

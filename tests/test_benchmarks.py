@@ -241,6 +241,6 @@ def test_steps_of_a_round_are_compared_with_eager_and_the_peak_of_that_round():
 @pytest.mark.slow
 def test_contenders_against_torch_have_the_same_loss():
     args = argparse.Namespace(model="tiny", batch=2, frames=2, text_length=12)
-    args.only = ("global_only", "twin", "eager")
+    args.only = ("global_only", "torch_model", "eager")
     losses = [one.loss for one in against_torch.contenders(args)]
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)

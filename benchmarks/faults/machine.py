@@ -72,7 +72,7 @@ def _clock(m: Materials, work: Path, name: str) -> dict[str, Any]:
     thread.start()
     outcome = run(argv, env, m.folder / "logs" / f"{work.name}.log", limit_s=900)
     quiet.set()
-    return trouble.row(m, what, name, outcome, work, codes=(0,))
+    return _row(m, what, name, outcome, work)
 
 
 def _shm(m: Materials, work: Path, name: str) -> dict[str, Any]:
@@ -89,7 +89,14 @@ def _shm(m: Materials, work: Path, name: str) -> dict[str, Any]:
     before = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh"]
     log = m.folder / "logs" / f"{work.name}.log"
     outcome = run(argv, m.env, log, limit_s=900, before=before)
-    return trouble.row(m, what, name, outcome, work, codes=(0,))
+    return _row(m, what, name, outcome, work, says="--config.data.worker_processes=0")
+
+
+def _row(m: Materials, what: str, name: str, outcome, work: Path, says: str = "") -> dict[str, Any]:
+    """The row of a case: training may end with a message, and then has to go on."""
+    codes = (0, 1) if name == "train" else (0,)
+    again = functools.partial(trouble.run_again, m, name, work)
+    return trouble.row(m, what, name, outcome, work, codes=codes, says=says, again=again)
 
 
 # How a stream is broken: words of a shell before the command, and after it.
