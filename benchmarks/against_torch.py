@@ -1,14 +1,14 @@
 r"""A train step beside PyTorch's: same towers, weights and batch, one process, alternating.
 
     python -m benchmarks.against_torch [--model b32] [--batch 8] [--frames 8] [--rounds 3]
-    python -m benchmarks.against_torch --model tiny --batch 4 --rounds 1 --only global_only torch_model
+    python -m benchmarks.against_torch --model tiny --batch 4 --only global_only torch_model
 
 Each contender does whole steps of training in float32: normalised frames, both towers, a loss,
 gradients, clipping, AdamW. The rows are our objectives (`global_only`, `full`, `parts_ordered`,
 through `training.step`), our model in PyTorch (`torch_model`, export/), transformers' CLIPModel
 on mean frames (`eager`, with its fused attention), and the same under `torch.compile` (`compiled`).
-`global_only`, `torch_model`, `eager` and `compiled` compute the same: their losses before the first step
-are printed and have to agree. The other two objectives compute more.
+These three and `global_only` compute the same: their losses before the first step are printed and
+have to agree. The other two objectives compute more.
 
 Each round begins with another row, and measures the peak too: float32 products of 3,072 x 3,072
 matrices, by the faster of the two libraries. "Of the peak" is the FLOPs of the formula

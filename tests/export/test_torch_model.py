@@ -211,7 +211,7 @@ def test_the_variants_have_every_choice_of_the_model_and_every_pool():
     names = {name for name in KEYS if KEYS[name].choices and name.startswith("model.")} | {
         "losses.pool"
     }
-    # How JAX computes, which the model in PyTorch does not know of: it computes in float32, in its own way.
+    # How JAX computes, which the model in PyTorch does not know of: it computes in float32.
     for name in names - {"model.dtype", "model.remat", "model.attention"}:
         assert {config[name] for config in made} == set(KEYS[name].choices), name
 
