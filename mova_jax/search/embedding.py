@@ -88,7 +88,8 @@ def _add(writer: IndexWriter, video: NewVideo, reader: "_Reader", vectors, fps: 
     reason, may_pass = reader.error or ("" if len(vectors) else "it has no frames"), reader.may_pass
     if not may_pass and not _is_unchanged(video.file):
         # Its id is that of another content, or its share is gone and FFmpeg took that for the end.
-        reason, may_pass = "it changed or went away while it was read", True
+        gone = not os.path.exists(video.file.path)
+        reason, may_pass = "no such file any more" if gone else "it changed while it was read", True
     if reason:
         if not may_pass:
             writer.skip(video.file, reason)

@@ -124,6 +124,7 @@ def assert_as_dense(devices, name="full", keys=None, alike=(), **options):
 
 
 HARD = {"losses__hard_pairs": 3, "losses__dfsm_masks": "own", "losses__pool": "softmax"}
+MANY = {"losses__hard_pairs": 12, "train__batch_size": 16}  # fewer than the batch has
 OTHERS = {"losses__frame_negatives": "all"}
 ALIGNED = {"losses__pool": "aligned"}
 
@@ -154,7 +155,7 @@ def test_sharded_batch_in_small_tiles_equals_the_dense_objective(monkeypatch):
         (8, HARD),
         (2, OTHERS),
         pytest.param(1, HARD | OTHERS, marks=pytest.mark.slow),
-        pytest.param(8, HARD | {"losses__hard_pairs": 12}, marks=pytest.mark.slow),
+        pytest.param(8, HARD | MANY, marks=pytest.mark.slow),
     ],
     ids=["hard-own", "all-frames", "one", "all-hard"],
 )
@@ -271,5 +272,5 @@ def test_every_layout(monkeypatch, devices, layout):
 def test_every_frame_contrast_and_hard_pairs(monkeypatch, devices, negatives, k):
     force_small_tiles(monkeypatch)
     options = {"losses__frame_negatives": negatives}
-    options |= {"losses__hard_pairs": k, "losses__dfsm_masks": "own"}
+    options |= MANY | {"losses__hard_pairs": k, "losses__dfsm_masks": "own"}
     assert_as_dense(devices, **options, **SMOOTH)
