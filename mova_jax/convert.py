@@ -27,12 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code, see the module."""
     args = _parser().parse_args(argv)
     # These imports take seconds: arguments are checked before.
+    from mova_jax.parallel.mesh import MeshError
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.workdir import RunError
     from mova_jax.utils.metric_log import MetricLogError
     from mova_jax.weights.files import WeightsError
 
     errors = (WeightsError, RunError, CheckpointError, MetricLogError, config_lib.ConfigError)
+    errors += (MeshError,)
     try:
         return args.command(args)
     except ImportError as error:

@@ -38,17 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     # These imports take seconds: flags are checked before.
     from mova_jax.data.beam_pipeline import PipelineError
+    from mova_jax.parallel.mesh import MeshError
     from mova_jax.search.store import StoreError
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.workdir import RunError
     from mova_jax.weights.files import WeightsError
 
+    errors = (StoreError, PipelineError, RunError, CheckpointError, WeightsError, MeshError)
     try:
         code = _embed(args) if args.videos else _keep(args)
         if args.export or args.engine:
             _copy(args)
         return code
-    except (StoreError, PipelineError, RunError, CheckpointError, WeightsError) as error:
+    except errors as error:
         print(f"embed: {error}", file=sys.stderr)
         return FAILED
     except OSError as error:

@@ -120,6 +120,21 @@ def test_a_finished_split_is_not_evaluated_again(run, evaluated, capsys):
     assert (evaluated / "ranks" / "test.npz").stat().st_mtime_ns == before
 
 
+def test_a_run_that_was_trained_again_to_the_same_step_is_another_model(
+    run, evaluated, tmp_path, capsys
+):
+    output = tmp_path / "out"
+    shutil.copytree(evaluated, output)
+    about = json.loads((output / "evaluation.json").read_text())
+    command = ["--model", str(run), "--output", str(output)]
+    (output / "evaluation.json").write_text(json.dumps(about | {"weights": about["weights"] + 1}))
+    assert evaluate.main(command) == 1
+    assert "holds another evaluation: its weights" in capsys.readouterr().err
+    former = {name: value for name, value in about.items() if name not in ("weights", "scoring")}
+    (output / "evaluation.json").write_text(json.dumps(former))
+    assert evaluate.main(command) == 0  # of an earlier version, which did not write them
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

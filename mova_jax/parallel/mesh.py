@@ -70,6 +70,11 @@ def all_devices() -> list[jax.Device]:
         raise MeshError(f"JAX found no devices: {reason} {advice}".rstrip()) from error
 
 
+def local_devices() -> list[jax.Device]:
+    """The devices of this process; errors as of `all_devices`."""
+    return [device for device in all_devices() if device.process_index == jax.process_index()]
+
+
 def _shape(asked: tuple[int, ...], devices: list) -> tuple[int, ...]:
     """Sizes with -1 filled in."""
     fixed = math.prod(size for size in asked if size != -1)

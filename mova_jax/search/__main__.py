@@ -31,13 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 1 <= args.top:
         parser.error(f"--top: got {args.top}, expected 1 or more")
     # These imports take seconds: flags are checked before.
+    from mova_jax.parallel.mesh import MeshError
     from mova_jax.search.filters import QueryError
     from mova_jax.search.store import StoreError
     from mova_jax.training.checkpoint import CheckpointError
     from mova_jax.training.workdir import RunError
     from mova_jax.weights.files import WeightsError
 
-    errors = (StoreError, QueryError, RunError, CheckpointError, WeightsError)
+    errors = (StoreError, QueryError, RunError, CheckpointError, WeightsError, MeshError)
     try:
         return _run(args)
     except errors as error:

@@ -127,7 +127,7 @@ def load_run(workdir: str | os.PathLike) -> LoadedModel:
         raise RunError(f"{workdir / CONFIG} cannot be read: {error}") from error
     config = _with_model(config, _anywhere(config.model))
     # Each of several processes reads the weights to a device of its own.
-    mesh = mesh_lib.make_mesh(data=1, devices=jax.local_devices()[:1])
+    mesh = mesh_lib.make_mesh(data=1, devices=mesh_lib.local_devices()[:1])
     spec = make_train_spec(config, mesh)
     saved = restore_model(workdir, abstract_state(spec, mesh))
     return LoadedModel(

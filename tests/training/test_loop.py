@@ -1,6 +1,9 @@
 """The loop with simulated time, a step without a model, and saves that only count."""
 
 import io
+import threading
+import time
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -9,7 +12,7 @@ import pytest
 
 from mova_jax.parallel import mesh as mesh_lib
 from mova_jax.training.bad_records import BadRecords
-from mova_jax.training.loop import Loop, StopSignal
+from mova_jax.training.loop import Loop, StopSignal, _FinishTime
 from mova_jax.training.progress import Progress
 from mova_jax.training.workdir import RunError
 from mova_jax.utils.metric_log import MetricWriter, read_metrics
@@ -112,6 +115,32 @@ def test_gradients_of_terms_are_measured_on_the_last_batch_and_count_in_no_rate(
     assert [(row["step"], row["gradient/frame/tmn"]) for row in rows] == [(4, 1), (8, 2)]
     assert measured == [(4, 4), (8, 8)]
     assert progress.rates()["time/step_s"] == pytest.approx(1.0, rel=0.2)
+
+
+def test_only_waiting_after_the_devices_are_done_counts():
+    """Of a wait of 1.2 s, the devices compute for 1.0: 0.2 s are lost, and none while they work."""
+    step = SimpleNamespace(finished=SimpleNamespace(seconds=None))
+    loop = SimpleNamespace(_pending=step)
+    start = time.monotonic() - 1.2
+    assert Loop._idle_since(loop, start) == 0.0
+    step.finished.seconds = start + 1.0
+    assert Loop._idle_since(loop, start) == pytest.approx(0.2, abs=0.1)
+    step.finished.seconds = start - 5.0  # before the wait began
+    assert Loop._idle_since(loop, start) == pytest.approx(1.2, abs=0.1)
+    loop._pending = None
+    assert Loop._idle_since(loop, start) == pytest.approx(1.2, abs=0.1)
+
+
+def test_the_end_of_a_step_is_noted_when_its_metrics_are_there():
+    done = threading.Event()
+    finished = _FinishTime({"loss": SimpleNamespace(block_until_ready=done.wait)})
+    assert finished.seconds is None
+    done.set()
+    for _ in range(1000):
+        if finished.seconds is not None:
+            break
+        time.sleep(0.01)
+    assert finished.seconds <= time.monotonic()
 
 
 def test_too_many_bad_records_save_the_state_and_stop_the_run(tmp_path):

@@ -13,7 +13,7 @@ from mova_jax.config import from_config_dict
 from mova_jax.evaluation.query_ranks import load_ranks
 from mova_jax.training import run as run_lib
 from mova_jax.training.loop import Loop
-from mova_jax.training.workdir import RunError
+from mova_jax.training.workdir import RunError, check
 from tests import tiny
 from tests.tracked import trackio_rows, wandb_rows
 
@@ -176,6 +176,7 @@ def test_another_configuration_is_refused_by_key(complete, cache):
 def test_keys_that_change_no_number_may_change(complete, cache):
     changes = {"data__threads": 1, "mesh__fsdp": 1, "model__remat": "dots"}
     assert run_lib.run(config(cache, **changes), complete) == 0
+    check(complete, config(cache, model__attention="pallas"))  # which devices here do not have
 
 
 def test_a_lost_report_is_written_again_without_evaluating_again(complete, cache, tmp_path):

@@ -99,6 +99,16 @@ def test_a_bucket_that_fails_and_an_empty_one_are_clear_errors(store, monkeypatc
             pass
 
 
+def test_a_file_that_a_tracker_deletes_meanwhile_is_left_out(store, monkeypatch):
+    stamps = workdir_lib._Copy._stamps
+    monkeypatch.setattr(
+        workdir_lib._Copy, "_stamps", lambda self: {"wandb/1.tmp": (1, 1)} | stamps(self)
+    )
+    with open_workdir(URL) as (folder, _):
+        (folder / "metrics.jsonl").write_text("1\n")
+    assert store.read("metrics.jsonl") == b"1\n"
+
+
 def test_a_folder_stays_what_it_is(tmp_path):
     with open_workdir(tmp_path) as (folder, publish):
         assert folder == tmp_path
